@@ -1,0 +1,57 @@
+# Each target sets up what it needs: a virtual environment in .venv with the pinned packages of requirements/dev.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo test test-slow lab lint format notebooks bench requirements clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## make .venv and install the pinned packages
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "labcore needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Say which: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: $(READY)  ## train, invert, score and sample a flow in an executed notebook (5 minutes)
+	@$(BIN)/python -m labcore.demo
+
+test: $(READY)  ## the tests that run in minutes
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(READY)  ## notebooks, faults, many processes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lab: $(READY)  ## open JupyterLab on notebooks/
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+lint: $(READY)  ## ruff over code and notebooks, and no outputs in notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: $(READY)  ## format code, strip notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+notebooks: $(READY)  ## run every notebook at its smoke size
+	$(BIN)/python -m pytest -m "not gpu" tests/test_notebooks.py
+
+bench: $(READY)  ## speed as ratios measured in one run (BENCH="--reference FOLDER" adds ml-tarflow)
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
+requirements: $(READY)  ## compile the pinned sets again from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --extra dev -o requirements/dev.txt
+
+clean:  ## remove caches (not .venv, not runs/)
+	rm -rf .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
