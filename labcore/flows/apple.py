@@ -1,0 +1,166 @@
+"""ml-tarflow checkpoints in and out.
+
+Apple's published TARFlow code (github.com/apple/ml-tarflow) saves a bare state dict. Its widths, depths and class count can
+be read off the shapes; the image size, patch size and head_dim cannot, so the caller gives them and they are checked against
+what the file does say. Every key is accounted for in both directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labcore.config import TarFlowConfig
+from labcore.nn.pretrained import load_strictly
+
+# ml-tarflow's name inside a block -> ours; {l} is the layer
+BLOCK_NAMES = {
+    "proj_in.weight": "token_in.weight",
+    "proj_in.bias": "token_in.bias",
+    "pos_embed": "position",
+    "class_embed": "class_embedding.weight",
+    "proj_out.weight": "params_out.weight",
+    "proj_out.bias": "params_out.bias",
+}
+LAYER_NAMES = {
+    "attention.norm": "attention_norm",
+    "attention.qkv": "attention.qkv",
+    "attention.proj": "attention.out",
+    "mlp.norm": "mlp_norm",
+    "mlp.main.0": "mlp.up",
+    "mlp.main.2": "mlp.down",
+}
+
+
+def our_name(key: str) -> str | None:
+    """Our name of one of ml-tarflow's keys; None for the causal mask, which is no parameter; ValueError if unknown."""
+    if key == "var":
+        return "prior_var"
+    if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
+        block, rest = match.groups()
+        if rest == "attn_mask":
+            return None
+        if rest in BLOCK_NAMES:
+            return f"blocks.{block}.{BLOCK_NAMES[rest]}"
+        layer = re.fullmatch(r"attn_blocks\.(\d+)\.(.+)\.(weight|bias)", rest)
+        if layer and layer[2] in LAYER_NAMES:
+            return f"blocks.{block}.layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.{layer[3]}"
+    raise ValueError(f"{key!r} is not a key of an ml-tarflow checkpoint; give a state dict saved by its train.py")
+
+
+def load_apple(cls, source, image_size: int, patch_size: int, head_dim: int = 64, noise_std: float | None = None):
+    """A `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
+
+    head_dim is 64 in all of ml-tarflow's code. noise_std is not in the file: pass the one it was trained with (0.05 for
+    ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample` denoises. Raises ValueError where the sizes given
+    are not those of the file.
+    """
+    tensors = {_without_wrapper(k): v for k, v in _read(source).items()}
+    config = _config(tensors, image_size, patch_size, head_dim, noise_std)
+    flow = cls(config)
+    named = {ours: tensors[key] for key in tensors if (ours := our_name(key)) is not None}
+    named = {k: v.squeeze(1) if k.endswith("class_embedding.weight") else v for k, v in named.items()}
+    named.setdefault("prior_var", torch.ones(config.tokens, config.token_dim))  # older files carry no `var`
+    load_strictly(flow, named, source if isinstance(source, str | Path) else "the state dict")
+    return flow.eval()
+
+
+def to_apple(flow) -> dict[str, Tensor]:
+    """The state dict that ml-tarflow's Model would have with these weights: every key, causal masks included.
+
+    Raises ValueError for a model with options that ml-tarflow does not have.
+    """
+    c = flow.config
+    beyond = [
+        f"{name}={getattr(c, name)!r}"
+        for name, published in dict(positions="learned", mlp="gelu", norm="layernorm", affine_clamp=None).items()
+        if getattr(c, name) != published
+    ]
+    if beyond or c.mlp_ratio != 4:
+        raise ValueError(
+            f"ml-tarflow has no {', '.join(beyond) or f'mlp_ratio={c.mlp_ratio}'}; its format cannot hold this model"
+        )
+    ours = {name: x.detach().cpu().contiguous() for name, x in flow.state_dict().items()}
+    theirs = {"var": ours["prior_var"].clone()}
+    for t in range(c.num_blocks):
+        theirs[f"blocks.{t}.attn_mask"] = torch.ones(c.tokens, c.tokens).tril()
+        for key in BLOCK_NAMES:
+            if (name := our_name(f"blocks.{t}.{key}")) in ours:
+                value = ours[name].clone()
+                theirs[f"blocks.{t}.{key}"] = value[:, None] if key == "class_embed" else value
+        for layer in range(c.layers_per_block):
+            for key in LAYER_NAMES:
+                for kind in ("weight", "bias"):
+                    full = f"blocks.{t}.attn_blocks.{layer}.{key}.{kind}"
+                    theirs[full] = ours[our_name(full)].clone()
+    return theirs
+
+
+def _read(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if isinstance(source, Mapping):
+        tensors = dict(source)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {str(path)!r}; give the .pth that ml-tarflow's train.py saved")
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"{path} is truncated or not a state dict ({type(error).__name__}); only plain tensors are read from .pth files"
+            ) from error
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this is not one")
+    return tensors
+
+
+def _without_wrapper(key: str) -> str:
+    """DDP and torch.compile prefix the keys of what they wrap."""
+    for prefix in ("module.", "_orig_mod."):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _config(
+    t: dict[str, Tensor], image_size: int, patch_size: int, head_dim: int, noise_std: float | None
+) -> TarFlowConfig:
+    for key in ("blocks.0.proj_in.weight", "blocks.0.proj_out.weight", "blocks.0.pos_embed"):
+        if key not in t:
+            raise ValueError(f"no key {key!r}: not an ml-tarflow checkpoint")
+    width, token_dim = t["blocks.0.proj_in.weight"].shape
+    tokens = t["blocks.0.pos_embed"].shape[0]
+    side = round(tokens**0.5)
+    if patch_size < 1 or token_dim % patch_size**2 or token_dim // patch_size**2 not in (1, 3, 4):
+        fits = [f"{p} ({token_dim // p**2} channels)" for p in range(1, 65) if token_dim / p**2 in (1, 3, 4)]
+        raise ValueError(
+            f"patch_size was {patch_size}, but the file's tokens have {token_dim} values; sizes that fit: {', '.join(fits)}"
+        )
+    if image_size != side * patch_size:
+        raise ValueError(
+            f"image_size was {image_size} at patch_size {patch_size}, but the file has {tokens} tokens, {side} x {side}: "
+            f"images of {side * patch_size} pixels"
+        )
+    classes = t.get("blocks.0.class_embed")
+    return TarFlowConfig(
+        image_size=image_size,
+        channels=token_dim // patch_size**2,
+        patch_size=patch_size,
+        width=width,
+        num_blocks=_count(t, r"blocks\.(\d+)\."),
+        layers_per_block=_count(t, r"blocks\.0\.attn_blocks\.(\d+)\."),
+        head_dim=head_dim,
+        num_classes=0 if classes is None else classes.shape[0],
+        noise_std=noise_std,
+        volume_preserving=t["blocks.0.proj_out.weight"].shape[0] == token_dim,
+    )
+
+
+def _count(t: dict[str, Tensor], pattern: str) -> int:
+    numbers = {int(m[1]) for key in t if (m := re.match(pattern, key))}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"the checkpoint's {pattern} are numbered {sorted(numbers)}: some are missing")
+    return len(numbers)

@@ -1,0 +1,124 @@
+"""One autoregressive block of a TARFlow (arXiv 2412.06329, eq. 4; FlowBack eq. 2).
+
+A causal transformer reads the tokens in the block's own order (raster, or reversed) and gives each token the affine
+parameters that depend on the tokens before it:
+
+    z_i = (x_i - shift_i(x_<i)) exp(-log_scale_i(x_<i)),   z_0 = x_0,   log |det| = -sum log_scale
+
+Everything that goes in or comes out is in raster order; only `next_params` works in the block's own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from labcore.config import TarFlowConfig
+from labcore.kernels.affine import affine_forward
+from labcore.nn.attention import KVCache
+from labcore.nn.embed import ClassEmbedding, rope_table
+from labcore.nn.layer import TransformerLayer
+
+Labels = Int[Tensor, "b"] | Float[Tensor, "b k"] | None
+"""Class labels (NULL = -1 is "no class"), rows of class probabilities, or None: no class for the whole batch."""
+
+
+class BlockOutput(NamedTuple):
+    """z (b, t, d) and log_scale (b, t, d) in raster order, log_det (b,) in nats, hiddens {layer: (b, t, width)}."""
+
+    z: Tensor
+    log_det: Tensor
+    log_scale: Tensor
+    hiddens: dict[int, Tensor]
+
+
+class MetaBlock(nn.Module):
+    """One block; `reverse` says that its own order is the reversed raster order."""
+
+    def __init__(self, config: TarFlowConfig, reverse: bool):
+        super().__init__()
+        self.reverse, self.clamp = reverse, config.affine_clamp
+        self.scales = not config.volume_preserving
+        self.token_dim, self.head_dim = config.token_dim, config.head_dim
+        self.token_in = nn.Linear(config.token_dim, config.width)
+        if config.positions == "learned":
+            self.position = nn.Parameter(torch.randn(config.tokens, config.width) * 1e-2)  # std 0.01 as in ml-tarflow
+        else:
+            self.position = None
+        rope = rope_table(config.grid, config.head_dim) if config.positions == "rope" else None
+        self.register_buffer("rope", rope, persistent=False)
+        self.class_embedding = ClassEmbedding(config.num_classes, config.width) if config.num_classes else None
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.head_dim, config.norm, config.mlp, config.mlp_ratio)
+            for _ in range(config.layers_per_block)
+        )
+        self.params_out = nn.Linear(config.width, config.token_dim * (2 if self.scales else 1))
+        nn.init.zeros_(self.params_out.weight)  # the block starts as the identity; the zero bias is our choice
+        nn.init.zeros_(self.params_out.bias)
+
+    def permute(self, tokens: Float[Tensor, "b t *d"]) -> Float[Tensor, "b t *d"]:
+        """Raster order to the block's own order, or back: a flip is its own inverse."""
+        return tokens.flip(1) if self.reverse else tokens
+
+    def condition(self, y: Labels) -> Float[Tensor, "#b width"] | None:
+        """What the class adds to every token, or None for an unconditional model."""
+        return None if self.class_embedding is None else self.class_embedding(y)
+
+    def next_params(
+        self,
+        u: Float[Tensor, "b n d"],
+        condition: Float[Tensor, "#b width"] | None,
+        temperature: Float[Tensor, "b"] | None = None,
+        cache: KVCache | None = None,
+        hiddens: dict[int, Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
+        """(log_scale, shift) of the tokens that FOLLOW each of the n tokens `u`, all in the block's own order.
+
+        `u` stands after the tokens that `cache` holds; without a cache it starts the sequence. Row i of the result
+        belongs to the token after u_i. The outputs of the layers that are keys of `hiddens` are stored in it.
+        """
+        start = 0 if cache is None else cache.length
+        here = slice(start, start + u.shape[1])
+        h = self.token_in(u)
+        if self.position is not None:
+            h = h + self._own_order(self.position)[here]
+        if condition is not None:
+            h = h + condition[:, None]
+        rope = None if self.rope is None else self._own_order(self.rope)[here]
+        for number, layer in enumerate(self.layers, 1):
+            h = layer(h, rope, temperature, cache, number - 1)
+            if hiddens is not None and number in hiddens:
+                hiddens[number] = h
+        if cache is not None:
+            cache.advance(u.shape[1])
+        out = self.params_out(h)
+        log_scale, shift = out.chunk(2, dim=-1) if self.scales else (torch.zeros_like(out), out)
+        if self.clamp is not None:
+            log_scale, shift = log_scale.clamp(-self.clamp, self.clamp), shift.clamp(-self.clamp, self.clamp)
+        return log_scale, shift
+
+    def forward(self, x: Float[Tensor, "b t d"], y: Labels = None, layers: Iterable[int] = ()) -> BlockOutput:
+        """Data to noise. `layers`: the 1-based layers whose outputs come back in `hiddens`, in raster order."""
+        u = self.permute(x)
+        hiddens: dict[int, Tensor] = dict.fromkeys(layers)
+        log_scale, shift = self.next_params(u, self.condition(y), hiddens=hiddens)
+        log_scale, shift = F.pad(log_scale[:, :-1], (0, 0, 1, 0)), F.pad(shift[:, :-1], (0, 0, 1, 0))
+        z, log_det = affine_forward(u, log_scale, shift)
+        hiddens = {number: self.permute(h) for number, h in hiddens.items()}
+        return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
+
+    def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
+        """An empty cache for `batch` sequences of `tokens` tokens, on the device and in the dtype of `like`."""
+        heads = self.layers[0].attention.heads
+        return KVCache(len(self.layers), batch, heads, tokens, self.head_dim, like)
+
+    def _own_order(self, table: Tensor) -> Tensor:
+        return table.flip(0) if self.reverse else table
+
+    def extra_repr(self) -> str:
+        return f"order={'reversed' if self.reverse else 'raster'}, clamp={self.clamp}"

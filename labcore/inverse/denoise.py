@@ -1,0 +1,35 @@
+"""Score denoising: one step of Tweedie's formula with the flow's own density (TARFlow eq. 7; FlowBack eq. 7).
+
+A flow trained on y = x + noise_std * eps models the density of noisy images. Its posterior mean is
+
+    E[x | y] = y + noise_std^2 * grad_y log p(y)
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.flows.metablock import Labels
+from labcore.flows.tarflow import TarFlow
+
+
+def denoise(
+    flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels = None, noise_std: float | None = None
+) -> Float[Tensor, "b c h w"]:
+    """x + noise_std^2 * score. noise_std None takes the one that the flow was trained with; 0 returns x.
+
+    The label is used, guidance is not (ml-tarflow does the same). The result is detached and not clipped. Works inside
+    no_grad and inference_mode, and does not depend on the batch.
+    """
+    std = flow.config.noise_std if noise_std is None else noise_std
+    if not 0 <= std < float("inf"):
+        raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1], at least 0")
+    if std == 0:
+        return x
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        labels = None if y is None else y.detach().clone()
+        (score,) = torch.autograd.grad(flow.log_prob(leaf, labels).sum(), leaf)
+        return leaf.detach() + std**2 * score

@@ -1,0 +1,56 @@
+"""The affine parameters that an inverse sees: one branch, or two branches extrapolated by guidance.
+
+Both branches run as one batch of 2b: the first half conditional, the second without class and, for unconditional models,
+with attention logits divided by `attn_temp` (TARFlow, section 3.4).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.flows.metablock import Labels, MetaBlock
+from labcore.guidance import guide
+
+
+class GuidedParams:
+    """Parameters of one block for one batch, token after token, with their own cache.
+
+    g: guidance per image (b, 1), or None for one branch. weights: (t,) weight of g by position in the block's own order.
+    """
+
+    def __init__(
+        self,
+        block: MetaBlock,
+        y: Labels,
+        z: Float[Tensor, "b t d"],
+        g: Float[Tensor, "b 1"] | None,
+        weights: Float[Tensor, "t"],
+        attn_temp: float = 1.0,
+    ):
+        b, t, _ = z.shape
+        self.block, self.g, self.weights = block, g, weights.to(z)
+        condition, self.temperature, branches = block.condition(y), None, 1
+        if g is not None:
+            branches = 2
+            self.g = g.to(z)
+            if condition is not None:
+                condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
+            if attn_temp != 1.0:
+                self.temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
+        self.condition, self.branches = condition, branches
+        self.cache = block.new_cache(branches * b, t, z)
+
+    def after(self, u: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
+        """(log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens seen so far."""
+        start, n = self.cache.length, u.shape[1]
+        if self.g is None:
+            return self.block.next_params(u, self.condition, cache=self.cache)
+        both = torch.cat([u, u])
+        log_scale, shift = self.block.next_params(both, self.condition, self.temperature, self.cache)
+        # row i belongs to position start + i + 1; the row after the last token is nobody's
+        weights = self.weights[(torch.arange(start + 1, start + n + 1)).clamp_max(len(self.weights) - 1)]
+        g = (self.g * weights)[:, :, None]
+        (scale_c, scale_u), (shift_c, shift_u) = log_scale.chunk(2), shift.chunk(2)
+        return guide(scale_c, scale_u, g), guide(shift_c, shift_u, g)

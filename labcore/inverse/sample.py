@@ -1,0 +1,68 @@
+"""Drawing images: noise, exact inverse, score denoising, clip.
+
+Image i's noise depends on (seed, i) alone, so a batch size, a device or a number of processes changes nothing but speed.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labcore.flows.tarflow import TarFlow
+from labcore.guidance import Schedule
+from labcore.inverse.denoise import denoise
+from labcore.inverse.solve import Solver, invert
+from labcore.rng import normal_per_item
+
+
+@torch.no_grad()
+def sample(
+    flow: TarFlow,
+    num: int = 16,
+    y: int | Int[Tensor, "b"] | None = None,
+    guidance: float | list[float] | tuple[float, ...] = 0.0,
+    noise_std: float | None = None,
+    seed: int | None = None,
+    batch_size: int = 100,
+    clip: bool = True,
+    first: int = 0,
+    guidance_schedule: Schedule = "constant",
+    attn_temp: float = 1.0,
+    solver: Solver = "sequential",
+) -> Float[Tensor, "b c h w"]:
+    """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
+
+    y: None is unconditional, an int one class, (num,) each image's class, -1 for none. guidance: 0 is off. noise_std: None
+    denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
+    so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
+    torch's global generator is not touched.
+    """
+    if num < 1 or batch_size < 1 or first < 0:
+        raise ValueError(
+            f"num={num}, batch_size={batch_size}, first={first}: counts must be at least 1, first at least 0"
+        )
+    labels = as_labels(flow, y, num)
+    seed = secrets.randbits(31) if seed is None else seed
+    c, images = flow.config, []
+    for start in range(0, num, batch_size):
+        rows = range(start, min(start + batch_size, num))
+        z = normal_per_item(seed, "sample", range(first + rows.start, first + rows.stop), (c.tokens, c.token_dim))
+        z = z.to(flow.device, flow.dtype) * flow.prior_var.sqrt()
+        part = None if labels is None else labels[rows.start : rows.stop]
+        x = invert(flow, z, part, guidance, guidance_schedule, attn_temp, solver).x
+        images.append(denoise(flow, x, part, noise_std))
+    x = torch.cat(images)
+    return x.clamp(-1, 1) if clip else x
+
+
+def as_labels(flow: TarFlow, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
+    """Labels (num,) on the flow's device, with their range checked; None stays None."""
+    if y is None:
+        return None
+    y = torch.full((num,), y) if isinstance(y, int) else torch.as_tensor(y)
+    y = y.to(flow.device)
+    flow.check_labels(y, num, ranges=True)
+    return y

@@ -1,0 +1,35 @@
+"""The affine step of an autoregressive block, and its inverse (TARFlow eq. 4 and 5; FlowBack eq. 2).
+
+Sign convention of the whole lab: ``x = z exp(log_scale) + shift``, so ``z = (x - shift) exp(-log_scale)`` and
+``log |det dz/dx| = -sum(log_scale)``.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in their common dtype, float32 or better: bfloat16 goes up to float32, float64 stays."""
+    dtype = reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def affine_forward(
+    x: Float[Tensor, "b t d"], log_scale: Float[Tensor, "b t d"], shift: Float[Tensor, "b t d"]
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b"]]:
+    """z = (x - shift) exp(-log_scale) and its log-determinant: per-image sum, nats, float32 or better."""
+    x, log_scale, shift = at_least_float32(x, log_scale, shift)
+    return (x - shift) * torch.exp(-log_scale), -log_scale.sum(dim=(1, 2))
+
+
+def affine_inverse(
+    z: Float[Tensor, "b *t d"], log_scale: Float[Tensor, "b *t d"], shift: Float[Tensor, "b *t d"]
+) -> Float[Tensor, "b *t d"]:
+    """x = z exp(log_scale) + shift, in float32 or better."""
+    z, log_scale, shift = at_least_float32(z, log_scale, shift)
+    return torch.addcmul(shift, z, log_scale.exp())

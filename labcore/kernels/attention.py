@@ -1,0 +1,47 @@
+"""Causal attention over n queries and m >= n keys, where query i may see the keys up to m - n + i.
+
+Two implementations of the same function. On a CPU in bfloat16 plain matrix products win by a wide margin (49 tokens,
+forward and backward, one thread: 40 ms against 180 ms for torch's fused attention); everywhere else torch's fused
+attention is as fast or faster and needs no (n, m) matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
+    """(n, m) bool, True where query i (at position m - n + i) may see key j."""
+    return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
+
+
+def attention_by_matmul(
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
+) -> Float[Tensor, "b heads n e"]:
+    """softmax(scale q k^T) v by matrix products, masked causally where n > 1."""
+    logits = (q * scale) @ k.transpose(-1, -2)
+    if q.shape[-2] > 1:
+        allowed = causal_mask(q.shape[-2], k.shape[-2], q.device)
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return logits.softmax(-1) @ v
+
+
+def attention_by_sdpa(
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
+) -> Float[Tensor, "b heads n e"]:
+    """The same by torch's fused attention."""
+    n, m = q.shape[-2], k.shape[-2]
+    if n == 1 or n == m:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(n, m, q.device), scale=scale)
+
+
+def causal_attention(
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
+) -> Float[Tensor, "b heads n e"]:
+    """softmax(scale q k^T) v, causal; the implementation that is faster for this device, dtype and length."""
+    small_on_cpu = q.device.type == "cpu" and (q.dtype in (torch.bfloat16, torch.float16) or q.shape[-2] == 1)
+    return (attention_by_matmul if small_on_cpu else attention_by_sdpa)(q, k, v, scale)

@@ -1,0 +1,56 @@
+"""Embeddings of class and position."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class ClassEmbedding(nn.Module):
+    """One vector per class; no class (y = None, or NULL = -1) is the mean of the table (TARFlow, section 3.4).
+
+    The one place in the lab that knows what "no class" means, so forward and inverse cannot disagree. A row of class
+    probabilities p instead of a label gives the mixture p^T E (FlowBack, Algorithm 1).
+    """
+
+    def __init__(self, num_classes: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_classes, width) * 1e-2)  # std 0.01 as in ml-tarflow
+
+    def forward(self, y: Int[Tensor, "b"] | Float[Tensor, "b k"] | None) -> Float[Tensor, "#b width"]:
+        if y is None:
+            return self.weight.mean(dim=0, keepdim=True)
+        if y.is_floating_point():
+            return y.to(self.weight.dtype) @ self.weight
+        known = F.embedding(y.clamp_min(0), self.weight)
+        return torch.where((y < 0)[:, None], self.weight.mean(dim=0), known)
+
+    def extra_repr(self) -> str:
+        return f"classes={self.weight.shape[0]}, width={self.weight.shape[1]}"
+
+
+def grid_positions(side: int) -> Int[Tensor, "t 2"]:
+    """(row, column) of each token of a side x side grid in raster order."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return torch.stack([rows.flatten(), columns.flatten()], dim=-1)
+
+
+def rope_table(side: int, head_dim: int, base: float = 100.0) -> Float[Tensor, "t e 2"]:
+    """cos and sin of two-dimensional rotary positions (RoFormer, arXiv 2104.09864, by axis), e = head_dim / 2.
+
+    The first half of the pairs turns with the row, the second with the column. Base 100 suits grids of 7 to 32 tokens a
+    side; it is our choice (FlowBack and BiFlow say "RoPE" and give no base).
+    """
+    per_axis = head_dim // 4
+    frequencies = base ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
+    angles = (grid_positions(side).double()[:, :, None] * frequencies).flatten(1)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).to(torch.get_default_dtype())
+
+
+def rotate(x: Float[Tensor, "b heads n head"], table: Float[Tensor, "n e 2"]) -> Float[Tensor, "b heads n head"]:
+    """Turn each pair (x_2i, x_2i+1) of queries or keys by its angle; keeps the dtype of x."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table.unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)

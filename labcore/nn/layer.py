@@ -1,0 +1,69 @@
+"""The residual transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+Defaults as ml-tarflow: affine LayerNorm, biases, exact GELU, expansion 4, no dropout. RMSNorm and SwiGLU (2/3 of the hidden
+width, so that parameters stay equal) are the options of FlowBack's and BiFlow's later models.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from labcore.nn.attention import CausalSelfAttention, KVCache
+
+
+def make_norm(kind: Literal["layernorm", "rmsnorm"], width: int) -> nn.Module:
+    """Normalisation over the last axis: LayerNorm(eps 1e-5) or RMSNorm(eps 1e-6)."""
+    return nn.LayerNorm(width) if kind == "layernorm" else nn.RMSNorm(width, eps=1e-6)
+
+
+class GeluMlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, width: int, ratio: float):
+        super().__init__()
+        hidden = round(width * ratio)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*b width"]) -> Float[Tensor, "*b width"]:
+        return self.down(F.gelu(self.up(x)))
+
+
+class SwiGluMlp(nn.Module):
+    """(silu(W x) * V x) projected back (arXiv 2002.05202); hidden = 2/3 of `ratio` x width, to the next multiple of 8."""
+
+    def __init__(self, width: int, ratio: float):
+        super().__init__()
+        hidden = 8 * round(width * ratio * 2 / 3 / 8 + 0.499)
+        self.up = nn.Linear(width, 2 * hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*b width"]) -> Float[Tensor, "*b width"]:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and MLP. The sum it hands on is what alignment calls the hidden of this layer."""
+
+    def __init__(self, width: int, head_dim: int, norm: str, mlp: str, mlp_ratio: float):
+        super().__init__()
+        self.attention_norm = make_norm(norm, width)
+        self.attention = CausalSelfAttention(width, head_dim)
+        self.mlp_norm = make_norm(norm, width)
+        self.mlp = (GeluMlp if mlp == "gelu" else SwiGluMlp)(width, mlp_ratio)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n width"],
+        rope: Float[Tensor, "n e 2"] | None = None,
+        temperature: Float[Tensor, "b"] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "b n width"]:
+        x = x + self.attention(self.attention_norm(x), rope, temperature, cache, layer)
+        return x + self.mlp(self.mlp_norm(x))

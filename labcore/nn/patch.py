@@ -1,0 +1,24 @@
+"""Images to tokens and back: non-overlapping patches in raster order, channel-major inside a token (c, row, column).
+
+That is the order of torch's unfold, which ml-tarflow uses; a reshape gives the same without the copy into columns.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b t d"]:
+    """(b, c, h, w) -> (b, t, d) with t = (h/p)(w/p) and d = c p^2."""
+    b, c, h, w = x.shape
+    rows = x.reshape(b, c, h // patch, patch, w // patch, patch)
+    return rows.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
+
+
+def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, channels: int) -> Float[Tensor, "b c h w"]:
+    """(b, t, d) -> (b, c, h, w), square images; the inverse of `patchify`."""
+    b, t, _ = tokens.shape
+    side = round(t**0.5)
+    rows = tokens.reshape(b, side, side, channels, patch, patch)
+    return rows.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, side * patch, side * patch)

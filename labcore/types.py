@@ -1,0 +1,52 @@
+"""Axis letters, the label for "no class", and the result types that the whole lab shares.
+
+Shapes in signatures use fixed axis letters: ``b`` batch, ``t`` tokens (image patches in raster order), ``d`` token width
+(channels x patch x patch), ``c`` channels, ``h`` ``w`` pixels, ``k`` classes, ``width`` hidden width of a transformer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+NULL = -1
+"""Class label that means "no class". The class embedding turns it into the mean of its table (TARFlow, section 3)."""
+
+Site = tuple[int, int]
+"""(block, layer), both counted from 1 as in the papers: block 1 touches the image, the last block touches z."""
+
+
+class FlowOutput(NamedTuple):
+    """What a flow returns for a batch of images.
+
+    z: (b, t, d), raster order, float32 or better.
+    log_det: (b,), log |det dz/dx| in nats, summed over tokens and channels, float32 or better.
+    latents: block outputs x^1 ... x^T, each (b, t, d) in raster order; the input is not among them, the last equals z.
+    hiddens: {(block, layer): (b, t, width)}, the layer's output after its MLP residual, raster order, not detached;
+        holds exactly the sites that were asked for.
+    """
+
+    z: Tensor
+    log_det: Tensor
+    latents: tuple[Tensor, ...]
+    hiddens: dict[Site, Tensor]
+
+
+class BlockStats(NamedTuple):
+    """How one block was inverted.
+
+    block: 1-based block number. sweeps: network evaluations over the block's tokens (the sequential solver needs t - 1
+    one-token steps). residual: largest change of the last sweep, None for the sequential solver.
+    """
+
+    block: int
+    sweeps: int
+    residual: float | None
+
+
+class InverseOutput(NamedTuple):
+    """x: images (b, c, h, w), not clipped. stats: one entry per block, in sampling order (last block first)."""
+
+    x: Tensor
+    stats: tuple[BlockStats, ...]
