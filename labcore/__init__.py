@@ -17,7 +17,23 @@ _NAMES = {
     "denoise": "labcore.inverse.denoise",
     "sample": "labcore.inverse.sample",
 }
-_PACKAGES = ("data", "evaluate", "flows", "guidance", "inverse", "kernels", "nn", "rng", "train", "types", "viz", "zoo")
+_PACKAGES = (
+    "config",
+    "data",
+    "evaluate",
+    "flows",
+    "guidance",
+    "inverse",
+    "kernels",
+    "nn",
+    "provenance",
+    "rng",
+    "runs",
+    "train",
+    "types",
+    "viz",
+    "zoo",
+)
 
 __all__ = [*_NAMES, *_PACKAGES]
 

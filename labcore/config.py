@@ -6,7 +6,7 @@ plain dictionaries from a name to a configuration.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -94,3 +94,62 @@ class TarFlowConfig(Config):
     def dims(self) -> int:
         """Values in one image, t x d."""
         return self.tokens * self.token_dim
+
+
+class DataConfig(Config):
+    """Which images, and what is done to them before the objective sees them."""
+
+    name: Literal["fashion-mnist-12k", "fashion-mnist", "folder"] = "fashion-mnist-12k"
+    path: str | None = None  # where "folder" or the files of "fashion-mnist" are
+    image_size: PositiveInt | None = None  # None: as the data has it; folders need one
+    channels: Literal[1, 3] | None = None  # None: as the data has it
+    flip: bool = False  # mirror each training image with probability 1/2; ml-tarflow does for ImageNet and AFHQ
+
+
+class TrainConfig(Config):
+    """How the loop trains. Optimizer defaults are ml-tarflow's; the rest is our choice and says so.
+
+    batch_size counts images per optimizer step over all processes and micro-batches, so that the same configuration trains
+    the same model on one process or eight.
+    """
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 256
+    accumulation: PositiveInt = 1  # micro-batches per step and process
+    seed: int = 0
+    lr: PositiveFloat = 1e-4
+    min_lr: NonNegativeFloat = 1e-6  # start of the warm-up and end of the cosine
+    warmup_steps: int = Field(default=0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = 1e-4  # on all parameters, as ml-tarflow
+    clip_norm: PositiveFloat | None = 1.0  # our choice; ml-tarflow does not clip
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
+    compile: bool = False  # torch.compile of the model
+    num_workers: int = Field(default=0, ge=0)
+    log_every: PositiveInt = 50
+    eval_every: PositiveInt = 1000
+    save_every: PositiveInt = 1000
+    keep: PositiveInt = 3  # newest checkpoints that stay on disk
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        {"precision", "compile", "num_workers", "log_every", "eval_every", "save_every", "keep"}
+    )
+    """Settings that a resumed run may change: they say how a run is carried out, not what it computes."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        return self
+
+
+class RunConfig(Config):
+    """One training run: a model, its data, and how it is trained."""
+
+    model: TarFlowConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig

@@ -108,7 +108,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Load `tensors` where every name and shape agrees and every value is finite; else one ValueError that says what differs."""
+    """Load `tensors` where names and shapes agree and values are finite; else one ValueError that says what differs."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [

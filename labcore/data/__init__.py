@@ -1,0 +1,7 @@
+"""Data sets: images in memory or in folders, their transforms and loaders."""
+
+from labcore.data.datasets import load
+from labcore.data.folder import ImageFolderData
+from labcore.data.images import ImageData
+
+__all__ = ["ImageData", "ImageFolderData", "load"]

@@ -1,0 +1,76 @@
+"""Data sets by name: `load("fashion-mnist-12k", "train")`.
+
+    fashion-mnist-12k   10,000 + 2,000 images, 28x28 grey, 10 classes; ships with labcore, the lab's default
+    fashion-mnist       the full 60,000 + 10,000, from IDX files (labcore.data.fashion_mnist says where they come from)
+    folder              your own images, one folder a class (labcore.data.folder)
+
+Each split is "train" or "test".
+"""
+
+import os
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from labcore.data import embedded, fashion_mnist
+from labcore.data.folder import ImageFolderData
+from labcore.data.images import ImageData, resize, to_channels
+
+NAMES = ("fashion-mnist-12k", "fashion-mnist", "folder")
+
+
+def load(
+    name: str = "fashion-mnist-12k",
+    split: str = "train",
+    path: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> ImageData | ImageFolderData:
+    """One split of a data set.
+
+    path: "fashion-mnist": a folder with IDX files (None: look for them); "folder": the folder of class folders.
+    image_size: pixels; None keeps the set's own. Sets in memory are resized bilinearly with antialiasing, rounded and
+    clamped to uint8 (labcore.data.images.resize); "folder" needs it and resizes each file as it is read.
+    channels: 1 or 3; None keeps the set's own. Grey becomes RGB by repeating, RGB becomes grey by ITU-R BT.601 luma.
+
+    Raises ValueError for an unknown name, split or size; FileNotFoundError if the files are missing.
+    """
+    if name not in NAMES:
+        raise ValueError(f"data set {name!r} is unknown; the names are {', '.join(map(repr, NAMES))}.")
+    if split not in ("train", "test"):
+        raise ValueError(f"split={split!r}: data sets have 'train' and 'test'.")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size={image_size}: give the side of the images in pixels, 1 or more.")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels}: give 1 (grey), 3 (RGB), or None to keep the set's own.")
+
+    if name == "folder":
+        if path is None or image_size is None:
+            raise ValueError(
+                f"data set 'folder' was given path={path!r}, image_size={image_size}; it needs both: the folder that "
+                "holds the class folders, and the side in pixels to bring its images to."
+            )
+        return ImageFolderData(path, split, image_size, channels)
+    if name == "fashion-mnist":
+        data = _in_memory(*fashion_mnist.read(fashion_mnist.find(path), split), name, split)
+    elif path is not None:
+        raise ValueError(
+            f"path={str(path)!r} was given, but {name!r} ships with labcore; leave path out, or load 'fashion-mnist' "
+            "(IDX files) or 'folder' (class folders) from it."
+        )
+    else:
+        data = _in_memory(*embedded.read(split), name, split)
+
+    images = data.images
+    if image_size is not None:
+        images = resize(images, image_size)
+    if channels is not None:
+        images = to_channels(images, channels)
+    return ImageData(images, data.labels, data.classes, name, split)
+
+
+def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, "n"], name: str, split: str) -> ImageData:
+    """Grey images and labels of Fashion-MNIST as ImageData."""
+    tensors = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+    return ImageData(*tensors, fashion_mnist.CLASSES, name, split)

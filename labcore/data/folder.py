@@ -1,0 +1,231 @@
+"""Your own images: any folder of class folders, read through Pillow as they are asked for.
+
+Two layouts:
+
+    path/train/<class>/*  and  path/test/<class>/*  (or path/val/<class>/*, read where there is no test folder)
+    path/<class>/*        then every 10th file of each class in sorted order is test, and the others are train
+
+Each image is turned upright by its EXIF orientation, laid on white if it has transparency, brought to 8 bits (16-bit
+grey from 0..65535 to 0..255) and to grey or RGB, then centre-cropped to a square and resized so that its shorter side
+is `image_size` (bicubic, antialiased). White, the hold-out rule and the crop are our choices. Of an animation the first
+frame counts.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64, UInt8
+from torch import Tensor
+
+from labcore.data.images import ImageData
+
+HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
+SPLIT_FOLDERS = {"train", "test", "val"}
+CHECK_ALL = 5_000  # up to this many files every header is opened,
+CHECK_SOME = 1_000  # beyond it an even sample of this many
+NOT_IMAGES = {"thumbs.db", "desktop.ini"}  # passed over, as are names that begin with a dot
+LAYOUT = (
+    "Put the images into one folder a class: <path>/<class>/*.png, or <path>/train/<class>/ and <path>/test/<class>/."
+)
+
+
+class ImageFolderData:
+    """A split ("train" or "test") of a folder of class folders, with the interface of ImageData.
+
+    Every item is uint8 (channels, image_size, image_size) with a label; classes are the folders' names, sorted.
+    channels: 1 grey, 3 RGB; None takes what the files are, which must then all be the same (a file beyond the checked
+    ones is converted). The files of both splits are checked: every header where there are at most 5,000, else an even
+    sample of 1,000 and every file with an unfamiliar suffix.
+
+    Raises FileNotFoundError if `path` is missing; ValueError for sizes and channels out of range, for a folder that is
+    not laid out as above, for splits with different classes, and for files that are no images.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], split: str, image_size: int, channels: int | None = None) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"split={split!r}: a folder has 'train' and 'test' (a val folder counts as test).")
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: give the side of the images in pixels, 1 or more.")
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels={channels}: give 1 (grey), 3 (RGB), or None to take what the files are.")
+        self.path = Path(path)
+        splits = _scan(self.path)
+        if split not in splits:
+            raise ValueError(f"{self.path} has no images for split={split!r}. {_why_missing(self.path)}")
+        every_file = [file for classes in splits.values() for files in classes.values() for file in files]
+        found = _check_headers(self.path, every_file, channels)
+
+        self.name = self.path.resolve().name
+        self.split = split
+        self.image_size = image_size
+        self.channels = channels if channels is not None else found
+        self.classes = tuple(splits[split])
+        self.files = tuple(file for files in splits[split].values() for file in files)  # relative to path
+        counts = [len(files) for files in splits[split].values()]
+        self.labels: Int64[Tensor, "n"] = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        size = f"{self.channels}x{self.image_size}x{self.image_size}"
+        return f"ImageFolderData({self.name!r}, {self.split!r}: {len(self):,} of {size}, {self.num_classes} classes)"
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "c s s"], int]:
+        """One image (c, s, s) and its label. Raises ValueError, naming the file, if it cannot be read."""
+        return read_image(self.path / self.files[index], self.image_size, self.channels), int(self.labels[index])
+
+    def __getitems__(
+        self, indices: Sequence[int] | Int[Tensor, "b"]
+    ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, "b"]]:
+        """A batch. DataLoader calls this and hands the result to its collate_fn, which must be the identity."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        images = [read_image(self.path / self.files[i], self.image_size, self.channels) for i in index.tolist()]
+        return torch.stack(images), self.labels[index]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the sha256 over name, split, size, channels, classes, and every file's path, label and
+        length in bytes. The pixels are not read: a file replaced by another of equal length goes unnoticed."""
+        header = (self.name, self.split, self.image_size, self.channels, self.classes)
+        digest = hashlib.sha256(repr(header).encode())
+        for file, label in zip(self.files, self.labels.tolist(), strict=True):
+            digest.update(repr((file, label, (self.path / file).stat().st_size)).encode())
+        return digest.hexdigest()[:16]
+
+    def to_memory(self) -> ImageData:
+        """The whole split as ImageData, for small sets: it takes n * channels * image_size**2 bytes."""
+        images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        for index in range(len(self)):
+            images[index] = self[index][0]
+        return ImageData(images, self.labels.clone(), self.classes, self.name, self.split)
+
+
+def read_image(file: Path, image_size: int, channels: int) -> UInt8[Tensor, "c s s"]:
+    """One file as uint8 (channels, image_size, image_size). Raises ValueError, naming it, if it cannot be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            square = ImageOps.fit(
+                _eight_bit(image, "L" if channels == 1 else "RGB"), (image_size, image_size), Image.Resampling.BICUBIC
+            )
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error and more
+        raise ValueError(f"{file} cannot be read as an image ({error}); repair or remove it.") from error
+    return torch.from_numpy(np.array(square)).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+
+
+def _eight_bit(image, mode: str):
+    """A Pillow image in mode "L" or "RGB", 8 bits a channel, on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"grey values from {values.min()} to {values.max()}, where 0 to 65535 is allowed")
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def _scan(path: Path) -> dict[str, dict[str, list[str]]]:
+    """{split: {class: files}}, files relative to `path` and sorted; only splits that have images."""
+    if not path.exists():
+        raise FileNotFoundError(f"the image folder {path} does not exist; check the path.")
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file; give the folder that holds the class folders.")
+    below = _class_names(path)
+    if not _has_splits(path, below):
+        classes = _class_files(path, path)
+        train = {name: [f for i, f in enumerate(files) if (i + 1) % HOLD_OUT] for name, files in classes.items()}
+        test = {name: files[HOLD_OUT - 1 :: HOLD_OUT] for name, files in classes.items()}
+        return {"train": train, "test": test} if any(test.values()) else {"train": train}
+
+    folders = {"train": "train", "test": "test" if "test" in below else "val"}
+    splits = {split: _class_files(path, path / name) for split, name in folders.items() if name in below}
+    if len(splits) == 2 and set(splits["train"]) != set(splits["test"]):
+        train, test = set(splits["train"]), set(splits["test"])
+        raise ValueError(
+            f"{path}: train and {folders['test']} must have the same class folders, but only train has "
+            f"{sorted(train - test)} and only {folders['test']} has {sorted(test - train)}. Rename or move them."
+        )
+    return splits
+
+
+def _has_splits(path: Path, below: list[str]) -> bool:
+    """Whether the folders below are splits: all are named so, or one named so has folders. Else "train" is a class."""
+    named = SPLIT_FOLDERS & set(below)
+    return bool(named) and (named == set(below) or any(_class_names(path / name) for name in named))
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+
+
+def _class_files(path: Path, folder: Path) -> dict[str, list[str]]:
+    """{class: files} of the class folders in `folder`, subfolders included. Raises ValueError if there is no image."""
+    classes = {}
+    for name in _class_names(folder):
+        files = []
+        for parent, folders, names in os.walk(folder / name, followlinks=True):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            kept = (each for each in names if not each.startswith(".") and each.lower() not in NOT_IMAGES)
+            files += [Path(parent, each).relative_to(path).as_posix() for each in kept]
+        if not files:
+            raise ValueError(f"the class folder {folder / name} has no images; add some or remove it.")
+        classes[name] = sorted(files)
+    if not classes:
+        loose = sum(item.is_file() and not item.name.startswith(".") for item in os.scandir(folder))
+        holds = f"holds {loose} files and no class folders" if loose else "is empty"
+        raise ValueError(f"{folder} {holds}. {LAYOUT}")
+    return classes
+
+
+def _why_missing(path: Path) -> str:
+    below = _class_names(path)
+    if not _has_splits(path, below):
+        return f"Every {HOLD_OUT}th file of a class is test, and no class has {HOLD_OUT}: add images or a test folder."
+    present = ", ".join(sorted(SPLIT_FOLDERS & set(below)))
+    return f"It has {present}: add the missing folder, or put the class folders directly in {path}."
+
+
+def _check_headers(path: Path, files: list[str], channels: int | None) -> int:
+    """Open the headers of the files (all, or a sample); the number of channels they have, 1 or 3.
+
+    Raises ValueError for a file that is no image, or if channels is None and grey and RGB files are mixed.
+    """
+    from PIL import Image
+
+    checked = files
+    if len(files) > CHECK_ALL:
+        known = Image.registered_extensions()
+        sample = {files[i * len(files) // CHECK_SOME] for i in range(CHECK_SOME)}
+        checked = [file for file in files if file in sample or os.path.splitext(file)[1].lower() not in known]
+    grey, colour = [], []
+    for file in checked:
+        try:
+            with Image.open(path / file) as image:
+                mode = image.mode
+        except Exception as error:  # as in read_image
+            raise ValueError(
+                f"{path / file} cannot be read as an image ({error}); repair it or take it out of the class folder."
+            ) from error
+        if mode == "F":
+            raise ValueError(f"{path / file} holds floating-point grey values, which have no range; save it as 8 bits.")
+        (grey if mode[0] in "1LI" and mode != "LAB" else colour).append(file)
+    if channels is None and grey and colour:
+        raise ValueError(
+            f"{path} mixes {len(grey)} grey files (e.g. {path / grey[0]}) and {len(colour)} RGB files (e.g. "
+            f"{path / colour[0]}); pass channels=1 or channels=3 to bring them to one."
+        )
+    return 1 if grey else 3

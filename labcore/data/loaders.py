@@ -1,0 +1,87 @@
+"""Batches as a function of the step: the same images in the same order, however often a run was killed or split.
+
+Step s takes the s-th group of `batch_size` images of an endless sequence of epochs, each a permutation drawn from (seed,
+epoch); the last, smaller group of an epoch is left out. Resuming is starting the sampler at another step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from labcore.rng import generator
+
+
+class StepSampler(Sampler[list[int]]):
+    """Indices of each micro-batch, from step `start` to before step `stop`.
+
+    batch_size counts the images of one optimizer step over all processes and micro-batches; process `rank` of `world`
+    gets `accumulation` micro-batches a step.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if not 1 <= batch_size <= length:
+            raise ValueError(f"batch_size was {batch_size}, and the data has {length} images; allowed are 1..{length}")
+        if batch_size % (accumulation * world):
+            raise ValueError(
+                f"batch_size {batch_size} does not divide into {accumulation} micro-batches on {world} processes; "
+                f"give a multiple of {accumulation * world}"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.start, self.stop = start, stop
+        self.accumulation, self.rank, self.world = accumulation, rank, world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.length // self.batch_size
+
+    def shares(self) -> list[slice]:
+        """Which rows of a step's batch this process sees, one slice per micro-batch."""
+        micro = self.batch_size // (self.accumulation * self.world)
+        starts = ((m * self.world + self.rank) * micro for m in range(self.accumulation))
+        return [slice(s, s + micro) for s in starts]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = None, None
+        for step in range(self.start, self.stop):
+            if epoch != step // self.steps_per_epoch:
+                epoch = step // self.steps_per_epoch
+                order = torch.randperm(self.length, generator=generator(self.seed, "order", epoch))
+            first = step % self.steps_per_epoch * self.batch_size
+            batch = order[first : first + self.batch_size]
+            for share in self.shares():
+                yield batch[share].tolist()
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulation
+
+
+def micro_batches(dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False) -> DataLoader:
+    """(images uint8 (b, c, h, w), labels int64 (b,)) for each micro-batch of `sampler`, read by `num_workers` processes."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=as_batch, pin_memory=pin)
+
+
+def in_order(dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
+    """Every image once, in order: for evaluation. The last batch may be smaller."""
+    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=as_batch)
+
+
+def as_batch(items) -> tuple[Tensor, Tensor]:
+    """A data set's `__getitems__` returns a batch already; a list of (image, label) items is stacked."""
+    if isinstance(items, tuple):
+        return items
+    images, labels = zip(*items, strict=True)
+    return torch.stack(images), torch.as_tensor(labels)

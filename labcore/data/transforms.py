@@ -1,0 +1,75 @@
+"""Pixels and what training adds to them: ranges, flips, Gaussian noise, uniform dequantisation, and the bits/dim constant.
+
+Two ways to make images continuous (TARFlow, section 3.3; ml-tarflow train.py):
+
+- Gaussian: x = 2 p / 255 - 1, then x + noise_std * eps. The flow models the density of noised images.
+- uniform:  x = 2 (p + u) / 256 - 1 with u ~ U[0, 1). Each of the 256 values fills its bin of width 2/256, so the density
+  integrates to a probability of the pixels, and bits/dim mean something.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from labcore.rng import StepNoise
+
+NATS_PER_BIN = math.log(128)
+"""-ln(bin width 2/256): what the scale [-1, 1) adds to the negative log-likelihood of one value in [0, 256)."""
+
+
+def to_float(pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+    """uint8 0..255 to float32 in [-1, 1]."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels have dtype {pixels.dtype}; to_float takes uint8 0..255")
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
+    """[-1, 1] to uint8 0..255: clipped and rounded."""
+    return (x.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
+
+
+def tile(x: Float[Tensor, "b c h w"], columns: int, gap: int = 2) -> UInt8[Tensor, "rows cols c"]:
+    """One picture (rows, cols, c) of images in [-1, 1], filled row by row, with white lines of `gap` pixels between."""
+    b, c, h, w = x.shape
+    rows = -(-b // columns)
+    sheet = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(to_uint8(x).cpu()):
+        top, left = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[:, top : top + h, left : left + w] = image
+    return sheet.permute(1, 2, 0)
+
+
+def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int = 1) -> None:
+    """Write a picture of `tile`, grey or RGB, each pixel `scale` pixels wide; the folder is made if missing."""
+    from PIL import Image
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pixels = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1).squeeze(-1).contiguous().numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
+    """Mirror each image left to right with probability 1/2."""
+    mirrored = (noise.uniform("flip") < 0.5)[:, None, None, None]
+    return torch.where(mirrored, x.flip(-1), x)
+
+
+def dequantize(x: Float[Tensor, "b c h w"], u: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Images of `to_float` to 2 (p + u) / 256 - 1 in [-1, 1), with u ~ U[0, 1)."""
+    return (((x + 1) * 127.5).round() + u) / 128 - 1
+
+
+def quantize(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+    """The pixels under dequantised images: floor((x + 1) 128), the inverse of `dequantize` for every u."""
+    return ((x + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
+
+
+def bits_per_dim(nats_per_dim: float) -> float:
+    """Bits/dim of pixels 0..255 from the nats/dim of dequantised images in [-1, 1): (nats + ln 128) / ln 2."""
+    return (nats_per_dim + NATS_PER_BIN) / math.log(2)

@@ -1,0 +1,47 @@
+"""What made a result: code revision, library versions, device. Saved with every checkpoint and record."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import labcore
+
+
+def stamp() -> dict[str, Any]:
+    """Versions, git revision ("+" where the working tree has changes) and device name."""
+    return {
+        "labcore": labcore.__version__,
+        "revision": git_revision(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(),
+    }
+
+
+@lru_cache(maxsize=1)
+def git_revision() -> str | None:
+    """The commit that labcore's source is at, or None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ("git", *words), cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_name() -> str:
+    """The GPU's name, else the processor's architecture and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,133 @@
+"""Checkpoints: one folder per saved step, written whole or not at all.
+
+    checkpoints/step-00001000/model/      weights and config.json, as save_pretrained writes them
+                              ema/        the averaged weights, likewise: TarFlow.from_pretrained reads it
+                              training.pt optimizer, objective and gradient-scaler state (tensors and numbers only)
+                              state.json  step, run configuration, code version, size of every file
+
+There is no generator state because there is none: every random number is a function of the seed and the step.
+A folder is written under a temporary name, synced and renamed, so one that has its name is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+FOLDER, STATE, TRAINING = "checkpoints", "state.json", "training.pt"
+
+
+class Checkpoint(NamedTuple):
+    """A complete checkpoint: where it is, and what its state.json says."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+
+def save(
+    run: Path, step: int, models: dict[str, Any], training: dict[str, Any], state: dict[str, Any], keep: int
+) -> Path:
+    """Write checkpoints/step-<step> and prune to the `keep` newest; what was saved before survives any failure here.
+
+    models: sub-folder name -> a model with save_pretrained. Raises OSError that names the last good checkpoint.
+    """
+    final = run / FOLDER / f"step-{step:08d}"
+    partial = final.with_suffix(".tmp")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        for name, model in models.items():
+            model.save_pretrained(partial / name)
+        with open(partial / TRAINING, "wb") as file:
+            torch.save(training, file)
+        sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+        (partial / STATE).write_text(json.dumps({"step": step, **state, "files": sizes}, indent=2) + "\n")
+        for p in partial.rglob("*"):
+            if p.is_file():
+                _sync(p)
+        if final.exists():  # the same step again, after a resume from before it
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        _sync(final.parent)
+    except Exception as error:  # safetensors and torch.save wrap a full disk in errors of their own
+        shutil.rmtree(partial, ignore_errors=True)
+        good = latest_path(run)
+        raise OSError(
+            f"could not save step {step} to {final.parent}: {error}. "
+            f"{f'The last good checkpoint is {good.name}' if good else 'No checkpoint has been saved yet'}; "
+            "free space or fix the folder and give the same command again"
+        ) from error
+    for old in _folders(run)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest(run: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, skipping damaged ones with a warning; None where there is none at all.
+
+    Raises ValueError where checkpoints exist and all are damaged: starting over would hide that.
+    """
+    damage = []
+    for folder in _folders(run):
+        try:
+            found = Checkpoint(folder, read_state(folder))
+        except ValueError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            warnings.warn(f"{'; '.join(damage)}. Going on from {folder.name}", stacklevel=2)
+        return found
+    if damage:
+        raise ValueError(
+            f"every checkpoint in {run / FOLDER} is damaged ({'; '.join(damage)}); move them away to start over"
+        )
+    return None
+
+
+def latest_path(run: Path) -> Path | None:
+    """Folder of the newest checkpoint, unread."""
+    return next(iter(_folders(run)), None)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint whose files are all there at their full size; ValueError says what is wrong."""
+    try:
+        state = json.loads((folder / STATE).read_text())
+        files = state["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder.name} is damaged: {STATE} cannot be read ({type(error).__name__})") from None
+    for name, size in files.items():
+        actual = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if actual != size:
+            what = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+            raise ValueError(f"{folder.name} is damaged: {name} {what}")
+    return state
+
+
+def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
+    """Optimizer, objective and scaler state; tensors and plain values only."""
+    return torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
+
+
+def _folders(run: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((p for p in (run / FOLDER).glob("step-*") if p.suffix != ".tmp"), reverse=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

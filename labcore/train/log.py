@@ -1,0 +1,109 @@
+"""What a run writes while it goes: log.jsonl (one record a line), tensorboard, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class RunLog:
+    """The log of one run. Records later than `step` are dropped on opening: a resumed run writes them again, the same."""
+
+    def __init__(self, folder: Path, step: int, total: int, enabled: bool = True):
+        self.enabled, self.total, self._bar = enabled, total, None
+        if not enabled:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.jsonl"
+        kept = [r for r in read_log(folder) if r["step"] <= step]
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        self._file = open(self.path, "a")  # noqa: SIM115 (closed in `close`)
+        self._board = _tensorboard(folder / "tensorboard", step)
+        self._bar = _progress_bar(step, total)
+        self._clock = (time.perf_counter(), step)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append one record and show it."""
+        if not self.enabled:
+            return
+        then, since = self._clock
+        if step > since:
+            self._clock = (time.perf_counter(), step)
+            values = {**values, "seconds_per_step": round((self._clock[0] - then) / (step - since), 5)}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+        self._show(step, values)
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar."""
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.update(0)
+
+    def close(self) -> None:
+        if not self.enabled:
+            return
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, step: int, values: dict[str, Any]) -> None:
+        short = {k: v for k, v in values.items() if isinstance(v, int | float) and "/" not in k}
+        text = "  ".join(f"{k} {v:.4g}" for k, v in short.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+        else:
+            print(f"step {step}/{self.total}  {text}", flush=True)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's log.jsonl, oldest first; a last line cut short by a kill is left out."""
+    path = Path(folder) / "log.jsonl"
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _progress_bar(step: int, total: int):
+    """tqdm in a terminal, its widget in a live notebook; None where nobody watches, and plain lines are printed."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
+    if _in_live_notebook():
+        from tqdm.notebook import tqdm
+
+        return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
+    return None
+
+
+def _in_live_notebook() -> bool:
+    """True under a Jupyter kernel that a person drives; papermill and nbclient count as headless."""
+    import os
+
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return bool(shell) and "IPKernelApp" in shell.config and not os.environ.get("LABCORE_HEADLESS")
+
+
+def _tensorboard(folder: Path, step: int):
+    """A writer that forgets what was logged after `step`, or None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,325 @@
+"""The training loop: one function that counts steps, for every model and objective of the lab.
+
+To resume, run the same command again: the loop takes the newest complete checkpoint and continues with bit-equal weights,
+batches, noise and log. SIGTERM and Ctrl-C finish the step, save and return. A loss that is not finite stops the run and keeps
+the last good checkpoint. Previews and evaluations see the averaged weights in eval mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labcore import provenance
+from labcore.config import TrainConfig
+from labcore.data.loaders import StepSampler, as_batch, micro_batches
+from labcore.data.transforms import flip, to_float
+from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
+from labcore.rng import StepNoise
+from labcore.train import checkpoint, precision
+from labcore.train.log import RunLog
+from labcore.train.optim import Ema, learning_rate, make_optimizer
+
+Values = dict[str, float]
+
+
+class TrainResult(NamedTuple):
+    """Where a run stands: steps done, whether that is all of them, its folder, and its averaged weights."""
+
+    step: int
+    finished: bool
+    folder: Path
+    ema: nn.Module
+
+
+class Hooks(NamedTuple):
+    """What a run looks at, each optional.
+
+    diagnose(model, x, y) -> values, at every log record, with the current weights and clean images of the batch.
+    evaluate(ema) -> values, every eval_every steps and at the end. preview(ema, step) writes pictures at the same steps.
+    """
+
+    diagnose: Callable[[nn.Module, Tensor, Tensor | None], Values] | None = None
+    evaluate: Callable[[nn.Module], Values] | None = None
+    preview: Callable[[nn.Module, int], None] | None = None
+
+
+class Trained(nn.Module):
+    """Model and objective as one module, so that data parallelism sees one forward pass with all trained parameters."""
+
+    def __init__(self, model: nn.Module, objective: nn.Module):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, y: Tensor | None, noise: StepNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective(self.model, x, y, noise)
+
+
+def train(
+    model: nn.Module,
+    objective: nn.Module,
+    dataset: Any,
+    config: TrainConfig,
+    folder: str | Path,
+    mirror: bool = False,
+    describe: dict[str, Any] | None = None,
+    hooks: Hooks | None = None,
+) -> TrainResult:
+    """Train `model` (with save_pretrained) on `objective` until config.steps; resumes what `folder` holds.
+
+    dataset: items (uint8 (c, h, w), int64 label). mirror: flip images left to right with probability 1/2. describe: the
+    run's configuration, saved with every checkpoint; resuming with another one is a ValueError.
+    """
+    run = _Run(model, objective, dataset, config, Path(folder), mirror, describe or {}, hooks or Hooks())
+    with _StopSignals() as stop:
+        return run.go(stop)
+
+
+class _Run:
+    """State of one call of `train`."""
+
+    def __init__(self, model, objective, dataset, config, folder, mirror, describe, hooks):
+        from accelerate import Accelerator, PartialState
+        from accelerate.utils import broadcast_object_list
+
+        self.model, self.objective, self.dataset, self.config = model, objective, dataset, config
+        self.folder, self.mirror, self.hooks = folder, mirror, hooks
+        self.describe = {**describe, "train": config.model_dump(mode="json")}
+        world = PartialState()
+        self.device = world.device
+        found = checkpoint.latest(folder)
+        if found:
+            _same_run(found, self.describe, folder)
+        self.sampler = StepSampler(
+            len(dataset),
+            config.batch_size,
+            config.seed,
+            found.step if found else 0,
+            config.steps,
+            config.accumulation,
+            world.process_index,
+            world.num_processes,
+        )
+        model.to(self.device)
+        objective.to(self.device)
+        chosen = [found.state["precision"] if found and config.precision == "auto" else None]
+        if world.is_main_process and chosen[0] is None:
+            chosen[0] = self._precision()
+        broadcast_object_list(chosen)
+        self.precision = chosen[0]
+        self.accelerator = Accelerator(mixed_precision="no" if self.precision == "fp32" else self.precision)
+        self.ema = Ema(model, config.ema_decay)
+        optimizer = make_optimizer(Trained(model, objective).parameters(), config)
+        self.running: dict[str, Tensor] = {}
+        self.averaged = 0
+        self.step = 0
+        if found:
+            self._restore(found, optimizer)
+        if config.compile:
+            precision.try_compile(model, lambda: self._trial_loss(8).backward())
+            model.zero_grad(set_to_none=True)
+        self.trained, self.optimizer = self.accelerator.prepare(Trained(model, objective), optimizer)
+
+    def go(self, stop: _StopSignals) -> TrainResult:
+        config, main = self.config, self.accelerator.is_main_process
+        log = RunLog(self.folder, self.step, config.steps, main)
+        batches = iter(micro_batches(self.dataset, self.sampler, config.num_workers, pin=self.device.type == "cuda"))
+        self.trained.train()
+        bad_step = torch.full((), torch.iinfo(torch.int64).max, device=self.device)
+        saved, stopping = self.step, False
+        try:
+            while self.step < config.steps and not stopping:
+                x, y, sound = self._one_step(batches)
+                bad_step = torch.where(sound, bad_step, bad_step.clamp_max(self.step))
+                done, last = self.step, self.step == config.steps
+                stopping = self._everyone_stops(stop, done)
+                log.advance(done)
+                due = {
+                    name: last or done % every == 0
+                    for name, every in (("log", config.log_every), ("eval", config.eval_every))
+                }
+                save = last or stopping or done % config.save_every == 0
+                if save or any(due.values()):
+                    self._check_finite(bad_step)
+                values: Values = {}
+                if due["log"]:
+                    values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
+                    if main and self.hooks.diagnose:
+                        values |= self.hooks.diagnose(self.model, x[:32], None if y is None else y[:32])
+                if due["eval"] and main:
+                    values |= self._look(done)
+                if values:
+                    log.write(done, values)
+                if save:
+                    saved = self._save()
+                if due["eval"] or save:
+                    self.accelerator.wait_for_everyone()
+        finally:
+            log.close()
+        return TrainResult(saved, saved == config.steps, self.folder, self.ema.model)
+
+    def _one_step(self, batches) -> tuple[Tensor, Tensor | None, Tensor]:
+        """One optimizer step; returns the last micro-batch and whether loss and gradient were finite (on the device)."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, config)
+        self.optimizer.zero_grad(set_to_none=True)
+        noise = StepNoise(config.seed, self.step, config.batch_size, self.device)
+        total = torch.zeros((), device=self.device)
+        for number, share in enumerate(self.sampler.shares(), 1):
+            images, labels = next(batches)
+            x, y, rows = self._prepare(images, labels, noise.share(share))
+            with self._maybe_sync(number == config.accumulation):
+                loss, logs = self.trained(x, y, rows)
+                self.accelerator.backward(loss / config.accumulation)
+            total += loss.detach() / config.accumulation
+            for name, value in logs.items():
+                self._add(name, value / config.accumulation)
+        limit = float("inf") if config.clip_norm is None else config.clip_norm
+        norm = self.accelerator.clip_grad_norm_(self.trained.parameters(), limit)
+        self.optimizer.step()
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        self._add("loss", total)
+        self._add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
+        self.averaged += 1
+        sound = total.isfinite() if self.precision == "fp16" else total.isfinite() & norm.isfinite()
+        return x, y, sound
+
+    def _prepare(self, images: Tensor, labels: Tensor, noise: StepNoise) -> tuple[Tensor, Tensor | None, StepNoise]:
+        x = to_float(images.to(self.device, non_blocking=True))
+        x = flip(x, noise) if self.mirror else x
+        conditional = getattr(self.model.config, "num_classes", 0) > 0
+        return x, labels.to(self.device, non_blocking=True) if conditional else None, noise
+
+    def _maybe_sync(self, last: bool):
+        """Processes exchange gradients with the last micro-batch of a step only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.trained)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.running[name] = self.running.get(name, torch.zeros((), device=self.device)) + value.detach().float()
+
+    def _mean_since_last_log(self) -> Values:
+        names = sorted(self.running)
+        means = torch.stack([self.running[name] for name in names]) / self.averaged
+        means = self.accelerator.reduce(means, "mean").tolist()
+        self.running, self.averaged = {}, 0
+        return dict(zip(names, means, strict=True))
+
+    def _look(self, step: int) -> Values:
+        """Evaluation and preview with the averaged weights."""
+        values = self.hooks.evaluate(self.ema.model) if self.hooks.evaluate else {}
+        if self.hooks.preview:
+            self.hooks.preview(self.ema.model, step)
+        return values
+
+    def _everyone_stops(self, stop: _StopSignals, step: int) -> bool:
+        """Whether a signal has come to any process; several processes agree at every tenth step."""
+        if self.accelerator.num_processes == 1:
+            return stop.came
+        if step % 10:
+            return False
+        flag = torch.tensor(float(stop.came), device=self.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    def _check_finite(self, bad_step: Tensor) -> None:
+        bad = int(self.accelerator.gather(bad_step[None]).min())
+        if bad <= self.step:
+            good = checkpoint.latest_path(self.folder)
+            raise FloatingPointError(
+                f"loss or gradient stopped being finite at step {bad}. "
+                f"{f'The last good checkpoint is {good.name}' if good else 'Nothing was saved yet'} in {self.folder}. "
+                "A lower lr, a smaller clip_norm, or affine_clamp in the model usually helps; start that in another folder"
+            )
+
+    def _save(self) -> int:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            training = {
+                "optimizer": self.optimizer.state_dict(),
+                "objective": self.objective.state_dict(),
+                "scaler": scaler.state_dict() if scaler else {},
+                "running": self.running,
+                "averaged": self.averaged,
+            }
+            state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
+            models = {"model": self.model, "ema": self.ema.model}
+            checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
+        return self.step
+
+    def _restore(self, found: checkpoint.Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+        for name, model in (("model", self.model), ("ema", self.ema.model)):
+            load_strictly(model, read_tensors(found.path / name / WEIGHTS), found.path / name)
+        training = checkpoint.read_training(found, self.device)
+        optimizer.load_state_dict(training["optimizer"])
+        self.objective.load_state_dict(training["objective"])
+        if training["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(training["scaler"])
+        self.running, self.averaged, self.step = training["running"], training["averaged"], found.step
+
+    def _precision(self) -> str:
+        trial = precision.autocast_step(self.model, lambda: self._trial_loss(32))
+        return precision.resolve(self.config.precision, self.device, trial)
+
+    def _trial_loss(self, images: int) -> Tensor:
+        """The objective on the first few images, for timing and compiling; touches no random state."""
+        count = min(images, len(self.dataset))
+        read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
+        batch = as_batch(read(list(range(count))))
+        x, y, noise = self._prepare(*batch, StepNoise(self.config.seed, 0, count, self.device))
+        return self.objective(self.model, x, y, noise)[0]
+
+
+class _StopSignals:
+    """While open, SIGTERM and SIGINT are noted in `came` instead of killing the process; a second SIGINT interrupts."""
+
+    def __init__(self):
+        self.came = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        if self.came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.came = True
+
+
+def _same_run(found: checkpoint.Checkpoint, describe: dict[str, Any], folder: Path) -> None:
+    """ValueError where the folder's checkpoint was made with another configuration."""
+    before, now = _flat(found.state["run"]), _flat(describe)
+    free = {f"train.{name}" for name in TrainConfig.OPERATIONAL}
+    changed = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds step {found.step} of another run ({'; '.join(changed)}). "
+            "Give the same settings to resume it, or another folder to start anew"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

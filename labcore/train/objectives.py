@@ -1,0 +1,55 @@
+"""What is minimised. An objective takes the model and a clean batch, and returns a scalar and detached scalars to log.
+
+Noise, dequantisation and label dropout belong here, not to the model: the model is deterministic. Random numbers come from
+`StepNoise`, so a step's noise does not depend on how the step is split.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from labcore.data.transforms import dequantize
+from labcore.flows.tarflow import TarFlow
+from labcore.rng import StepNoise
+from labcore.types import NULL
+
+Logs = dict[str, Tensor]
+
+
+class Likelihood(nn.Module):
+    """Negative log-likelihood in nats per dimension (TARFlow eq. 6).
+
+    Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so that the
+    number in the log is the true density. Pixels are noised or dequantised as the model's configuration says; labels are
+    dropped with probability `label_dropout`.
+    """
+
+    def __init__(self, label_dropout: float = 0.1):
+        super().__init__()
+        self.label_dropout = label_dropout
+
+    def forward(
+        self, flow: nn.Module, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"] | None, noise: StepNoise
+    ) -> tuple[Float[Tensor, ""], Logs]:
+        out = flow(noised(flow, x, noise), drop_labels(y, self.label_dropout, noise))
+        if flow.config.volume_preserving and self.training:
+            flow.update_prior(out.z)
+        nats = -(flow.log_prior(out.z) + out.log_det).mean() / flow.config.dims
+        return nats, {"nats_per_dim": nats.detach()}
+
+
+def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
+    """The images that the flow is trained on: Gaussian noise added, or dequantised, by its configuration."""
+    shape = tuple(x.shape[1:])
+    if flow.config.noise == "uniform":
+        return dequantize(x, noise.uniform("dequantisation", shape))
+    return x + flow.config.noise_std * noise.normal("noise", shape)
+
+
+def drop_labels(y: Int[Tensor, "b"] | None, probability: float, noise: StepNoise) -> Int[Tensor, "b"] | None:
+    """Labels replaced by NULL with the given probability."""
+    if y is None or probability == 0:
+        return y
+    return torch.where(noise.uniform("label dropout") < probability, NULL, y)

@@ -1,0 +1,71 @@
+"""Which number format a run computes in, and whether torch.compile works here. Each falls back with one message."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | None], None]) -> str:
+    """ "fp32", "bf16" or "fp16" for what the configuration asks.
+
+    step(dtype) runs one forward and backward pass under autocast to dtype (None: none). "auto" times both on a CPU and
+    takes the faster; on CUDA it takes bf16 where the card has it, elsewhere fp32. Raises ValueError for fp16 on a CPU.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"precision 'fp16' needs a CUDA device, and this is {device.type}; use 'bf16', 'fp32' or 'auto'"
+        )
+    if precision == "fp32" or precision == "fp16":
+        return precision
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported()
+        if precision == "bf16" and not supported:
+            warnings.warn(f"{torch.cuda.get_device_name(device)} has no bf16; training in fp32", stacklevel=2)
+        return "bf16" if supported else "fp32"
+    if device.type != "cpu":  # mps: autocast to bf16 is not complete there
+        if precision == "bf16":
+            warnings.warn(f"bf16 is not used on {device.type}; training in fp32", stacklevel=2)
+        return "fp32"
+    if precision == "bf16":
+        return "bf16"
+    return "bf16" if _seconds(step, torch.bfloat16) < 0.9 * _seconds(step, None) else "fp32"
+
+
+def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[torch.dtype | None], None]:
+    """The trial step for `resolve` on a CPU: gradients are thrown away, weights stay as they are."""
+
+    def step(dtype: torch.dtype | None) -> None:
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            value = loss()
+        value.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def try_compile(model: nn.Module, step: Callable[[], None]) -> bool:
+    """Compile `model` in place and run `step` once; where that fails, undo it with one message."""
+    model.compile()
+    try:
+        step()
+        return True
+    except Exception as error:
+        model._compiled_call_impl = None
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
+        return False
+
+
+def _seconds(step: Callable[[torch.dtype | None], None], dtype: torch.dtype | None) -> float:
+    step(dtype)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        step(dtype)
+        times.append(time.perf_counter() - start)
+    return min(times)
