@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from labcore.config import TarFlowConfig
 from labcore.kernels.affine import affine_forward
-from labcore.nn.attention import KVCache
 from labcore.nn.embed import ClassEmbedding, rope_table
 from labcore.nn.layer import TransformerLayer
 
@@ -44,7 +43,7 @@ class MetaBlock(nn.Module):
         super().__init__()
         self.reverse, self.clamp = reverse, config.affine_clamp
         self.scales = not config.volume_preserving
-        self.token_dim, self.head_dim = config.token_dim, config.head_dim
+        self.heads, self.head_dim = config.width // config.head_dim, config.head_dim
         self.token_in = nn.Linear(config.token_dim, config.width)
         if config.positions == "learned":
             self.position = nn.Parameter(torch.randn(config.tokens, config.width) * 1e-2)  # std 0.01 as in ml-tarflow
@@ -71,32 +70,30 @@ class MetaBlock(nn.Module):
 
     def next_params(
         self,
-        u: Float[Tensor, "b n d"],
+        u: Float[Tensor, "b t d"],
         condition: Float[Tensor, "#b width"] | None,
         temperature: Float[Tensor, "b"] | None = None,
-        cache: KVCache | None = None,
         hiddens: dict[int, Tensor] | None = None,
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
-        """(log_scale, shift) of the tokens that FOLLOW each of the n tokens `u`, all in the block's own order.
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d"]]:
+        """(log_scale, shift) of the tokens that FOLLOW each token of `u`, all in the block's own order.
 
-        `u` stands after the tokens that `cache` holds; without a cache it starts the sequence. Row i of the result
-        belongs to the token after u_i. The outputs of the layers that are keys of `hiddens` are stored in it.
+        Row i of the result is a function of u_0 ... u_i and belongs to token i + 1; the last row is nobody's. The outputs
+        of the layers that are keys of `hiddens` are stored in it. `temperature` divides the attention logits.
         """
-        start = 0 if cache is None else cache.length
-        here = slice(start, start + u.shape[1])
         h = self.token_in(u)
         if self.position is not None:
-            h = h + self._own_order(self.position)[here]
+            h = h + self.own_order(self.position)
         if condition is not None:
             h = h + condition[:, None]
-        rope = None if self.rope is None else self._own_order(self.rope)[here]
+        rope = None if self.rope is None else self.own_order(self.rope)
         for number, layer in enumerate(self.layers, 1):
-            h = layer(h, rope, temperature, cache, number - 1)
+            h = layer(h, rope, temperature)
             if hiddens is not None and number in hiddens:
                 hiddens[number] = h
-        if cache is not None:
-            cache.advance(u.shape[1])
-        out = self.params_out(h)
+        return self.split_params(self.params_out(h))
+
+    def split_params(self, out: Float[Tensor, "*b p"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d"]]:
+        """(log_scale, shift) from the output layer: split, log_scale 0 where the flow preserves volume, and clamped."""
         log_scale, shift = out.chunk(2, dim=-1) if self.scales else (torch.zeros_like(out), out)
         if self.clamp is not None:
             log_scale, shift = log_scale.clamp(-self.clamp, self.clamp), shift.clamp(-self.clamp, self.clamp)
@@ -112,12 +109,8 @@ class MetaBlock(nn.Module):
         hiddens = {number: self.permute(h) for number, h in hiddens.items()}
         return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
 
-    def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
-        """An empty cache for `batch` sequences of `tokens` tokens, on the device and in the dtype of `like`."""
-        heads = self.layers[0].attention.heads
-        return KVCache(len(self.layers), batch, heads, tokens, self.head_dim, like)
-
-    def _own_order(self, table: Tensor) -> Tensor:
+    def own_order(self, table: Float[Tensor, "t *width"]) -> Float[Tensor, "t *width"]:
+        """A table with one row a token, from raster order to the block's own order."""
         return table.flip(0) if self.reverse else table
 
     def extra_repr(self) -> str:

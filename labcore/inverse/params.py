@@ -12,6 +12,7 @@ from torch import Tensor
 
 from labcore.flows.metablock import Labels, MetaBlock
 from labcore.guidance import guide
+from labcore.inverse.decode import BlockDecoder
 
 
 class GuidedParams:
@@ -30,27 +31,27 @@ class GuidedParams:
         attn_temp: float = 1.0,
     ):
         b, t, _ = z.shape
-        self.block, self.g, self.weights = block, g, weights.to(z)
-        condition, self.temperature, branches = block.condition(y), None, 1
+        self.g, self.weights = g, weights.to(z)
+        condition, temperature, branches = block.condition(y), None, 1
         if g is not None:
             branches = 2
             self.g = g.to(z)
             if condition is not None:
                 condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
             if attn_temp != 1.0:
-                self.temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
-        self.condition, self.branches = condition, branches
-        self.cache = block.new_cache(branches * b, t, z)
+                temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
+        self.decoder = BlockDecoder(block, condition, temperature)
+        self.cache = self.decoder.new_cache(branches * b, t, z)
 
     def after(self, u: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """(log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens seen so far."""
         start, n = self.cache.length, u.shape[1]
         if self.g is None:
-            return self.block.next_params(u, self.condition, cache=self.cache)
-        both = torch.cat([u, u])
-        log_scale, shift = self.block.next_params(both, self.condition, self.temperature, self.cache)
+            return self.decoder.next_params(u, self.cache)
+        log_scale, shift = self.decoder.next_params(torch.cat([u, u]), self.cache)
         # row i belongs to position start + i + 1; the row after the last token is nobody's
-        weights = self.weights[(torch.arange(start + 1, start + n + 1)).clamp_max(len(self.weights) - 1)]
-        g = (self.g * weights)[:, :, None]
+        rows = self.weights[start + 1 : start + n + 1]
+        rows = rows if len(rows) == n else torch.cat([rows, rows.new_zeros(1)])
+        g = (self.g * rows)[:, :, None]
         (scale_c, scale_u), (shift_c, shift_u) = log_scale.chunk(2), shift.chunk(2)
         return guide(scale_c, scale_u, g), guide(shift_c, shift_u, g)

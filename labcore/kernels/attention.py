@@ -21,12 +21,16 @@ def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
 def attention_by_matmul(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v by matrix products, masked causally where n > 1."""
-    logits = (q * scale) @ k.transpose(-1, -2)
-    if q.shape[-2] > 1:
-        allowed = causal_mask(q.shape[-2], k.shape[-2], q.device)
-        logits = logits.masked_fill(~allowed, float("-inf"))
-    return logits.softmax(-1) @ v
+    """softmax(scale q k^T) v by batched matrix products, masked causally where n > 1."""
+    b, heads, n, e = q.shape
+    m = k.shape[-2]
+    q, k, v = q.reshape(b * heads, n, e), k.reshape(b * heads, m, e), v.reshape(b * heads, m, e)
+    if n == 1:
+        logits = torch.bmm(q, k.transpose(1, 2)) * scale
+    else:
+        forbidden = q.new_zeros(n, m).masked_fill_(~causal_mask(n, m, q.device), float("-inf"))
+        logits = torch.baddbmm(forbidden, q, k.transpose(1, 2), alpha=scale)
+    return torch.bmm(logits.softmax(-1), v).view(b, heads, n, e)
 
 
 def attention_by_sdpa(

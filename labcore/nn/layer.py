@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from labcore.nn.attention import CausalSelfAttention, KVCache
+from labcore.nn.attention import CausalSelfAttention
 
 
 def make_norm(kind: Literal["layernorm", "rmsnorm"], width: int) -> nn.Module:
@@ -59,11 +59,9 @@ class TransformerLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b n width"],
-        rope: Float[Tensor, "n e 2"] | None = None,
+        x: Float[Tensor, "b t width"],
+        rope: Float[Tensor, "t e 2"] | None = None,
         temperature: Float[Tensor, "b"] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-    ) -> Float[Tensor, "b n width"]:
-        x = x + self.attention(self.attention_norm(x), rope, temperature, cache, layer)
+    ) -> Float[Tensor, "b t width"]:
+        x = x + self.attention(self.attention_norm(x), rope, temperature)
         return x + self.mlp(self.mlp_norm(x))

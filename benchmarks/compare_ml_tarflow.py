@@ -1,0 +1,154 @@
+"""labcore beside apple/ml-tarflow on the same weights: equal results, and the speed of both in one run.
+
+    python -m benchmarks.compare_ml_tarflow --reference FOLDER_OF_A_CLONE [--json FILE] [--threads 2]
+
+FOLDER is a clone of github.com/apple/ml-tarflow, given by you: none of its code is here. Both sides run with the same
+weights, threads, dtype, no_grad and eval; timings alternate. The model is that of its MNIST notebook: 4-128-4-4, 28x28,
+49 tokens, 10 classes. Exit status 1 where a result differs by more than 1e-5 of the largest value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import alternate
+from labcore import TarFlow, invert, provenance
+from labcore.rng import StepNoise
+from labcore.train.objectives import Likelihood
+
+SIZES = dict(in_channels=1, img_size=28, patch_size=4, channels=128, num_blocks=4, layers_per_block=4, num_classes=10)
+
+
+def load_reference(folder: Path):
+    """The clone's transformer_flow module, imported from where it lies."""
+    path = folder / "transformer_flow.py"
+    if not path.is_file():
+        sys.exit(f"no {path}: give --reference the folder of a clone of github.com/apple/ml-tarflow")
+    spec = importlib.util.spec_from_file_location("ml_tarflow", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def perturbed(reference) -> torch.nn.Module:
+    """Their model with every weight moved by N(0, 0.02^2): at initialisation each block is the identity."""
+    torch.manual_seed(0)
+    theirs = reference.Model(**SIZES).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p), alpha=0.02)
+    return theirs
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest |a - b| over the largest |b|."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@torch.no_grad()
+def equal_results(theirs, ours: TarFlow) -> dict[str, float]:
+    """Relative differences of z, log-det (theirs is a mean over dimensions), and inverses."""
+    x, y = torch.randn(16, 1, 28, 28), torch.arange(16) % 10
+    z, _, log_det = theirs(x, y)
+    out = ours(x, y)
+    found = {"z": difference(out.z, z), "log_det": difference(out.log_det, log_det * ours.config.dims)}
+    for name, guidance, schedule, temperature in (
+        ("inverse", 0.0, "constant", 1.0),
+        ("inverse, guidance 1.5", 1.5, "constant", 1.0),
+        ("inverse, guidance 1.5 linear", 1.5, "linear", 1.0),
+        ("inverse, guidance 0.5, attn_temp 0.7", 0.5, "constant", 0.7),
+    ):
+        reference = theirs.reverse(
+            z.clone(), y, guidance, attn_temp=temperature, annealed_guidance=schedule == "linear"
+        )
+        found[name] = difference(invert(ours, z, y, guidance, schedule, temperature).x, reference)
+    return found
+
+
+def inverse_speed(theirs, ours: TarFlow, batches=(1, 16, 100), repeats: int = 5) -> list[dict]:
+    """Seconds of the sequential inverse on both sides, and of one parallel forward pass (the floor)."""
+    rows = []
+    for b in batches:
+        z, y = torch.randn(b, 49, 16), torch.arange(b) % 10
+        x = ours.unpatchify(z)
+        for guidance in (0.0, 1.5):
+            with torch.no_grad():
+                t = alternate(
+                    {
+                        "ml-tarflow": lambda z=z, y=y, g=guidance: theirs.reverse(z.clone(), y, g),
+                        "labcore": lambda z=z, y=y, g=guidance: invert(ours, z, y, g),
+                        "forward": lambda x=x, y=y: ours(x, y),
+                    },
+                    repeats,
+                )
+            rows.append(_row(f"inverse, batch {b}, guidance {guidance:g}", t))
+    return rows
+
+
+def step_speed(theirs, ours: TarFlow, batch: int = 256, repeats: int = 5) -> list[dict]:
+    """Seconds of one forward and backward pass in float32, and with bfloat16 autocast."""
+    x, y = torch.rand(batch, 1, 28, 28) * 2 - 1, torch.arange(batch) % 10
+    noise, objective = StepNoise(0, 0, batch, "cpu"), Likelihood(label_dropout=0.0)
+
+    def their_step(enabled: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            z, _, log_det = theirs(x + 0.1 * torch.randn_like(x), y)
+            loss = theirs.get_loss(z, log_det)
+        loss.backward()
+        theirs.zero_grad(set_to_none=True)
+
+    def our_step(enabled: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, _ = objective(ours, x, y, noise)
+        loss.backward()
+        ours.zero_grad(set_to_none=True)
+
+    rows = []
+    for name, enabled in (("float32", False), ("bfloat16 autocast", True)):
+        t = alternate(
+            {"ml-tarflow": lambda e=enabled: their_step(e), "labcore": lambda e=enabled: our_step(e)}, repeats
+        )
+        rows.append(_row(f"training step, batch {batch}, {name}", t))
+    return rows
+
+
+def _row(case: str, t) -> dict:
+    row = {"case": case, "speed_up": round(t["ml-tarflow"].seconds / t["labcore"].seconds, 2)}
+    for name, timing in t.items():
+        row[f"{name} s"], row[f"{name} spread"] = round(timing.seconds, 4), round(timing.spread, 2)
+    if "forward" in t:
+        row["labcore / floor"] = round(t["labcore"].seconds / t["forward"].seconds, 1)
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, help="folder of a clone of apple/ml-tarflow")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    theirs = perturbed(load_reference(args.reference))
+    ours = TarFlow.from_apple(theirs.state_dict(), image_size=28, patch_size=4)
+    differences = equal_results(theirs, ours)
+    for name, value in differences.items():
+        print(f"{name:40s} differs by {value:.1e} of the largest value")
+    rows = inverse_speed(theirs, ours, repeats=args.repeats) + step_speed(theirs, ours, repeats=args.repeats)
+    for row in rows:
+        print(f"{row['case']:45s} " + "  ".join(f"{k} {v}" for k, v in row.items() if k != "case"))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {"threads": args.threads, **provenance.stamp(), "differences": differences, "timings": rows}
+        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 0 if max(differences.values()) <= 1e-5 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

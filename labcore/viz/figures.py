@@ -1,0 +1,241 @@
+"""Figures of a flow at work. Each function takes tensors or records and returns a matplotlib Figure, and shows nothing.
+
+Images are in [-1, 1] (black -1, white +1) and clipped for display; every other scale is written into the figure. The
+figures belong to no pyplot state, so a notebook shows one by naming it, and only once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labcore.data.transforms import tile
+from labcore.viz import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GAP = 2  # white pixels between two images
+STATE_RANGE = 3.0  # states are shown on [-3, 3]: 99.7% of standard normal values
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The function, drawing in the lab's style."""
+
+    @wraps(draw)
+    def styled(*args: Any, **kwargs: Any) -> Figure:
+        with style.context():
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def image_grid(
+    x: Float[Tensor, "b c h w"],
+    columns: int,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    title: str = "",
+    row_axis: str = "",
+    column_axis: str = "",
+) -> Figure:
+    """Images (b, c, h, w) in [-1, 1], filled row by row, with a name for each row, each column, both or neither."""
+    rows = -(-len(x) // columns)
+    side = min(1.0, (style.WIDTH - (1.6 if row_names else 0.2)) / columns)
+    size = (
+        columns * side + (1.6 if row_names else 0.2),
+        rows * side + 0.2 + 0.35 * bool(title) + 0.3 * (bool(column_names) + bool(column_axis)),
+    )
+    figure = _figure(size)
+    axes = figure.subplots()
+    _sheet(axes, x, columns, row_names, column_names)
+    axes.set(title=title, xlabel=column_axis, ylabel=row_axis)
+    return figure
+
+
+@_styled
+def beside(
+    panels: Mapping[str, Float[Tensor, "b c h w"]], columns: int, row_names: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Sets of images of equal size side by side, each (b, c, h, w) under its name: before and after, one model and another."""
+    rows = -(-max(len(x) for x in panels.values()) // columns)
+    side = min(1.0, (style.WIDTH - 1.6) / (columns * len(panels)))
+    figure = _figure((len(panels) * (columns * side + 0.2) + 1.3, rows * side + 0.5 + 0.35 * bool(title)))
+    for number, (axes, (name, x)) in enumerate(
+        zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
+    ):
+        _sheet(axes, x, columns, row_names if number == 0 else (), ())
+        axes.set_title(name)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@_styled
+def guidance_grid(x: Float[Tensor, "k g c h w"], class_names: Sequence[str], guidance: Sequence[float]) -> Figure:
+    """Samples of k classes (rows) at g values of guidance (columns), each column from the same noise."""
+    k, g = x.shape[:2]
+    if (k, g) != (len(class_names), len(guidance)):
+        raise ValueError(
+            f"x has {k} rows and {g} columns of images, but there are {len(class_names)} classes and {len(guidance)} "
+            "values of guidance; give one image for each pair"
+        )
+    names = [f"{value:g}" for value in guidance]
+    return image_grid(x.flatten(0, 1), g, class_names, names, column_axis="guidance $g$ (0 is off)")
+
+
+@_styled
+def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]], rows: int = 4) -> Figure:
+    """From image to noise: the first `rows` images, then the state after each block, x^1 ... x^T.
+
+    x: what the flow was given, shown on [-1, 1]. states: the latents as images, shown on [-3, 3], the same for all. Under
+    each column stands the RMS over the whole batch, the root of the mean square; 1 for standard normal noise.
+    """
+    columns = [x, *states]
+    names = ["$x$", *(f"$x^{{{i}}}$" for i in range(1, len(states))), "$z$"]
+    shown = [columns[0].clamp(-1, 1), *(state.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE for state in states)]
+    rms = [float(column.double().square().mean().sqrt()) for column in columns]
+    side = min(1.1, style.WIDTH / len(columns))
+    figure = _figure((len(columns) * side, rows * side + 1.5))
+    axes = figure.subplots()
+    _sheet(axes, torch.stack([column[:rows] for column in shown], 1).flatten(0, 1), len(columns), (), names)
+    below = axes.secondary_xaxis("bottom")
+    below.set_xticks(axes.get_xticks(), [f"{value:.2f}" for value in rms])
+    _bare(below)
+    below.set_xlabel(
+        f"RMS of the state over {len(x)} images (1 for standard normal noise)\n"
+        f"grey: $x$ from black -1 to white +1; all others from black -{STATE_RANGE:g} to white +{STATE_RANGE:g}"
+    )
+    return figure
+
+
+@_styled
+def inversion(x: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"], columns: int = 8) -> Figure:
+    """What went in, what came back, and |difference| on a log colour scale, with its maximum over the whole batch.
+
+    x, back: (b, c, h, w); the first `columns` are shown. A difference of exactly 0 is drawn as the smallest other one.
+    """
+    from matplotlib.colors import LogNorm
+
+    error = (back.double() - x.double()).abs().amax(dim=1, keepdim=True)
+    peak, positive = float(error.max()), error[error > 0]
+    low = max(float(positive.min()), peak * 1e-4) if len(positive) else 1e-20
+    high = max(peak, 10 * low)
+    columns = min(columns, len(x))
+    figure = _figure((style.WIDTH, 3 * (style.WIDTH - 3.0) / columns + 0.7))
+    top, bottom = figure.subplots(2, 1, height_ratios=(2, 1))
+    _sheet(top, torch.cat([x[:columns], back[:columns]]), columns, ("image", "inverted"), ())
+    # positions of `tile` on [0, 1], put on the log scale afterwards; white lines between images stay white
+    level = (error[:columns].clamp_min(low) / low).log() / math.log(high / low)
+    sheet = tile(2 * level.float() - 1, columns, GAP).squeeze(-1).double() / 255
+    gaps = tile(torch.full_like(level, -1).float(), columns, GAP).squeeze(-1) == 255
+    values = (low * (high / low) ** sheet).masked_fill(gaps, float("nan"))
+    picture = bottom.imshow(values.numpy(), cmap="viridis", norm=LogNorm(low, high))
+    _label(bottom, columns, 1, x.shape[-2:], ("|difference|",), ())
+    figure.colorbar(picture, ax=bottom, label="pixel units, log")
+    top.set_title(f"largest |difference| over {len(x)} images: {peak:.1e}, on pixels in [-1, 1]")
+    return figure
+
+
+@_styled
+def training_curve(records: Sequence[Mapping[str, Any]], density: str = "") -> Figure:
+    """Negative log-likelihood against optimizer steps, from `labcore.train.log.read_log`; below is better.
+
+    The training curve is the mean since the last record, with noise and label dropout; the test curve is of the averaged
+    weights. density: what the numbers are the density of, for the axis.
+    """
+    curves = (
+        ("train, mean since the last record", "nats_per_dim", "-", "blue"),
+        ("test, averaged weights", "test_nats_per_dim", "o-", "red"),
+    )
+    if not any(key in record for record in records for _, key, *_ in curves):
+        raise ValueError("no record holds nats_per_dim; give what read_log(folder) returns for a run that has logged")
+    figure = _figure((style.WIDTH, 4.2))
+    axes = figure.subplots()
+    for name, key, line, colour in curves:
+        points = [(record["step"], record[key]) for record in records if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), line, label=name, color=style.COLOURS[colour])
+            axes.annotate(
+                f"{points[-1][1]:.3f}",
+                points[-1],
+                (8, 10 if key == "nats_per_dim" else -14),
+                textcoords="offset points",
+                color=style.COLOURS[colour],
+                annotation_clip=False,
+            )
+    axes.set(xlabel="optimizer steps", ylabel=f"nats/dim{f', {density}' if density else ''}")
+    axes.margins(x=0.06)
+    axes.legend()
+    return figure
+
+
+@_styled
+def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, "b"]) -> Figure:
+    """How clearly a flow classifies: log p(x | true class) minus that of the best wrong class, in nats, over b images.
+
+    scores: log p(x | k) for each class, of `labcore.evaluate.bayes_scores`. Above 0 is classified right. The axis is cut
+    at the 1st and 99th percentile, with what lies outside in the outermost bars.
+    """
+    own = scores.gather(1, labels[:, None])
+    rivals = scores.scatter(1, labels[:, None], -float("inf")).amax(1, keepdim=True)
+    margin = (own - rivals).squeeze(1).double().cpu()
+    low, high = margin.quantile(0.01).item(), margin.quantile(0.99).item()
+    width = max(high, 0.0, -low) / 20 or 1.0
+    first, last = math.floor(min(low, 0.0) / width), math.ceil(max(high, 0.0) / width)
+    edges = torch.arange(first, last + 1).double() * width  # 0 is an edge
+    figure = _figure((style.WIDTH, 3.6))
+    axes = figure.subplots()
+    cut = margin.clamp(float(edges[0]), float(edges[-1]) - 1e-9 * width)
+    for part, name, colour in ((cut > 0, "right", "blue"), (cut <= 0, "wrong", "orange")):
+        label = f"{name}: {int(part.sum())} of {len(margin)}"
+        axes.hist(cut[part].numpy(), edges.numpy(), color=style.COLOURS[colour], edgecolor="white", label=label)
+    axes.axvline(0, color=style.COLOURS["black"], linewidth=1.5)
+    axes.set(xlabel="log p(x | true class) - log p(x | best wrong class), nats", ylabel="test images")
+    axes.grid(False, axis="x")
+    axes.legend()
+    return figure
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of `size` inches that belongs to no pyplot state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _sheet(axes: Axes, x: Tensor, columns: int, row_names: Sequence[str], column_names: Sequence[str]) -> None:
+    """Images in [-1, 1] tiled into `axes`, with names at the middle of each row and above each column."""
+    sheet = tile(x.detach().float(), columns, GAP)
+    axes.imshow(sheet.squeeze(-1).numpy(), vmin=0, vmax=255)
+    _label(axes, columns, -(-len(x) // columns), x.shape[-2:], row_names, column_names)
+
+
+def _label(
+    axes: Axes, columns: int, rows: int, size: Sequence[int], row_names: Sequence[str], column_names: Sequence[str]
+) -> None:
+    """Names beside rows and above columns of a tiled picture; no frame, no ticks, no grid."""
+    h, w = size
+    if len(row_names) not in (0, rows) or len(column_names) not in (0, columns):
+        raise ValueError(
+            f"{len(row_names)} row names and {len(column_names)} column names for {rows} rows and {columns} columns; "
+            "give one name for each, or none"
+        )
+    axes.set_xticks([i * (w + GAP) + (w - 1) / 2 for i in range(columns)], column_names or [""] * columns)
+    axes.set_yticks([i * (h + GAP) + (h - 1) / 2 for i in range(rows)], row_names or [""] * rows)
+    axes.xaxis.tick_top()
+    _bare(axes)
+
+
+def _bare(axes: Axes) -> None:
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
