@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,10 +207,22 @@ def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, "b"]) -> Figure:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of `size` inches that belongs to no pyplot state."""
+    """An empty figure of `size` inches that belongs to no pyplot state, and that a notebook shows when it is named."""
+    return _shown()(figsize=size, layout="constrained")
+
+
+@cache
+def _shown() -> type[Figure]:
+    """The class of figures here: matplotlib's, which by itself shows in a notebook only after pyplot has set that up."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = BytesIO()
+            self.savefig(buffer, format="png", dpi=self.dpi)
+            return buffer.getvalue()
+
+    return Shown
 
 
 def _sheet(axes: Axes, x: Tensor, columns: int, row_names: Sequence[str], column_names: Sequence[str]) -> None:

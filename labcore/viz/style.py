@@ -56,11 +56,9 @@ def rc() -> dict[str, Any]:
 
 
 def use() -> None:
-    """Set the style for all figures from here on; in a notebook this also makes figures show themselves."""
+    """Set the style for all figures from here on."""
     import matplotlib as mpl
-    import matplotlib.pyplot as plt
 
-    plt.get_backend()  # in a notebook, loads the backend that shows figures
     mpl.rcParams.update(rc())
 
 

@@ -1,0 +1,23 @@
+"""The small trained models that ship with labcore. Each folder holds weights, configuration, card, samples, and the spec of
+the run that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labcore.flows.tarflow import TarFlow
+
+FOLDER = Path(__file__).parent
+NAMES = ("fashion-tarflow",)
+
+
+def load(name: str) -> TarFlow:
+    """A shipped model by name, in eval mode on the CPU; its card is README.md in `path(name)`."""
+    return TarFlow.from_pretrained(path(name))
+
+
+def path(name: str) -> Path:
+    """The folder of a shipped model; ValueError lists the names there are."""
+    if name not in NAMES:
+        raise ValueError(f"no shipped model {name!r}; there are {', '.join(NAMES)}")
+    return FOLDER / name
