@@ -172,6 +172,8 @@ def _labels(classes: str, num: int, known: int):
     """Labels for `lab sample --classes`."""
     import torch
 
+    if num < 1:
+        raise ValueError(f"num was {num}; counts must be at least 1")
     if classes == "none" or (classes == "each" and not known):
         return None
     if classes == "each":

@@ -86,6 +86,7 @@ def execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
                 executed,
                 parameters,
                 kernel_name="python3",
+                language="python",
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 cwd=executed.parent,

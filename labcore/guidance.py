@@ -42,21 +42,22 @@ def token_weights(schedule: Schedule, tokens: int, device: torch.device | None =
 
 
 def per_block(
-    guidance: float | Tensor | list[float] | tuple[float, ...], blocks: int, batch: int, device: torch.device
+    guidance: float | Tensor | list[float] | tuple[float, ...], blocks: int, like: Float[Tensor, "b t d"]
 ) -> list[Tensor | None]:
-    """Guidance of each block 1..T: None where it is 0 for the whole batch (no second branch), else shape (b, 1).
+    """Guidance of each block 1..T: None where it is 0 for the whole batch (no second branch), else (b, 1) as z's dtype.
 
     `guidance` is a number, a tensor (b,) with one value per image, or a list or tuple with one value per block.
     """
+    batch, options = len(like), {"dtype": like.dtype, "device": like.device}
     if isinstance(guidance, list | tuple):
         if len(guidance) != blocks:
             raise ValueError(
                 f"guidance has {len(guidance)} values; a list needs one per block, {blocks} of them. "
                 "One value per image is a tensor of shape (b,)"
             )
-        rows = [torch.full((batch,), float(g), device=device) for g in guidance]
+        rows = [torch.full((batch,), float(g), **options) for g in guidance]
     else:
-        one = torch.as_tensor(guidance, dtype=torch.get_default_dtype(), device=device)
+        one = torch.as_tensor(guidance, **options)
         if one.ndim > 1 or (one.ndim == 1 and one.shape[0] != batch):
             raise ValueError(
                 f"guidance has shape {tuple(one.shape)}; allowed are a number, (b,) = ({batch},), "

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -24,14 +23,6 @@ TINY = 3  # images a class in IDX files written by the tests
 @pytest.fixture(scope="module")
 def shipped() -> ImageData:
     return load("fashion-mnist-12k", "test")
-
-
-@pytest.fixture
-def as_users_run():
-    """Without the shape checks that pytest switches on: users meet the library's own messages."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def fake_torchvision(monkeypatch, fashion_mnist_class) -> None:

@@ -73,7 +73,7 @@ class MetaBlock(nn.Module):
         u: Float[Tensor, "b t d"],
         condition: Float[Tensor, "#b width"] | None,
         temperature: Float[Tensor, "b"] | None = None,
-        hiddens: dict[int, Tensor] | None = None,
+        hiddens: dict[int, Tensor | None] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d"]]:
         """(log_scale, shift) of the tokens that FOLLOW each token of `u`, all in the block's own order.
 
@@ -102,7 +102,7 @@ class MetaBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b t d"], y: Labels = None, layers: Iterable[int] = ()) -> BlockOutput:
         """Data to noise. `layers`: the 1-based layers whose outputs come back in `hiddens`, in raster order."""
         u = self.permute(x)
-        hiddens: dict[int, Tensor] = dict.fromkeys(layers)
+        hiddens: dict[int, Tensor | None] = dict.fromkeys(layers)
         log_scale, shift = self.next_params(u, self.condition(y), hiddens=hiddens)
         log_scale, shift = F.pad(log_scale[:, :-1], (0, 0, 1, 0)), F.pad(shift[:, :-1], (0, 0, 1, 0))
         z, log_det = affine_forward(u, log_scale, shift)

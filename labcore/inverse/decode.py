@@ -55,6 +55,7 @@ class BlockDecoder:
         """An empty cache on the device and in the dtype of `like`."""
         return KVCache(len(self.layers), batch, self.heads, tokens, self.head_dim, like)
 
+    @torch.no_grad()
     def next_params(
         self, u: Float[Tensor, "b n d"], cache: KVCache
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:

@@ -35,7 +35,6 @@ class GuidedParams:
         condition, temperature, branches = block.condition(y), None, 1
         if g is not None:
             branches = 2
-            self.g = g.to(z)
             if condition is not None:
                 condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
             if attn_temp != 1.0:

@@ -52,7 +52,7 @@ def invert(
             f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 (1 changes nothing)"
         )
     weights = token_weights(guidance_schedule, flow.config.tokens, z.device)
-    strengths = per_block(guidance, len(flow.blocks), z.shape[0], z.device)
+    strengths = per_block(guidance, len(flow.blocks), z)
     if y is None and attn_temp == 1.0 and any(g is not None for g in strengths):
         raise ValueError(
             "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from labcore.config import SCHEMA, Config
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Model = TypeVar("Model", bound="Pretrained")
 
 
 class Pretrained:
@@ -35,10 +36,10 @@ class Pretrained:
         return folder
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Self:
+    def from_pretrained(cls: type[Model], source: str | Path, revision: str | None = None) -> Model:
         """The model saved in a folder, or in a hub repository "owner/name"; in eval mode, on the CPU.
 
-        Half-precision files are loaded as float32. Raises FileNotFoundError when there is nothing at `source`, and
+        Weights become float32, whatever the file holds. Raises FileNotFoundError when there is nothing at `source`, and
         ValueError when the files are damaged, of another model, or of a newer version of labcore.
         """
         folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)

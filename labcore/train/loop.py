@@ -87,6 +87,7 @@ class _Run:
 
     def __init__(self, model, objective, dataset, config, folder, mirror, describe, hooks):
         from accelerate import Accelerator, PartialState
+        from accelerate.state import AcceleratorState
         from accelerate.utils import broadcast_object_list
 
         self.model, self.objective, self.dataset, self.config = model, objective, dataset, config
@@ -114,6 +115,7 @@ class _Run:
             chosen[0] = self._precision()
         broadcast_object_list(chosen)
         self.precision = chosen[0]
+        AcceleratorState._reset_state()  # it is a singleton: a second run in one process may have another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.precision == "fp32" else self.precision)
         self.ema = Ema(model, config.ema_decay)
         optimizer = make_optimizer(Trained(model, objective).parameters(), config)

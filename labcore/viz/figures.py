@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GAP = 2  # white pixels between two images
+NAMES = 1.2  # inches for names beside rows
+TALLEST = 7.0  # inches of images below one another, so that a figure fits a screen
 STATE_RANGE = 3.0  # states are shown on [-3, 3]: 99.7% of standard normal values
 
 
@@ -50,12 +52,10 @@ def image_grid(
 ) -> Figure:
     """Images (b, c, h, w) in [-1, 1], filled row by row, with a name for each row, each column, both or neither."""
     rows = -(-len(x) // columns)
-    side = min(1.0, (style.WIDTH - (1.6 if row_names else 0.2)) / columns)
-    size = (
-        columns * side + (1.6 if row_names else 0.2),
-        rows * side + 0.2 + 0.35 * bool(title) + 0.3 * (bool(column_names) + bool(column_axis)),
-    )
-    figure = _figure(size)
+    beside = (NAMES if row_names else 0.0) + 0.3 * bool(row_axis)
+    side = min(1.0, (style.WIDTH - beside) / columns, TALLEST / rows)
+    above = 0.3 * (bool(title) + bool(column_names) + bool(column_axis))
+    figure = _figure((columns * side + beside, rows * side + above))
     axes = figure.subplots()
     _sheet(axes, x, columns, row_names, column_names)
     axes.set(title=title, xlabel=column_axis, ylabel=row_axis)
@@ -68,8 +68,8 @@ def beside(
 ) -> Figure:
     """Sets of images of equal size side by side, each (b, c, h, w) under its name: before and after, one model and another."""
     rows = -(-max(len(x) for x in panels.values()) // columns)
-    side = min(1.0, (style.WIDTH - 1.6) / (columns * len(panels)))
-    figure = _figure((len(panels) * (columns * side + 0.2) + 1.3, rows * side + 0.5 + 0.35 * bool(title)))
+    side = min(1.0, (style.WIDTH - NAMES) / (columns * len(panels)), TALLEST / rows)
+    figure = _figure((len(panels) * columns * side + NAMES, rows * side + 0.3 + 0.4 * bool(title)))
     for number, (axes, (name, x)) in enumerate(
         zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
     ):
@@ -104,16 +104,18 @@ def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c 
     names = ["$x$", *(f"$x^{{{i}}}$" for i in range(1, len(states))), "$z$"]
     shown = [columns[0].clamp(-1, 1), *(state.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE for state in states)]
     rms = [float(column.double().square().mean().sqrt()) for column in columns]
-    side = min(1.1, style.WIDTH / len(columns))
-    figure = _figure((len(columns) * side, rows * side + 1.5))
+    rows = min(rows, len(x))
+    side = min(1.2, style.WIDTH / len(columns))
+    figure = _figure((max(len(columns) * side, 6.5), rows * side + 1.1))
     axes = figure.subplots()
     _sheet(axes, torch.stack([column[:rows] for column in shown], 1).flatten(0, 1), len(columns), (), names)
     below = axes.secondary_xaxis("bottom")
     below.set_xticks(axes.get_xticks(), [f"{value:.2f}" for value in rms])
     _bare(below)
-    below.set_xlabel(
-        f"RMS of the state over {len(x)} images (1 for standard normal noise)\n"
-        f"grey: $x$ from black -1 to white +1; all others from black -{STATE_RANGE:g} to white +{STATE_RANGE:g}"
+    figure.supxlabel(
+        f"numbers: RMS of the state over {len(x)} images (1 for standard normal noise)\n"
+        f"grey: $x$ from black -1 to white +1; all others from black -{STATE_RANGE:g} to white +{STATE_RANGE:g}",
+        fontsize=12,
     )
     return figure
 
@@ -131,18 +133,19 @@ def inversion(x: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"], colum
     low = max(float(positive.min()), peak * 1e-4) if len(positive) else 1e-20
     high = max(peak, 10 * low)
     columns = min(columns, len(x))
-    figure = _figure((style.WIDTH, 3 * (style.WIDTH - 3.0) / columns + 0.7))
+    side = min(1.2, (style.WIDTH - NAMES) / columns)
+    figure = _figure((max(columns * side + NAMES, 7.0), 3 * side + 1.3))
     top, bottom = figure.subplots(2, 1, height_ratios=(2, 1))
     _sheet(top, torch.cat([x[:columns], back[:columns]]), columns, ("image", "inverted"), ())
-    # positions of `tile` on [0, 1], put on the log scale afterwards; white lines between images stay white
-    level = (error[:columns].clamp_min(low) / low).log() / math.log(high / low)
-    sheet = tile(2 * level.float() - 1, columns, GAP).squeeze(-1).double() / 255
-    gaps = tile(torch.full_like(level, -1).float(), columns, GAP).squeeze(-1) == 255
-    values = (low * (high / low) ** sheet).masked_fill(gaps, float("nan"))
+    top.set_title(f"largest |difference| over {len(x)} images: {peak:.1e}, on pixels in [-1, 1]")
+    # `tile` takes [-1, 1]: positions on the log scale go through it, and the white lines between images stay white
+    position = (error[:columns].clamp_min(low) / low).log() / math.log(high / low)
+    sheet = tile(2 * position.float() - 1, columns, GAP).squeeze(-1).double() / 255
+    gap = tile(torch.full_like(position, -1).float(), columns, GAP).squeeze(-1) == 255
+    values = (low * (high / low) ** sheet).masked_fill(gap, float("nan"))
     picture = bottom.imshow(values.numpy(), cmap="viridis", norm=LogNorm(low, high))
     _label(bottom, columns, 1, x.shape[-2:], ("|difference|",), ())
-    figure.colorbar(picture, ax=bottom, label="pixel units, log")
-    top.set_title(f"largest |difference| over {len(x)} images: {peak:.1e}, on pixels in [-1, 1]")
+    figure.colorbar(picture, ax=bottom, location="bottom", label="|difference| (log scale)", aspect=50, shrink=0.6)
     return figure
 
 
@@ -200,7 +203,10 @@ def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, "b"]) -> Figure:
         label = f"{name}: {int(part.sum())} of {len(margin)}"
         axes.hist(cut[part].numpy(), edges.numpy(), color=style.COLOURS[colour], edgecolor="white", label=label)
     axes.axvline(0, color=style.COLOURS["black"], linewidth=1.5)
-    axes.set(xlabel="log p(x | true class) - log p(x | best wrong class), nats", ylabel="test images")
+    axes.set(
+        xlabel="log p(x | true class) - log p(x | best wrong class), nats; outermost bars: and beyond", ylabel="images"
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(False, axis="x")
     axes.legend()
     return figure
@@ -219,7 +225,7 @@ def _shown() -> type[Figure]:
     class Shown(Figure):
         def _repr_png_(self) -> bytes:
             buffer = BytesIO()
-            self.savefig(buffer, format="png", dpi=self.dpi)
+            self.savefig(buffer, format="png", dpi=self.dpi, bbox_inches="tight", pad_inches=0.08)
             return buffer.getvalue()
 
     return Shown

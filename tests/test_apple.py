@@ -1,0 +1,122 @@
+"""ml-tarflow checkpoints in and out. Their layout is written down here from its published shapes; none of its code is."""
+
+import pytest
+import torch
+from conftest import perturbed
+
+from labcore import TarFlow
+
+
+def apple_state(blocks=3, layers=2, width=64, token_dim=12, tokens=16, classes=5, scales=True, seed=0):
+    """Random tensors with every key and shape that ml-tarflow's Model has."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"var": (tokens, token_dim)}
+    for t in range(blocks):
+        block = {
+            "attn_mask": (tokens, tokens),
+            "proj_in.weight": (width, token_dim),
+            "proj_in.bias": (width,),
+            "pos_embed": (tokens, width),
+            "proj_out.weight": (token_dim * (1 + scales), width),
+            "proj_out.bias": (token_dim * (1 + scales),),
+        }
+        if classes:
+            block["class_embed"] = (classes, 1, width)
+        for layer in range(layers):
+            for name, (rows, columns) in {
+                "attention.qkv": (3 * width, width),
+                "attention.proj": (width, width),
+                "mlp.main.0": (4 * width, width),
+                "mlp.main.2": (width, 4 * width),
+            }.items():
+                block[f"attn_blocks.{layer}.{name}.weight"] = (rows, columns)
+                block[f"attn_blocks.{layer}.{name}.bias"] = (rows,)
+            for name in ("attention.norm", "mlp.norm"):
+                block[f"attn_blocks.{layer}.{name}.weight"] = (width,)
+                block[f"attn_blocks.{layer}.{name}.bias"] = (width,)
+        shapes.update({f"blocks.{t}.{k}": v for k, v in block.items()})
+    state = {k: 0.05 * torch.randn(v, generator=g) for k, v in shapes.items()}
+    for k in state:
+        if k.endswith("attn_mask"):
+            state[k] = torch.ones(tokens, tokens).tril()
+    state["var"] = torch.rand(tokens, token_dim, generator=g) + 0.5
+    return state
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("scales", [True, False])
+def test_every_key_goes_in_and_comes_back(classes, scales):
+    state = apple_state(classes=classes, scales=scales)
+    flow = TarFlow.from_apple(state, image_size=8, patch_size=2)
+    c = flow.config
+    assert (c.width, c.num_blocks, c.layers_per_block, c.num_classes, c.channels) == (64, 3, 2, classes, 3)
+    assert c.volume_preserving is not scales
+    back = flow.to_apple()
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+    copied = sum(v.numel() for k, v in state.items() if not k.endswith("attn_mask"))
+    assert copied == sum(v.numel() for v in flow.state_dict().values())
+
+
+def test_the_same_function_after_a_round_trip(images):
+    flow = perturbed(dtype=torch.float32)
+    again = TarFlow.from_apple(flow.to_apple(), 8, 2, head_dim=8)
+    x, y = images(flow)
+    assert torch.equal(again(x, y).z, flow(x, y).z)
+
+
+def test_from_a_file_and_with_wrappers_prefixes(tmp_path):
+    state = apple_state()
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "m.pth")
+    flow = TarFlow.from_apple(tmp_path / "m.pth", 8, 2, noise_std=0.05)
+    assert flow.config.noise_std == 0.05
+    assert torch.equal(flow.to_apple()["blocks.0.pos_embed"], state["blocks.0.pos_embed"])
+
+
+def test_wrong_sizes_say_what_the_file_has():
+    state = apple_state()
+    for sizes, message in (
+        ((8, 4), "tokens have 12 values; sizes that fit: 2 \\(3 channels\\)"),
+        ((16, 2), "file has 16 tokens, 4 x 4: images of 8 pixels"),
+        ((8, 0), "patch_size was 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TarFlow.from_apple(state, *sizes)
+    with pytest.raises(ValueError, match="head_dim 48 does not divide"):
+        TarFlow.from_apple(state, 8, 2, head_dim=48)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    missing = apple_state()
+    del missing["blocks.1.attn_blocks.0.mlp.norm.bias"]
+    extra = apple_state() | {"blocks.0.rotary": torch.zeros(1)}
+    holes = {k: v for k, v in apple_state().items() if not k.startswith("blocks.1.")}
+    nan = apple_state()
+    nan["blocks.0.proj_in.bias"][0] = float("nan")
+    for state, message in (
+        (missing, "1 missing, first blocks.1.layers.0.mlp_norm.bias"),
+        (extra, "not a key of an ml-tarflow checkpoint"),
+        (holes, "some are missing"),
+        (nan, "NaN"),
+        ({}, "non-empty"),
+        ({"a": torch.zeros(2)}, "not an ml-tarflow checkpoint"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TarFlow.from_apple(state, 8, 2)
+    with pytest.raises(FileNotFoundError, match=r"no file .*\.pth"):
+        TarFlow.from_apple(tmp_path / "none.pth", 8, 2)
+    torch.save(apple_state(), tmp_path / "cut.pth")
+    data = (tmp_path / "cut.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="truncated or not a state dict"):
+        TarFlow.from_apple(tmp_path / "cut.pth", 8, 2)
+    import pickle
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match="only plain tensors"):
+        TarFlow.from_apple(tmp_path / "evil.pth", 8, 2)
+
+
+def test_options_that_the_format_cannot_hold():
+    with pytest.raises(ValueError, match="positions='rope', mlp='swiglu', norm='rmsnorm'"):
+        perturbed(positions="rope", mlp="swiglu", norm="rmsnorm").to_apple()

@@ -1,0 +1,128 @@
+"""The `lab` command: what it writes, and that a user's mistake is one message and status 2, never a traceback."""
+
+import json
+
+import pytest
+import torch
+from conftest import perturbed
+from PIL import Image
+from typer.testing import CliRunner
+
+from labcore.cli import app
+from labcore.data import load
+
+
+def lab(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def settings(model: str, train: str) -> list[str]:
+    """Words for the command line: --set model.KEY=VALUE ... --set train.KEY=VALUE ..."""
+    pairs = [f"model.{s}" for s in model.split()] + [f"train.{s}" for s in train.split()]
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small perturbed flow for 28x28 grey images, saved."""
+    flow = perturbed(
+        0.02, torch.float32, image_size=28, channels=1, patch_size=7, num_classes=10, num_blocks=2, layers_per_block=1
+    )
+    return str(flow.save_pretrained(tmp_path_factory.mktemp("model")))
+
+
+def test_train_sample_evaluate(tmp_path):
+    run = tmp_path / "run"
+    words = settings("patch_size=7 num_blocks=2 layers_per_block=1", "steps=6 warmup_steps=2 precision=fp32")
+    done = lab("train", "--out", str(run), *words)
+    assert done.exit_code == 0, done.output
+    assert "done: 6 steps" in done.output and (run / "model" / "config.json").exists()
+    done = lab("sample", str(run), "--num", "12", "--guidance", "0.5", "--out", str(tmp_path / "s"))
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "s" / "images").glob("*.png"))) == 12
+    assert Image.open(tmp_path / "s" / "grid.png").size == ((10 * 30 - 2) * 2, (2 * 30 - 2) * 2)
+    done = lab("evaluate", str(run), "--limit", "20", "--bayes", "--out", str(tmp_path / "e.json"))
+    assert done.exit_code == 0, done.output
+    assert "nats/dim (images noised with sigma 0.1)" in done.output and "Bayes" in done.output
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["likelihood"]["n"] == 20 and record["likelihood"]["made_with"]["data"] == "fashion-mnist-12k/test"
+
+
+def test_samples_are_a_function_of_the_seed(model, tmp_path):
+    for name, batch in (("a", "3"), ("b", "100")):
+        assert (
+            lab(
+                "sample", model, "--num", "5", "--classes", "0,7", "--batch-size", batch, "--out", str(tmp_path / name)
+            ).exit_code
+            == 0
+        )
+    for i in range(5):
+        a, b = ((tmp_path / n / "images" / f"{i:05d}.png").read_bytes() for n in "ab")
+        assert a == b
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for k in range(3):
+        (tmp_path / "data" / f"c{k}").mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (20, 14), (80 * k, i, 0)).save(tmp_path / "data" / f"c{k}" / f"{i}.png")
+    words = settings(
+        "patch_size=4 num_blocks=1 layers_per_block=1", "steps=2 warmup_steps=1 batch_size=8 precision=fp32"
+    )
+    done = lab(
+        "train", "--data", str(tmp_path / "data"), "--image-size", "8", "--out", str(tmp_path / "run"), *settings
+    )
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert (config["channels"], config["num_classes"], config["image_size"]) == (3, 3, 8)
+    done = lab("evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "data"))
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sample nowhere", "no folder 'nowhere'"),
+        ("sample MODEL --num 0", "counts must be at least 1"),
+        ("sample MODEL --num -3", "counts must be at least 1"),
+        ("sample MODEL --classes 3,12", "allowed are 0..9"),
+        ("sample MODEL --classes shoes", 'write "each"'),
+        ("sample MODEL --guidance nan", "finite"),
+        ("sample MODEL --classes none --guidance 1", "attn_temp"),
+        ("sample MODEL --schedule cosine", "constant, linear"),
+        ("sample MODEL --noise-std -1", "noise_std"),
+        ("evaluate MODEL --limit 1", "at least 2"),
+        ("evaluate MODEL --data nowhere", "nowhere"),
+        ("train --out OUT --preset huge", "no preset 'huge'"),
+        ("train --out OUT --set model.patch_size=5", "does not divide image_size 28"),
+        ("train --out OUT --set train.batch_size=0", "train.batch_size: Input should be greater than 0, given 0"),
+        ("train --out OUT --set train.speed=3", "train.speed: Extra inputs are not permitted"),
+        ("train --out OUT --data nowhere --image-size 8", "nowhere"),
+        ("train --out OUT --config nowhere.yaml", "no file 'nowhere.yaml'"),
+        ("train --out OUT --num-processes 0", "num_processes was 0"),
+    ],
+)
+def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run):
+    done = lab(*[{"MODEL": model, "OUT": str(tmp_path / "run")}.get(w, w) for w in words.split()])
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output and not isinstance(done.exception, (ValueError, OSError))
+    assert not (tmp_path / "run").exists()
+
+
+def test_doctor_and_help():
+    done = lab("doctor")
+    assert done.exit_code == 0 and "torch " in done.output and "device" in done.output
+    for command in ("train", "sample", "evaluate", "doctor"):
+        assert lab(command, "--help").exit_code == 0
+
+
+def test_evaluate_agrees_with_the_library(model, tmp_path):
+    from labcore import TarFlow
+    from labcore.evaluate import likelihood
+
+    assert lab("evaluate", model, "--limit", "30", "--out", str(tmp_path / "e.json")).exit_code == 0
+    record = json.loads((tmp_path / "e.json").read_text())["likelihood"]
+    want = likelihood(TarFlow.from_pretrained(model), load("fashion-mnist-12k", "test"), limit=30)
+    assert record["nats"] == pytest.approx(want.nats, rel=1e-6)
+    assert torch.get_num_threads() >= 1

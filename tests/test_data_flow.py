@@ -1,0 +1,157 @@
+"""Pixels to training batches: ranges, dequantisation, bits/dim, the order of batches, and noise whatever the split."""
+
+import math
+
+import pytest
+import torch
+from conftest import SMALL
+
+from labcore import TarFlow, TarFlowConfig
+from labcore.data import ImageData, load
+from labcore.data.loaders import StepSampler, micro_batches
+from labcore.data.transforms import bits_per_dim, dequantize, flip, quantize, tile, to_float, to_uint8
+from labcore.evaluate import bayes_accuracy, bayes_classify, bayes_scores, likelihood
+from labcore.evaluate.bayes import wilson
+from labcore.rng import StepNoise, generator, normal_per_item
+
+
+def test_ranges():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    x = to_float(pixels)
+    assert (x.min(), x.max()) == (-1, 1)
+    assert torch.equal(to_uint8(x), pixels)
+    for u in (0.0, 0.5, 0.999):
+        y = dequantize(x, torch.full_like(x, u))
+        assert y.min() >= -1 and y.max() < 1
+        assert torch.equal(quantize(y), pixels)
+
+
+def test_uniform_pixels_are_eight_bits():
+    """The uniform density on [-1, 1)^d has ln 2 nats a dimension."""
+    assert bits_per_dim(math.log(2)) == pytest.approx(8, abs=1e-12)
+
+
+def test_flip_mirrors_about_half_and_only_mirrors():
+    x = torch.rand(200, 1, 4, 4)
+    out = flip(x, StepNoise(0, 0, 200, "cpu"))
+    mirrored = (out == x.flip(-1)).all(-1).all(-1).all(-1)
+    assert torch.equal(out[~mirrored], x[~mirrored])
+    assert 70 < int(mirrored.sum()) < 130
+
+
+def test_noise_does_not_depend_on_how_a_step_is_split():
+    whole = StepNoise(7, 3, 12, "cpu").normal("noise", (2, 2))
+    parts = [StepNoise(7, 3, 12, "cpu").share(slice(i, i + 4)).normal("noise", (2, 2)) for i in (0, 4, 8)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(StepNoise(7, 4, 12, "cpu").normal("noise", (2, 2)), whole)
+    assert not torch.equal(StepNoise(7, 3, 12, "cpu").normal("other", (2, 2)), whole)
+
+
+def test_named_generators_are_stable():
+    """These numbers may never change: saved results depend on them."""
+    assert generator(0, "order", 1).initial_seed() == generator(0, "order", 1).initial_seed()
+    assert generator(0, "order", 1).initial_seed() != generator(0, "order", 2).initial_seed()
+    assert generator(0, "sample", 3).initial_seed() == 838996519554926668
+    assert torch.equal(normal_per_item(1, "a", range(2, 5), (3,))[1], normal_per_item(1, "a", range(3, 4), (3,))[0])
+
+
+def order(**changes):
+    arguments = dict(length=50, batch_size=12, seed=0, start=0, stop=9) | changes
+    return list(StepSampler(**arguments))
+
+
+def test_epochs_are_permutations_without_the_rest():
+    batches = order()
+    for epoch in (0, 1):
+        seen = {i for batch in batches[4 * epoch : 4 * epoch + 4] for i in batch}
+        assert len(seen) == 48
+    assert batches[0] != batches[4]
+
+
+def test_resuming_is_starting_later():
+    assert order(start=5) == order()[5:]
+
+
+def test_processes_and_micro_batches_share_a_step():
+    whole = order()
+    split = [order(accumulation=3, world=2, rank=r) for r in (0, 1)]
+    for step in range(9):
+        assert [i for m in range(3) for r in (0, 1) for i in split[r][3 * step + m]] == whole[step]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_sampled_images(workers):
+    data = load("fashion-mnist-12k", "test")
+    sampler = StepSampler(len(data), 10, 0, 3, 6)
+    got = list(micro_batches(data, sampler, workers))
+    for (images, labels), rows in zip(got, sampler, strict=True):
+        assert torch.equal(images, data.images[rows]) and torch.equal(labels, data.labels[rows])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"), [(0, "allowed are 1..50"), (51, "allowed are 1..50"), (10, "multiple of 6")]
+)
+def test_batches_that_cannot_be(batch, message):
+    with pytest.raises(ValueError, match=message):
+        order(batch_size=batch, accumulation=3, world=2)
+
+
+def test_tile():
+    sheet = tile(torch.stack([torch.full((1, 2, 2), v) for v in (-1.0, 0.0, 1.0)]), columns=2, gap=1)
+    assert sheet.shape == (5, 5, 1)
+    assert sheet[0, 0] == 0 and sheet[0, 3] == 128 and sheet[3, 0] == 255 and sheet[2, 0] == 255
+
+
+def small_set(n=40, k=5, seed=0) -> ImageData:
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
+    return ImageData(images, torch.arange(n) % k, tuple("abcde"), "random", "test")
+
+
+def test_likelihood_of_a_known_density():
+    """A fresh flow is the identity: images are scored by a standard normal."""
+    flow, data = TarFlow(TarFlowConfig(**SMALL, noise_std=0.0)).eval(), small_set()
+    want = -torch.distributions.Normal(0.0, 1.0).log_prob(to_float(data.images)).flatten(1).sum(1)
+    record = likelihood(flow, data, batch_size=7)
+    assert record.nats == pytest.approx(float(want.mean()), rel=1e-5)
+    assert record.standard_error == pytest.approx(float(want.std() / 40**0.5), rel=1e-4)
+    assert record.nats_per_dim == pytest.approx(record.nats / 192)
+    assert record.bits_per_dim is None and "sigma 0" in record.density and record.n == 40
+
+
+def test_likelihood_does_not_depend_on_the_batch():
+    flow, data = TarFlow(TarFlowConfig(**SMALL)).eval(), small_set()
+    a, b = likelihood(flow, data, batch_size=7), likelihood(flow, data, batch_size=40)
+    assert a.nats == pytest.approx(b.nats, rel=1e-6)
+    assert likelihood(flow, data, limit=15, batch_size=4).n == 15
+
+
+def test_bits_per_dim_only_after_dequantisation():
+    flow = TarFlow(TarFlowConfig(**SMALL, noise="uniform")).eval()
+    record = likelihood(flow, small_set())
+    assert record.bits_per_dim == pytest.approx(bits_per_dim(record.nats_per_dim))
+    assert "dequantised" in record.density and "bits/dim" in str(record)
+
+
+def test_bayes_finds_the_class_that_made_the_images_likely():
+    """Class k shifts every pixel: log p(x | k) is highest where x lies nearest to that class's mean."""
+    from conftest import perturbed
+
+    flow = perturbed(dtype=torch.float32)
+    data = small_set(10)
+    x = to_float(data.images)
+    scores = bayes_scores(flow, x)
+    for k in range(5):
+        torch.testing.assert_close(scores[:, k], flow.log_prob(x, torch.full((10,), k)))
+    assert torch.equal(bayes_classify(flow, x), scores.argmax(1))
+    right = int((scores.argmax(1) == data.labels).sum())
+    assert bayes_accuracy(flow, data, batch_size=3).accuracy == right / 10
+    assert bayes_accuracy(flow, data, limit=4, batch_size=3).n == 4
+    with pytest.raises(ValueError, match="unconditional"):
+        bayes_scores(perturbed(dtype=torch.float32, num_classes=0), x)
+
+
+def test_wilson_interval():
+    """Wilson (1927): 8 of 10 gives 0.49 to 0.94."""
+    a = wilson(8, 10)
+    assert (round(a.low, 2), round(a.high, 2)) == (0.49, 0.94)

@@ -1,0 +1,89 @@
+"""The direction of imports: each package may use what lies below it, and `import labcore` stays quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import labcore
+
+ROOT = Path(labcore.__file__).parent
+
+L0 = {"config", "types", "rng", "guidance", "provenance"}
+BELOW_L4 = L0 | {"kernels", "nn", "flows"}
+BELOW_L5 = BELOW_L4 | {"data", "latents", "encoders", "inverse", "align", "biflow"}
+BELOW_L6 = BELOW_L5 | {"train", "evaluate", "plan"}
+MAY_IMPORT = {
+    **dict.fromkeys(L0, L0),
+    "kernels": L0,
+    "nn": L0 | {"kernels"},
+    **dict.fromkeys(("data", "latents", "encoders"), L0),
+    "flows": L0 | {"nn", "kernels"},
+    **dict.fromkeys(("inverse", "align", "biflow"), BELOW_L4),
+    **dict.fromkeys(("train", "evaluate", "plan"), BELOW_L5),
+    "viz": BELOW_L6,
+    "zoo": BELOW_L6,
+    "hub": BELOW_L6,
+    "runs": BELOW_L6 | {"zoo"},  # a run may start from a shipped model
+}
+HEAVY = {
+    *("timm", "diffusers", "torch_fidelity", "torchvision", "triton", "ipywidgets", "papermill", "matplotlib"),
+    *("accelerate", "huggingface_hub", "tensorboard", "PIL"),
+}
+"""Imported inside the functions that need them, so that labcore works without them and imports quickly."""
+
+FILES = sorted(ROOT.rglob("*.py"))
+TOP = {"cli", "demo", "__init__"}
+
+
+def package(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, top_level_only: bool) -> set[str]:
+    """Dotted names that a module imports; below the top level of it too, unless told otherwise."""
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path):
+    own, tree = package(path), ast.parse(path.read_text())
+    if own not in TOP:
+        assert own in MAY_IMPORT, f"{own} has no layer: say in this test what it may import"
+        used = {name.split(".")[1] for name in imports(tree, False) if name.startswith("labcore.")} - {"__version__"}
+        allowed = MAY_IMPORT[own] | {own}
+        assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
+    heavy = {name.split(".")[0] for name in imports(tree, True)} & HEAVY
+    assert not heavy, f"{sorted(heavy)} belong inside the functions that need them"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_small_and_named_for_what_they_hold(path):
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.stem not in {"utils", "common", "helpers", "misc"}
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module says what it is"
+
+
+def test_labcore_imports_without_heavy_packages():
+    code = (
+        f"import sys, labcore; labcore.TarFlow, labcore.sample; bad = {HEAVY!r} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    for name in labcore.__all__:
+        assert getattr(labcore, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'TarFlowz'"):
+        labcore.TarFlowz  # noqa: B018

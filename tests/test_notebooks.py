@@ -1,0 +1,234 @@
+"""The notebooks keep their contract, and each runs at its smoke size through the path of the real run."""
+
+import ast
+import json
+import math
+import re
+import sys
+import tokenize
+from io import StringIO
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labcore import demo
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LONGEST = 20  # lines of a code cell
+ABSOLUTE = re.compile(
+    r"""(?<![\w.:/<~])(/(home|root|tmp|mnt|data|work|usr|etc|opt|var|scratch|content|Users)/|~/|[A-Z]:\\)"""
+)
+DOWNLOADS = re.compile(
+    r"\b(urllib|requests|wget|curl|urlretrieve|urlopen|hf_hub_download|snapshot_download|download)\b"
+)
+MAGIC = re.compile(r"^\s*[%!]", re.MULTILINE)
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def problems(notebook: nbformat.NotebookNode) -> list[str]:
+    """What breaks the contract of a notebook, in words; an empty list for a good one."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = []
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("kernelspec is not python3")
+    if set(notebook.metadata) - {"kernelspec", "language_info"}:
+        found.append(f"metadata besides the kernelspec: {sorted(notebook.metadata)}")
+    first = notebook.cells[0]
+    if first.cell_type != "markdown" or not re.match(r"# \S", first.source):
+        found.append("the first cell is not markdown with a title")
+    if notebook.cells[-1].cell_type != "code" or "result.json" not in code[-1].source:
+        found.append("the last cell does not write result.json")
+    if not any(cell.cell_type == "markdown" and "## Exercises" in cell.source for cell in notebook.cells):
+        found.append("no exercises")
+    ids = [cell.get("id") for cell in notebook.cells]
+    if None in ids or len(set(ids)) < len(ids):
+        found.append("cells without an id of their own")
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", ())]
+    if len(tagged) != 1:
+        found.append(f"{len(tagged)} cells tagged parameters")
+    else:
+        found += [f"parameters: {what}" for what in parameter_problems(tagged[0].source)]
+        if tagged[0] is not code[0]:
+            found.append("the parameters cell is not the first code cell")
+    for cell in code:
+        found += [f"cell {cell.get('id')}: {what}" for what in cell_problems(cell)]
+    return found
+
+
+def parameter_problems(source: str) -> list[str]:
+    """Parameters are assignments of literals to names, each with a comment; smoke, seed and run_dir among them."""
+    comments = {t.start[0] for t in tokenize.generate_tokens(StringIO(source).readline) if t.type == tokenize.COMMENT}
+    found, values = [], {}
+    for statement in ast.parse(source).body:
+        text = ast.unparse(statement)
+        targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or not isinstance(targets[0], ast.Name):
+            found.append(f"{text!r} is not an assignment to a name")
+            continue
+        try:
+            values[targets[0].id] = ast.literal_eval(statement.value)
+        except ValueError:
+            found.append(f"{text!r} is not a literal")
+        if statement.end_lineno not in comments:
+            found.append(f"{text!r} has no comment")
+    if missing := {"smoke", "seed", "run_dir"} - values.keys():
+        found.append(f"no {sorted(missing)}")
+    if values.get("smoke") is not False:
+        found.append("smoke is not False")
+    if Path(str(values.get("run_dir", ""))).is_absolute():
+        found.append("run_dir is absolute")
+    return found
+
+
+def cell_problems(cell: nbformat.NotebookNode) -> list[str]:
+    """What breaks the contract of a code cell."""
+    found = []
+    if cell.outputs or cell.execution_count is not None:
+        found.append("has outputs; run `make format`")
+    if len(cell.source.splitlines()) > LONGEST:
+        found.append(f"{len(cell.source.splitlines())} lines, more than {LONGEST}")
+    if match := ABSOLUTE.search(cell.source):
+        found.append(f"absolute path at {match.group()!r}")
+    if match := DOWNLOADS.search(cell.source):
+        found.append(f"download: {match.group()!r}")
+    if MAGIC.search(cell.source):
+        return [*found, "magic or shell command"]
+    nodes = list(ast.walk(ast.parse(cell.source)))
+    if any(isinstance(node, ast.ClassDef) for node in nodes):
+        found.append("defines a class")
+    if any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in nodes):
+        found.append("trains by hand")
+    return found
+
+
+def non_finite(value, name: str = "result") -> list[str]:
+    """Names of the numbers in nested dictionaries and lists that are not finite."""
+    if isinstance(value, dict):
+        return [bad for key, item in value.items() for bad in non_finite(item, f"{name}.{key}")]
+    if isinstance(value, list):
+        return [bad for i, item in enumerate(value) for bad in non_finite(item, f"{name}[{i}]")]
+    return [name] if isinstance(value, float) and not math.isfinite(value) else []
+
+
+def has_a_measurement(value) -> bool:
+    """Whether there is a float anywhere outside the configuration."""
+    if isinstance(value, dict):
+        return any(has_a_measurement(item) for key, item in value.items() if key not in ("config", "parameters"))
+    return isinstance(value, float)
+
+
+@pytest.fixture
+def own_kernel(tmp_path, monkeypatch):
+    """A kernel python3 that is this interpreter, whatever kernels the machine has."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("LABCORE_HEADLESS", "1")
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@every_notebook
+def test_keeps_the_contract(path):
+    assert problems(nbformat.read(path, as_version=4)) == []
+
+
+BREAKS = {
+    "outputs": lambda nb: code_cell(nb).outputs.append(nbformat.v4.new_output("stream", text="1")),
+    "kernelspec": lambda nb: nb.metadata.pop("kernelspec"),
+    "title": lambda nb: nb.cells[0].update(source="no title"),
+    "result.json": lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1 + 1", id="extra")),
+    "0 cells tagged": lambda nb: parameters_cell(nb).metadata.pop("tags"),
+    "2 cells tagged": lambda nb: code_cell(nb).metadata.update(tags=["parameters"]),
+    "not a literal": lambda nb: add_line(parameters_cell(nb), "where = str(1)  # computed"),
+    "has no comment": lambda nb: add_line(parameters_cell(nb), "extra = 1"),
+    "no ['seed']": lambda nb: parameters_cell(nb).update(
+        source=re.sub(r"^seed = ", "other = ", parameters_cell(nb).source, flags=re.MULTILINE)
+    ),
+    "more than 20": lambda nb: add_line(code_cell(nb), "1\n" * 21),
+    "defines a class": lambda nb: add_line(code_cell(nb), "class A: pass"),
+    "absolute path": lambda nb: add_line(code_cell(nb), 'open("/home/me/x")'),
+    "trains by hand": lambda nb: add_line(code_cell(nb), "loss.backward()"),
+    "magic": lambda nb: add_line(code_cell(nb), "%matplotlib inline"),
+    "download": lambda nb: add_line(code_cell(nb), "import urllib.request"),
+    "id of their own": lambda nb: nb.cells[1].update(id=nb.cells[2].id),
+    "no exercises": lambda nb: nb.update(cells=[c for c in nb.cells if "## Exercises" not in c.source]),
+}
+
+
+@pytest.mark.parametrize("problem", BREAKS)
+def test_a_broken_notebook_is_noticed(problem):
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    BREAKS[problem](notebook)
+    assert any(problem in found for found in problems(notebook))
+
+
+@pytest.mark.slow
+@every_notebook
+def test_runs_at_smoke_size(path, tmp_path, own_kernel):
+    import papermill
+
+    papermill.execute_notebook(
+        path,
+        tmp_path / path.name,
+        {"smoke": True, "run_dir": "run"},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=tmp_path,
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["smoke"] is True
+    assert has_a_measurement(result)
+    assert non_finite(result) == []
+
+
+def code_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Some code cell that is neither the parameters nor the last."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][2]
+
+
+def parameters_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    return next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+
+
+def add_line(cell: nbformat.NotebookNode, line: str) -> None:
+    cell.source += "\n" + line
+
+
+def test_demo_says_that_it_needs_a_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "notebooks" / "00_quickstart.ipynb")
+    assert demo.main([]) == 1
+    assert "checkout" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_folders_are_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.time, "strftime", lambda _: "now")
+    assert [demo.new_folder(tmp_path / "demo").name for _ in range(3)] == ["now", "now-1", "now-2"]
+
+
+@pytest.mark.slow
+def test_demo_reports_a_failing_cell(tmp_path, monkeypatch, capsys):
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook.cells = [
+        nbformat.v4.new_code_cell("smoke = False\nrun_dir = 'x'", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('so far so good')\nraise ValueError(f'no such flow in {run_dir}')"),
+    ]
+    path = tmp_path / "00_quickstart.ipynb"
+    nbformat.write(notebook, path)
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "NOTEBOOK", path)
+    assert demo.main(["--smoke"]) == 1
+    said = capsys.readouterr()
+    assert "so far so good" in said.out
+    assert said.err.startswith("the demo failed: cell [3] raised ValueError: no such flow in run\n")
+    (executed,) = (tmp_path / "outputs" / "demo").glob("*/00_quickstart.ipynb")
+    assert str(executed) in said.err

@@ -1,0 +1,106 @@
+"""Saving and loading: exact, strict, and clear about what is wrong with a file."""
+
+import json
+
+import pytest
+import torch
+from conftest import perturbed
+
+from labcore import TarFlow
+
+
+def test_round_trip(flow, images, tmp_path):
+    flow = flow.float()
+    flow.save_pretrained(tmp_path / "m")
+    again = TarFlow.from_pretrained(tmp_path / "m")
+    assert again.config == flow.config and not again.training
+    x, y = images(flow)
+    assert torch.equal(again(x, y).z, flow(x, y).z)
+
+
+def test_half_precision_storage(tmp_path):
+    flow = perturbed(dtype=torch.float32)
+    flow.save_pretrained(tmp_path, dtype=torch.float16)
+    again = TarFlow.from_pretrained(tmp_path)
+    assert again.dtype == torch.float32
+    for (name, a), b in zip(again.state_dict().items(), flow.state_dict().values(), strict=True):
+        assert torch.equal(a, b.half().float()), name
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "drop"}))
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path):
+    flow = perturbed(dtype=torch.float32)
+
+    def fresh(name):
+        return flow.save_pretrained(tmp_path / name)
+
+    cases = []
+    folder = fresh("truncated")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-100])
+    cases.append((folder, ValueError, "truncated or not a safetensors file"))
+    folder = fresh("text")
+    (folder / "model.safetensors").write_text("not a checkpoint")
+    cases.append((folder, ValueError, "truncated or not a safetensors file"))
+    folder = fresh("other architecture")
+    change_config(folder, layers_per_block=3)
+    cases.append((folder, ValueError, "missing, first blocks.0.layers.2.*another architecture"))
+    folder = fresh("other width")
+    change_config(folder, width=32)
+    cases.append((folder, ValueError, "of another shape.*another architecture"))
+    folder = fresh("unknown key")
+    change_config(folder, dropout=0.1)
+    cases.append((folder, ValueError, "dropout"))
+    folder = fresh("other class")
+    change_config(folder, model="BackwardModel")
+    cases.append((folder, ValueError, "holds a BackwardModel, not a TarFlow"))
+    folder = fresh("newer")
+    change_config(folder, schema=99)
+    cases.append((folder, ValueError, "schema 99.*Update labcore"))
+    folder = fresh("damaged config")
+    (folder / "config.json").write_text('{"image_size": 8,')
+    cases.append((folder, ValueError, "is damaged"))
+    folder = fresh("no weights")
+    (folder / "model.safetensors").unlink()
+    cases.append((folder, FileNotFoundError, "has no model.safetensors"))
+    (tmp_path / "empty").mkdir()
+    cases.append((tmp_path / "empty", FileNotFoundError, "has no config.json and no model.safetensors"))
+    cases.append((tmp_path / "nowhere", FileNotFoundError, "no folder"))
+    bad = perturbed(dtype=torch.float32)
+    with torch.no_grad():
+        bad.blocks[1].token_in.bias[0] = float("nan")
+    cases.append((bad.save_pretrained(tmp_path / "nan"), ValueError, "NaN or infinity in 1 tensors"))
+    for folder, error, message in cases:
+        with pytest.raises(error, match=message):
+            TarFlow.from_pretrained(folder)
+
+
+def test_a_hub_name_without_a_network_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(FileNotFoundError, match=r"download config.json and model.safetensors by hand"):
+        TarFlow.from_pretrained("someone/some-flow")
+
+
+def test_a_hub_repository_is_loaded_like_a_folder(monkeypatch, tmp_path, images):
+    import huggingface_hub
+
+    flow = perturbed(dtype=torch.float32)
+    flow.save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **kw: asked.append((name, kw)) or str(tmp_path)
+    )
+    again = TarFlow.from_pretrained("someone/some-flow", revision="v1")
+    assert asked[0][0] == "someone/some-flow" and asked[0][1]["revision"] == "v1"
+    x, y = images(flow)
+    assert torch.equal(again(x, y).z, flow(x, y).z)
