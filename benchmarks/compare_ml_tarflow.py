@@ -127,6 +127,23 @@ def _row(case: str, t) -> dict:
     return row
 
 
+def compare(theirs, ours: TarFlow, repeats: int) -> dict:
+    """Differences of results, and timings."""
+    differences = equal_results(theirs, ours)
+    return {
+        "differences": differences,
+        "timings": inverse_speed(theirs, ours, repeats=repeats) + step_speed(theirs, ours, repeats=repeats),
+    }
+
+
+def show(result: dict) -> None:
+    """Print what `compare` found."""
+    for name, value in result["differences"].items():
+        print(f"{name:40s} differs by {value:.1e} of the largest value")
+    for row in result["timings"]:
+        print(f"{row['case']:45s} " + "  ".join(f"{k} {v}" for k, v in row.items() if k != "case"))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, help="folder of a clone of apple/ml-tarflow")
@@ -137,17 +154,13 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     theirs = perturbed(load_reference(args.reference))
     ours = TarFlow.from_apple(theirs.state_dict(), image_size=28, patch_size=4)
-    differences = equal_results(theirs, ours)
-    for name, value in differences.items():
-        print(f"{name:40s} differs by {value:.1e} of the largest value")
-    rows = inverse_speed(theirs, ours, repeats=args.repeats) + step_speed(theirs, ours, repeats=args.repeats)
-    for row in rows:
-        print(f"{row['case']:45s} " + "  ".join(f"{k} {v}" for k, v in row.items() if k != "case"))
+    result = compare(theirs, ours, args.repeats)
+    show(result)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {"threads": args.threads, **provenance.stamp(), "differences": differences, "timings": rows}
+        record = {"threads": args.threads, **provenance.stamp(), **result}
         args.json.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if max(differences.values()) <= 1e-5 else 1
+    return 0 if max(result["differences"].values()) <= 1e-5 else 1
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def test_a_folder_of_pictures(tmp_path):
     words = settings(
         "patch_size=4 num_blocks=1 layers_per_block=1", "steps=2 warmup_steps=1 batch_size=8 precision=fp32"
     )
-    done = lab(
-        "train", "--data", str(tmp_path / "data"), "--image-size", "8", "--out", str(tmp_path / "run"), *settings
-    )
+    done = lab("train", "--data", str(tmp_path / "data"), "--image-size", "8", "--out", str(tmp_path / "run"), *words)
     assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert (config["channels"], config["num_classes"], config["image_size"]) == (3, 3, 8)

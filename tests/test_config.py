@@ -67,7 +67,8 @@ def test_settings_have_the_last_word(tmp_path):
     assert (run.train.lr, run.model.width, run.train.clip_norm) == (1e-4, 96, None)
     file = tmp_path / "run.yaml"
     file.write_text(
-        "model: {image_size: 28, channels: 1, patch_size: 7, width: 64, num_blocks: 2, layers_per_block: 1}\ntrain: {steps: 3}\n"
+        "model: {image_size: 28, channels: 1, patch_size: 7, width: 64, num_blocks: 2, layers_per_block: 1}\n"
+        "train: {steps: 3}\n"
     )
     assert configure(file=file, settings=["train.steps=5"]).train.steps == 5
     small = configure(image_size=16)
