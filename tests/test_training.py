@@ -231,6 +231,28 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(folder, tmp_path):
         run_training(run_config(folder), tmp_path / "file" / "run", previews=False)
 
 
+def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
+    with checkpoint.claim(tmp_path), pytest.raises(OSError, match="another process is training in"):
+        run_training(run_config(folder), tmp_path, previews=False)
+    with checkpoint.claim(tmp_path):  # the claim was given back
+        pass
+
+
+def test_a_trial_step_changes_nothing(folder, tmp_path, monkeypatch):
+    """precision="auto" tries a step; a volume-preserving flow's prior, learned from batches, must not notice."""
+    model = dict(MODEL, volume_preserving=True)
+    seen = []
+    real = training.train
+    monkeypatch.setattr(training, "train", lambda flow, *a, **k: seen.append(flow) or real(flow, *a, **k))
+    config = run_config(folder, steps=6, warmup_steps=1, precision="fp32")
+    run_training(RunConfig(**{**config.model_dump(), "model": model}), tmp_path / "a", previews=False)
+    monkeypatch.setattr("labcore.train.precision.resolve", lambda precision, device, step: step(None) or "fp32")
+    config = run_config(folder, steps=6, warmup_steps=1, precision="auto")
+    run_training(RunConfig(**{**config.model_dump(), "model": model}), tmp_path / "b", previews=False)
+    assert torch.equal(seen[0].prior_var, seen[1].prior_var)
+    assert (seen[0].prior_var - 1).abs().max() > 0.05
+
+
 def test_data_that_does_not_fit_the_model(folder, tmp_path):
     config = run_config(folder)
     for changes, message in (
@@ -320,6 +342,8 @@ def test_ema_ramp():
 def test_a_log_cut_short_is_read(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe garbage')
+    assert read_log(tmp_path) == [{"step": 1}]
 
 
 @pytest.mark.slow
@@ -339,6 +363,7 @@ def test_two_processes_equal_one(folder, tmp_path):
     assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
     for a, b in zip(*logs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-5)
+    assert not (tmp_path / "2" / "checkpoints" / "step-00000020.tmp").exists()
     assert json.loads((tmp_path / "2" / "checkpoints" / "step-00000020" / "state.json").read_text())["step"] == 20
 
 
@@ -356,5 +381,5 @@ def test_two_processes_stop_together_on_sigterm(folder, tmp_path):
     while not read_log(tmp_path / "run") and time.time() < until:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=60) == 143
     assert checkpoint.latest(tmp_path / "run").step % 10 == 0

@@ -3,5 +3,6 @@
 from labcore.data.datasets import load
 from labcore.data.folder import ImageFolderData
 from labcore.data.images import ImageData
+from labcore.data.transforms import to_float, to_uint8
 
-__all__ = ["ImageData", "ImageFolderData", "load"]
+__all__ = ["ImageData", "ImageFolderData", "load", "to_float", "to_uint8"]

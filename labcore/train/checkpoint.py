@@ -11,14 +11,21 @@ A folder is written under a temporary name, synced and renamed, so one that has 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 FOLDER, STATE, TRAINING = "checkpoints", "state.json", "training.pt"
 
@@ -32,6 +39,26 @@ class Checkpoint(NamedTuple):
     @property
     def step(self) -> int:
         return self.state["step"]
+
+
+@contextlib.contextmanager
+def claim(run: Path) -> Iterator[None]:
+    """Hold `run` for this process (of a group of processes the first one holds it); OSError where another trains in it.
+
+    The claim ends with the process, however that ends. Where the system has no file locks, nothing is claimed.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" or fcntl is None:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OSError(
+                f"another process is training in {run}; wait for it or stop it, or give another folder"
+            ) from None
+        yield
 
 
 def save(

@@ -15,7 +15,7 @@ import torch
 
 
 def launch(module: str, arguments: Sequence[str], processes: int) -> int:
-    """Run `python -m module arguments` in `processes` processes and wait; returns the exit status.
+    """Run `python -m module arguments` in `processes` processes and wait; returns the exit status, 143 where stopped.
 
     One device each on CUDA; on a CPU the threads are shared out. SIGTERM and Ctrl-C are handed on, so that the run saves.
     Raises ValueError for more processes than CUDA devices.
@@ -28,12 +28,18 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
     if not devices:
         env["ACCELERATE_USE_CPU"] = "true"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    child = subprocess.Popen([*command, "-m", module, *arguments], env=env)
-    previous = {
-        n: signal.signal(n, lambda number, _: child.send_signal(number)) for n in (signal.SIGTERM, signal.SIGINT)
-    }
+    child = subprocess.Popen([*command, "-m", module, *arguments], env=env, start_new_session=True)
+    stopped = False
+
+    def hand_on(*_) -> None:
+        nonlocal stopped
+        stopped = True
+        child.terminate()  # a SIGTERM also for Ctrl-C: the launcher hands it to every process once
+
+    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return child.wait()
+        status = child.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    return 143 if stopped and status else status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,11 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
-        kept = [r for r in read_log(folder) if r["step"] <= step]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        kept = "".join(json.dumps(r) + "\n" for r in read_log(folder) if r["step"] <= step)
+        if self.path.exists() and self.path.read_bytes() != kept.encode():
+            partial = self.path.with_suffix(".tmp")
+            partial.write_text(kept)
+            os.replace(partial, self.path)
         self._file = open(self.path, "a")  # noqa: SIM115 (closed in `close`)
         self._board = _tensorboard(folder / "tensorboard", step)
         self._bar = _progress_bar(step, total)
@@ -71,11 +75,14 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict) or "step" not in record:
+            break
+        records.append(record)
     return records
 
 
@@ -94,8 +101,6 @@ def _progress_bar(step: int, total: int):
 
 def _in_live_notebook() -> bool:
     """True under a Jupyter kernel that a person drives; papermill and nbclient count as headless."""
-    import os
-
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return bool(shell) and "IPKernelApp" in shell.config and not os.environ.get("LABCORE_HEADLESS")
 

@@ -8,6 +8,7 @@ the last good checkpoint. Previews and evaluations see the averaged weights in e
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -77,8 +78,8 @@ def train(
     dataset: items (uint8 (c, h, w), int64 label). mirror: flip images left to right with probability 1/2. describe: the
     run's configuration, saved with every checkpoint; resuming with another one is a ValueError.
     """
-    run = _Run(model, objective, dataset, config, Path(folder), mirror, describe or {}, hooks or Hooks())
-    with _StopSignals() as stop:
+    with checkpoint.claim(Path(folder)), _StopSignals() as stop:
+        run = _Run(model, objective, dataset, config, Path(folder), mirror, describe or {}, hooks or Hooks())
         return run.go(stop)
 
 
@@ -93,7 +94,9 @@ class _Run:
         self.model, self.objective, self.dataset, self.config = model, objective, dataset, config
         self.folder, self.mirror, self.hooks = folder, mirror, hooks
         self.describe = {**describe, "train": config.model_dump(mode="json")}
-        world = PartialState()
+        world = PartialState(
+            cpu=bool(os.environ.get("ACCELERATE_USE_CPU"))
+        )  # without it, processes on a CPU stay alone
         self.device = world.device
         found = checkpoint.latest(folder)
         if found:
@@ -125,8 +128,7 @@ class _Run:
         if found:
             self._restore(found, optimizer)
         if config.compile:
-            precision.try_compile(model, lambda: self._trial_loss(8).backward())
-            model.zero_grad(set_to_none=True)
+            precision.try_compile(model, self._trial_step)
         self.trained, self.optimizer = self.accelerator.prepare(Trained(model, objective), optimizer)
 
     def go(self, stop: _StopSignals) -> TrainResult:
@@ -242,6 +244,7 @@ class _Run:
             )
 
     def _save(self) -> int:
+        self.running = {name: self.accelerator.reduce(value, "mean") for name, value in sorted(self.running.items())}
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             training = {
@@ -266,17 +269,29 @@ class _Run:
             self.accelerator.scaler.load_state_dict(training["scaler"])
         self.running, self.averaged, self.step = training["running"], training["averaged"], found.step
 
+    def _trial_step(self) -> None:
+        """One forward and backward pass as in training, without consequences."""
+        with self.accelerator.autocast():
+            loss = self._trial_loss(self.config.batch_size // (self.config.accumulation * self.sampler.world))
+        loss.backward()
+        self.model.zero_grad(set_to_none=True)
+        self.objective.zero_grad(set_to_none=True)
+
     def _precision(self) -> str:
         trial = precision.autocast_step(self.model, lambda: self._trial_loss(32))
         return precision.resolve(self.config.precision, self.device, trial)
 
     def _trial_loss(self, images: int) -> Tensor:
-        """The objective on the first few images, for timing and compiling; touches no random state."""
+        """The objective on the first few images, for timing and compiling; in eval mode it changes no state."""
         count = min(images, len(self.dataset))
         read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
         batch = as_batch(read(list(range(count))))
         x, y, noise = self._prepare(*batch, StepNoise(self.config.seed, 0, count, self.device))
-        return self.objective(self.model, x, y, noise)[0]
+        self.objective.eval()
+        try:
+            return self.objective(self.model, x, y, noise)[0]
+        finally:
+            self.objective.train()
 
 
 class _StopSignals:

@@ -164,20 +164,16 @@ def training_curve(records: Sequence[Mapping[str, Any]], density: str = "") -> F
         raise ValueError("no record holds nats_per_dim; give what read_log(folder) returns for a run that has logged")
     figure = _figure((style.WIDTH, 4.2))
     axes = figure.subplots()
+    ends = []
     for name, key, line, colour in curves:
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
             axes.plot(*zip(*points, strict=True), line, label=name, color=style.COLOURS[colour])
-            axes.annotate(
-                f"{points[-1][1]:.3f}",
-                points[-1],
-                (8, 10 if key == "nats_per_dim" else -14),
-                textcoords="offset points",
-                color=style.COLOURS[colour],
-                annotation_clip=False,
-            )
+            ends.append((points[-1], style.COLOURS[colour]))
+    for (end, colour), lift in zip(sorted(ends, key=lambda item: item[0][1]), (-14, 8), strict=False):
+        axes.annotate(f"{end[1]:.3f}", end, (8, lift), textcoords="offset points", color=colour, annotation_clip=False)
     axes.set(xlabel="optimizer steps", ylabel=f"nats/dim{f', {density}' if density else ''}")
-    axes.margins(x=0.06)
+    axes.margins(0.06, 0.1)
     axes.legend()
     return figure
 
