@@ -35,7 +35,7 @@ lab: $(READY)  ## open JupyterLab on notebooks/
 lint: $(READY)  ## ruff over code and notebooks, and no outputs in notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 format: $(READY)  ## format code, strip notebooks
 	$(BIN)/ruff check --fix .

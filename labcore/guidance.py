@@ -1,4 +1,4 @@
-"""Classifier-free guidance of an affine flow (TARFlow, section 3.4).
+"""Classifier-free guidance of an affine flow (TARFlow, guidance).
 
 At every token of every block the conditional and the unconditional parameters are extrapolated, shift and log-scale alike:
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 NULL = -1
-"""Class label that means "no class". The class embedding turns it into the mean of its table (TARFlow, section 3)."""
+"""Class label that means "no class". The class embedding turns it into the mean of its table (TARFlow, guidance)."""
 
 Site = tuple[int, int]
 """(block, layer), both counted from 1 as in the papers: block 1 touches the image, the last block touches z."""

@@ -1,6 +1,6 @@
 """Pixels and what training adds to them: ranges, flips, Gaussian noise, uniform dequantisation, and the bits/dim constant.
 
-Two ways to make images continuous (TARFlow, section 3.3; ml-tarflow train.py):
+Two ways to make images continuous (TARFlow, noise augmented training; ml-tarflow train.py):
 
 - Gaussian: x = 2 p / 255 - 1, then x + noise_std * eps. The flow models the density of noised images.
 - uniform:  x = 2 (p + u) / 256 - 1 with u ~ U[0, 1). Each of the 256 values fills its bin of width 2/256, so the density

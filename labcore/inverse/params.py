@@ -1,7 +1,7 @@
 """The affine parameters that an inverse sees: one branch, or two branches extrapolated by guidance.
 
 Both branches run as one batch of 2b: the first half conditional, the second without class and, for unconditional models,
-with attention logits divided by `attn_temp` (TARFlow, section 3.4).
+with attention logits divided by `attn_temp` (TARFlow, guidance).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The exact inverse of a flow: x_i = z_i exp(log_scale_i(x_<i)) + shift_i(x_<i), block by block from z to the image.
 
 Within a block the tokens depend on each other in order, so the sequential solver makes t - 1 one-token steps with cached
-keys and values (TARFlow, section 3.2).
+keys and values (TARFlow, sampling).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ClassEmbedding(nn.Module):
-    """One vector per class; no class (y = None, or NULL = -1) is the mean of the table (TARFlow, section 3.4).
+    """One vector per class; no class (y = None, or NULL = -1) is the mean of the table (TARFlow, guidance).
 
     The one place in the lab that knows what "no class" means, so forward and inverse cannot disagree. A row of class
     probabilities p instead of a label gives the mixture p^T E (FlowBack, Algorithm 1).

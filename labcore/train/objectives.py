@@ -19,7 +19,7 @@ Logs = dict[str, Tensor]
 
 
 class Likelihood(nn.Module):
-    """Negative log-likelihood in nats per dimension (TARFlow eq. 6).
+    """Negative log-likelihood in nats per dimension (TARFlow, training objective).
 
     Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so that the
     number in the log is the true density. Pixels are noised or dequantised as the model's configuration says; labels are

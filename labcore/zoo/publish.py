@@ -96,12 +96,14 @@ A TARFlow of {record["parameters"]:,} parameters for {c.image_size}x{c.image_siz
 | Bayes classification, clean images | {a["accuracy"]:.1%} (95%: {a["low"]:.1%} to {a["high"]:.1%}) |
 | round trip invert(flow(x)), largest error in float32, 64 images | {record["round_trip_error"]:.1e} |
 
-**Made by** `lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}`, then `python -m labcore.zoo.publish runs/{name} {name}`:
-{record["steps"]:,} steps of {config.train.batch_size} images of {config.data.name}, seed {config.train.seed}, {config.train.precision},
-{record["training_seconds"] / 60:.0f} minutes on {t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
+**Made by** `lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}`, then
+`python -m labcore.zoo.publish runs/{name} {name}`: {record["steps"]:,} steps of {config.train.batch_size} images of
+{config.data.name}, seed {config.train.seed}, {config.train.precision}, {record["training_seconds"] / 60:.0f} minutes on
+{t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
 Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbers in full.
 
-**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence, Copyright 2017 Zalando SE.
+**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence,
+Copyright 2017 Zalando SE.
 
 **Limits.** Small on purpose: it is for tests, notebooks and teaching. It knows 28x28 grey pictures of clothes in [-1, 1] with
 noise of sigma {c.noise_std:g}, and nothing else; values far outside that range overflow. Sandals and bags come out worst.
