@@ -1,8 +1,8 @@
 """Likelihood of held-out images, with the unit that it deserves.
 
-A flow trained with uniform dequantisation has bits/dim (TARFlow, noise augmented training; ml-tarflow evaluate_bpd.py: one draw per
-image). A flow trained with Gaussian noise models the density of noised images: nats/dim at that noise level, and bits/dim
-would mean nothing.
+A flow trained with uniform dequantisation has bits/dim (ml-tarflow evaluate_bpd.py: one draw per image). A flow
+trained with Gaussian noise models the density of noised images: nats/dim at that noise level, and bits/dim would mean
+nothing.
 """
 
 from __future__ import annotations

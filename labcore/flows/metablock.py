@@ -1,4 +1,4 @@
-"""One autoregressive block of a TARFlow (arXiv 2412.06329, eq. 4; FlowBack eq. 2).
+"""One autoregressive block of a TARFlow (arXiv 2412.06329; FlowBack eq. 2).
 
 A causal transformer reads the tokens in the block's own order (raster, or reversed) and gives each token the affine
 parameters that depend on the tokens before it:

@@ -1,4 +1,4 @@
-"""Score denoising: one step of Tweedie's formula with the flow's own density (TARFlow eq. 7; FlowBack eq. 7).
+"""Score denoising: one step of Tweedie's formula with the flow's own density (TARFlow, score based denoising; FlowBack eq. 7).
 
 A flow trained on y = x + noise_std * eps models the density of noisy images. Its posterior mean is
 

@@ -1,4 +1,4 @@
-"""The affine step of an autoregressive block, and its inverse (TARFlow eq. 4 and 5; FlowBack eq. 2).
+"""The affine step of an autoregressive block, and its inverse (FlowBack eq. 2).
 
 Sign convention of the whole lab: ``x = z exp(log_scale) + shift``, so ``z = (x - shift) exp(-log_scale)`` and
 ``log |det dz/dx| = -sum(log_scale)``.

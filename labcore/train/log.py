@@ -100,9 +100,10 @@ def _progress_bar(step: int, total: int):
 
 
 def _in_live_notebook() -> bool:
-    """True under a Jupyter kernel that a person drives; papermill and nbclient count as headless."""
+    """True under a kernel that a Jupyter server started: a person looks on. papermill and nbclient start theirs alone."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return bool(shell) and "IPKernelApp" in shell.config and not os.environ.get("LABCORE_HEADLESS")
+    in_kernel = bool(shell) and "IPKernelApp" in shell.config
+    return in_kernel and "JPY_SESSION_NAME" in os.environ and not os.environ.get("LABCORE_HEADLESS")
 
 
 def _tensorboard(folder: Path, step: int):

@@ -79,7 +79,7 @@ def spec(name: str, config: RunConfig) -> str:
 def card(name: str, flow: TarFlow, config: RunConfig, record: dict[str, Any]) -> str:
     """The model's card: what it is, how it was made, what it can do, with the numbers of `record`."""
     c, n, a, t = flow.config, record["likelihood"], record["bayes_accuracy"], record["trained_with"]
-    dims = c.dims
+    spread = n["standard_error"] / c.dims
     return f"""# {name}
 
 A TARFlow of {record["parameters"]:,} parameters for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:
@@ -92,7 +92,7 @@ A TARFlow of {record["parameters"]:,} parameters for {c.image_size}x{c.image_siz
 
 | on the {n["n"]:,} test images of {n["made_with"]["data"]} | |
 |---|---|
-| negative log-likelihood, labels given | {n["nats_per_dim"]:.4f} +- {n["standard_error"] / dims:.4f} nats/dim ({n["density"]}) |
+| negative log-likelihood, with labels | {n["nats_per_dim"]:.4f} +- {spread:.4f} nats/dim ({n["density"]}) |
 | Bayes classification, clean images | {a["accuracy"]:.1%} (95%: {a["low"]:.1%} to {a["high"]:.1%}) |
 | round trip invert(flow(x)), largest error in float32, 64 images | {record["round_trip_error"]:.1e} |
 

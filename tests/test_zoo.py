@@ -1,0 +1,90 @@
+"""What ships: it loads for ever, it is small, it is trained, and its card says what was measured."""
+
+import json
+
+import pytest
+import torch
+
+from labcore import TarFlow, denoise, invert, sample, zoo
+from labcore.data import load, to_float
+from labcore.evaluate import bayes_accuracy, likelihood
+from labcore.nn.pretrained import read_tensors
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TarFlow:
+    return zoo.load("fashion-tarflow")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    data = load("fashion-mnist-12k", "test")
+    return to_float(data.images[:8]).double(), data.labels[:8]
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_every_model_loads_and_is_small(name):
+    flow, folder = zoo.load(name), zoo.path(name)
+    assert not flow.training
+    assert sum(p.numel() for p in flow.parameters()) <= 1_600_000
+    assert (folder / "model.safetensors").stat().st_size <= 4e6
+    assert {v.dtype for v in read_tensors(folder / "model.safetensors").values()} == {torch.float16}
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["schema"], config["model"]) == (1, "TarFlow")
+    for part in ("README.md", "record.json", "spec.yaml", "samples.png"):
+        assert (folder / part).is_file()
+
+
+def test_the_card_says_what_was_measured():
+    folder = zoo.path("fashion-tarflow")
+    card, record = (folder / "README.md").read_text(), json.loads((folder / "record.json").read_text())
+    assert f"{record['likelihood']['nats_per_dim']:.4f} +-" in card
+    assert f"{record['bayes_accuracy']['accuracy']:.1%} (95%" in card
+    assert f"{record['parameters']:,} parameters" in card
+    assert f"{record['steps']:,} steps" in card and record["trained_with"]["revision"] in card
+
+
+def test_the_record_is_reproduced(shipped):
+    """On the embedded test images, which are a fifth of those that the record was measured on."""
+    record = json.loads((zoo.path("fashion-tarflow") / "record.json").read_text())
+    test = load("fashion-mnist-12k", "test")
+    found = likelihood(shipped, test, limit=500)
+    assert (
+        abs(found.nats_per_dim - record["likelihood"]["nats_per_dim"]) < 4 * found.standard_error / shipped.config.dims
+    )
+    accuracy = bayes_accuracy(shipped, test, limit=200)
+    assert accuracy.low <= record["bayes_accuracy"]["accuracy"] <= accuracy.high
+
+
+def test_identities_hold_on_trained_weights(shipped, pictures):
+    flow, (x, y) = zoo.load("fashion-tarflow").double(), pictures
+    x = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        out = flow(x, y)
+    torch.testing.assert_close(invert(flow, out.z, y).x, x, atol=1e-10, rtol=0)
+    assert (shipped(x.float(), y).z - out.z).abs().max() < 1e-3
+    assert (invert(shipped, shipped(x.float(), y).z.detach(), y).x - x).abs().max() < 1e-4
+    assert 0.8 < out.z.std() < 1.2
+    # one block's log-determinant against autograd, on trained weights
+    block, u = flow.blocks[3], out.latents[2][:1].detach()
+    j = torch.autograd.functional.jacobian(lambda v: block(v.view_as(u), y[:1]).z.flatten(), u.flatten())
+    torch.testing.assert_close(torch.linalg.slogdet(j).logabsdet, block(u, y[:1]).log_det[0], atol=1e-8, rtol=0)
+
+
+def test_denoising_brings_noised_pictures_closer(shipped, pictures):
+    x, y = pictures[0].float(), pictures[1]
+    noisy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert (denoise(shipped, noisy, y) - x).square().mean() < 0.5 * (noisy - x).square().mean()
+
+
+def test_samples_look_like_their_class_to_the_flow_itself(shipped):
+    from labcore.evaluate import bayes_classify
+
+    y = torch.arange(20) % 10
+    images = sample(shipped, 20, y, guidance=1.0, seed=0)
+    assert (bayes_classify(shipped, images) == y).float().mean() > 0.5
+
+
+def test_an_unknown_name_lists_the_names():
+    with pytest.raises(ValueError, match="fashion-tarflow"):
+        zoo.load("fashion")
