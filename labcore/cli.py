@@ -91,7 +91,7 @@ def train(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for grid.png and images/.")] = Path("outputs/samples"),
-    num: Annotated[int, typer.Option(help="How many images.")] = 40,
+    num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
     classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
     guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
@@ -106,8 +106,12 @@ def sample(
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
     from labcore.runs.models import find_model
+    from labcore.runs.training import check_writable
 
     flow = find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    check_writable(out)
+    if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
+        raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
     y = _labels(classes, num, flow.config.num_classes)
     images = draw(
         flow, num, y, guidance, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp
@@ -172,8 +176,6 @@ def _labels(classes: str, num: int, known: int):
     """Labels for `lab sample --classes`."""
     import torch
 
-    if num < 1:
-        raise ValueError(f"num was {num}; counts must be at least 1")
     if classes == "none" or (classes == "each" and not known):
         return None
     if classes == "each":

@@ -61,6 +61,13 @@ def test_samples_are_a_function_of_the_seed(model, tmp_path):
         assert a == b
 
 
+def test_fewer_samples_do_not_hide_among_old_ones(model, tmp_path):
+    assert lab("sample", model, "--num", "3", "--out", str(tmp_path)).exit_code == 0
+    done = lab("sample", model, "--num", "2", "--out", str(tmp_path))
+    assert done.exit_code == 2 and "holds 00002.png and more of an earlier call" in done.output
+    assert lab("sample", model, "--num", "4", "--out", str(tmp_path)).exit_code == 0
+
+
 def test_a_folder_of_pictures(tmp_path):
     for k in range(3):
         (tmp_path / "data" / f"c{k}").mkdir(parents=True)
@@ -81,8 +88,9 @@ def test_a_folder_of_pictures(tmp_path):
     ("words", "message"),
     [
         ("sample nowhere", "no folder 'nowhere'"),
-        ("sample MODEL --num 0", "counts must be at least 1"),
-        ("sample MODEL --num -3", "counts must be at least 1"),
+        ("sample MODEL --num 0", "--num"),
+        ("sample MODEL --num -3", "--num"),
+        ("sample MODEL --out FILE/x", "cannot write to"),
         ("sample MODEL --classes 3,12", "allowed are 0..9"),
         ("sample MODEL --classes shoes", 'write "each"'),
         ("sample MODEL --guidance nan", "finite"),
@@ -101,7 +109,12 @@ def test_a_folder_of_pictures(tmp_path):
     ],
 )
 def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run):
-    done = lab(*[{"MODEL": model, "OUT": str(tmp_path / "run")}.get(w, w) for w in words.split()])
+    done = lab(
+        *[
+            {"MODEL": model, "OUT": str(tmp_path / "run"), "FILE/x": f"{model}/config.json/x"}.get(w, w)
+            for w in words.split()
+        ]
+    )
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output and not isinstance(done.exception, (ValueError, OSError))

@@ -23,9 +23,7 @@ def denoise(
     The label is used, guidance is not (ml-tarflow does the same). The result is detached and not clipped. Works inside
     no_grad and inference_mode, and does not depend on the batch.
     """
-    std = flow.config.noise_std if noise_std is None else noise_std
-    if not 0 <= std < float("inf"):
-        raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1], at least 0")
+    std = noise_level(flow, noise_std)
     if std == 0:
         return x
     with torch.inference_mode(False), torch.enable_grad():
@@ -33,3 +31,11 @@ def denoise(
         labels = None if y is None else y.detach().clone()
         (score,) = torch.autograd.grad(flow.log_prob(leaf, labels).sum(), leaf)
         return leaf.detach() + std**2 * score
+
+
+def noise_level(flow: TarFlow, noise_std: float | None) -> float:
+    """`noise_std`, or the flow's own training noise where it is None; ValueError unless finite and at least 0."""
+    std = flow.config.noise_std if noise_std is None else noise_std
+    if not 0 <= std < float("inf"):
+        raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1], at least 0")
+    return std

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule
-from labcore.inverse.denoise import denoise
+from labcore.inverse.denoise import denoise, noise_level
 from labcore.inverse.solve import Solver, invert
 from labcore.rng import normal_per_item
 
@@ -44,7 +44,7 @@ def sample(
         raise ValueError(
             f"num={num}, batch_size={batch_size}, first={first}: counts must be at least 1, first at least 0"
         )
-    labels = as_labels(flow, y, num)
+    labels, std = as_labels(flow, y, num), noise_level(flow, noise_std)
     seed = secrets.randbits(31) if seed is None else seed
     c, images = flow.config, []
     for start in range(0, num, batch_size):
@@ -53,7 +53,7 @@ def sample(
         z = z.to(flow.device, flow.dtype) * flow.prior_var.sqrt()
         part = None if labels is None else labels[rows.start : rows.stop]
         x = invert(flow, z, part, guidance, guidance_schedule, attn_temp, solver).x
-        images.append(denoise(flow, x, part, noise_std))
+        images.append(denoise(flow, x, part, std))
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x
 
