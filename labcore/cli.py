@@ -49,7 +49,8 @@ def _message(error: Exception) -> str:
             for e in error.errors()
         ]
         return "these settings are refused:\n  " + "\n  ".join(lines)
-    return str(error)
+    lines = str(error).strip().splitlines()
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else str(error)  # from a loader's worker
 
 
 @app.command()
@@ -75,6 +76,12 @@ def train(
 
     run = configure(preset, config, data, image_size, channels, set_ or ())
     if num_processes != 1:
+        share = max(num_processes, 1) * run.train.accumulation
+        if run.train.batch_size % share:
+            raise ValueError(
+                f"batch_size {run.train.batch_size} does not divide into {run.train.accumulation} micro-batches on "
+                f"{num_processes} processes; give a multiple of {share}"
+            )
         words = _without(sys.argv[1:], "--num-processes")
         raise typer.Exit(launch("labcore.cli", words, num_processes))
     result = run_training(run, out)
@@ -141,11 +148,18 @@ def evaluate(
     from labcore.data.datasets import NAMES
     from labcore.evaluate import bayes_accuracy, likelihood
     from labcore.runs.models import find_model
+    from labcore.runs.training import check_writable
 
     flow = find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
     name, where = (data, path) if data in NAMES else ("folder", data)
     size, channels = flow.config.image_size, flow.config.channels
     test = load(name, "test", where, size, channels)
+    if flow.config.num_classes not in (0, test.num_classes):
+        raise ValueError(
+            f"{data} has {test.num_classes} classes and the model {flow.config.num_classes}; give the data it was trained on"
+        )
+    if out:
+        check_writable(out.parent)
     record = likelihood(flow, test, limit=limit, seed=seed)
     typer.echo(f"likelihood  {record}")
     values: dict[str, Any] = {"model": model, "likelihood": record._asdict()}
@@ -154,7 +168,6 @@ def evaluate(
         typer.echo(f"Bayes       {accuracy}")
         values["bayes_accuracy"] = accuracy._asdict()
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(values, indent=2) + "\n")
         typer.echo(f"record in {out}")
 

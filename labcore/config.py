@@ -142,6 +142,8 @@ class TrainConfig(Config):
     def _fits(self) -> TrainConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas were {self.betas}; each must be at least 0 and below 1")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self

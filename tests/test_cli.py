@@ -106,12 +106,21 @@ def test_a_folder_of_pictures(tmp_path):
         ("train --out OUT --data nowhere --image-size 8", "nowhere"),
         ("train --out OUT --config nowhere.yaml", "no file 'nowhere.yaml'"),
         ("train --out OUT --num-processes 0", "num_processes was 0"),
+        ("train --out OUT --num-processes 2 --set train.batch_size=15", "give a multiple of 2"),
+        ("train --out OUT --set train.steps=[1", "is not a value"),
+        ("evaluate MODEL --out FILE/x/e.json --limit 2", "cannot write to"),
+        ("sample MODEL --guidance 1e30 --num 2", "came out as NaN or infinity"),
     ],
 )
 def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run):
     done = lab(
         *[
-            {"MODEL": model, "OUT": str(tmp_path / "run"), "FILE/x": f"{model}/config.json/x"}.get(w, w)
+            {
+                "MODEL": model,
+                "OUT": str(tmp_path / "run"),
+                "FILE/x": f"{model}/config.json/x",
+                "FILE/x/e.json": f"{model}/config.json/x/e.json",
+            }.get(w, w)
             for w in words.split()
         ]
     )

@@ -81,6 +81,9 @@ def test_settings_have_the_last_word(tmp_path):
         (dict(preset="huge"), "no preset 'huge'"),
         (dict(settings=["steps=3"]), "SECTION.KEY=VALUE"),
         (dict(settings=["train.stepz=3"]), "stepz"),
+        (dict(settings=["train.steps=[1"]), "is not a value"),
+        (dict(settings=["train.betas=[1.5, 0.9]"]), "betas were"),
+        (dict(data="fashion-mnist-12k", settings=["data.image_size=abc"]), "image_size"),
         (dict(settings=["model.patch_size=5"]), "does not divide"),
         (dict(data="no-such-folder", image_size=8), "no-such-folder"),
     ],
@@ -88,3 +91,21 @@ def test_settings_have_the_last_word(tmp_path):
 def test_what_a_user_mistypes(arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         configure(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds NoneType"),
+        ("- 1", "holds list"),
+        ("model: [1, 2]", "section model is"),
+        ("model: abc", "section model is"),
+        ("a: 1\n1: 2", "section a is"),
+        ("a: {b: 1}", "unknown sections"),
+        ("model: {", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_configuration(text, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        configure(file=tmp_path / "run.yaml")

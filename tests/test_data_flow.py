@@ -126,6 +126,16 @@ def test_likelihood_does_not_depend_on_the_batch():
     assert likelihood(flow, data, limit=15, batch_size=4).n == 15
 
 
+def test_measuring_leaves_the_global_generator_alone():
+    flow, data, before = TarFlow(TarFlowConfig(**SMALL)).eval(), small_set(), torch.get_rng_state()
+    likelihood(flow, data)
+    bayes_accuracy(flow, data)
+    list(micro_batches(data, StepSampler(40, 8, 0, 0, 3)))
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match="at least 1"):
+        bayes_accuracy(flow, data, limit=0)
+
+
 def test_bits_per_dim_only_after_dequantisation():
     flow = TarFlow(TarFlowConfig(**SMALL, noise="uniform")).eval()
     record = likelihood(flow, small_set())

@@ -491,3 +491,16 @@ def test_workers_return_what_indexing_returns(tmp_path, shipped: ImageData):
         images, labels = data.__getitems__(range(12))
         assert torch.equal(torch.cat([batch[0] for batch in batches]), images)
         assert torch.equal(torch.cat([batch[1] for batch in batches]), labels)
+
+
+def test_links_in_circles_and_pipes_are_passed_over(tmp_path):
+    import os
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.new("L", (4, 4), i).save(tmp_path / name / f"{i}.png")
+    for link in ("loop", "again"):
+        (tmp_path / "a" / link).symlink_to(tmp_path / "a")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    assert len(load("folder", "train", tmp_path, 4)) == 18

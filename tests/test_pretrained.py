@@ -27,6 +27,27 @@ def test_half_precision_storage(tmp_path):
         assert torch.equal(a, b.half().float()), name
 
 
+def test_a_failed_save_leaves_what_was_there(tmp_path):
+    import resource
+
+    flow = perturbed(dtype=torch.float32)
+    flow.save_pretrained(tmp_path)
+    other = perturbed(dtype=torch.float32, seed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="could not save the model to"):
+            other.save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    again = TarFlow.from_pretrained(tmp_path)
+    assert all(torch.equal(v, flow.state_dict()[k]) for k, v in again.state_dict().items())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not save the model to"):
+        flow.save_pretrained(tmp_path / "file")
+
+
 def change_config(folder, **changes):
     path = folder / "config.json"
     values = json.loads(path.read_text()) | changes

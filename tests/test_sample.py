@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import perturbed
 
-from labcore import TarFlow, TarFlowConfig, denoise, sample
+from labcore import TarFlow, TarFlowConfig, denoise, invert, sample
 
 
 def gaussian_flow(std: float) -> TarFlow:
@@ -84,6 +84,27 @@ def test_labels_denoising_and_clipping():
     assert torch.equal(sample(flow, 3, 2, seed=0, clip=False), denoise(flow, raw, y, flow.config.noise_std))
 
 
+def test_guidance_per_image_goes_with_its_image():
+    flow = perturbed()
+    y, g = torch.arange(5), torch.tensor([0.0, 0.5, 1.0, 0.0, 2.0])
+    whole = sample(flow, 5, y, g, seed=0)
+    torch.testing.assert_close(sample(flow, 5, y, g, seed=0, batch_size=2), whole, atol=1e-12, rtol=0)
+    torch.testing.assert_close(sample(flow, 1, 4, 2.0, seed=0, first=4)[0], whole[4], atol=1e-12, rtol=0)
+
+
+def test_an_empty_batch_is_empty():
+    flow = perturbed()
+    x, y = torch.zeros(0, 3, 8, 8, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    assert flow(x, y).z.shape == (0, 16, 12) and flow.log_prob(x, y).shape == (0,)
+    assert invert(flow, torch.zeros(0, 16, 12, dtype=torch.float64), y, 1.0).x.shape == x.shape
+    assert denoise(flow, x, y).shape == x.shape
+
+
+def test_samples_that_are_not_finite_are_never_returned():
+    with pytest.raises(ValueError, match="came out as NaN or infinity"):
+        sample(perturbed(), 2, 1, guidance=1e30, seed=0)
+
+
 def test_prior_variance_scales_the_noise():
     flow = gaussian_flow(3.0)
     assert sample(flow, 400, noise_std=0.0, seed=0, clip=False).std() == pytest.approx(3.0, rel=0.02)
@@ -99,8 +120,23 @@ def test_what_does_not_fit_is_refused(as_users_run):
         (dict(num=2, y=torch.tensor([1])), "shape"),
         (dict(num=2, y=1, noise_std=-0.1), "noise_std"),
         (dict(num=2, y=1, noise_std=float("nan")), "noise_std"),
+        (dict(num=2, y=1, noise_std=1e200), "0 to 100"),
+        (dict(num=4, y=1, guidance=torch.ones(2), batch_size=2), "for each image"),
     ):
         with pytest.raises(ValueError, match=message):
             sample(flow, **arguments)
     with pytest.raises(ValueError, match="unconditional"):
         sample(perturbed(num_classes=0), 2, y=1)
+    x = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    for call, message in (
+        (lambda: denoise(flow, x / 0), "NaN or infinity"),
+        (lambda: flow(x.float()), "convert one"),
+        (lambda: flow(x.to(torch.uint8)), "to_float"),
+        (lambda: flow(x[:, :1]), "this model takes"),
+        (lambda: flow.log_prob(x, torch.tensor([0, -5])), "-1 for none"),
+        (lambda: flow.log_prob(x, torch.tensor([0, 5])), "allowed are 0..4"),
+        (lambda: flow(x, hidden_sites=[(4, 1)]), "outside the model"),
+        (lambda: flow(x, hidden_sites=[(0, 1)]), "outside the model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -225,6 +225,81 @@ def test_a_full_disk_while_saving_loses_nothing(folder, tmp_path, monkeypatch):
     assert run_training(run_config(folder), tmp_path, previews=False).finished
 
 
+def test_pruning_leaves_alone_what_is_not_its_own(folder, tmp_path):
+    run_training(run_config(folder, steps=40, save_every=10, keep=2), tmp_path / "a", previews=False)
+    checkpoints = tmp_path / "a" / "checkpoints"
+    for name in ("step-abc", "step-00000030-backup"):
+        (checkpoints / name).mkdir()
+    (checkpoints / "step-00000000.txt").write_text("mine")
+    (checkpoints / "step-00000099").mkdir()  # a damaged one with a later number
+    (checkpoints / "step-00000007.tmp").mkdir()  # left by a kill
+    shutil.rmtree(checkpoints / "step-00000040")
+    with pytest.warns(UserWarning, match="step-00000099 is damaged"):
+        run_training(run_config(folder, steps=40, save_every=5, keep=1), tmp_path / "a", previews=False)
+    left = sorted(p.name for p in checkpoints.iterdir())
+    assert left == ["step-00000000.txt", "step-00000030-backup", "step-00000040", "step-00000099", "step-abc"]
+
+
+def test_a_failing_evaluation_does_not_cost_the_steps(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("a test image is corrupt")
+
+    monkeypatch.setattr(training, "evaluation", fail)
+    with pytest.raises(ValueError, match="a test image is corrupt"):
+        run_training(run_config(folder, save_every=100, eval_every=16), tmp_path, previews=False)
+    assert checkpoint.latest(tmp_path).step == 16
+
+
+def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, monkeypatch):
+    """The second micro-batch of step 17 cannot be read; after the repair the run ends as if nothing had been."""
+    from labcore.train import loop
+
+    real, calls = loop._Run._prepare, []
+
+    def fail_once(self, images, labels, noise):
+        calls.append(1)
+        if len(calls) == 3 * 16 + 2:
+            raise ValueError("broken.png cannot be read")
+        return real(self, images, labels, noise)
+
+    monkeypatch.setattr(loop._Run, "_prepare", fail_once)
+    with pytest.raises(ValueError, match="broken.png"):
+        run_training(run_config(folder), tmp_path, previews=False)
+    assert checkpoint.latest(tmp_path).step == 16
+    monkeypatch.undo()
+    assert run_training(run_config(folder), tmp_path, previews=False).finished
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_weights_that_are_not_finite_are_never_saved(folder, tmp_path):
+    explosive = run_config(folder, lr=1e300, min_lr=0.0, warmup_steps=5, save_every=1, keep=1)
+    with pytest.raises(FloatingPointError, match="stopped being finite"):
+        run_training(explosive, tmp_path, previews=False)
+    good = checkpoint.latest(tmp_path)
+    assert all(v.isfinite().all() for v in read_tensors(good.path / "model" / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "pickle", "empty", "state"])
+def test_other_damage_is_passed_over_too(folder, undisturbed, tmp_path, damage):
+    import pickle
+
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    newest = run / "checkpoints" / "step-00000040"
+    path, size = newest / "training.pt", (newest / "training.pt").stat().st_size
+    if damage == "zeroed":
+        path.write_bytes(bytes(size))
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps(print).ljust(size, b"\0"))
+    elif damage == "empty":
+        torch.save({}, path)
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    else:
+        (newest / "state.json").write_text("[]")
+    with pytest.warns(UserWarning, match=r"step-00000040 is damaged.* Going on from step-00000030"):
+        assert checkpoint.latest(run).step == 30
+
+
 def test_a_folder_that_cannot_be_written_is_refused_at_once(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write to"):
@@ -344,6 +419,8 @@ def test_a_log_cut_short_is_read(tmp_path):
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe garbage')
     assert read_log(tmp_path) == [{"step": 1}]
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\nnoise\n[]\n{"step": "a"}\n{"step": 2}\n')
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.slow
@@ -382,4 +459,4 @@ def test_two_processes_stop_together_on_sigterm(folder, tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert checkpoint.latest(tmp_path / "run").step % 10 == 0
+    assert checkpoint.latest(tmp_path / "run").step > 0

@@ -176,10 +176,15 @@ def _class_files(path: Path, folder: Path) -> dict[str, list[str]]:
     """{class: files} of the class folders in `folder`, subfolders included. Raises ValueError if there is no image."""
     classes = {}
     for name in _class_names(folder):
-        files = []
+        files, seen = [], set()
         for parent, folders, names in os.walk(folder / name, followlinks=True):
+            if (real := os.path.realpath(parent)) in seen:  # links may lead in circles
+                folders.clear()
+                continue
+            seen.add(real)
             folders[:] = [each for each in folders if not each.startswith(".")]
             kept = (each for each in names if not each.startswith(".") and each.lower() not in NOT_IMAGES)
+            kept = (each for each in kept if os.path.isfile(os.path.join(parent, each)))
             files += [Path(parent, each).relative_to(path).as_posix() for each in kept]
         if not files:
             raise ValueError(f"the class folder {folder / name} has no images; add some or remove it.")

@@ -71,12 +71,17 @@ class StepSampler(Sampler[list[int]]):
 
 def micro_batches(dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False) -> DataLoader:
     """(images uint8 (b, c, h, w), labels int64 (b,)) for each micro-batch of `sampler`, read by `num_workers` processes."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=as_batch, pin_memory=pin)
+    return _loader(dataset, num_workers, batch_sampler=sampler, pin_memory=pin)
 
 
 def in_order(dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
     """Every image once, in order: for evaluation. The last batch may be smaller."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=as_batch)
+    return _loader(dataset, num_workers, batch_size=batch_size)
+
+
+def _loader(dataset, num_workers: int, **options) -> DataLoader:
+    """A loader with a generator of its own: by default it would draw its workers' seeds from torch's global one."""
+    return DataLoader(dataset, num_workers=num_workers, collate_fn=as_batch, generator=torch.Generator(), **options)
 
 
 def as_batch(items) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,8 @@ def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b
 
 def bayes_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
     """Accuracy of `bayes_classify` on the first `limit` images of `dataset` (None: all)."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
     right = total = 0
     for pixels, labels in in_order(dataset, batch_size):
         if limit is not None and total >= limit:

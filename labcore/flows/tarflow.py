@@ -74,7 +74,10 @@ class TarFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def update_prior(self, z: Float[Tensor, "b t d"], rate: float = 0.1) -> None:
-        """Move prior_var towards the mean square of a batch of z: training of volume-preserving flows (ml-tarflow)."""
+        """Move prior_var towards the mean square of z: training of volume-preserving flows (ml-tarflow).
+
+        The objective calls it once per micro-batch, so for these flows accumulation is not only rounding.
+        """
         self.prior_var.lerp_(z.square().mean(dim=0).to(self.prior_var.dtype), rate)
 
     def patchify(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
@@ -121,13 +124,15 @@ class TarFlow(Pretrained, nn.Module):
                 f"images have dtype {x.dtype}; the flow takes floating images in [-1, 1]. "
                 "Convert uint8 with labcore.data.to_float(x)"
             )
+        if x.dtype != self.dtype:
+            raise ValueError(f"images are {x.dtype} and the model is {self.dtype}; convert one, as in x.to(flow.dtype)")
         if x.ndim != 4 or x.shape[1:] != (c.channels, c.image_size, c.image_size):
             raise ValueError(
                 f"images have shape {tuple(x.shape)}; this model takes (b, {c.channels}, {c.image_size}, {c.image_size})"
             )
 
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
-        """ValueError unless y fits the model. `ranges` also looks at the values, which waits for the device."""
+        """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""
         k = self.config.num_classes
         if y is None:
             return
@@ -139,7 +144,8 @@ class TarFlow(Pretrained, nn.Module):
             return
         if y.shape != (batch,) or y.dtype != torch.int64:
             raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; give int64 of shape ({batch},)")
-        if ranges and batch and not -1 <= int(y.min()) <= int(y.max()) < k:
+        on_cpu = y.device.type == "cpu" and not torch.compiler.is_compiling()
+        if (ranges or on_cpu) and batch and not -1 <= int(y.min()) <= int(y.max()) < k:
             raise ValueError(
                 f"labels run from {int(y.min())} to {int(y.max())}; allowed are 0..{k - 1}, and -1 for none"
             )

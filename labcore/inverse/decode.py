@@ -65,7 +65,7 @@ class BlockDecoder:
         bias = self.token_bias[start : start + n] if len(self.token_bias) > 1 else self.token_bias
         h = F.linear(u, self.block.token_in.weight)
         h = h + bias if self.condition is None else h + (bias + self.condition[:, None])
-        h = h.view(b * n, -1)
+        h = h.reshape(b * n, h.shape[-1])
         rope = None if self.rope is None else self.rope[start : start + n]
         mask = None
         if n > 1:
@@ -74,7 +74,8 @@ class BlockDecoder:
             mixed = self._attend(layer.qkv(h), kv, b, n, start, rope, mask)
             h = layer.add_mlp(layer.add_attention(h, mixed))
         cache.length = start + n
-        return self.block.split_params(self.block.params_out(h).view(b, n, -1))
+        out = self.block.params_out(h)
+        return self.block.split_params(out.view(b, n, out.shape[-1]))
 
     def _attend(
         self, qkv: Tensor, kv: Tensor, b: int, n: int, start: int, rope: Tensor | None, mask: Tensor | None
@@ -84,8 +85,8 @@ class BlockDecoder:
         q, k, v = qkv.view(b, n, 3, h, e).permute(2, 0, 3, 1, 4)  # each (b, heads, n, e)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        kv[0].view(b, h, -1, e)[:, :, start:end] = k
-        kv[1].view(b, h, -1, e)[:, :, start:end] = v
+        kv[0].view(b, h, kv.shape[2], e)[:, :, start:end] = k
+        kv[1].view(b, h, kv.shape[2], e)[:, :, start:end] = v
         keys, values = kv[0, :, :end], kv[1, :, :end]
         q = (q * self.query_scale).reshape(b * h, n, e)
         logits = torch.bmm(q, keys.transpose(1, 2)) if mask is None else torch.baddbmm(mask, q, keys.transpose(1, 2))

@@ -29,13 +29,15 @@ def denoise(
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         labels = None if y is None else y.detach().clone()
+        if not bool(leaf.isfinite().all()):
+            raise ValueError("x holds NaN or infinity; check what made it (guidance too high is a common cause)")
         (score,) = torch.autograd.grad(flow.log_prob(leaf, labels).sum(), leaf)
         return leaf.detach() + std**2 * score
 
 
 def noise_level(flow: TarFlow, noise_std: float | None) -> float:
-    """`noise_std`, or the flow's own training noise where it is None; ValueError unless finite and at least 0."""
+    """`noise_std`, or the flow's own training noise where it is None; ValueError unless it is 0 to 100."""
     std = flow.config.noise_std if noise_std is None else noise_std
-    if not 0 <= std < float("inf"):
-        raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1], at least 0")
+    if not 0 <= std <= 100:
+        raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1]: 0 to 100")
     return std

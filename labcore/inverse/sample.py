@@ -23,7 +23,7 @@ def sample(
     flow: TarFlow,
     num: int = 16,
     y: int | Int[Tensor, "b"] | None = None,
-    guidance: float | list[float] | tuple[float, ...] = 0.0,
+    guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
     noise_std: float | None = None,
     seed: int | None = None,
     batch_size: int = 100,
@@ -35,7 +35,8 @@ def sample(
 ) -> Float[Tensor, "b c h w"]:
     """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
 
-    y: None is unconditional, an int one class, (num,) each image's class, -1 for none. guidance: 0 is off. noise_std: None
+    y: None is unconditional, an int one class, (num,) each image's class, -1 for none. guidance: 0 is off; a number,
+    (num,) each image's, or a list with one per block. noise_std: None
     denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
     so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
     torch's global generator is not touched.
@@ -43,6 +44,10 @@ def sample(
     if num < 1 or batch_size < 1 or first < 0:
         raise ValueError(
             f"num={num}, batch_size={batch_size}, first={first}: counts must be at least 1, first at least 0"
+        )
+    if isinstance(guidance, Tensor) and guidance.ndim and guidance.shape != (num,):
+        raise ValueError(
+            f"guidance has shape {tuple(guidance.shape)}; give a number, ({num},) for each image, or a list"
         )
     labels, std = as_labels(flow, y, num), noise_level(flow, noise_std)
     seed = secrets.randbits(31) if seed is None else seed
@@ -52,7 +57,14 @@ def sample(
         z = normal_per_item(seed, "sample", range(first + rows.start, first + rows.stop), (c.tokens, c.token_dim))
         z = z.to(flow.device, flow.dtype) * flow.prior_var.sqrt()
         part = None if labels is None else labels[rows.start : rows.stop]
-        x = invert(flow, z, part, guidance, guidance_schedule, attn_temp, solver).x
+        g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
+        x = invert(flow, z, part, g, guidance_schedule, attn_temp, solver).x
+        if not bool(x.isfinite().all()):
+            bad = int((~x.isfinite()).flatten(1).any(1).sum())
+            raise ValueError(
+                f"{bad} of {len(x)} images came out as NaN or infinity: guidance {guidance} or attn_temp {attn_temp} leads "
+                "out of what the flow has seen, or the flow has diverged; try less guidance"
+            )
         images.append(denoise(flow, x, part, std))
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x

@@ -84,5 +84,7 @@ def check_latents(flow: TarFlow, z: Tensor) -> None:
         raise ValueError(
             f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {c.tokens}, {c.token_dim})"
         )
+    if z.dtype != flow.dtype:
+        raise ValueError(f"z is {z.dtype} and the model is {flow.dtype}; convert one, as in z.to(flow.dtype)")
     if not bool(z.isfinite().all()):
         raise ValueError("z holds NaN or infinity; check what made it, for example with flow(x).z.isfinite()")

@@ -32,7 +32,7 @@ class CausalSelfAttention(nn.Module):
         if temperature is not None:
             q = q / temperature.to(q.dtype)[:, None, None, None]
         mixed = causal_attention(q, k, v, self.head_dim**-0.5)
-        return self.out(mixed.transpose(1, 2).reshape(b, t, -1))
+        return self.out(mixed.transpose(1, 2).reshape(b, t, self.heads * self.head_dim))
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, head_dim={self.head_dim}"

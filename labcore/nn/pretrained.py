@@ -6,7 +6,9 @@ configuration key or a wrong shape is an error. The mixin loads those silently, 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -26,13 +28,29 @@ class Pretrained:
     config: Config
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write weights and configuration to `folder` (made if missing); `dtype` stores floating weights in it."""
+        """Write weights and configuration to `folder` (made if missing); `dtype` stores floating weights in it.
+
+        What the folder held stays until the new files are complete. Raises OSError where they cannot be written.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(json.dumps(describe(self), indent=2) + "\n")
-        save_file(tensors_of(self, dtype), folder / WEIGHTS, metadata={"format": "pt"})
+        weights, config = folder / f"{WEIGHTS}.tmp", folder / f"{CONFIG}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors_of(self, dtype), weights, metadata={"format": "pt"})
+            config.write_text(json.dumps(describe(self), indent=2) + "\n")
+            weights.chmod(config.stat().st_mode)  # safetensors makes files that only their owner can read
+            os.replace(weights, folder / WEIGHTS)
+            os.replace(config, folder / CONFIG)
+        except (OSError, SafetensorError) as error:
+            for partial in (weights, config):
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            raise OSError(
+                f"could not save the model to {folder} ({error}); free space or give another folder"
+            ) from error
         return folder
 
     @classmethod
@@ -92,7 +110,10 @@ def read_config(cls: type[Pretrained], path: Path) -> Config:
         )
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ValueError(f"{path} has schema {schema}; this labcore reads up to {SCHEMA}. Update labcore")
-    return cls.config_class(**values)
+    try:
+        return cls.config_class(**values)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe a {cls.__name__}: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -95,8 +96,7 @@ def save(
             f"{f'The last good checkpoint is {good.name}' if good else 'No checkpoint has been saved yet'}; "
             "free space or fix the folder and give the same command again"
         ) from error
-    for old in _folders(run)[keep:]:
-        shutil.rmtree(old)
+    _prune(run, final, keep)
     return final
 
 
@@ -109,6 +109,7 @@ def latest(run: Path) -> Checkpoint | None:
     for folder in _folders(run):
         try:
             found = Checkpoint(folder, read_state(folder))
+            read_training(found, torch.device("cpu"))
         except ValueError as error:
             damage.append(str(error))
             continue
@@ -116,9 +117,8 @@ def latest(run: Path) -> Checkpoint | None:
             warnings.warn(f"{'; '.join(damage)}. Going on from {folder.name}", stacklevel=2)
         return found
     if damage:
-        raise ValueError(
-            f"every checkpoint in {run / FOLDER} is damaged ({'; '.join(damage)}); move them away to start over"
-        )
+        everything = "; ".join(damage)
+        raise ValueError(f"every checkpoint in {run / FOLDER} is damaged ({everything}); move them away to start over")
     return None
 
 
@@ -131,9 +131,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint whose files are all there at their full size; ValueError says what is wrong."""
     try:
         state = json.loads((folder / STATE).read_text())
-        files = state["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files = dict(state["files"])
+        known = (
+            isinstance(state["step"], int) and isinstance(state["run"], dict) and isinstance(state["precision"], str)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.name} is damaged: {STATE} cannot be read ({type(error).__name__})") from None
+    if not known:
+        raise ValueError(f"{folder.name} is damaged: {STATE} does not say step, run and precision")
     for name, size in files.items():
         actual = (folder / name).stat().st_size if (folder / name).is_file() else None
         if actual != size:
@@ -143,13 +148,64 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
-    """Optimizer, objective and scaler state; tensors and plain values only."""
-    return torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
+    """Optimizer, objective and scaler state, tensors and plain values only; ValueError where the file is something else."""
+    try:
+        training = torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise ValueError(
+            f"{checkpoint.path.name} is damaged: {TRAINING} cannot be read ({type(error).__name__})"
+        ) from None
+    if (
+        not isinstance(training, dict)
+        or not {"optimizer", "objective", "scaler", "running", "averaged"} <= training.keys()
+    ):
+        raise ValueError(f"{checkpoint.path.name} is damaged: {TRAINING} does not hold a training state")
+    return training
+
+
+def check_same_run(found: Checkpoint, describe: dict[str, Any], free: set[str]) -> None:
+    """ValueError where a checkpoint was made with another configuration; the dotted names in `free` may differ."""
+    before, now = _flat(found.state["run"]), _flat(describe)
+    changed = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{found.path.parent.parent} holds step {found.step} of another run ({'; '.join(changed)}). "
+            "Give the same settings to resume it, or another folder to start anew"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _folders(run: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    return sorted((p for p in (run / FOLDER).glob("step-*") if p.suffix != ".tmp"), reverse=True)
+    """Folders that have a checkpoint's name, newest first; anything else in there is the user's and is left alone."""
+    named = [p for p in (run / FOLDER).glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()]
+    return sorted(named, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+
+
+def _prune(run: Path, newest: Path, keep: int) -> None:
+    """Remove complete checkpoints older than `newest` beyond the `keep` newest, and what an interrupted save left."""
+    complete = []
+    for folder in _folders(run):
+        with contextlib.suppress(ValueError):
+            read_state(folder)
+            complete.append(folder)
+    for old in complete[complete.index(newest) :][keep:]:
+        shutil.rmtree(old)
+    for partial in (run / FOLDER).glob("step-*.tmp"):
+        if re.fullmatch(r"step-\d{8,}\.tmp", partial.name) and partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -70,7 +70,7 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's log.jsonl, oldest first; a last line cut short by a kill is left out."""
+    """The records of a run's log.jsonl, oldest first; lines that are none (one cut short by a kill, say) are left out."""
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []
@@ -79,10 +79,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except ValueError:
-            break
-        if not isinstance(record, dict) or "step" not in record:
-            break
-        records.append(record)
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ from labcore.rng import StepNoise
 from labcore.train import checkpoint, precision
 from labcore.train.log import RunLog
 from labcore.train.optim import Ema, learning_rate, make_optimizer
+from labcore.train.signals import StopSignals
 
 Values = dict[str, float]
 
@@ -78,7 +77,7 @@ def train(
     dataset: items (uint8 (c, h, w), int64 label). mirror: flip images left to right with probability 1/2. describe: the
     run's configuration, saved with every checkpoint; resuming with another one is a ValueError.
     """
-    with checkpoint.claim(Path(folder)), _StopSignals() as stop:
+    with checkpoint.claim(Path(folder)), StopSignals() as stop:
         run = _Run(model, objective, dataset, config, Path(folder), mirror, describe or {}, hooks or Hooks())
         return run.go(stop)
 
@@ -100,7 +99,7 @@ class _Run:
         self.device = world.device
         found = checkpoint.latest(folder)
         if found:
-            _same_run(found, self.describe, folder)
+            checkpoint.check_same_run(found, self.describe, {f"train.{name}" for name in TrainConfig.OPERATIONAL})
         self.sampler = StepSampler(
             len(dataset),
             config.batch_size,
@@ -131,43 +130,55 @@ class _Run:
             precision.try_compile(model, self._trial_step)
         self.trained, self.optimizer = self.accelerator.prepare(Trained(model, objective), optimizer)
 
-    def go(self, stop: _StopSignals) -> TrainResult:
+    def go(self, stop: StopSignals) -> TrainResult:
+        """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
+        log = RunLog(self.folder, self.step, self.config.steps, self.accelerator.is_main_process)
+        self.saved = self.step
+        try:
+            self._steps(log, stop)
+        except FloatingPointError:
+            raise
+        except Exception:
+            if self.accelerator.is_main_process and self.step > self.saved:
+                with contextlib.suppress(Exception):  # the error at hand matters more
+                    self._write_checkpoint()
+            raise
+        finally:
+            log.close()
+        return TrainResult(self.saved, self.saved == self.config.steps, self.folder, self.ema.model)
+
+    def _steps(self, log: RunLog, stop: StopSignals) -> None:
         config, main = self.config, self.accelerator.is_main_process
-        log = RunLog(self.folder, self.step, config.steps, main)
         batches = iter(micro_batches(self.dataset, self.sampler, config.num_workers, pin=self.device.type == "cuda"))
         self.trained.train()
         bad_step = torch.full((), torch.iinfo(torch.int64).max, device=self.device)
-        saved, stopping = self.step, False
-        try:
-            while self.step < config.steps and not stopping:
-                x, y, sound = self._one_step(batches)
-                bad_step = torch.where(sound, bad_step, bad_step.clamp_max(self.step))
-                done, last = self.step, self.step == config.steps
-                stopping = self._everyone_stops(stop, done)
-                log.advance(done)
-                due = {
-                    name: last or done % every == 0
-                    for name, every in (("log", config.log_every), ("eval", config.eval_every))
-                }
-                save = last or stopping or done % config.save_every == 0
-                if save or any(due.values()):
-                    self._check_finite(bad_step)
-                values: Values = {}
-                if due["log"]:
-                    values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
-                    if main and self.hooks.diagnose:
-                        values |= self.hooks.diagnose(self.model, x[:32], None if y is None else y[:32])
-                if due["eval"] and main:
+        stopping = False
+        while self.step < config.steps and not stopping:
+            x, y, sound = self._one_step(batches)
+            bad_step = torch.where(sound, bad_step, bad_step.clamp_max(self.step))
+            done, last = self.step, self.step == config.steps
+            stopping = self._everyone_stops(stop, done)
+            log.advance(done)
+            record = last or done % config.log_every == 0
+            look = last or done % config.eval_every == 0
+            save = last or stopping or done % config.save_every == 0
+            if record or look or save:
+                self._check_finite(bad_step)
+            values: Values = {}
+            if record:
+                values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
+                if main and self.hooks.diagnose:
+                    values |= self.hooks.diagnose(self.model, x[:32], None if y is None else y[:32])
+            try:
+                if look and main:
                     values |= self._look(done)
+            finally:
                 if values:
                     log.write(done, values)
-                if save:
-                    saved = self._save()
-                if due["eval"] or save:
-                    self.accelerator.wait_for_everyone()
-        finally:
-            log.close()
-        return TrainResult(saved, saved == config.steps, self.folder, self.ema.model)
+            if save:
+                self._save()
+            if look or save:
+                self.accelerator.wait_for_everyone()
 
     def _one_step(self, batches) -> tuple[Tensor, Tensor | None, Tensor]:
         """One optimizer step; returns the last micro-batch and whether loss and gradient were finite (on the device)."""
@@ -177,6 +188,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         noise = StepNoise(config.seed, self.step, config.batch_size, self.device)
         total = torch.zeros((), device=self.device)
+        parts: list[dict[str, Tensor]] = []
         for number, share in enumerate(self.sampler.shares(), 1):
             images, labels = next(batches)
             x, y, rows = self._prepare(images, labels, noise.share(share))
@@ -184,13 +196,14 @@ class _Run:
                 loss, logs = self.trained(x, y, rows)
                 self.accelerator.backward(loss / config.accumulation)
             total += loss.detach() / config.accumulation
-            for name, value in logs.items():
-                self._add(name, value / config.accumulation)
+            parts.append(logs)
         limit = float("inf") if config.clip_norm is None else config.clip_norm
         norm = self.accelerator.clip_grad_norm_(self.trained.parameters(), limit)
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
+        for name, value in ((name, value) for logs in parts for name, value in logs.items()):
+            self._add(name, value / config.accumulation)
         self._add("loss", total)
         self._add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
         self.averaged += 1
@@ -224,11 +237,14 @@ class _Run:
             self.hooks.preview(self.ema.model, step)
         return values
 
-    def _everyone_stops(self, stop: _StopSignals, step: int) -> bool:
-        """Whether a signal has come to any process; several processes agree at every tenth step."""
+    def _everyone_stops(self, stop: StopSignals, step: int) -> bool:
+        """Whether a signal has come to any process.
+
+        Several processes agree on it after every step; on CUDA, where that would wait for the device, at every tenth.
+        """
         if self.accelerator.num_processes == 1:
             return stop.came
-        if step % 10:
+        if self.device.type == "cuda" and step % 10:
             return False
         flag = torch.tensor(float(stop.came), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
@@ -236,28 +252,36 @@ class _Run:
     def _check_finite(self, bad_step: Tensor) -> None:
         bad = int(self.accelerator.gather(bad_step[None]).min())
         if bad <= self.step:
-            good = checkpoint.latest_path(self.folder)
-            raise FloatingPointError(
-                f"loss or gradient stopped being finite at step {bad}. "
-                f"{f'The last good checkpoint is {good.name}' if good else 'Nothing was saved yet'} in {self.folder}. "
-                "A lower lr, a smaller clip_norm, or affine_clamp in the model usually helps; start that in another folder"
-            )
+            self._not_finite(bad)
 
-    def _save(self) -> int:
+    def _not_finite(self, step: int) -> None:
+        good = checkpoint.latest_path(self.folder)
+        raise FloatingPointError(
+            f"loss, gradient or weights stopped being finite at step {step}. "
+            f"{f'The last good checkpoint is {good.name}' if good else 'Nothing was saved yet'} in {self.folder}. "
+            "A lower lr, a smaller clip_norm, or affine_clamp in the model usually helps; start that in another folder"
+        )
+
+    def _save(self) -> None:
         self.running = {name: self.accelerator.reduce(value, "mean") for name, value in sorted(self.running.items())}
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            training = {
-                "optimizer": self.optimizer.state_dict(),
-                "objective": self.objective.state_dict(),
-                "scaler": scaler.state_dict() if scaler else {},
-                "running": self.running,
-                "averaged": self.averaged,
-            }
-            state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
-            models = {"model": self.model, "ema": self.ema.model}
-            checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
-        return self.step
+            self._write_checkpoint()
+        self.saved = self.step
+
+    def _write_checkpoint(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            self._not_finite(self.step)
+        scaler = self.accelerator.scaler
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+            "running": self.running,
+            "averaged": self.averaged,
+        }
+        state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
+        models = {"model": self.model, "ema": self.ema.model}
+        checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
 
     def _restore(self, found: checkpoint.Checkpoint, optimizer: torch.optim.Optimizer) -> None:
         for name, model in (("model", self.model), ("ema", self.ema.model)):
@@ -292,51 +316,3 @@ class _Run:
             return self.objective(self.model, x, y, noise)[0]
         finally:
             self.objective.train()
-
-
-class _StopSignals:
-    """While open, SIGTERM and SIGINT are noted in `came` instead of killing the process; a second SIGINT interrupts."""
-
-    def __init__(self):
-        self.came = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame) -> None:
-        if self.came and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.came = True
-
-
-def _same_run(found: checkpoint.Checkpoint, describe: dict[str, Any], folder: Path) -> None:
-    """ValueError where the folder's checkpoint was made with another configuration."""
-    before, now = _flat(found.state["run"]), _flat(describe)
-    free = {f"train.{name}" for name in TrainConfig.OPERATIONAL}
-    changed = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if key not in free and before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise ValueError(
-            f"{folder} holds step {found.step} of another run ({'; '.join(changed)}). "
-            "Give the same settings to resume it, or another folder to start anew"
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
