@@ -263,7 +263,7 @@ def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, 
         return real(self, images, labels, noise)
 
     monkeypatch.setattr(loop._Run, "_prepare", fail_once)
-    with pytest.raises(ValueError, match="broken.png"):
+    with pytest.raises(ValueError, match=r"broken\.png"):
         run_training(run_config(folder), tmp_path, previews=False)
     assert checkpoint.latest(tmp_path).step == 16
     monkeypatch.undo()
