@@ -1,0 +1,109 @@
+"""A run's configuration from what a user types: a preset or a file, data, and single settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labcore.config import DataConfig, RunConfig
+from labcore.data import load
+from labcore.data.datasets import NAMES
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
+    "fashion-small": {
+        "model": dict(
+            image_size=28, channels=1, patch_size=4, width=64, num_blocks=8, layers_per_block=2, head_dim=32, num_classes=10
+        ),
+        "data": dict(name="fashion-mnist-12k"),
+        "train": dict(
+            steps=2000, batch_size=128, lr=2e-3, warmup_steps=100, weight_decay=1e-2, ema_decay=0.999, eval_every=500, save_every=500
+        ),
+    },
+    # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
+    "ml-tarflow-28": {
+        "model": dict(image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10),
+        "data": dict(name="fashion-mnist"),
+        "train": dict(
+            steps=23400, batch_size=256, lr=2e-3, warmup_steps=234, label_dropout=0.0, clip_norm=None, precision="fp32", seed=100
+        ),
+    },
+}
+
+
+def configure(
+    preset: str = "fashion-small",
+    file: Path | None = None,
+    data: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """A validated RunConfig.
+
+    file: a YAML file with the keys model, data and train, instead of a preset. data: a data set's name, or a folder of
+    class folders. settings: "train.steps=100" and the like, the last word. A model's image size, channels and classes
+    follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
+    """
+    values = _read(file) if file else _preset(preset)
+    for name, section in values.items():
+        if section is not None and not isinstance(section, dict):
+            raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
+    sections = {name: dict(values.get(name) or {}) for name in ("model", "data", "train")}
+    if unknown := values.keys() - sections.keys():
+        raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has model, data and train")
+    if data is not None:
+        sections["data"] = dict(name=data) if data in NAMES else dict(name="folder", path=data)
+    if image_size is not None:
+        sections["data"]["image_size"] = image_size
+    if channels is not None:
+        sections["data"]["channels"] = channels
+    chosen = set()
+    for setting in settings:
+        section, key, value = _setting(setting)
+        sections[section][key] = value
+        chosen.add((section, key))
+    if data is not None or image_size is not None or channels is not None:
+        d = DataConfig(**sections["data"])
+        found = load(d.name, "train", d.path, d.image_size, d.channels)
+        follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
+        sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
+    return RunConfig(**sections)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {str(file)!r}; give a YAML file with the sections model, data and train")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}; it needs the sections model, data and train")
+    return values
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key and section in ("model", "data", "train")):
+        raise ValueError(f"setting {text!r}; write SECTION.KEY=VALUE with section model, data or train, as in train.steps=100")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"setting {text!r}: {value!r} is not a value; write a number, a word, null, or [a, b]") from None
+    if isinstance(parsed, str):  # YAML reads 1e-4 as a string
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    return section, key, parsed

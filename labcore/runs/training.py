@@ -1,0 +1,119 @@
+"""One training run from its configuration: data, model, objective, what is looked at on the way, and the finished model.
+
+A run's folder:
+
+    config.yaml     the run's whole configuration
+    log.jsonl       one record per log step          tensorboard/   the same for tensorboard
+    previews/       sample grids by step             checkpoints/   see labcore.train.checkpoint
+    model/          the averaged weights at the end: TarFlow.from_pretrained(folder / "model")
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from labcore.config import RunConfig
+from labcore.data import load
+from labcore.data.transforms import save_png, tile, to_float
+from labcore.evaluate.likelihood import likelihood
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.sample import sample
+from labcore.rng import StepNoise, seed_of
+from labcore.train import monitor
+from labcore.train.loop import Hooks, TrainResult, train
+from labcore.train.objectives import Likelihood, noised
+
+EVALUATED = 1000
+"""Test images in the likelihood that is logged while training; our choice."""
+
+
+def new_flow(config: RunConfig) -> TarFlow:
+    """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
+        return TarFlow(config.model)
+
+
+def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
+    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
+    folder = Path(folder)
+    training, test = datasets(config)
+    flow = new_flow(config)
+    check_writable(folder)
+    hooks = Hooks(
+        diagnose=lambda model, x, y: monitor.block_health(model, _noised_once(model, x), y),
+        evaluate=lambda ema: evaluation(ema, test),
+        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png")) if previews else None,
+    )
+    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
+    result = train(flow, Likelihood(config.train.label_dropout), training, config.train, folder, config.data.flip, describe, hooks)
+    if _is_main():
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        if result.finished:
+            result.ema.save_pretrained(folder / "model")
+    return result
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write to it now, not after the first thousand steps; OSError says what to do."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error.strerror or error}); give a folder that can be written") from None
+
+
+def datasets(config: RunConfig) -> tuple[Any, Any]:
+    """Training and test images; ValueError where they do not fit the model."""
+    d, m = config.data, config.model
+    parts = [load(d.name, split, d.path, d.image_size, d.channels) for split in ("train", "test")]
+    for part in parts:
+        if (part.channels, part.image_size) != (m.channels, m.image_size):
+            raise ValueError(
+                f"the {d.name} images are {part.channels} x {part.image_size} x {part.image_size}, the model takes "
+                f"{m.channels} x {m.image_size} x {m.image_size}; set data.image_size and data.channels, or the model's"
+            )
+        if m.num_classes not in (0, part.num_classes):
+            raise ValueError(
+                f"the data has {part.num_classes} classes and the model {m.num_classes}; "
+                f"set num_classes to {part.num_classes}, or 0 for an unconditional model"
+            )
+    if len(parts[1]) < 2:
+        raise ValueError(f"the {d.name} data have {len(parts[1])} test image; a test likelihood needs at least 2")
+    return parts[0], parts[1]
+
+
+def evaluation(flow: TarFlow, test: Any) -> dict[str, float]:
+    """Test likelihood (labels given) and round-trip error of the averaged weights."""
+    record = likelihood(flow, test, limit=EVALUATED)
+    pixels, labels = test.__getitems__(list(range(min(4, len(test)))))
+    x = _noised_once(flow, to_float(pixels.to(flow.device)))
+    y = labels.to(flow.device) if flow.config.num_classes else None
+    return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(flow, x, y)}
+
+
+def write_preview(flow: TarFlow, path: Path, per_class: int = 4) -> None:
+    """A PNG grid of samples, one column a class (16 images where there are none)."""
+    classes = flow.config.num_classes
+    columns = min(classes, 10) or 4
+    y = torch.arange(columns).repeat(per_class) if classes else None
+    images = sample(flow, columns * per_class, y, seed=0)
+    save_png(tile(images, columns), path, scale=2)
+
+
+def _noised_once(flow: TarFlow, x: Tensor) -> Tensor:
+    """Images with the same noise at every call, so that records along a run compare."""
+    return noised(flow, x, StepNoise(0, 0, len(x), x.device))
+
+
+def _is_main() -> bool:
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
