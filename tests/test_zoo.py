@@ -88,3 +88,24 @@ def test_samples_look_like_their_class_to_the_flow_itself(shipped):
 def test_an_unknown_name_lists_the_names():
     with pytest.raises(ValueError, match="fashion-tarflow"):
         zoo.load("fashion")
+
+
+def test_the_readme_says_what_is_on_record():
+    """Every number in README comes from a committed record."""
+    root = zoo.FOLDER.parent.parent
+    readme = (root / "README.md").read_text()
+    record = json.loads((zoo.path("fashion-tarflow") / "record.json").read_text())
+    assert f"{record['parameters']:,} parameters" in readme
+    assert f"{record['bayes_accuracy']['accuracy']:.1%} of the {record['bayes_accuracy']['n']:,} test images" in readme
+    assert f"after {record['training_seconds'] / 60:.0f} minutes" in readme
+    assert f"inverts to {record['round_trip_error']:.0e}" in readme
+    (path,) = (root / "benchmarks" / "results").glob("foundation-*.json")
+    assert f"benchmarks/results/{path.name}" in readme
+    bench = json.loads(path.read_text())["ml_tarflow"]
+    ups = {row["case"]: row["speed_up"] for row in bench["timings"]}
+    for name, guidance in (("sequential inverse", "0"), ("with guidance", "1.5")):
+        cells = " | ".join(f"{ups[f'inverse, batch {b}, guidance {guidance}']:.1f}" for b in (1, 16, 100))
+        assert f"| {name} | {cells} |" in readme
+    assert f"differ by at most {max(v for k, v in bench['differences'].items() if 'inverse' in k):.1e}" in readme
+    assert f"{1 / ups['training step, batch 256, float32 against float32']:.2f} of ml-tarflow's time" in readme
+    assert round(1 / ups["training step, batch 256, bfloat16 against float32"], 1) == 0.5

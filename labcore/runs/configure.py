@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,42 @@ PRESETS: dict[str, dict[str, Any]] = {
     # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
     "fashion-small": {
         "model": dict(
-            image_size=28, channels=1, patch_size=4, width=64, num_blocks=8, layers_per_block=2, head_dim=32, num_classes=10
+            image_size=28,
+            channels=1,
+            patch_size=4,
+            width=64,
+            num_blocks=8,
+            layers_per_block=2,
+            head_dim=32,
+            num_classes=10,
         ),
         "data": dict(name="fashion-mnist-12k"),
         "train": dict(
-            steps=2000, batch_size=128, lr=2e-3, warmup_steps=100, weight_decay=1e-2, ema_decay=0.999, eval_every=500, save_every=500
+            steps=2000,
+            batch_size=128,
+            lr=2e-3,
+            warmup_steps=100,
+            weight_decay=1e-2,
+            ema_decay=0.999,
+            eval_every=500,
+            save_every=500,
         ),
     },
     # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
     "ml-tarflow-28": {
-        "model": dict(image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10),
+        "model": dict(
+            image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10
+        ),
         "data": dict(name="fashion-mnist"),
         "train": dict(
-            steps=23400, batch_size=256, lr=2e-3, warmup_steps=234, label_dropout=0.0, clip_norm=None, precision="fp32", seed=100
+            steps=23400,
+            batch_size=256,
+            lr=2e-3,
+            warmup_steps=234,
+            label_dropout=0.0,
+            clip_norm=None,
+            precision="fp32",
+            seed=100,
         ),
     },
 }
@@ -96,14 +120,16 @@ def _setting(text: str) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key and section in ("model", "data", "train")):
-        raise ValueError(f"setting {text!r}; write SECTION.KEY=VALUE with section model, data or train, as in train.steps=100")
+        raise ValueError(
+            f"setting {text!r}; write SECTION.KEY=VALUE with section model, data or train, as in train.steps=100"
+        )
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ValueError(f"setting {text!r}: {value!r} is not a value; write a number, a word, null, or [a, b]") from None
+        raise ValueError(
+            f"setting {text!r}: {value!r} is not a value; write a number, a word, null, or [a, b]"
+        ) from None
     if isinstance(parsed, str):  # YAML reads 1e-4 as a string
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     return section, key, parsed

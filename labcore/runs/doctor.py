@@ -36,7 +36,11 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
             lines.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             missing.append((name, f"pip install {name}, or `make setup` for the pinned set"))
-    lines += [("device", _device()), ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"), ("bf16", _bf16())]
+    lines += [
+        ("device", _device()),
+        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
+        ("bf16", _bf16()),
+    ]
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler:
         lines.append(("C++ compiler", compiler))

@@ -49,10 +49,14 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
     hooks = Hooks(
         diagnose=lambda model, x, y: monitor.block_health(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
-        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png")) if previews else None,
+        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png"))
+        if previews
+        else None,
     )
     describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
-    result = train(flow, Likelihood(config.train.label_dropout), training, config.train, folder, config.data.flip, describe, hooks)
+    result = train(
+        flow, Likelihood(config.train.label_dropout), training, config.train, folder, config.data.flip, describe, hooks
+    )
     if _is_main():
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         if result.finished:
@@ -67,7 +71,9 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
     except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror or error}); give a folder that can be written") from None
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror or error}); give a folder that can be written"
+        ) from None
 
 
 def datasets(config: RunConfig) -> tuple[Any, Any]:
