@@ -79,7 +79,6 @@ def execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
         env = {
             "LABCORE_HEADLESS": "1",  # the training loop prints lines, no progress bar
             # threads that wait do not spin: where other programs use the cores, spinning made a step three times slower
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         spec.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python", "env": env}))
         before = os.environ.get("JUPYTER_PATH")

@@ -296,18 +296,18 @@ class _Run:
     def _trial_step(self) -> None:
         """One forward and backward pass as in training, without consequences."""
         with self.accelerator.autocast():
-            loss = self._trial_loss(self.config.batch_size // (self.config.accumulation * self.sampler.world))
+            loss = self._trial_loss()
         loss.backward()
         self.model.zero_grad(set_to_none=True)
         self.objective.zero_grad(set_to_none=True)
 
     def _precision(self) -> str:
-        trial = precision.autocast_step(self.model, lambda: self._trial_loss(32))
+        trial = precision.autocast_step(self.model, self._trial_loss)
         return precision.resolve(self.config.precision, self.device, trial)
 
-    def _trial_loss(self, images: int) -> Tensor:
-        """The objective on the first few images, for timing and compiling; in eval mode it changes no state."""
-        count = min(images, len(self.dataset))
+    def _trial_loss(self) -> Tensor:
+        """The objective on a micro-batch of the first images, for timing and compiling; in eval mode it changes no state."""
+        count = self.config.batch_size // (self.config.accumulation * self.sampler.world)
         read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
         batch = as_batch(read(list(range(count))))
         x, y, noise = self._prepare(*batch, StepNoise(self.config.seed, 0, count, self.device))
