@@ -76,10 +76,7 @@ def execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
         spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        env = {
-            "LABCORE_HEADLESS": "1",  # the training loop prints lines, no progress bar
-            # threads that wait do not spin: where other programs use the cores, spinning made a step three times slower
-        }
+        env = {"LABCORE_HEADLESS": "1"}  # the training loop prints lines, no progress bar
         spec.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python", "env": env}))
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (kernels, before)))
