@@ -30,6 +30,15 @@ MODEL = dict(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Bit equality holds at one number of threads; the killed process gets one too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """160 small pictures in two classes: bright in the upper or in the lower half."""
@@ -130,12 +139,7 @@ def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path)
     assert process.wait() == -signal.SIGKILL
     step = checkpoint.latest(run).step
     assert 20 <= step < 40
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert run_training(run_config(folder), run, previews=False).finished
-    finally:
-        torch.set_num_threads(threads)
+    assert run_training(run_config(folder), run, previews=False).finished
     assert_same_run(run, undisturbed)
 
 
