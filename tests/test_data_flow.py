@@ -165,3 +165,19 @@ def test_wilson_interval():
     """Wilson (1927): 8 of 10 gives 0.49 to 0.94."""
     a = wilson(8, 10)
     assert (round(a.low, 2), round(a.high, 2)) == (0.49, 0.94)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (7, 7), (2, 7)])
+def test_both_attentions_are_one_function(n, m):
+    """Values and gradients of the matrix-product and the fused implementation."""
+    from labcore.kernels.attention import attention_by_matmul, attention_by_sdpa
+
+    g = torch.Generator().manual_seed(0)
+    shapes = [(3, 2, n, 8), (3, 2, m, 8), (3, 2, m, 8)]
+    q, k, v = (torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes)
+    outs = [f(q, k, v, 0.3) for f in (attention_by_matmul, attention_by_sdpa)]
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-12, rtol=0)
+    weight = torch.randn(outs[0].shape, generator=g, dtype=torch.float64)
+    grads = [torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in outs]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)

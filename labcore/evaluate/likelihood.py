@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import Subset
 
 from labcore import provenance
 from labcore.data.loaders import in_order
@@ -65,7 +66,7 @@ def likelihood(
         raise ValueError(f"{count} images; a mean with a standard error needs at least 2")
     conditional = conditional and flow.config.num_classes > 0
     nats, start = [], 0
-    for pixels, labels in in_order(_First(dataset, count), batch_size):
+    for pixels, labels in in_order(Subset(dataset, range(count)), batch_size):
         x = continuous(flow, to_float(pixels), range(start, start + len(pixels)), seed).to(flow.device, flow.dtype)
         nats.append(-flow.log_prob(x, labels.to(flow.device) if conditional else None).double().cpu())
         start += len(pixels)
@@ -95,19 +96,3 @@ def continuous(flow: TarFlow, x: Float[Tensor, "b c h w"], indices: range, seed:
         draws = [torch.Generator().manual_seed(seed_of(seed, "dequantisation", i)) for i in indices]
         return dequantize(x, torch.stack([torch.rand(shape, generator=g) for g in draws]))
     return x + flow.config.noise_std * normal_per_item(seed, "likelihood", indices, shape)
-
-
-class _First:
-    """The first `count` items of a data set."""
-
-    def __init__(self, dataset: Any, count: int):
-        self.dataset, self.count = dataset, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int):
-        return self.dataset[i]
-
-    def __getitems__(self, rows: list[int]):
-        return self.dataset.__getitems__(rows)
