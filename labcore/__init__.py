@@ -20,6 +20,7 @@ _NAMES = {
 _PACKAGES = (
     "config",
     "data",
+    "encoders",
     "evaluate",
     "flows",
     "guidance",
@@ -29,6 +30,7 @@ _PACKAGES = (
     "provenance",
     "rng",
     "runs",
+    "store",
     "train",
     "types",
     "viz",

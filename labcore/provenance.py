@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import platform
 import subprocess
 from functools import lru_cache
@@ -13,15 +15,31 @@ import torch
 import labcore
 
 
-def stamp() -> dict[str, Any]:
-    """Versions, git revision ("+" where the working tree has changes) and device name."""
+def stamp(*packages: str) -> dict[str, Any]:
+    """Versions (of `packages` too), git revision ("+" where the working tree has changes) and device name."""
     return {
         "labcore": labcore.__version__,
         "revision": git_revision(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(),
+        **{package: importlib.metadata.version(package) for package in packages},
     }
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """16 hex digits of the sha256 over names, shapes, dtypes and values of all parameters and buffers that are saved."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """16 hex digits of the sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,117 @@
+"""Stores: what was computed is never lost, never computed twice, and does not depend on who computed it."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from labcore.store import Rows, Store, cache_folder
+
+ARRAYS = {"a": Rows((3,), "float32"), "b": Rows((), "int64")}
+
+
+def make(root: Path, **key) -> Store:
+    return Store(root, "things", {"seed": 0, **key}, rows=25, arrays=ARRAYS, chunk=4)
+
+
+def rows(part: range) -> dict[str, torch.Tensor]:
+    index = torch.tensor(list(part))
+    return {"a": index[:, None] * torch.tensor([1.0, 2.0, 3.0]), "b": index}
+
+
+def check(store: Store) -> None:
+    assert store.complete and store.done == 25
+    torch.testing.assert_close(store["a"], rows(range(25))["a"])
+    assert store["b"].tolist() == list(range(25))
+
+
+def test_rows_come_back_and_are_not_computed_again(tmp_path):
+    seen = []
+    check(make(tmp_path).fill(rows, lambda *what: seen.append(what)))
+    assert seen[0] == ("things", 0, 25) and seen[-1] == ("things", 25, 25)
+    check(make(tmp_path).fill(lambda part: pytest.fail("computed again")))
+
+
+def test_a_run_that_dies_goes_on_where_it_was(tmp_path):
+    asked = []
+
+    def dies(part):
+        asked.append(part)
+        if part.start >= 12:
+            raise KeyboardInterrupt
+        return rows(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path).fill(dies)
+    again = make(tmp_path)
+    assert again.done == 12
+    check(again.fill(lambda part: asked.append(part) or rows(part)))
+    assert [part.start for part in asked] == [0, 4, 8, 12, 12, 16, 20, 24]
+
+
+def test_another_key_is_another_store(tmp_path):
+    make(tmp_path).fill(rows)
+    assert make(tmp_path, seed=1).done == 0
+    assert make(tmp_path).complete
+
+
+def test_a_folder_of_another_key_is_refused(tmp_path):
+    store = make(tmp_path)
+    (store.folder / "key.json").write_text('{"seed": 7}')
+    with pytest.raises(ValueError, match="another key; remove the folder"):
+        make(tmp_path)
+
+
+def _work(root: Path, rank: int) -> None:
+    check(make(root).fill(rows, rank=rank, world=3))
+
+
+def test_several_processes_share_the_work(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_work, args=(tmp_path, rank)) for rank in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    check(make(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1, "no leftovers of creators that came second"
+
+
+def test_rows_of_the_wrong_shape_are_refused_and_not_marked(tmp_path):
+    store = make(tmp_path)
+    with pytest.raises(ValueError, match="have shape"):
+        store.fill(lambda part: {"a": torch.zeros(len(part), 4), "b": torch.zeros(len(part))})
+    assert store.done == 0
+
+
+def test_a_full_disk_is_an_error_at_once(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_stores_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least 1 row"):
+        Store(tmp_path, "nothing", {}, rows=0, arrays=ARRAYS, chunk=4)
+
+
+def test_where_stores_live(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("LABCORE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "labcore"
+
+
+def test_files_are_plain_npy(tmp_path):
+    store = make(tmp_path).fill(rows)
+    assert np.load(store.folder / "b.npy").tolist() == list(range(25))
