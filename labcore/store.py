@@ -96,7 +96,7 @@ class Store:
     @property
     def done(self) -> int:
         """Rows that are complete."""
-        return sum(len(self._range(i)) for i in np.flatnonzero(self._done))
+        return sum(len(self._range(i)) for i in np.flatnonzero(self._done).tolist())
 
     @property
     def complete(self) -> bool:
