@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -108,14 +107,13 @@ def sample(
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 100,
 ) -> None:
     """Draw images: a PNG grid and a folder of single images."""
-    import torch
 
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
     from labcore.runs.models import find_model
     from labcore.runs.training import check_writable
 
-    flow = find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    flow = find_model(model).to(_device())
     check_writable(out)
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
@@ -134,42 +132,150 @@ def sample(
 @plain_errors
 def evaluate(
     model: Model,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: likelihood, bayes, classify; fid, sfid, kid, is, precision, recall with Inception; the "
+            "same with _efflite0 for the embedded extractor."
+        ),
+    ] = "likelihood,classify",
+    num_samples: Annotated[int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1)] = None,
     data: Data = "fashion-mnist-12k",
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="First images of the test split; default all.")] = None,
-    bayes: Annotated[bool, typer.Option(help="Also classify by Bayes, one pass per class.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise: image i is a function of seed and i.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images drawn at a time.")] = 100,
+    num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the record as JSON here.")] = None,
 ) -> None:
-    """Likelihood of test images, with the unit that it deserves."""
-    import torch
-
-    from labcore.data import load
-    from labcore.data.datasets import NAMES
-    from labcore.evaluate import bayes_accuracy, likelihood
+    """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
+    from labcore.evaluate.generate import Sampling
+    from labcore.runs.evaluation import evaluate_model, plan
     from labcore.runs.models import find_model
+    from labcore.runs.progress import show_progress, table
     from labcore.runs.training import check_writable
 
-    flow = find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    name, where = (data, path) if data in NAMES else ("folder", data)
-    size, channels = flow.config.image_size, flow.config.channels
-    test = load(name, "test", where, size, channels)
-    if flow.config.num_classes not in (0, test.num_classes):
-        raise ValueError(
-            f"{data} has {test.num_classes} classes and the model {flow.config.num_classes}; give the data it was trained on"
+    flow = find_model(model).to(_device())
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    plan(names, flow, num_samples)
+    sampling = None
+    if num_samples is not None:
+        sampling = Sampling(
+            num=num_samples,
+            classes=classes if classes in ("each", "none") else tuple(_numbers(classes)),
+            guidance=guidance,
+            guidance_schedule=schedule,
+            attn_temp=attn_temp,
+            noise_std=noise_std,
+            seed=seed,
+            chunk=batch_size,
         )
     if out:
         check_writable(out.parent)
-    record = likelihood(flow, test, limit=limit, seed=seed)
-    typer.echo(f"likelihood  {record}")
-    values: dict[str, Any] = {"model": model, "likelihood": record._asdict()}
-    if bayes:
-        accuracy = bayes_accuracy(flow, test, limit)
-        typer.echo(f"Bayes       {accuracy}")
-        values["bayes_accuracy"] = accuracy._asdict()
-    if out:
-        out.write_text(json.dumps(values, indent=2) + "\n")
+    source = _source(data, path, flow.config.image_size, flow.config.channels)
+    _share(num_processes)
+    found: list[tuple[str, Any]] = []
+    evaluate_model(
+        flow,
+        source,
+        names,
+        sampling,
+        reference,
+        limit,
+        seed,
+        out,
+        {"model": model},
+        show_progress(),
+        lambda name, value: found.append((name, value)),
+    )
+    if found:
+        typer.echo(table(found))
+    if out and found:
         typer.echo(f"record in {out}")
+
+
+@app.command()
+@plain_errors
+def stats(
+    data: Annotated[str, typer.Argument(help="fashion-mnist-12k, fashion-mnist, or a folder of class folders.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it, as the model has it.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    extractor: Annotated[str, typer.Option(help="inception or efflite0.")] = "efflite0",
+    num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
+) -> None:
+    """Reference statistics of the train split, with what real test images score against them."""
+    from labcore.evaluate.extractors import load_extractor
+    from labcore.evaluate.statistics import file_name
+    from labcore.runs.evaluation import reference_of
+    from labcore.runs.progress import show_progress, table
+    from labcore.runs.training import check_writable
+    from labcore.store import cache_folder
+
+    source = _source(data, path, image_size, channels)
+    train, network = source.split("train"), load_extractor(extractor).to(_device())
+    where = out or cache_folder() / "statistics" / file_name(train, network)
+    check_writable(where.parent)
+    _share(num_processes)
+    found = reference_of(source, network, where, show_progress())
+    floor = found.about.get("floor")
+    if floor:
+        rows = [(f"{name}{network.suffix}", f"{value:.4g}") for name, value in floor["values"].items()]
+        typer.echo(table([(f"{floor['n']:,} real test images", "score"), *rows]))
+    typer.echo(f"statistics of {found.about['n']:,} images of {found.about['data']} in {where}")
+
+
+@app.command()
+@plain_errors
+def probe(
+    model: Model,
+    data: Data = "fashion-mnist-12k",
+    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
+    limit: Annotated[int | None, typer.Option(help="First images of each split; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
+    num_processes: Annotated[int, typer.Option(help="Processes that share the features, one device each.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for probe.json and probe.png.")] = Path("outputs/probe"),
+) -> None:
+    """Linear probes of the hidden features, block by block, beside the training-free accuracy."""
+    from labcore.evaluate import training_free_accuracy
+    from labcore.evaluate.hiddens import all_sites, hidden_features
+    from labcore.evaluate.probe import probe_sites
+    from labcore.runs.evaluation import check_classes, write_json
+    from labcore.runs.models import find_model
+    from labcore.runs.progress import show_progress, table
+    from labcore.runs.training import check_writable
+    from labcore.store import process_share
+    from labcore.viz import measures
+
+    flow = find_model(model).to(_device())
+    chosen = all_sites(flow) if sites == "all" else _sites(sites)
+    source = _source(data, path, flow.config.image_size, flow.config.channels)
+    train, test = source.split("train"), source.split("test")
+    check_classes(flow, train)
+    check_writable(out)
+    _share(num_processes)
+    progress = show_progress()
+    if process_share()[0]:
+        for split in (train, test):
+            hidden_features(flow, split, chosen, limit=limit, progress=progress)
+        return
+    report = probe_sites(flow, train, test, chosen, seed=seed, train_limit=limit, test_limit=limit, progress=progress)
+    free = training_free_accuracy(flow, test, limit) if flow.config.num_classes else None
+    rows = [(f"block {site.block}, layer {site.layer}", site.accuracy) for site in report.sites]
+    typer.echo(table([*rows, *([("training-free", free)] if free else [])]))
+    write_json(out / "probe.json", {"model": model, **report.record(), "training_free": free and free._asdict()})
+    measures.probe_by_site(report, free).savefig(out / "probe.png")
+    typer.echo(f"record and figure in {out}")
 
 
 @app.command()
@@ -185,6 +291,50 @@ def doctor() -> None:
     typer.echo("nothing is missing" if not missing else f"{len(missing)} missing; the rest works without")
 
 
+def _device() -> str:
+    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
+    import os
+
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _share(num_processes: int) -> None:
+    """Start this command again in several processes and leave with their status; returns at once for one."""
+    if num_processes != 1:
+        from labcore.train.launch import launch
+
+        raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
+
+
+def _source(data: str | None, path: str | None, image_size: int | None, channels: int | None):
+    """Where images come from, by the words of the command line."""
+    from labcore.data.datasets import NAMES
+    from labcore.runs.evaluation import Data as Source
+
+    return Source(data, path, image_size, channels) if data in NAMES else Source("folder", data, image_size, channels)
+
+
+def _sites(words: str) -> list[tuple[int, int]]:
+    """Sites of `lab probe --sites`."""
+    try:
+        pairs = [tuple(int(number) for number in word.split(".")) for word in words.split(",")]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f'sites was {words!r}; write "all", or pairs block.layer like 1.2,4.1') from None
+    return pairs
+
+
+def _numbers(classes: str) -> list[int]:
+    """Class numbers of `--classes`."""
+    try:
+        return [int(word) for word in classes.split(",")]
+    except ValueError:
+        raise ValueError(f'classes was {classes!r}; write "each", "none", or numbers like 3 or 0,5,9') from None
+
+
 def _labels(classes: str, num: int, known: int):
     """Labels for `lab sample --classes`."""
     import torch
@@ -193,10 +343,7 @@ def _labels(classes: str, num: int, known: int):
         return None
     if classes == "each":
         return torch.arange(num) % known
-    try:
-        chosen = torch.tensor([int(word) for word in classes.split(",")])
-    except ValueError:
-        raise ValueError(f'classes was {classes!r}; write "each", "none", or numbers like 3 or 0,5,9') from None
+    chosen = torch.tensor(_numbers(classes))
     return chosen[torch.arange(num) % len(chosen)]
 
 

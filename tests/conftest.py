@@ -50,6 +50,14 @@ def assert_alive(flow: TarFlow) -> None:
         assert (zs[0] - zs[2]).abs().amax() > 1e-4
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests leave the user's cache alone, and find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(params=list(OPTIONS), ids=list(OPTIONS))
 def flow(request) -> TarFlow:
     """A perturbed float64 flow with each set of options."""

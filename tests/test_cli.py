@@ -41,9 +41,11 @@ def test_train_sample_evaluate(tmp_path):
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "s" / "images").glob("*.png"))) == 12
     assert Image.open(tmp_path / "s" / "grid.png").size == ((10 * 30 - 2) * 2, (2 * 30 - 2) * 2)
-    done = lab("evaluate", str(run), "--limit", "20", "--bayes", "--out", str(tmp_path / "e.json"))
+    done = lab(
+        "evaluate", str(run), "--limit", "20", "--metrics", "likelihood,bayes", "--out", str(tmp_path / "e.json")
+    )
     assert done.exit_code == 0, done.output
-    assert "nats/dim (images noised with sigma 0.1)" in done.output and "Bayes" in done.output
+    assert "nats/dim (images noised with sigma 0.1)" in done.output and "bayes" in done.output
     record = json.loads((tmp_path / "e.json").read_text())
     assert record["likelihood"]["n"] == 20 and record["likelihood"]["made_with"]["data"] == "fashion-mnist-12k/test"
 

@@ -1,1 +1,28 @@
-"""Frozen vision encoders (being written)."""
+"""Frozen pretrained vision encoders: what alignment pulls hidden states towards, and what features are measured with.
+
+`load` gives an encoder whose weights are on this machine (efficientnet-lite0's come with pip), `untrained` one with random
+weights, `cached_tokens` and `cached_pooled` the features of a whole data set, computed once and kept on disk.
+"""
+
+from labcore.encoders.cache import cached_pooled, cached_tokens
+from labcore.encoders.frozen import Encoder, EncoderOutput, load, untrained
+from labcore.encoders.specs import SPECS, EncoderSpec, Stage, TokenPlan, spec
+from labcore.encoders.weights import find_file, find_weights, read_state, weights_folder
+
+__all__ = [
+    "SPECS",
+    "Encoder",
+    "EncoderOutput",
+    "EncoderSpec",
+    "Stage",
+    "TokenPlan",
+    "cached_pooled",
+    "cached_tokens",
+    "find_file",
+    "find_weights",
+    "load",
+    "read_state",
+    "spec",
+    "untrained",
+    "weights_folder",
+]

@@ -1,0 +1,213 @@
+"""Frozen encoders: images in, patch tokens, pooled features and class logits out. Differentiable in the images.
+
+All methods take float images x (b, c, h, w) in [-1, 1], grey or RGB, of any size. Preparing them: squeezed to a square
+(bicubic, antialiased, not clipped), so that token (i, j) covers the same part of the image whatever its shape; grey
+repeated to RGB; (x + 1) / 2; mean and std of the encoder. FlowBack and REPA resize after normalising, which is the same,
+since a resize is linear and its weights sum to one. Antialiasing is our choice (REPA's code resizes without it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labcore.encoders import specs
+from labcore.encoders.specs import EncoderSpec, Stage
+from labcore.encoders.weights import find_weights, fit, read_state
+from labcore.provenance import file_hash
+
+
+class EncoderOutput(NamedTuple):
+    """Everything that one pass gives.
+
+    maps: {width of the stage: (b, width, g, g)}. pooled: (b, p), see `EncoderSpec.pool`. logits: (b, k) of the classifier,
+    None where the encoder has none.
+    """
+
+    maps: dict[int, Tensor]
+    pooled: Tensor
+    logits: Tensor | None
+
+
+class Encoder:
+    """A frozen timm network in eval mode. Made by `load` or `untrained`.
+
+    Not an nn.Module, on purpose: as an attribute of a model it never becomes one of its submodules, so it is not trained,
+    not moved by mistake, and never in a checkpoint. Parameters need no gradient; gradients reach x where x wants them.
+    Images are converted to float32 and moved to the encoder's device. Features are not normalised.
+    """
+
+    def __init__(self, spec: EncoderSpec, model: nn.Module, weights_hash: str):
+        self.spec, self.weights_hash = spec, weights_hash
+        self._model = model.eval().requires_grad_(False)
+        self._widths = [level["num_chs"] for level in model.feature_info] if spec.kind == "cnn" else []
+        self.to("cpu")
+
+    def to(self, device: torch.device | str) -> Encoder:
+        """Move the network; returns self. CNNs are channels_last on the CPU, where that halves their time."""
+        self.device = torch.device(device)
+        self._model.to(self.device)
+        if self.spec.kind == "cnn":
+            self._model.to(memory_format=self._layout)
+        return self
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.spec.name}, weights {self.weights_hash}, {self.device})"
+
+    def tokens(self, x: Float[Tensor, "b c h w"], grid: int, stage: int | None = None) -> Float[Tensor, "b t d"]:
+        """Patch tokens (b, grid * grid, d) in raster order, without class and register tokens.
+
+        The stage (its width, where you choose) and the input are those of `EncoderSpec.plan`; a ViT's positional embeddings
+        are resampled to the input. A finer map is averaged down to the grid (adaptive average pooling: windows overlap
+        where grid does not divide). Raises ValueError for grids, stages and images that do not fit.
+        """
+        plan = self.spec.plan(grid, stage)
+        x = self.prepare(x, plan.input_size)
+        if self.spec.kind == "vit":
+            features = self._vit(x, [plan.stage]).maps[plan.stage.width]
+        else:
+            features = self._cnn_map(x, plan.stage)
+        if features.shape[-1] != grid:
+            features = F.adaptive_avg_pool2d(features, grid)
+        return features.flatten(2).transpose(1, 2)
+
+    def token_width(self, grid: int, stage: int | None = None) -> int:
+        """d of `tokens`."""
+        return self.spec.plan(grid, stage).stage.width
+
+    def describe(self, grid: int, stage: int | None = None) -> str:
+        """How `tokens` are made, in words."""
+        plan = self.spec.plan(grid, stage)
+        pooled = f" averaged from {plan.stage_grid}x{plan.stage_grid}" if plan.stage_grid != grid else ""
+        return (
+            f"{self.spec.name}: {plan.stage.width} channels of stride {plan.stage.stride}, input {plan.input_size}, "
+            f"{grid}x{grid} tokens{pooled}"
+        )
+
+    def pooled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p"]:
+        """One feature vector an image, at the native input size; what it is, `EncoderSpec.pool` says."""
+        return self.outputs(x, widths=()).pooled
+
+    def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Class logits at the native input size; ValueError where the encoder has no classifier."""
+        if not self.spec.num_classes:
+            raise ValueError(f"{self.spec.name} has no classifier; efficientnet-lite0 has one")
+        return self.outputs(x, widths=()).logits
+
+    def outputs(self, x: Float[Tensor, "b c h w"], widths: Sequence[int] | None = None) -> EncoderOutput:
+        """Maps, pooled features and logits of one pass at the native input size.
+
+        widths: the stages whose maps are wanted; default, those that tokens are taken from by default.
+        """
+        if widths is None:
+            stages = [stage for stage in self.spec.stages if stage.by_default]
+        else:
+            stages = [self.spec.stage(width) for width in widths]
+        x = self.prepare(x)
+        return self._vit(x, stages) if self.spec.kind == "vit" else self._cnn(x, stages)
+
+    def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b 3 s s"]:
+        """What the network sees: (b, 3, size, size), normalised; size None is the native one.
+
+        Raises ValueError unless x is (b, c, h, w), floating, not empty, and has 1 or 3 channels.
+        """
+        if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0 or x.shape[1] not in (1, 3):
+            raise ValueError(
+                f"{self.spec.name} was given {x.dtype} of shape {tuple(x.shape)}; it takes float images (b, c, h, w) in "
+                "[-1, 1] with c 1 or 3, at least one. Convert uint8 with x.float() / 127.5 - 1"
+            )
+        size = self.spec.input_size if size is None else size
+        x = x.to(self.device, torch.float32)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode=self.spec.interpolation, antialias=True)
+        # grey becomes RGB here, by broadcasting
+        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
+        return (((x + 1) / 2 - mean) / std).contiguous(memory_format=self._layout)
+
+    def recipe(self, grid: int | None = None, stage: int | None = None) -> dict[str, Any]:
+        """All that features are a function of, but the images: JSON values for cache keys and records.
+
+        Of `tokens` where a grid is given, else of `pooled`.
+        """
+        plan = None if grid is None else self.spec.plan(grid, stage)
+        return {
+            "encoder": self.spec.name,
+            "model": self.spec.model,
+            "options": dict(self.spec.options),
+            "weights": self.weights_hash,
+            "resize": f"{self.spec.interpolation}, antialiased, square",
+            "input_size": self.spec.input_size if plan is None else plan.input_size,
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+            "what": f"pooled: {self.spec.pool}" if plan is None else "tokens",
+            "grid": grid,
+            "stage": None if plan is None else plan.stage.width,
+        }
+
+    def _vit(self, x: Tensor, stages: Sequence[Stage]) -> EncoderOutput:
+        sequence, (_, _, height, width) = self._model.forward_features(x), x.shape
+        patches = sequence[:, self._model.num_prefix_tokens :]
+        pooled = sequence[:, 0] if self.spec.pool == "token" else patches.mean(1)
+        maps = {s.width: patches.transpose(1, 2).unflatten(2, (height // s.stride, width // s.stride)) for s in stages}
+        return EncoderOutput(maps, pooled, None)
+
+    def _cnn(self, x: Tensor, stages: Sequence[Stage]) -> EncoderOutput:
+        last, inner = self._model.forward_intermediates(x, indices=list(range(len(self._widths))))
+        maps = {**dict(zip(self._widths, inner, strict=True)), last.shape[1]: last}
+        pooled = self._model.forward_head(last, pre_logits=True)
+        logits = self._model.get_classifier()(pooled) if self.spec.num_classes else None
+        return EncoderOutput({s.width: maps[s.width] for s in stages}, pooled, logits)
+
+    def _cnn_map(self, x: Tensor, stage: Stage) -> Tensor:
+        """One map; what follows its stage is not computed."""
+        if stage.width not in self._widths:  # the last convolution, before pooling
+            return self._model.forward_features(x)
+        indices = [self._widths.index(stage.width)]
+        return self._model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)[0]
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        cnn_on_cpu = self.spec.kind == "cnn" and self.device.type == "cpu"
+        return torch.channels_last if cnn_on_cpu else torch.contiguous_format
+
+
+def load(
+    name: str | EncoderSpec,
+    weights: str | Path | None = None,
+    download: bool = False,
+    device: torch.device | str = "cpu",
+) -> Encoder:
+    """An encoder with its pretrained weights. No network unless `download`.
+
+    weights: a file (or a folder with it) that `find_weights` would not find. Raises ValueError for unknown names, and for
+    files that are damaged or of another network; FileNotFoundError, at once, where there is no file.
+    """
+    spec = specs.spec(name) if isinstance(name, str) else name
+    path = find_weights(spec, weights, download)
+    state = read_state(path)
+    model = _build(spec)
+    fit(model, state, path)
+    return Encoder(spec, model, file_hash(path)).to(device)
+
+
+def untrained(name: str | EncoderSpec, seed: int = 0) -> Encoder:
+    """An encoder with random weights, for tests and as a baseline; needs no file. Leaves the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        spec = specs.spec(name) if isinstance(name, str) else name
+        return Encoder(spec, _build(spec), f"random-{seed}")
+
+
+def _build(spec: EncoderSpec) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("encoders need timm: pip install timm") from error
+    sizes = {"dynamic_img_size": True} if spec.kind == "vit" else {}
+    return timm.create_model(spec.model, pretrained=False, num_classes=spec.num_classes, **sizes, **spec.options)

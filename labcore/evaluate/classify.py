@@ -1,0 +1,56 @@
+"""Training-free classification: one forward and one backward pass, however many classes there are.
+
+FlowBack (arXiv 2511.22345), Algorithm 1. Logits lambda = 0 (b, k) give class probabilities p = softmax(lambda), uniform; in
+every block the class embedding is the mixture p^T E (TARFlow has one table E a block, and all take the same p). The score
+of class k is the slope of the log-likelihood towards it,
+
+    g_k = d log p(x | p) / d lambda_k = (1/K) sum over blocks <d log p / d e, E_k - mean(E)>,   label = argmax_k g_k
+
+It is Bayes classification to first order around "no class". Images are clean: the paper does not say whether noise is
+added, and ml-tarflow's notebook adds none when it classifies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labcore.evaluate.accuracy import Accuracy, accuracy, require_classes
+from labcore.flows.tarflow import TarFlow
+
+
+def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+    """d log p(x | softmax(lambda)) / d lambda at lambda = 0, in nats per unit of logit; each row sums to 0.
+
+    Works inside no_grad and inference_mode, does not depend on the batch, and leaves no gradient on x or the parameters.
+    Raises ValueError for an unconditional flow, images that do not fit it, and images or scores that are not finite.
+    """
+    classes = require_classes(flow)
+    flow.check_images(x)
+    with torch.inference_mode(False), torch.enable_grad():
+        clean = x.detach().clone()
+        if not bool(clean.isfinite().all()):
+            raise ValueError(
+                "x holds NaN or infinity; give clean images in [-1, 1], as labcore.data.to_float makes them"
+            )
+        logits = torch.zeros(len(x), classes, dtype=x.dtype, device=x.device, requires_grad=True)
+        (scores,) = torch.autograd.grad(flow.log_prob(clean, logits.softmax(dim=1)).sum(), logits)
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"the scores of {int((~scores.isfinite()).any(dim=1).sum())} of {len(x)} images are not finite: the flow "
+            "diverged, or the images are far from [-1, 1]"
+        )
+    return scores
+
+
+def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b"]:
+    """The class with the largest of `class_scores` for each clean image, int64."""
+    return class_scores(flow, x).argmax(dim=1)
+
+
+def training_free_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
+    """Accuracy of `classify` on the first `limit` images of `dataset` (None: all); raises as `accuracy` does."""
+    return accuracy(classify, flow, dataset, limit, batch_size)

@@ -1,0 +1,186 @@
+"""Feature extractors of the fidelity metrics, registered with torch-fidelity.
+
+    inception   torch-fidelity's Inception (the TensorFlow graph of 2015-12-05, converted), the one that published FID, sFID and
+                IS are made with; 1 x 2048 pooled, 17 x 17 x 7 spatial, 1008 unbiased logits; its metrics have no suffix
+    efflite0    the embedded encoder, EfficientNet-Lite0: 1280 pooled, 14 x 14 x 7 spatial, 1000 logits; its metrics are named
+                fid_efflite0 and so on, and cannot be compared with Inception's
+
+Spatial features (for sFID) follow ADM's evaluator (guided-diffusion, evaluations/evaluator.py): the first 7 channels of the
+graph's node mixed_6/conv, which torch-fidelity's conversion calls Mixed_6d.branch1x1; that the node is the output after the
+ReLU is read off the names of the graph, not checked against TensorFlow. For efflite0 the 7 channels of the 14 x 14 stage are our
+choice after that pattern.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from labcore import encoders
+from labcore.provenance import file_hash
+
+NAMES = ("inception", "efflite0")
+POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SOURCE = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_HASH = "6726825d"
+"""First digits of the file's sha256, which its name carries."""
+
+_LAYERS = {
+    "inception": {POOL: ("2048", 2048), SPATIAL: ("spatial", 7 * 17 * 17), LOGITS: ("logits_unbiased", 1008)},
+    "efflite0": {POOL: ("pool", 1280), SPATIAL: ("spatial", 7 * 14 * 14), LOGITS: ("logits", 1000)},
+}
+"""Our name of a layer -> (the registered extractor's name, values)."""
+
+
+class Extractor:
+    """A frozen network from uint8 images to the features that metrics are computed on.
+
+    name: one of NAMES, or a test's own. suffix: what its metrics end in. widths: values of pool, spatial and logits.
+    identity: name, weights hash and resize, which statistics must agree in to be compared.
+    """
+
+    def __init__(self, name: str, module: Any, widths: dict[str, int], weights: str, resize: str):
+        self.name, self.module, self.widths = name, module, widths
+        self.device = torch.device("cpu")
+        self.identity = {"extractor": name, "weights": weights, "resize": resize}
+
+    @property
+    def suffix(self) -> str:
+        return suffix_of(self.name)
+
+    def to(self, device: torch.device | str) -> Any:
+        self.module.to(device)
+        self.device = torch.device(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b d"]]:
+        """{layer: (b, d) float32}; grey images are repeated to RGB."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images have dtype {images.dtype}; extractors take uint8 0..255")
+        images = images.to(self.device)
+        outputs = self.module(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return dict(zip(self.widths, outputs, strict=True))
+
+
+def suffix_of(name: str) -> str:
+    """What the names of metrics end in: nothing for Inception, as published."""
+    return "" if name == "inception" else f"_{name}"
+
+
+def widths_of(name: str) -> dict[str, int]:
+    """Values of pool, spatial and logits of one of NAMES."""
+    return {layer: width for layer, (_, width) in _LAYERS[name].items()}
+
+
+def load_extractor(name: str, weights: str | Path | None = None) -> Extractor:
+    """The extractor `name`, on the CPU, with weights from `weights` or where `labcore.encoders` finds them.
+
+    Raises ValueError for an unknown name or a file that is not the one, FileNotFoundError (at once) with what to get.
+    """
+    if name not in NAMES:
+        raise ValueError(f"extractor {name!r} is unknown; the names are {', '.join(NAMES)}")
+    from torch_fidelity.utils import create_feature_extractor
+
+    classes = _register()
+    layers = widths_of(name)
+    features = [registered for registered, _ in _LAYERS[name].values()]
+    if name == "efflite0":
+        encoder = encoders.load("efficientnet-lite0", weights)
+        module = classes["efflite0"]("efflite0", features, encoder=encoder)
+        resize = "bicubic, antialiased, to 224"
+        return Extractor(name, module, layers, encoder.weights_hash, resize)
+    path = find_inception(weights)
+    module = create_feature_extractor(
+        "inception-v3-adm", features, cuda=False, feature_extractor_weights_path=str(path), verbose=False
+    )
+    return Extractor(name, module, layers, file_hash(path), "bilinear to 299 as TensorFlow 1, in the graph")
+
+
+def find_inception(path: str | Path | None = None) -> Path:
+    """torch-fidelity's weight file, checked: it loads without running code and is the one that its name says."""
+    found = encoders.find_file(INCEPTION_FILE, INCEPTION_SOURCE, path, [Path(torch.hub.get_dir()) / "checkpoints"])
+    if not file_hash(found).startswith(INCEPTION_HASH):
+        raise ValueError(
+            f"{found} is not {INCEPTION_FILE}: its sha256 begins with {file_hash(found)[:8]}, not {INCEPTION_HASH}. Other "
+            f"weights give numbers that compare with nothing; get the file from {INCEPTION_SOURCE}"
+        )
+    encoders.read_state(found)  # torch-fidelity unpickles it without limits; this refuses anything but tensors first
+    return found
+
+
+@cache
+def _register() -> dict[str, type]:
+    """Make both extractors known to torch-fidelity, once in a process; {registered name: class}."""
+    from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class InceptionAdm(FeatureExtractorInceptionV3):
+        """Inception with "spatial", caught on the way to the pooled features."""
+
+        def __init__(self, name, features_list, **options):
+            self.asked = list(features_list)
+            inner = [feature for feature in features_list if feature != "spatial"] or ["2048"]
+            super().__init__(name, inner, **options)
+            self.inner, self.caught = inner, None
+            self.features_list = self.asked  # what torch-fidelity names the outputs by
+            self.Mixed_6d.branch1x1.register_forward_hook(self._catch)
+
+        def _catch(self, module, inputs, output):
+            self.caught = output[:, :7].flatten(1).float()
+
+        def forward(self, x):
+            self.features_list = self.inner
+            try:
+                found = dict(zip(self.inner, super().forward(x), strict=True))
+            finally:
+                self.features_list, found_spatial, self.caught = self.asked, self.caught, None
+            return tuple({**found, "spatial": found_spatial}[feature] for feature in self.asked)
+
+        @staticmethod
+        def get_provided_features_list():
+            return (*FeatureExtractorInceptionV3.get_provided_features_list(), "spatial")
+
+    class EffLite0(FeatureExtractorBase):
+        """The embedded encoder as torch-fidelity calls it: uint8 (b, 3, h, w) to a tuple of features."""
+
+        def __init__(self, name, features_list, feature_extractor_weights_path=None, encoder=None, **_):
+            super().__init__(name, features_list)
+            self.encoder = encoder or encoders.load("efficientnet-lite0", feature_extractor_weights_path)
+
+        def _apply(self, fn, *args, **kwargs):  # the encoder is not a submodule
+            self.encoder.to(fn(torch.empty(0)).device)
+            return super()._apply(fn, *args, **kwargs)
+
+        def forward(self, x):
+            out = self.encoder.outputs(x.float() / 127.5 - 1)
+            found = {"pool": out.pooled, "spatial": out.maps[112][:, :7].flatten(1), "logits": out.logits}
+            return tuple(found[feature] for feature in self.features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return ("pool", "spatial", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "pool"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        @staticmethod
+        def get_dummy_input_for_compile():
+            return torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+
+    register_feature_extractor("inception-v3-adm", InceptionAdm)
+    register_feature_extractor("efflite0", EffLite0)
+    return {"inception-v3-adm": InceptionAdm, "efflite0": EffLite0}

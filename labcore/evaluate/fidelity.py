@@ -1,0 +1,269 @@
+"""How good generated images are: FID, sFID, KID, IS, precision and recall, each with what made it.
+
+    fid        Frechet distance of Gaussians fitted to pooled features (Heusel et al., arXiv 1706.08500)
+    sfid       the same on spatial features (Nash et al., arXiv 2103.03841; features as ADM's evaluator takes them)
+    kid        squared MMD with a cubic kernel, mean over 100 subsets (Binkowski et al., arXiv 1801.01401)
+    is         inception score, mean over 10 splits (Salimans et al., arXiv 1606.03498)
+    precision  share of generated images within the manifold of real ones, 3 nearest neighbours; recall the other way
+    recall     round (Kynkaanniemi et al., arXiv 1904.06991); equal numbers from both sides, at most 10,000
+
+computed by torch-fidelity from features on disk. With the embedded extractor they are named fid_efflite0 and so on.
+
+Intervals are half-sample bootstrap intervals: the metric is computed on random halves of the generated images, drawn without
+replacement, and the value gets 1.96 standard deviations of those to either side. With replacement, repeated images would
+shift FID upwards and break nearest neighbours; the spread over halves estimates the standard error at the full number
+(delete-half jackknife; Shao and Wu 1989). The reference is taken as given. All of this is our choice; papers give no intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labcore import provenance
+from labcore.evaluate import extractors
+from labcore.evaluate.extractors import LOGITS, POOL, SPATIAL, Extractor
+from labcore.evaluate.statistics import MOST_FEATURES, Moments, Reference, image_features, moments
+from labcore.rng import generator
+from labcore.store import Progress, Store
+
+METRICS = ("fid", "sfid", "kid", "is", "precision", "recall")
+NAMES = tuple(f"{metric}{extractors.suffix_of(name)}" for name in extractors.NAMES for metric in METRICS)
+RESAMPLES = 40  # halves; a standard deviation good to 11%
+FEWEST = 100  # images for the metrics without a covariance: our choice
+KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
+
+
+class Measure(NamedTuple):
+    """One metric: value, 95% interval (low, high), n generated images, and the floor: the same for held-out real images."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    floor: float | None
+
+    def __str__(self) -> str:
+        floor = "" if self.floor is None else f", real images {self.floor:.4g}"
+        return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g}, n = {self.n:,}{floor})"
+
+
+@dataclass(frozen=True)
+class FidelityRecord:
+    """measures by name; images: how they were made (seed, guidance, schedule, denoising, solver ...); reference: data, n,
+    extractor, weights hash, resize, floor's n; resamples; made_with: versions, revision, device."""
+
+    measures: dict[str, Measure]
+    images: dict[str, Any]
+    reference: dict[str, Any]
+    resamples: int
+    made_with: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "measures": {name: measure._asdict() for name, measure in self.measures.items()}}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(metric, extractor) of a name like fid_efflite0. Raises ValueError, listing the names."""
+    if name not in NAMES:
+        raise ValueError(f"metric {name!r} is unknown; the names are {', '.join(NAMES)}")
+    metric, _, suffix = name.partition("_")
+    return metric, suffix or "inception"
+
+
+def check_enough(metrics: Sequence[str], extractor: Extractor | str, n: int, whose: str) -> None:
+    """ValueError where `n` images are too few for one of the metrics, saying how many it needs and what needs fewer.
+
+    extractor: one, or its name, so that this can be asked before any weights are loaded.
+    """
+    widths = extractors.widths_of(extractor) if isinstance(extractor, str) else extractor.widths
+    suffix = extractors.suffix_of(extractor if isinstance(extractor, str) else extractor.name)
+    for metric in metrics:
+        layer = {"fid": POOL, "sfid": SPATIAL}.get(metric)
+        needed = FEWEST if layer is None else widths[layer] + 1
+        if n < needed:
+            why = (
+                f"{needed - 1} features need more images than that for a covariance of full rank; kid, is, precision and "
+                f"recall need {FEWEST}"
+                if layer
+                else "fewer say nothing"
+            )
+            raise ValueError(f"{metric}{suffix} needs at least {needed} {whose} images, given {n}: {why}")
+
+
+def fidelity(
+    images: Any,
+    reference: Reference,
+    extractor: Extractor,
+    metrics: Sequence[str] = METRICS,
+    made: dict[str, Any] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> FidelityRecord:
+    """Compare generated images with the reference.
+
+    images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). made: how they were made, for
+    the record; default what `images` says. seed: of subsets, splits and halves. resamples: 0 gives no intervals.
+    Raises ValueError for unknown metrics, too few or constant images, and statistics of another extractor, weights, resize,
+    or size of images.
+    """
+    if not metrics or (unknown := set(metrics) - set(METRICS)):
+        raise ValueError(
+            f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(METRICS)}"
+        )
+    if resamples != 0 and resamples < 10:
+        raise ValueError(f"resamples was {resamples}; give at least 10 for an interval, or 0 for none")
+    reference.check(extractor, images.image_size, images.channels)
+    check_enough(metrics, extractor, len(images), "generated")
+    check_enough(metrics, extractor, reference.about["n"], "reference")
+    features = image_features(images, extractor, root, progress)
+    check_varied(features)
+    floor = reference.about.get("floor", {})
+    measures = {}
+    for i, metric in enumerate(metrics):
+        if progress is not None:
+            progress("metrics", i, len(metrics))
+        value, low, high = with_interval(_FUNCTIONS[metric](features, reference), len(images), seed, resamples)
+        known = floor.get("values", {}).get(metric)
+        measures[f"{metric}{extractor.suffix}"] = Measure(value, low, high, len(images), known)
+    if progress is not None:
+        progress("metrics", len(metrics), len(metrics))
+    about = {name: value for name, value in reference.about.items() if name not in ("schema", "made_with", "floor")}
+    return FidelityRecord(
+        measures,
+        made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"}),
+        {**about, "floor_n": floor.get("n")},
+        resamples,
+        {"seed": seed, **provenance.stamp("timm", "torch-fidelity")},
+    )
+
+
+def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: Progress | None = None) -> Reference:
+    """`reference` with the metrics of held-out real images in it: what a perfect model would get at their number."""
+    metrics = [metric for metric in METRICS if _enough(metric, extractor, min(len(test), reference.about["n"]))]
+    if not metrics:
+        return reference
+    record = fidelity(test, reference, extractor, metrics, resamples=0, progress=progress)
+    values = {name.removesuffix(extractor.suffix): measure.value for name, measure in record.measures.items()}
+    floor = {"data": f"{test.name}/{test.split}", "n": len(test), "values": values}
+    return Reference(reference.pool, reference.spatial, reference.features, {**reference.about, "floor": floor})
+
+
+def _enough(metric: str, extractor: Extractor, n: int) -> bool:
+    try:
+        check_enough([metric], extractor, n, "held-out")
+    except ValueError:
+        return False
+    return True
+
+
+def check_varied(features: Store) -> None:
+    """ValueError where all images are the same to the extractor."""
+    pool = features[POOL]
+    if all(bool((part == pool[0]).all()) for part in pool.split(2048)):
+        raise ValueError(
+            f"all {len(pool)} images are the same to the extractor: the model has collapsed, or drew constants; look at some"
+        )
+
+
+Statistic = Callable[[Tensor | None, int], float]
+"""statistic(rows or None for all, seed): a metric of those of the generated images."""
+
+
+def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tuple[float, float, float]:
+    """(value, low, high) by half-sample bootstrap; low = high = value without resamples."""
+    value = statistic(None, seed)
+    if resamples == 0:
+        return value, value, value
+    halves = (torch.randperm(n, generator=generator(seed, "half", i))[: n // 2] for i in range(resamples))
+    spread = 1.96 * float(torch.tensor([statistic(half, seed) for half in halves], dtype=torch.float64).std())
+    return value, value - spread, value + spread
+
+
+class Frechet:
+    """Squared Frechet distance to one Gaussian, quickly for many others: d^2 = |m - m'|^2 + tr(C + C' - 2 (R C R)^(1/2)),
+    R = C'^(1/2). `exact` is torch-fidelity's own function on the same moments."""
+
+    def __init__(self, reference: Moments):
+        self.reference = reference
+        values, vectors = torch.linalg.eigh(reference.cov)
+        self.root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+    def __call__(self, other: Moments) -> float:
+        r = self.reference
+        cross = torch.linalg.eigvalsh(self.root @ other.cov @ self.root).clamp_min(0).sqrt().sum()
+        return float((other.mean - r.mean).square().sum() + other.cov.trace() + r.cov.trace() - 2 * cross)
+
+    def exact(self, other: Moments) -> float:
+        from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+        pair = ({"mu": m.mean.numpy(), "sigma": m.cov.numpy()} for m in (other, self.reference))
+        return fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID]
+
+
+def _frechet(layer: str) -> Callable[[Store, Reference], Statistic]:
+    def metric(features: Store, reference: Reference) -> Statistic:
+        rows, distance = features[layer], Frechet(getattr(reference, layer))
+        return lambda half, _: distance.exact(moments(rows)) if half is None else distance(moments(rows, half))
+
+    return metric
+
+
+def _kid(features: Store, reference: Reference) -> Statistic:
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    rows, real = features[POOL], reference.features
+
+    def statistic(half: Tensor | None, seed: int) -> float:
+        ours = rows if half is None else rows[half]
+        size = min(KID_SIZE if half is None else KID_SIZE // 2, len(ours), len(real))
+        subsets = KID_SUBSETS if half is None else KID_SUBSETS // 5  # cheaper for the spread
+        return kid_features_to_metric(
+            ours, real, kid_subsets=subsets, kid_subset_size=size, rng_seed=seed, verbose=False
+        )[KEY_METRIC_KID_MEAN]
+
+    return statistic
+
+
+def _inception_score(features: Store, reference: Reference) -> Statistic:
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    rows = features[LOGITS]
+    return lambda half, seed: isc_features_to_metric(rows if half is None else rows[half], rng_seed=seed)[
+        KEY_METRIC_ISC_MEAN
+    ]
+
+
+def _manifolds(which: str) -> Callable[[Store, Reference], Statistic]:
+    def metric(features: Store, reference: Reference) -> Statistic:
+        from torch_fidelity.metric_prc import prc_features_to_metric
+
+        rows = features[POOL][:MOST_FEATURES]
+
+        def statistic(half: Tensor | None, seed: int) -> float:
+            ours = rows if half is None else rows[half[half < len(rows)]]
+            real = reference.features[: len(ours)]
+            ours = ours[: len(real)]
+            return prc_features_to_metric(ours, real, save_cpu_ram=True, verbose=False)[which]
+
+        return statistic
+
+    return metric
+
+
+_FUNCTIONS: dict[str, Callable[[Store, Reference], Statistic]] = {
+    "fid": _frechet(POOL),
+    "sfid": _frechet(SPATIAL),
+    "kid": _kid,
+    "is": _inception_score,
+    "precision": _manifolds("precision"),
+    "recall": _manifolds("recall"),
+}

@@ -1,0 +1,132 @@
+"""Images drawn for an evaluation: uint8 on disk, in fixed chunks by index, resumable, shared by several processes.
+
+Image i is a function of the weights, the settings and (seed, i). It is rounded to uint8 as it would be in a PNG, since that is
+what published numbers are computed on. Chunks are part of the key: with equal chunks and one number of threads the images are
+bit-equal however the work was shared; other chunks change float images by rounding only, and a pixel by 1 now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from labcore import provenance
+from labcore.config import Config
+from labcore.data.transforms import to_uint8
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.denoise import noise_level
+from labcore.inverse.sample import sample
+from labcore.inverse.solve import Solver
+from labcore.store import Progress, Rows, Store, cache_folder
+
+
+class Sampling(Config):
+    """How images are drawn. The defaults are `labcore.sample`'s, with every class in turn."""
+
+    num: PositiveInt  # how many images
+    classes: Literal["each", "none"] | tuple[int, ...] = "each"  # image i has class i mod k; none; or these in turn
+    guidance: float = 0.0  # g in c + g (c - u); 0 is off
+    guidance_schedule: Literal["constant", "linear"] = "constant"
+    attn_temp: PositiveFloat = 1.0  # of the unconditional branch
+    noise_std: NonNegativeFloat | None = None  # denoising; None: as the flow was trained, 0: none
+    solver: Solver = "sequential"
+    seed: int = 0
+    chunk: PositiveInt = Field(default=100, le=10_000)  # images drawn at a time
+
+    @model_validator(mode="after")
+    def _fits(self) -> Sampling:
+        if self.classes == ():
+            raise ValueError('classes was empty; give "each", "none", or class numbers')
+        return self
+
+    def labels(self, flow: TarFlow, part: range) -> Int64[Tensor, "b"] | None:
+        """Classes of the images `part`; None where they have none."""
+        k = flow.config.num_classes
+        if self.classes == "none" or (self.classes == "each" and k == 0):
+            return None
+        cycle = torch.arange(k) if self.classes == "each" else torch.tensor(self.classes)
+        return cycle[torch.tensor(part) % len(cycle)]
+
+    def describe(self, flow: TarFlow) -> dict[str, Any]:
+        """The settings as they apply to `flow`: what a record holds and what the images are keyed by."""
+        classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
+        return {**self.model_dump(mode="json"), "classes": classes, "noise_std": noise_level(flow, self.noise_std)}
+
+
+class SampleSet:
+    """Drawn images with the interface of a data set: len, `__getitems__`, fingerprint; uint8 (n, c, h, w) mapped from disk."""
+
+    def __init__(self, store: Store, labels: Int64[Tensor, "n"], made: dict[str, Any]):
+        self.store, self.labels, self.made = store, labels, made
+        self.images: UInt8[Tensor, "n c h w"] = store["images"]
+        self.name, self.split = "samples", store.folder.name
+
+    def __len__(self) -> int:
+        return self.store.rows
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, "b"]]:
+        """A batch: images, and their classes (-1 for none)."""
+        index = torch.as_tensor(indices)
+        return self.images[index], self.labels[index]
+
+    def fingerprint(self) -> str:
+        """Equal settings and weights, equal digits."""
+        return self.store.folder.name
+
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+
+def generate(
+    flow: TarFlow, sampling: Sampling, root: Path | None = None, progress: Progress | None = None
+) -> SampleSet:
+    """Draw the images that are not on disk yet, and return all of them.
+
+    root: default samples/ in the cache folder. Raises ValueError for settings that do not fit the flow, before the first
+    image, and for images that come out as NaN.
+    """
+    made, c = sampling.describe(flow), flow.config
+    k = c.num_classes
+    if isinstance(sampling.classes, tuple) and not all(0 <= y < k for y in sampling.classes):
+        has = f"classes 0..{k - 1}" if k else "no classes"
+        raise ValueError(f"classes were {sampling.classes}, and the flow has {has}")
+    everything = sampling.labels(flow, range(sampling.num))
+    labels = torch.full((sampling.num,), -1) if everything is None else everything
+
+    def draw(part: range) -> dict[str, Tensor]:
+        images = sample(
+            flow,
+            len(part),
+            sampling.labels(flow, part),
+            sampling.guidance,
+            made["noise_std"],
+            sampling.seed,
+            sampling.chunk,
+            guidance_schedule=sampling.guidance_schedule,
+            attn_temp=sampling.attn_temp,
+            solver=sampling.solver,
+            first=part.start,
+        )
+        return {"images": to_uint8(images)}
+
+    key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.model_dump(mode="json"), **made}
+    store = Store(
+        root or cache_folder() / "samples",
+        "samples",
+        key,
+        sampling.num,
+        {"images": Rows((c.channels, c.image_size, c.image_size), "uint8")},
+        sampling.chunk,
+    )
+    return SampleSet(store.fill(draw, progress), labels, {**made, "model": key["model"]})

@@ -1,0 +1,95 @@
+"""Hidden features of a flow over a data set, one vector an image and site, computed once and kept on disk.
+
+What a linear probe reads and what CKNNA compares: the mean over tokens of the hidden state after a layer, of clean images,
+without a label. That follows the first author of FlowBack (arXiv 2511.22345) in a later repository, except that there the
+hook sits on the attention's output and here the hidden is the layer's output after its MLP, as in the paper's equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.data.transforms import to_float
+from labcore.flows.tarflow import TarFlow
+from labcore.provenance import weights_hash
+from labcore.store import Progress, Rows, Store, cache_folder
+from labcore.types import Site
+
+LAYOUT = 1
+"""Version of what the rows mean; part of their key, so rows of an older meaning are never read."""
+
+
+def all_sites(flow: TarFlow) -> list[Site]:
+    """Every (block, layer) of the flow, from image to noise, both counted from 1."""
+    c = flow.config
+    return [(block, layer) for block in range(1, c.num_blocks + 1) for layer in range(1, c.layers_per_block + 1)]
+
+
+def hidden_features(
+    flow: TarFlow,
+    dataset: Any,
+    sites: Iterable[Site],
+    root: Path | None = None,
+    limit: int | None = None,
+    chunk: int = 64,
+    progress: Progress | None = None,
+) -> dict[Site, Float[Tensor, "n width"]]:
+    """{site: (n, width) float32}: the mean over tokens at each site, for the first `limit` images (None: all), in order.
+
+    dataset: one of `labcore.data`. Images are clean and have no label (y = None). The rows lie under `root` (None:
+    hiddens/ in `labcore.store.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
+    and `chunk`, the images of one forward pass; what is there is not computed again, and the processes of one launch
+    share what is missing. The tensors are mapped from these files: read them, or clone them first. Sites come back in the
+    order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1.
+    """
+    sites = list(dict.fromkeys((int(block), int(layer)) for block, layer in sites))
+    if not sites:
+        raise ValueError("no sites were given; give (block, layer) pairs counted from 1, or all_sites(flow)")
+    if outside := [site for site in sites if site not in all_sites(flow)]:
+        c = flow.config
+        raise ValueError(
+            f"sites {outside} are outside the model: blocks are 1..{c.num_blocks}, layers 1..{c.layers_per_block}, both "
+            "counted from 1"
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
+    key = {
+        "layout": LAYOUT,
+        "weights": weights_hash(flow),
+        "model": flow.config.model_dump(mode="json"),
+        "data": dataset.fingerprint(),
+        "sites": sorted(sites),
+    }
+    store = Store(
+        Path(root) if root is not None else cache_folder() / "hiddens",
+        "hiddens",
+        key,
+        rows=len(dataset) if limit is None else min(limit, len(dataset)),
+        arrays={_array(site): Rows((flow.config.width,), "float32") for site in sorted(sites)},
+        chunk=chunk,
+    )
+
+    @torch.no_grad()
+    def compute(part: range) -> dict[str, Tensor]:
+        pixels, _ = dataset.__getitems__(list(part))
+        x = to_float(pixels).to(flow.device, flow.dtype)
+        hiddens = flow(x, hidden_sites=sites).hiddens
+        return {_array(site): _token_mean(hiddens[site]) for site in sites}
+
+    store.fill(compute, progress)
+    return {site: store[_array(site)] for site in sites}
+
+
+def _token_mean(hidden: Float[Tensor, "b t width"]) -> Float[Tensor, "b width"]:
+    """In float32 or better, then float32."""
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32)).mean(dim=1).to(torch.float32)
+
+
+def _array(site: Site) -> str:
+    return f"block{site[0]}-layer{site[1]}"

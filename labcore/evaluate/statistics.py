@@ -1,0 +1,170 @@
+"""Statistics of reference images, that generated ones are compared with: computed once, saved in one file, never mixed up.
+
+A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a fixed
+random subset of at most 10,000 (what ADM's evaluator compares precision and recall with), beside what they were made of:
+data, size, extractor, hash of its weights, resize. Statistics of anything else are refused, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from labcore import provenance
+from labcore.evaluate.extractors import POOL, SPATIAL, Extractor
+from labcore.rng import generator
+from labcore.store import Progress, Rows, Store, cache_folder
+
+SCHEMA = 1
+CHUNK = 32  # images at a time through the extractor; fixed, so that no metric depends on a batch size
+MOMENT_ROWS = 2048  # rows of features summed at a time
+MOST_FEATURES = 10_000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """mean (d,) and covariance (d, d) of n rows, float64, unbiased."""
+
+    mean: Float64[Tensor, "d"]
+    cov: Float64[Tensor, "d d"]
+    n: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of a set of images. about: data, image_size, channels, n, extractor, weights, resize, made_with, floor."""
+
+    pool: Moments
+    spatial: Moments
+    features: Float[Tensor, "m d"]  # pooled, of a fixed random subset
+    about: dict[str, Any]
+
+    def check(self, extractor: Extractor, image_size: int | None = None, channels: int | None = None) -> None:
+        """ValueError unless these statistics were made with `extractor`, on images of that size."""
+        want = dict(extractor.identity)
+        if image_size is not None:
+            want["image_size"] = image_size
+        if channels is not None:
+            want["channels"] = channels
+        for what, value in want.items():
+            if self.about[what] != value:
+                raise ValueError(
+                    f"the statistics of {self.about['data']} were made with {what} {self.about[what]!r}, and here it is "
+                    f"{value!r}; make statistics that fit with `lab stats`"
+                )
+
+
+def image_features(
+    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+) -> Store:
+    """Arrays pool, spatial and logits of all images of `dataset`, float32, on disk; see `labcore.store`.
+
+    dataset: len, fingerprint(), and `__getitems__` giving uint8 images and labels. Raises ValueError for features that are
+    not finite.
+    """
+
+    def compute(part: range) -> dict[str, Tensor]:
+        found = extractor(dataset.__getitems__(list(part))[0])
+        for layer, values in found.items():
+            if not bool(values.isfinite().all()):
+                raise ValueError(
+                    f"{layer} features of images {part.start} to {part.stop - 1} are not finite: the weights of "
+                    f"{extractor.name} are damaged"
+                )
+        return found
+
+    key = {"what": "features", "data": dataset.fingerprint(), **extractor.identity}
+    arrays = {layer: Rows((width,), "float32") for layer, width in extractor.widths.items()}
+    store = Store(
+        root or cache_folder() / "fidelity", f"{dataset.name}-{extractor.name}", key, len(dataset), arrays, CHUNK
+    )
+    return store.fill(compute, progress)
+
+
+def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, "m"] | None = None) -> Moments:
+    """Mean and covariance of the rows (of those at `index`), in float64, some thousand rows in memory at a time."""
+    parts = (torch.arange(len(rows)) if index is None else index).split(MOMENT_ROWS)
+    n = sum(len(part) for part in parts)
+    if n < 2:
+        raise ValueError(f"{n} rows; a covariance needs at least 2")
+    mean = sum(rows[part].double().sum(0) for part in parts) / n
+    cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for part in parts:
+        centred = rows[part].double() - mean
+        cov.addmm_(centred.T, centred)
+    return Moments(mean, cov / (n - 1), n)
+
+
+def make_reference(
+    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+) -> Reference:
+    """Statistics of all images of `dataset`. Raises ValueError for fewer than 2 images."""
+    features = image_features(dataset, extractor, root, progress)
+    order = torch.randperm(len(dataset), generator=generator(0, "reference"))
+    about = {
+        "schema": SCHEMA,
+        "data": f"{dataset.name}/{dataset.split}",
+        "fingerprint": dataset.fingerprint(),
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "n": len(dataset),
+        **extractor.identity,
+        "made_with": provenance.stamp("timm", "torch-fidelity"),
+    }
+    subset = order[:MOST_FEATURES].sort().values
+    shuffled = subset[torch.randperm(len(subset), generator=generator(0, "reference rows"))]
+    return Reference(moments(features[POOL]), moments(features[SPATIAL]), features[POOL][shuffled].clone(), about)
+
+
+def file_name(dataset: Any, extractor: Extractor) -> str:
+    """What the statistics of `dataset` are called: data, extractor, and the hashes of both."""
+    weights = extractor.identity["weights"]
+    return f"{dataset.name}-{dataset.split}-{extractor.name}-{weights}-{dataset.fingerprint()}.safetensors"
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """One safetensors file that appears at once, complete."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "pool.mean": reference.pool.mean,
+        "pool.cov": reference.pool.cov,
+        "spatial.mean": reference.spatial.mean,
+        "spatial.cov": reference.spatial.cov,
+        "features": reference.features,
+    }
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, new, metadata={"labcore": json.dumps(reference.about)})
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def load_reference(path: str | Path) -> Reference:
+    """A file of `save_reference`. Raises FileNotFoundError, or ValueError for a file that is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no statistics at {path}; make them with `lab stats`")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("labcore", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no statistics file of labcore ({error}); make one with `lab stats`") from None
+    if about.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {about.get('schema')}, and this version reads {SCHEMA}; make statistics with `lab stats`"
+        )
+    layers = [Moments(tensors[f"{layer}.mean"], tensors[f"{layer}.cov"], about["n"]) for layer in (POOL, SPATIAL)]
+    return Reference(*layers, tensors["features"], about)

@@ -1,0 +1,53 @@
+"""What the command line shows: progress of long work (a bar on a terminal, a line at every tenth in a log), and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from labcore.store import Progress, process_share
+
+
+def show_progress(force_lines: bool = False) -> Progress:
+    """A `labcore.store.Progress` that writes to stderr; only the first process of a launch says anything."""
+    if process_share()[0]:
+        return lambda what, done, total: None
+    if sys.stderr.isatty() and not force_lines:
+        return _bars()
+    return _lines()
+
+
+def _bars() -> Progress:
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, initial=done, desc=what, leave=False)
+        bars[what].update(done - bars[what].n)
+        if done >= total:
+            bars.pop(what).close()
+
+    return show
+
+
+def _lines() -> Progress:
+    said: dict[str, int] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if tenth > said.get(what, -1):
+            said[what] = tenth
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+        if done >= total:
+            said.pop(what)
+
+    return show
+
+
+def table(rows: Sequence[tuple[str, Any]]) -> str:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}s}  {value}" for name, value in rows)

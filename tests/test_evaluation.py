@@ -1,0 +1,195 @@
+"""`lab evaluate`, `lab stats` and `lab probe`: one record that says how it was made, nothing computed twice, early refusals."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import perturbed
+from PIL import Image
+from typer.testing import CliRunner
+
+from labcore import store
+from labcore.cli import app
+from labcore.data import load
+from labcore.evaluate import generate as generate_module
+from labcore.evaluate import statistics
+from labcore.runs.evaluation import METRICS, plan
+from labcore.runs.progress import show_progress, table
+
+LAB = CliRunner()
+
+
+def lab(*words: str):
+    return LAB.invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small perturbed flow for 28x28 grey images, saved."""
+    flow = perturbed(
+        0.02, torch.float32, image_size=28, channels=1, patch_size=7, num_classes=10, num_blocks=2, layers_per_block=1
+    )
+    return str(flow.save_pretrained(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """120 train and 110 test images of the embedded set as a folder of class folders."""
+    root = tmp_path_factory.mktemp("clothes")
+    for split, each in (("train", 12), ("test", 11)):
+        data = load("fashion-mnist-12k", split)
+        for k, name in enumerate(data.classes):
+            where = root / split / re.sub(r"\W", "-", name)
+            where.mkdir(parents=True)
+            for i in (data.labels == k).nonzero()[:each, 0].tolist():
+                Image.fromarray(data.images[i, 0].numpy()).save(where / f"{i}.png")
+    return root
+
+
+SETTINGS = ("--num-samples", 100, "--guidance", 0.5, "--schedule", "linear", "--seed", 3, "--batch-size", 50)
+
+
+def test_one_record_of_everything(model, folder, tmp_path, monkeypatch):
+    metrics = "likelihood,classify,kid_efflite0,is_efflite0,precision_efflite0,recall_efflite0"
+    words = (
+        "evaluate",
+        model,
+        "--data",
+        folder,
+        "--metrics",
+        metrics,
+        *SETTINGS,
+        "--out",
+        tmp_path / "deep" / "r.json",
+    )
+    done = lab(*words)
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert set(record) == {"model", "likelihood", "training_free_accuracy", "fidelity_efflite0"}
+    for name in metrics.split(","):
+        assert name in done.output
+    assert "samples: 100 of 100" in done.output and "real images" in done.output
+    found = record["fidelity_efflite0"]
+    assert set(found["measures"]) == {"kid_efflite0", "is_efflite0", "precision_efflite0", "recall_efflite0"}
+    for measure in found["measures"].values():
+        assert measure["low"] <= measure["value"] <= measure["high"] and measure["n"] == 100
+        assert measure["floor"] is not None
+    drawn = found["images"]
+    assert (drawn["guidance"], drawn["guidance_schedule"], drawn["seed"], drawn["solver"]) == (
+        0.5,
+        "linear",
+        3,
+        "sequential",
+    )
+    assert drawn["noise_std"] == 0.1 and len(drawn["model"]) == 16
+    assert len(found["reference"]["weights"]) == 16 and found["reference"]["resize"].startswith("bicubic")
+    assert (found["reference"]["n"], found["reference"]["floor_n"]) == (120, 110)
+    # noise scores worse than real images
+    assert found["measures"]["kid_efflite0"]["value"] > 2 * abs(found["measures"]["kid_efflite0"]["floor"])
+
+    monkeypatch.setattr(generate_module, "sample", lambda *_, **__: pytest.fail("drawn again"))
+    monkeypatch.setattr(statistics.Extractor, "__call__", lambda *_: pytest.fail("features computed again"))
+    assert lab(*words).exit_code == 0
+    assert json.loads((tmp_path / "deep" / "r.json").read_text())["fidelity_efflite0"]["measures"] == found["measures"]
+
+
+def test_statistics_of_ones_own_images(model, folder, tmp_path):
+    path = tmp_path / "clothes.safetensors"
+    done = lab("stats", folder, "--image-size", 28, "--channels", 1, "--out", path)
+    assert done.exit_code == 0, done.output
+    assert "statistics of 120 images" in done.output and "kid_efflite0" in done.output
+    words = ("evaluate", model, "--metrics", "kid_efflite0", *SETTINGS)
+    done = lab(*words, "--reference", path)
+    assert done.exit_code == 0 and "kid_efflite0" in done.output, done.output
+    other = tmp_path / "other.safetensors"
+    assert lab("stats", folder, "--image-size", 14, "--channels", 1, "--out", other).exit_code == 0
+    refused = lab(*words, "--reference", other)
+    assert refused.exit_code == 2 and "image_size 14, and here it is 28" in refused.output
+    refused = lab("stats", folder, "--image-size", 14, "--channels", 1, "--out", path)
+    assert refused.exit_code == 2 and "image_size 28, and here it is 14" in refused.output
+    missing = lab(*words, "--reference", tmp_path / "none")
+    assert missing.exit_code == 2 and "lab stats" in missing.output
+
+
+def test_probe(model, folder, tmp_path):
+    done = lab("probe", model, "--data", folder, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "block 2, layer 1" in done.output and "training-free" in done.output
+    record = json.loads((tmp_path / "probe.json").read_text())
+    assert [(site["block"], site["layer"]) for site in record["sites"]] == [(1, 1), (2, 1)]
+    assert record["protocol"]["epochs"] == 90 and record["training_free"]["n"] == 110
+    assert Image.open(tmp_path / "probe.png").width > 300
+    again = lab("probe", model, "--data", folder, "--sites", "2.1", "--out", tmp_path)
+    assert again.exit_code == 0 and "block 1" not in again.output
+
+
+REFUSED = {
+    "an unknown metric": (("--metrics", "fidd"), "the names are likelihood, bayes"),
+    "no metric": (("--metrics", ","), "no metrics were given"),
+    "no number of samples": (("--metrics", "kid_efflite0"), "need --num-samples"),
+    "too few for FID": (("--metrics", "fid_efflite0", "--num-samples", "1000"), "needs at least 1281 generated images"),
+    "too few for sFID": (
+        ("--metrics", "sfid_efflite0", "--num-samples", "1300"),
+        "needs at least 1373 generated images",
+    ),
+    "too few at all": (("--metrics", "kid_efflite0", "--num-samples", "99"), "needs at least 100"),
+    "a class that is not there": (
+        ("--metrics", "kid_efflite0", "--num-samples", "100", "--classes", "11"),
+        "classes 0..9",
+    ),
+    "no class": (("--metrics", "kid_efflite0", "--num-samples", "100", "--classes", "a"), "numbers like 3"),
+    "no Inception": (("--metrics", "fid", "--num-samples", "5000"), "weights-inception-2015-12-05"),
+    "guidance that compares nothing": (
+        ("--metrics", "kid_efflite0", "--num-samples", "100", "--classes", "none", "--guidance", "1"),
+        "two equal branches",
+    ),
+    "a schedule": (("--metrics", "kid_efflite0", "--num-samples", "100", "--schedule", "cosine"), "guidance_schedule"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(case, model, monkeypatch, tmp_path):
+    words, what = REFUSED[case]
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    done = lab("evaluate", model, *words)
+    assert done.exit_code == 2, done.output
+    assert what in done.output and "Traceback" not in done.output
+
+
+def test_too_few_reference_images_are_refused_before_drawing(model, folder, monkeypatch):
+    monkeypatch.setattr(generate_module, "sample", lambda *_, **__: pytest.fail("drawn"))
+    done = lab("evaluate", model, "--data", folder, "--metrics", "fid_efflite0", "--num-samples", 2000)
+    assert done.exit_code == 2 and "needs at least 1281 reference images, given 120" in done.output
+
+
+def test_an_unconditional_flow_cannot_classify(tmp_path):
+    flow = perturbed(0.02, torch.float32, num_classes=0)
+    with pytest.raises(ValueError, match="bayes, classify: this flow is unconditional"):
+        plan(["classify", "bayes"], flow, None)
+    with pytest.raises(ValueError, match="the names are"):
+        plan([], flow, None)
+    assert plan(["fid", "likelihood", "fid", "kid_efflite0"], flow, 3000).by_extractor == {
+        "inception": ["fid"],
+        "efflite0": ["kid"],
+    }
+    assert len(METRICS) == 3 + 2 * 6
+
+
+def test_sites_are_read(model, tmp_path):
+    assert "block.layer" in lab("probe", model, "--sites", "1-2", "--out", tmp_path).output
+    done = lab("probe", model, "--sites", "9.1", "--out", tmp_path)
+    assert done.exit_code == 2 and "outside the model" in done.output
+
+
+def test_progress_in_a_log_is_a_line_at_every_tenth(capsys, monkeypatch):
+    show = show_progress(force_lines=True)
+    for done in range(101):
+        show("samples", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11 and lines[0] == "samples: 0 of 100" and lines[-1] == "samples: 100 of 100"
+    monkeypatch.setenv("RANK", "1")
+    show_progress()("samples", 1, 2)
+    assert capsys.readouterr().err == ""
+    assert store.process_share()[0] == 1
+    assert table([("a", 1), ("long", "x")]) == "a     1\nlong  x"

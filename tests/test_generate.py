@@ -1,0 +1,85 @@
+"""Images drawn for an evaluation are those of `sample`, and are drawn once."""
+
+import pytest
+import torch
+from conftest import perturbed
+from pydantic import ValidationError
+
+from labcore import sample
+from labcore.data.transforms import to_uint8
+from labcore.evaluate import generate as module
+from labcore.evaluate.generate import Sampling, generate
+
+
+@pytest.fixture
+def small():
+    return perturbed().float()
+
+
+def test_images_are_those_of_sample(small, tmp_path):
+    sampling = Sampling(num=10, chunk=4, guidance=0.5, guidance_schedule="linear", seed=3)
+    found = generate(small, sampling, tmp_path)
+    k = small.config.num_classes
+    y = torch.arange(10) % k
+    expected = to_uint8(sample(small, 10, y, guidance=0.5, guidance_schedule="linear", seed=3, batch_size=4))
+    torch.testing.assert_close(found.images, expected, atol=1, rtol=0)
+    assert found.labels.tolist() == y.tolist()
+    assert len(found) == 10 and (found.image_size, found.channels) == (small.config.image_size, small.config.channels)
+    images, labels = found.__getitems__([3, 7])
+    torch.testing.assert_close(images, found.images[[3, 7]])
+    assert labels.tolist() == [3 % k, 7 % k]
+    assert len(images.unique()) > 5, "not a constant"
+
+
+def test_what_was_drawn_is_not_drawn_again(small, tmp_path, monkeypatch):
+    sampling, draws = Sampling(num=10, chunk=4), []
+
+    def counted(*args, **kwargs):
+        draws.append(kwargs["first"])
+        if len(draws) == 3:
+            raise KeyboardInterrupt
+        return sample(*args, **kwargs)
+
+    undisturbed = generate(small, sampling, tmp_path / "other").images.clone()
+    monkeypatch.setattr(module, "sample", counted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(small, sampling, tmp_path)
+    resumed = generate(small, sampling, tmp_path)
+    assert draws == [0, 4, 8, 8]
+    assert torch.equal(resumed.images, undisturbed)
+    assert resumed.fingerprint() == generate(small, sampling, tmp_path).fingerprint()
+    assert len(draws) == 4
+
+
+def test_other_weights_and_settings_are_other_images(small, tmp_path):
+    prints = {generate(small, Sampling(num=4, **change), tmp_path).fingerprint() for change in ({}, {"seed": 1})}
+    prints.add(generate(small, Sampling(num=4, noise_std=0.0), tmp_path).fingerprint())
+    with torch.no_grad():
+        small.blocks[0].params_out.bias.add_(0.01)
+    prints.add(generate(small, Sampling(num=4), tmp_path).fingerprint())
+    assert len(prints) == 4
+
+
+def test_records_hold_the_settings_as_they_apply(small, tmp_path):
+    made = generate(small, Sampling(num=4), tmp_path).made
+    assert made["noise_std"] == small.config.noise_std and made["classes"] == "each"
+    assert {"guidance", "guidance_schedule", "attn_temp", "solver", "seed", "num", "model"} <= set(made)
+
+
+def test_classes(small, tmp_path):
+    assert generate(small, Sampling(num=3, classes="none"), tmp_path).labels.tolist() == [-1, -1, -1]
+    assert generate(small, Sampling(num=5, classes=(2, 0)), tmp_path).labels.tolist() == [2, 0, 2, 0, 2]
+    unconditional = perturbed(num_classes=0).float()
+    assert generate(unconditional, Sampling(num=2), tmp_path).labels.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="classes were .*, and the flow has classes 0"):
+        generate(small, Sampling(num=2, classes=(99,)), tmp_path)
+    with pytest.raises(ValueError, match="the flow has no classes"):
+        generate(unconditional, Sampling(num=2, classes=(0,)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"num": 0}, {"num": 5, "attn_temp": 0.0}, {"num": 5, "classes": ()}, {"num": 5, "solver": "magic"}]
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(ValidationError):
+        Sampling(**bad)
