@@ -82,22 +82,23 @@ def test_rotations_and_lengths_of_rows_change_nothing():
 
 
 def test_images_in_another_order_change_nothing_if_both_change():
-    a, b = features(40, 8), features(40, 8) + features(40, 8, 1)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    a, b = features(200, 8), features(200, 8) + 0.5 * features(200, 8, 1)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     assert cknna(a[order], b[order]) == pytest.approx(cknna(a, b), abs=1e-12)
-    assert cknna(a[order], b) < 0.5 * cknna(a, b)
+    assert cknna(a[order], b) < 0.3 * cknna(a, b)
 
 
 def test_it_is_symmetric_up_to_the_asymmetry_of_neighbourhoods():
-    """Measured difference 5e-4 or less here, relative to a value of 0.4; exactly 0 where the masks keep everything."""
-    a, b = features(200, 8), features(200, 8) + features(200, 8, 1)
-    assert cknna(a, b) == pytest.approx(cknna(b, a), abs=2e-3)
-    assert cknna(a, b, 199) == pytest.approx(cknna(b, a, 199), abs=1e-12)
+    """Measured: 0.3981 and 0.3977 here; equal where the masks keep everything."""
+    a, b = features(60, 8), features(60, 8) + features(60, 8, 1)
+    assert 0 < abs(cknna(a, b) - cknna(b, a)) < 1e-3
+    assert cknna(a, b, 59) == pytest.approx(cknna(b, a, 59), abs=1e-12)
 
 
-def test_independent_features_are_near_zero():
-    for seed in range(3):
-        assert abs(cknna(features(400, 20, 2 * seed), features(400, 20, 2 * seed + 1))) < 0.06
+@pytest.mark.parametrize(("n", "k"), [(100, 10), (400, 40), (1000, 10)])
+def test_unrelated_features_agree_by_chance_in_k_of_n_neighbours(n, k):
+    values = [cknna(features(n, 20, 2 * seed), features(n, 20, 2 * seed + 1), k) for seed in range(3)]
+    assert 0.3 * k / n < sum(values) / 3 < 1.2 * k / n
 
 
 def test_noise_lowers_it():

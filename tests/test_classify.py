@@ -133,7 +133,7 @@ def test_any_classifier_has_an_accuracy(shipped, test_set):
     right = accuracy(lambda flow, x: next(truth)[: len(x)], shipped, test_set, limit=70, batch_size=30)
     assert (right.accuracy, right.n) == (1.0, 70)
     first = accuracy(lambda flow, x: torch.zeros(len(x), dtype=torch.int64), shipped, test_set, batch_size=999)
-    assert first.accuracy == (test_set.labels == 0).float().mean().item() and first.n == 2000
+    assert first.accuracy == int((test_set.labels == 0).sum()) / 2000 and first.n == 2000
     assert first.low < first.accuracy < first.high
     subset = torch.utils.data.Subset(test_set, range(5))
     assert accuracy(lambda flow, x: test_set.labels[:5], shipped, subset).accuracy == 1.0
@@ -164,7 +164,7 @@ def test_scores_refuse(images, as_users_run):
     x, _ = images(flow)
     with pytest.raises(ValueError, match="num_classes set to the classes"):
         classify(perturbed(num_classes=0), x)
-    with pytest.raises(ValueError, match="model is torch.float64"):
+    with pytest.raises(ValueError, match="the model is"):
         class_scores(flow, x.float())
     with pytest.raises(ValueError, match="to_float"):
         class_scores(flow, x.to(torch.uint8))

@@ -10,8 +10,9 @@ with the unbiased HSIC of Song et al. (Feature Selection via Dependence Maximiza
     HSIC(K, L) = [tr(K L) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2/(n-2) 1'K L 1] / (n(n-3)),   zero diagonals
 
 The masks are not symmetric ("j is near i" is not "i is near j"), so tr(K L) is the sum over K times the transpose of L. For
-the same reason 1'K L 1 differs from 1'L K 1, and CKNNA(a, b) from CKNNA(b, a), a little: we keep the published form. 1 is
-equal up to scale; independent features give about 0, and small negative values happen. k = n - 1 keeps all others and is CKA.
+the same reason 1'K L 1 differs from 1'L K 1, and CKNNA(a, b) from CKNNA(b, a), by about a thousandth: we keep the published
+form. Equal neighbourhoods give 1. Unrelated features do not give 0 but up to k/n, the share of neighbours that agree by
+chance: 0.005 for 2,000 images and k = 10, but 0.1 for 100. k = n - 1 keeps all others and is CKA.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from labcore.types import Site
 def cknna(a: Float[Tensor, "n d1"], b: Float[Tensor, "n d2"], k: int = 10) -> float:
     """CKNNA of two features of the same n images, with k neighbours (10 in REPA), computed in float64.
 
-    Takes a few n x n matrices of float64: 32 MB each for 2,000 images, 800 MB for 10,000. The value depends on n, so compare
+    Takes a few n x n matrices of float64: 32 MB each for 2,000 images, 800 MB for 10,000. Chance is up to k/n, so compare
     only values with equal n and k. Among equally near neighbours (copies of one image) the choice is arbitrary. Raises
     ValueError unless both have n rows, n >= 4, 2 <= k <= n - 1, all values are finite, no row is zero, and rows differ.
     """

@@ -73,7 +73,7 @@ def alignment_by_site(
     name: str = "",
     others: Mapping[str, Mapping[Site, float]] | None = None,
 ) -> Figure:
-    """CKNNA with a vision encoder at each site: 1 is equal neighbourhoods, about 0 unrelated ones.
+    """CKNNA with a vision encoder at each site: 1 for equal neighbourhoods, up to k/n for unrelated ones (n images).
 
     values: of `labcore.evaluate.cknna_sites`; encoder, k: what it was given, for the axis. name, others: the flow's name
     and further flows with values at the same sites, each a curve. Raises ValueError where the sites differ.
