@@ -262,7 +262,7 @@ def test_constant_and_non_finite_images_are_refused(root, as_users_run):
     flat = ImageData(torch.full((120, 3, 8, 8), 9).to(torch.uint8), torch.zeros(120).long(), ("a",), "flat", "train")
     with pytest.raises(ValueError, match="all 120 images are the same"):
         fidelity(flat, reference, extractor)
-    with pytest.raises(ValueError, match="dtype torch.float32"):
+    with pytest.raises(ValueError, match=r"dtype torch\.float32"):
         extractor(torch.rand(2, 3, 8, 8))
     with torch.no_grad():
         extractor.module.weights["pool"][0, 0] = float("nan")
@@ -342,12 +342,12 @@ def test_inception_gives_adms_spatial_features(inception_file, monkeypatch):
 
 
 def test_the_wrong_inception_is_refused(inception_file, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="sha256 begins with .*, not 6726825d"):
+    with pytest.raises(ValueError, match=r"sha256 begins with .*, not 6726825d"):
         find_inception(inception_file)
     monkeypatch.setattr(extractors, "INCEPTION_HASH", "")
     unsafe = tmp_path / "unsafe.pth"
     torch.save({"x": pytest.raises}, unsafe)
-    with pytest.raises(ValueError, match="unsafe.pth"):
+    with pytest.raises(ValueError, match=r"unsafe\.pth"):
         find_inception(unsafe)
 
 

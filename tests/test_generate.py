@@ -71,7 +71,7 @@ def test_classes(small, tmp_path):
     assert generate(small, Sampling(num=5, classes=(2, 0)), tmp_path).labels.tolist() == [2, 0, 2, 0, 2]
     unconditional = perturbed(num_classes=0).float()
     assert generate(unconditional, Sampling(num=2), tmp_path).labels.tolist() == [-1, -1]
-    with pytest.raises(ValueError, match="classes were .*, and the flow has classes 0"):
+    with pytest.raises(ValueError, match=r"classes were .*, and the flow has classes 0"):
         generate(small, Sampling(num=2, classes=(99,)), tmp_path)
     with pytest.raises(ValueError, match="the flow has no classes"):
         generate(unconditional, Sampling(num=2, classes=(0,)), tmp_path)

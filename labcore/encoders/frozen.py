@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from labcore.encoders import specs
 from labcore.encoders.specs import EncoderSpec, Stage
 from labcore.encoders.weights import find_weights, fit, read_state
+from labcore.memory import keep_freed_memory
 from labcore.provenance import file_hash
 
 
@@ -50,9 +51,11 @@ class Encoder:
         self.to("cpu")
 
     def to(self, device: torch.device | str) -> Encoder:
-        """Move the network; returns self. CNNs are channels_last on the CPU, where that halves their time."""
+        """Move the network; returns self. On the CPU, CNNs are channels_last and freed memory is kept; each halves the time."""
         self.device = torch.device(device)
         self._model.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.spec.kind == "cnn":
             self._model.to(memory_format=self._layout)
         return self

@@ -6,9 +6,9 @@
                 fid_efflite0 and so on, and cannot be compared with Inception's
 
 Spatial features (for sFID) follow ADM's evaluator (guided-diffusion, evaluations/evaluator.py): the first 7 channels of the
-graph's node mixed_6/conv, which torch-fidelity's conversion calls Mixed_6d.branch1x1; that the node is the output after the
-ReLU is read off the names of the graph, not checked against TensorFlow. For efflite0 the 7 channels of the 14 x 14 stage are our
-choice after that pattern.
+graph's node mixed_6/conv, which torch-fidelity's conversion calls Mixed_6d.branch1x1; that the node is the output after
+the ReLU is read off the names of the graph, not checked against TensorFlow. For efflite0 the 7 channels of the 14 x 14
+stage are our choice after that pattern.
 """
 
 from __future__ import annotations

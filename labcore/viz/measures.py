@@ -1,4 +1,4 @@
-"""Figures of what a flow's hidden features know, site by site. Like `labcore.viz.figures`: records in, a matplotlib Figure out.
+"""Figures of what a flow knows about classes. Like `labcore.viz.figures`: records in, a matplotlib Figure out.
 
 A site is a (block, layer), both counted from 1; sites stand in the order given, from image to noise by default, and thin
 vertical lines part the blocks. Lines and markers differ also without colour.
@@ -7,7 +7,12 @@ vertical lines part the blocks. Lines and markers differ also without colour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from labcore.evaluate.accuracy import Accuracy
 from labcore.evaluate.probe import ProbeReport
@@ -20,16 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TICKS = 16  # site names that fit beside each other; of more sites every second, third, ... is named
+LINES = (("red", "--"), ("green", "-."), ("black", ":"), ("purple", (0, (8, 3))))  # of horizontal lines, in this order
 
 
 @_styled
 def probe_by_site(
-    report: ProbeReport, training_free: Accuracy | None = None, bayes: Accuracy | None = None, title: str = ""
+    report: ProbeReport,
+    training_free: Accuracy | None = None,
+    lines: Mapping[str, Accuracy] | None = None,
+    title: str = "",
 ) -> Figure:
     """Accuracy of a linear probe at each site after its last epoch, in percent, with 95% Wilson intervals (FlowBack, figure 4).
 
-    report: of `labcore.evaluate.probe_sites`. training_free, bayes: accuracy of the flow's own classification, drawn as a
-    horizontal line with its interval as a band.
+    report: of `labcore.evaluate.probe_sites`. training_free: accuracy of the flow's own classification; lines: any other
+    accuracy by name (Bayes, a probe on raw pixels, ...). Each is a horizontal line with its interval as a band.
     """
     figure = _figure((style.WIDTH, 4.6))
     axes = figure.subplots()
@@ -46,19 +55,15 @@ def probe_by_site(
         elinewidth=1.2,
         markersize=_marker_size(len(values)),
     )
-    lines = (
-        (training_free, "training-free", "red", "--"),
-        (bayes, "Bayes", "green", "-."),
-    )
+    named = {**({"training-free": training_free} if training_free is not None else {}), **(lines or {})}
     names = [(values[-1], "linear probe", style.COLOURS["blue"])]
-    for measured, name, colour, line in lines:
-        if measured is not None:
-            colour = style.COLOURS[colour]
-            axes.axhspan(100 * measured.low, 100 * measured.high, color=colour, alpha=0.15, linewidth=0)
-            axes.axhline(100 * measured.accuracy, color=colour, linestyle=line)
-            names.append((100 * measured.accuracy, f"{name}\n{measured.accuracy:.1%}", colour))
+    for (name, measured), (colour, line) in zip(named.items(), cycle(LINES)):
+        colour = style.COLOURS[colour]
+        axes.axhspan(100 * measured.low, 100 * measured.high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhline(100 * measured.accuracy, color=colour, linestyle=line)
+        names.append((100 * measured.accuracy, f"{name}\n{measured.accuracy:.1%}", colour))
     _sites(axes, [(site.block, site.layer) for site in report.sites])
-    counts = sorted({m.n for m in (report.sites[0].accuracy, training_free, bayes) if m is not None})
+    counts = sorted({m.n for m in (report.sites[0].accuracy, *named.values())})
     images = " and ".join(f"{n:,}" for n in counts)
     axes.set(ylabel=f"accuracy, %, {images} test images", title=title)
     _beside(axes, names)
@@ -72,11 +77,13 @@ def alignment_by_site(
     k: int = 10,
     name: str = "",
     others: Mapping[str, Mapping[Site, float]] | None = None,
+    lines: Mapping[str, float] | None = None,
 ) -> Figure:
     """CKNNA with a vision encoder at each site: 1 for equal neighbourhoods, up to k/n for unrelated ones (n images).
 
     values: of `labcore.evaluate.cknna_sites`; encoder, k: what it was given, for the axis. name, others: the flow's name
-    and further flows with values at the same sites, each a curve. Raises ValueError where the sites differ.
+    and further flows with values at the same sites, each a curve. lines: values that have no site (raw pixels, chance), by
+    name, as horizontal lines. Raises ValueError where the sites differ.
     """
     curves = {name: values, **(others or {})}
     if len(curves) != 1 + len(others or {}):
@@ -100,13 +107,80 @@ def alignment_by_site(
             markersize=_marker_size(len(heights)),
         )
         names.append((heights[-1], label, colour))
-    every = [value for curve in curves.values() for value in curve.values()]
+    for (label, height), (colour, line) in zip((lines or {}).items(), cycle(LINES)):
+        axes.axhline(height, color=style.COLOURS[colour], linestyle=line)
+        names.append((height, f"{label}\n{height:.3f}", style.COLOURS[colour]))
+    every = [height for height, _, _ in names] + [value for curve in curves.values() for value in curve.values()]
     axes.set(ylabel=f"CKNNA{f' with {encoder}' if encoder else ''} (k = {k})")
     if min(every) >= 0:
         axes.set_ylim(0, 1.1 * max(every) or 1)
     _sites(axes, list(values))
-    if any(label for _, label, _ in names):
-        _beside(axes, names)
+    _beside(axes, [(height, label, colour) for height, label, colour in names if label])
+    return figure
+
+
+@_styled
+def first_order(
+    slopes: Float[Tensor, "b k"], changes: Mapping[str, Float[Tensor, "b k"]], labels: Int[Tensor, "b"]
+) -> Figure:
+    """What a linear step predicts against what a step of some length measures, a panel a length; a dot an image and class.
+
+    slopes: the predicted change of log p(x) on the way from "no class" to class k, in nats (K times
+    `labcore.evaluate.class_scores`). changes: the measured one divided by the length of the step, by the panel's title. On
+    the diagonal the prediction is exact. The panels share their axes, cut at the 0.5th and 99.5th percentile.
+    """
+    own = torch.zeros_like(slopes, dtype=torch.bool).scatter_(1, labels[:, None].to(slopes.device), True)
+    values = torch.cat([v.flatten() for v in (slopes, *changes.values())]).double()
+    low, high = values.quantile(0.005).item(), values.quantile(0.995).item()
+    figure = _figure((style.WIDTH, 5.0))
+    panels = figure.subplots(1, len(changes), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, change) in zip(panels, changes.items(), strict=True):
+        for part, label, marker, size, colour, face in (
+            (~own, "another class", "o", 7, "#999999", "#999999"),
+            (own, "the true class", "D", 20, style.COLOURS["blue"], "none"),
+        ):
+            x, y = slopes[part].tolist(), change[part].tolist()
+            axes.scatter(x, y, size, marker=marker, edgecolors=colour, facecolors=face, linewidths=1, label=label)
+        axes.axline((0, 0), slope=1, color="black", linestyle="--", linewidth=1.2)
+        axes.set(title=name, xlim=(low, high), ylim=(low, high))
+    panels[0].set_ylabel("measured, nats")
+    panels[0].legend(loc="upper left", handletextpad=0.2, borderaxespad=0.1)
+    figure.supxlabel(
+        f"predicted from the gradient, nats; {len(labels):,} images x {slopes.shape[1]} classes", fontsize=13
+    )
+    return figure
+
+
+@_styled
+def confusions(labels: Int[Tensor, "b"], found: Mapping[str, Int[Tensor, "b"]], classes: Sequence[str]) -> Figure:
+    """How many percent of each true class (rows, each sums to 100) got which answer (columns), one table a classifier.
+
+    labels, found: true and given classes of the same b images. Below 0.5% a cell is empty.
+    """
+    figure = _figure((style.WIDTH, 5.2))
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    k = len(classes)
+    for axes, (name, answers) in zip(panels, found.items(), strict=True):
+        counts = torch.bincount(labels.cpu() * k + answers.cpu(), minlength=k * k).view(k, k).double()
+        shares = 100 * counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
+        axes.imshow(shares.numpy(), cmap="Greys", vmin=0, vmax=100)
+        for row, column in (shares >= 0.5).nonzero().tolist():
+            share = float(shares[row, column])
+            axes.text(
+                column,
+                row,
+                f"{share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=11,
+                color="white" if share > 55 else "black",
+            )
+        axes.set_xticks(range(k), classes, rotation=60, ha="right", rotation_mode="anchor", fontsize=11)
+        axes.set_yticks(range(k), classes, fontsize=11)
+        axes.set(title=name, xlabel="answer")
+        axes.tick_params(length=0)
+        axes.grid(False)
+    panels[0].set_ylabel("true class; numbers: % of a row")
     return figure
 
 
@@ -134,14 +208,15 @@ def _sites(axes: Axes, sites: Sequence[Site]) -> None:
 def _beside(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
     """(height, name, colour) to the right of the axes, each at its height but moved apart where they would touch."""
     low, high = axes.get_ylim()
-    places: list[float] = []
-    gaps = [0.065 * (1 + name.count("\n")) for _, name, _ in names]
+    gap = [0.065 * (1 + name.count("\n")) for _, name, _ in names]
     order = sorted(range(len(names)), key=lambda i: names[i][0])
-    for rank, i in enumerate(order):
-        place = (names[i][0] - low) / (high - low)
-        if rank:
-            place = max(place, places[-1] + (gaps[i] + gaps[order[rank - 1]]) / 2)
-        places.append(place)
-    for i, place in zip(order, places, strict=True):
-        _, name, colour = names[i]
-        axes.annotate(name, (1.01, place), xycoords="axes fraction", color=colour, va="center", annotation_clip=False)
+    place = {i: (names[i][0] - low) / (high - low) for i in order}
+    for lower, i in pairwise(order):
+        place[i] = max(place[i], place[lower] + (gap[i] + gap[lower]) / 2)
+    # what this moved above the axes comes down again, and takes along what it would touch
+    for upper, i in pairwise([None, *reversed(order)]):
+        place[i] = min(place[i], 1.0 if upper is None else place[upper] - (gap[i] + gap[upper]) / 2)
+    for i, (_, name, colour) in enumerate(names):
+        axes.annotate(
+            name, (1.01, place[i]), xycoords="axes fraction", color=colour, va="center", annotation_clip=False
+        )
