@@ -1,10 +1,11 @@
 """`make bench`: the numbers that the lab promises, measured on this machine in one run.
 
     make bench                                      our own numbers
+    make bench BENCH="--only measures"              one part of them: foundation or measures
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
-benchmarks/results/ under the device's name where --save is given.
+benchmarks/results/ under the part's and the device's name where --save is given.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import compare_ml_tarflow
+from benchmarks import compare_ml_tarflow, measures
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -79,15 +80,9 @@ def round_trip() -> list[dict]:
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, help="folder of a clone of apple/ml-tarflow")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="write the record under benchmarks/results/")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    record = {**provenance.stamp(), "threads": args.threads, "import": import_seconds(), "round_trip": round_trip()}
+def foundation(args: argparse.Namespace) -> dict:
+    """Imports, round trips, and ml-tarflow beside ours where it is given."""
+    record = {"import": import_seconds(), "round_trip": round_trip()}
     print("import     ", record["import"])
     for row in record["round_trip"]:
         print("round trip ", row)
@@ -96,13 +91,38 @@ def main() -> int:
         ours = TarFlow.from_apple(theirs.state_dict(), image_size=28, patch_size=4)
         record["ml_tarflow"] = compare_ml_tarflow.compare(theirs, ours, args.repeats)
         compare_ml_tarflow.show(record["ml_tarflow"])
-    if args.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = "".join(c if c.isalnum() else "-" for c in provenance.device_name().lower()).strip("-")
-        path = RESULTS / f"foundation-{name}.json"
-        path.write_text(json.dumps(record, indent=2) + "\n")
-        print(f"record in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-    return 0 if all(row["error"] <= row["allowed"] for row in record["round_trip"]) else 1
+    return record
+
+
+PARTS = {"foundation": foundation, "measures": lambda args: measures.measure(args.threads, args.repeats)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--reference", type=Path, help="folder of a clone of apple/ml-tarflow")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write the records under benchmarks/results/")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for part, run in PARTS.items():
+        if args.only not in (None, part):
+            continue
+        record = {**provenance.stamp(), "threads": args.threads, **run(args)}
+        if args.save:
+            save(part, record)
+        if not all(row["error"] <= row["allowed"] for row in record.get("round_trip", ())):
+            return 1
+    return 0
+
+
+def save(part: str, record: dict) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    name = "".join(c if c.isalnum() else "-" for c in provenance.device_name().lower()).strip("-")
+    path = RESULTS / f"{part}-{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"record in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
 if __name__ == "__main__":

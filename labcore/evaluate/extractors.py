@@ -28,7 +28,7 @@ NAMES = ("inception", "efflite0")
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SOURCE = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+    "at https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_HASH = "6726825d"
 """First digits of the file's sha256, which its name carries."""

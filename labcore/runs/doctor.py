@@ -9,7 +9,8 @@ import shutil
 
 import torch
 
-from labcore import provenance
+from labcore import encoders, provenance
+from labcore.evaluate.extractors import find_inception
 
 PACKAGES = (
     "torch",
@@ -46,6 +47,15 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         lines.append(("C++ compiler", compiler))
     else:
         missing.append(("C++ compiler", "apt-get install g++; torch.compile needs it, everything else works without"))
+    here, absent = _encoders()
+    lines.append(("encoders with weights", ", ".join(here) or "none"))
+    if absent:
+        what = f"weights of {', '.join(absent)}"
+        missing.append((what, f"each says its source when asked for; files go into {encoders.weights_folder()}"))
+    try:
+        lines.append(("Inception for FID", str(find_inception())))
+    except (FileNotFoundError, ValueError) as error:
+        missing.append(("Inception for FID", str(error)))
     try:
         from labcore.data import fashion_mnist
 
@@ -53,6 +63,18 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     except FileNotFoundError as error:
         missing.append(("fashion-mnist, full set", str(error)))
     return lines, missing
+
+
+def _encoders() -> tuple[list[str], list[str]]:
+    """Names of the encoders whose weights are on this machine, and of the others."""
+    here, absent = [], []
+    for name, spec in encoders.SPECS.items():
+        try:
+            encoders.find_weights(spec)
+            here.append(name)
+        except (FileNotFoundError, ValueError):
+            absent.append(name)
+    return here, absent
 
 
 def _device() -> str:

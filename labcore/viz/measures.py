@@ -127,11 +127,11 @@ def first_order(
 
     slopes: the predicted change of log p(x) on the way from "no class" to class k, in nats (K times
     `labcore.evaluate.class_scores`). changes: the measured one divided by the length of the step, by the panel's title. On
-    the diagonal the prediction is exact. The panels share their axes, cut at the 0.5th and 99.5th percentile.
+    the dashed line the prediction is exact. The panels share their axes, cut at the 0.5th and 99.5th percentile.
     """
     own = torch.zeros_like(slopes, dtype=torch.bool).scatter_(1, labels[:, None].to(slopes.device), True)
-    values = torch.cat([v.flatten() for v in (slopes, *changes.values())]).double()
-    low, high = values.quantile(0.005).item(), values.quantile(0.995).item()
+    measured = torch.cat([change.flatten() for change in changes.values()])
+    xlim, ylim = ([v.double().quantile(q).item() for q in (0.005, 0.995)] for v in (slopes.flatten(), measured))
     figure = _figure((style.WIDTH, 5.0))
     panels = figure.subplots(1, len(changes), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, change) in zip(panels, changes.items(), strict=True):
@@ -142,7 +142,7 @@ def first_order(
             x, y = slopes[part].tolist(), change[part].tolist()
             axes.scatter(x, y, size, marker=marker, edgecolors=colour, facecolors=face, linewidths=1, label=label)
         axes.axline((0, 0), slope=1, color="black", linestyle="--", linewidth=1.2)
-        axes.set(title=name, xlim=(low, high), ylim=(low, high))
+        axes.set(title=name, xlim=xlim, ylim=ylim)
     panels[0].set_ylabel("measured, nats")
     panels[0].legend(loc="upper left", handletextpad=0.2, borderaxespad=0.1)
     figure.supxlabel(

@@ -1,0 +1,112 @@
+"""What measuring costs: classification in one pass against Bayes with K, and fidelity with the embedded extractor.
+
+Targets: one pass for all classes costs at most 4 forward passes and beats Bayes by at least K/5; 2,000 samples are scored on
+two cores in at most 3 minutes; memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import alternate
+from labcore import TarFlow, TarFlowConfig, zoo
+from labcore.data import load
+from labcore.data.transforms import to_float
+from labcore.evaluate import bayes_scores, class_scores, fidelity
+from labcore.evaluate.extractors import load_extractor
+from labcore.evaluate.generate import Sampling, generate
+from labcore.evaluate.statistics import load_reference, make_reference, save_reference
+
+
+def classification(repeats: int) -> list[dict]:
+    """Seconds of one forward pass, of training-free scores and of Bayes scores; K = 10 (shipped model) and 1000."""
+    shipped = zoo.load("fashion-tarflow")
+    torch.manual_seed(0)
+    many = TarFlow(TarFlowConfig(**{**shipped.config.model_dump(), "num_classes": 1000})).eval()
+    with torch.no_grad():
+        for p in many.parameters():
+            p.add_(torch.randn_like(p), alpha=0.02)
+    rows = []
+    for flow, batch in ((shipped, 50), (many, 10)):
+        k, x = flow.config.num_classes, to_float(load("fashion-mnist-12k", "test").images[:batch])
+        ways = {
+            "forward": torch.no_grad()(lambda flow=flow, x=x: flow(x)),
+            "training-free": lambda flow=flow, x=x: class_scores(flow, x),
+        }
+        quick = alternate(ways, 3 * repeats)
+        slow = alternate({"Bayes": lambda flow=flow, x=x: bayes_scores(flow, x)}, repeats if k < 100 else 2, warmup=0)
+        seconds = {name: timing.seconds for name, timing in {**quick, **slow}.items()}
+        rows.append(
+            {
+                "classes": k,
+                "batch": batch,
+                "seconds": {name: round(value, 4) for name, value in seconds.items()},
+                "spread": {name: round(timing.spread, 2) for name, timing in {**quick, **slow}.items()},
+                "training-free / forward": round(seconds["training-free"] / seconds["forward"], 2),
+                "allowed": 4,
+                "Bayes / training-free": round(seconds["Bayes"] / seconds["training-free"], 1),
+                "wanted": k / 5,
+            }
+        )
+    return rows
+
+
+def scoring(threads: int) -> dict:
+    """Seconds and peak memory of scoring samples of the shipped model, each number of them in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = dict(os.environ, LABCORE_CACHE=folder, OMP_NUM_THREADS=str(threads))
+        reference = Path(folder) / "reference.safetensors"
+        words = [sys.executable, "-m", "benchmarks.measures", str(reference)]
+        rows = []
+        for n, metrics in (
+            (2000, "fid,sfid,kid,is,precision,recall"),
+            (500, "kid"),
+            (1000, "kid"),
+            (2000, "kid"),
+            (4000, "kid"),
+        ):
+            done = subprocess.run([*words, str(n), metrics], env=env, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return {"rows": rows, "allowed seconds for 2,000": 180}
+
+
+def child(reference: Path, n: int, metrics: str) -> dict:
+    """Score n images; the samples are drawn first and not counted, the features are computed anew."""
+    extractor = load_extractor("efflite0")
+    if not reference.exists():
+        save_reference(make_reference(load("fashion-mnist-12k", "test"), extractor), reference)
+    images = generate(zoo.load("fashion-tarflow"), Sampling(num=n, guidance=1.0))
+    known = load_reference(reference)
+    with tempfile.TemporaryDirectory() as fresh:
+        before, start = peak_mb(), time.perf_counter()
+        fidelity.fidelity(images, known, extractor, metrics.split(","), root=Path(fresh))
+        seconds = time.perf_counter() - start
+    return {"n": n, "metrics": metrics, "seconds": round(seconds, 1), "peak MB": peak_mb(), "before, MB": before}
+
+
+def peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def measure(threads: int, repeats: int) -> dict:
+    """The record, printed as it comes."""
+    record = {"classification": classification(repeats)}
+    for row in record["classification"]:
+        print("classify   ", row)
+    record["scoring"] = scoring(threads)
+    for row in record["scoring"]["rows"]:
+        print("fidelity   ", row)
+    return record
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
