@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from labcore.runs import commands
+
 app = typer.Typer(
     help="Train, sample and measure transformer normalizing flows.",
     no_args_is_help=True,
@@ -67,23 +69,36 @@ def train(
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.steps=100.")] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
+    nodes: Annotated[
+        int | None, typer.Option(help="Machines that train together; default NNODES, or SLURM_NNODES with MASTER_ADDR.")
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0; default NODE_RANK or SLURM_NODEID.")
+    ] = None,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="HOST:PORT on node 0, where they meet; default MASTER_ADDR:MASTER_PORT.")
+    ] = None,
+    previews: Annotated[bool, typer.Option(help="Sample grids along the way.")] = True,
 ) -> None:
     """Train a flow on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
     from labcore.runs.configure import configure
     from labcore.runs.training import run_training
-    from labcore.train.launch import launch
+    from labcore.train.launch import launch, nodes_of
 
     run = configure(preset, config, data, image_size, channels, set_ or ())
-    if num_processes != 1:
-        share = max(num_processes, 1) * run.train.accumulation
+    machines = nodes_of(nodes, node_rank, rendezvous)
+    if num_processes != 1 or machines.count != 1:
+        share = max(num_processes, 1) * machines.count * run.train.accumulation
         if run.train.batch_size % share:
             raise ValueError(
                 f"batch_size {run.train.batch_size} does not divide into {run.train.accumulation} micro-batches on "
-                f"{num_processes} processes; give a multiple of {share}"
+                f"{num_processes * machines.count} processes; give a multiple of {share}"
             )
-        words = _without(sys.argv[1:], "--num-processes")
-        raise typer.Exit(launch("labcore.cli", words, num_processes))
-    result = run_training(run, out)
+        words = sys.argv[1:]
+        for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
+            words = _without(words, option)
+        raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
+    result = run_training(run, out, previews)
     if not result.finished:
         typer.echo(
             f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
@@ -359,6 +374,8 @@ def _without(words: list[str], option: str) -> list[str]:
             kept.append(word)
     return kept
 
+
+commands.add_to(app, plain_errors)
 
 if __name__ == "__main__":
     app()

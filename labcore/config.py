@@ -127,6 +127,7 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
     compile: bool = False  # torch.compile of the model
+    parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
     num_workers: int = Field(default=0, ge=0)
     log_every: PositiveInt = 50
     eval_every: PositiveInt = 1000
@@ -134,7 +135,7 @@ class TrainConfig(Config):
     keep: PositiveInt = 3  # newest checkpoints that stay on disk
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"precision", "compile", "num_workers", "log_every", "eval_every", "save_every", "keep"}
+        {"precision", "compile", "parallel", "num_workers", "log_every", "eval_every", "save_every", "keep"}
     )
     """Settings that a resumed run may change: they say how a run is carried out, not what it computes."""
 
@@ -146,6 +147,9 @@ class TrainConfig(Config):
             raise ValueError(f"betas were {self.betas}; each must be at least 0 and below 1")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.parallel == "fsdp2" and (self.precision == "fp16" or self.compile):
+            wrong = "compile" if self.compile else "precision 'fp16'"
+            raise ValueError(f"parallel 'fsdp2' does not go with {wrong}; take bf16 without compile, or parallel 'ddp'")
         return self
 
 

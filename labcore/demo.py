@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from labcore.runs.notebook import execute, explain, to_html
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
@@ -63,57 +62,6 @@ def new_folder(parent: Path) -> Path:
         except FileExistsError:
             continue
     raise FileExistsError(f"{parent} has a hundred folders {name}; remove some")
-
-
-def execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
-    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come.
-
-    Raises papermill's PapermillExecutionError where a cell fails.
-    """
-    import papermill
-
-    with tempfile.TemporaryDirectory() as kernels:
-        spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
-        spec.parent.mkdir(parents=True)
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        env = {"LABCORE_HEADLESS": "1"}  # the training loop prints lines, no progress bar
-        spec.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python", "env": env}))
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (kernels, before)))
-        try:
-            papermill.execute_notebook(
-                notebook,
-                executed,
-                parameters,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                cwd=executed.parent,
-            )
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
-
-
-def to_html(notebook: Path) -> Path:
-    """A web page of an executed notebook beside it; pictures are inside the page."""
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter().from_filename(str(notebook))
-    path = notebook.with_suffix(".html")
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def explain(error: Exception) -> str:
-    """What went wrong, in which cell; the end of the cell's traceback without colours."""
-    if not hasattr(error, "ename"):
-        return f"{type(error).__name__}: {error}"
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
-    message = f"{error.ename}: {error.evalue}"
-    return "\n".join([f"cell [{error.exec_count}] raised {message}", *(f"    {line}" for line in trace[-25:])])
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import subprocess
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import labcore
+from labcore.revision import git_revision
 
 
 def stamp(*packages: str) -> dict[str, Any]:
@@ -40,24 +39,6 @@ def file_hash(path: Path) -> str:
     """16 hex digits of the sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def git_revision() -> str | None:
-    """The commit that labcore's source is at, or None outside a git checkout."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ("git", *words), cwd=here, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def device_name() -> str:

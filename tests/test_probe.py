@@ -214,14 +214,32 @@ def drawn(figure):
 
 def test_the_probe_figure_says_what_it_shows():
     sites = [(1, 2), (1, 8), (2, 6)]
-    axes, ticks, texts = drawn(measures.probe_by_site(report_of(sites), wilson(120, 200), wilson(140, 200)))
+    lines = {"Bayes": wilson(140, 200), "raw pixels": wilson(139, 200)}
+    axes, ticks, texts = drawn(measures.probe_by_site(report_of(sites), wilson(120, 200), lines))
     assert ticks == ["(1,2)", "(1,8)", "(2,6)"]
     assert "block" in axes.get_xlabel() and axes.get_ylabel() == "accuracy, %, 200 test images"
-    assert set(texts) == {"linear probe", "training-free\n60.0%", "Bayes\n70.0%"}
-    heights = [float(line.get_ydata()[0]) for line in axes.lines]
-    assert {60.0, 70.0} <= {round(height, 6) for height in heights}
+    assert set(texts) == {"linear probe", "training-free\n60.0%", "Bayes\n70.0%", "raw pixels\n69.5%"}
+    heights = {round(float(line.get_ydata()[0]), 6): line.get_linestyle() for line in axes.lines}
+    assert len({heights[60.0], heights[70.0], heights[69.5]}) == 3, "lines differ without colour"
+    assert_apart(axes)
     assert list(axes.lines[0].get_ydata()) == pytest.approx([100 * s.accuracy.accuracy for s in report_of(sites).sites])
     assert drawn(measures.probe_by_site(report_of(sites)))[2] == ["linear probe"]
+
+
+def assert_apart(axes):
+    """Names beside the axes neither touch nor leave the height of the axes by more than half a name."""
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 + 1 for lower, upper in pairwise(boxes))
+    frame = axes.get_window_extent()
+    assert all(frame.y0 <= (box.y0 + box.y1) / 2 <= frame.y1 + 1 for box in boxes)
+
+
+def test_lines_of_equal_height_keep_their_names_apart():
+    lines = {name: wilson(150, 200) for name in "abc"}
+    report = report_of([(1, 1), (1, 2)])
+    axes, _, texts = drawn(measures.probe_by_site(report, lines=lines))
+    assert len(texts) == 4
+    assert_apart(axes)
 
 
 def test_many_sites_stay_legible():
@@ -244,7 +262,35 @@ def test_the_alignment_figure_says_what_it_shows():
     assert list(axes.lines[0].get_ydata()) == list(values.values())
     halved = {site: value / 2 for site, value in values.items()}
     assert drawn(measures.alignment_by_site(values, name="a", others={"b": halved}))[2] == ["b", "a"]
+    axes, _, texts = drawn(measures.alignment_by_site(values, lines={"raw pixels": 0.25, "shuffled": 0.02}))
+    assert texts == ["shuffled\n0.020", "raw pixels\n0.250"]
+    assert {0.25, 0.02} <= {float(line.get_ydata()[0]) for line in axes.lines}
     with pytest.raises(ValueError, match="give equal sites"):
         measures.alignment_by_site(values, others={"b": {(1, 1): 0.5}})
     with pytest.raises(ValueError, match="its own name"):
         measures.alignment_by_site(values, name="b", others={"b": halved})
+
+
+def test_the_first_order_figure_says_what_it_shows():
+    g = torch.Generator().manual_seed(0)
+    slopes = torch.randn(30, 4, generator=g)
+    figure = measures.first_order(slopes, {"short": slopes, "whole": slopes - 1}, torch.arange(30) % 4)
+    axes, _, _ = drawn(figure)
+    assert [panel.get_title() for panel in figure.axes] == ["short", "whole"]
+    assert "30 images x 4 classes" in figure.get_supxlabel() and "nats" in axes.get_ylabel()
+    others, own = (dots.get_offsets() for dots in figure.axes[1].collections)
+    assert (len(others), len(own)) == (90, 30)
+    assert list(own[:, 1] - own[:, 0]) == pytest.approx([-1] * 30)
+    assert list(own[:, 0]) == pytest.approx(slopes[torch.arange(30), torch.arange(30) % 4].tolist())
+
+
+def test_the_confusion_figure_counts_rows():
+    labels = torch.tensor([0] * 4 + [1] * 2)
+    found = {"one": torch.tensor([0, 0, 0, 2, 1, 1]), "other": torch.tensor([0] * 6)}
+    figure = measures.confusions(labels, found, ("shirt", "shoe", "bag"))
+    axes, ticks, texts = drawn(figure)
+    assert ticks == ["shirt", "shoe", "bag"] and texts == ["75", "25", "100"]
+    assert [panel.get_title() for panel in figure.axes] == ["one", "other"]
+    positions = [text.get_position() for text in figure.axes[1].texts]
+    assert positions == [(0, 0), (0, 1)], "rows are true classes; a class without images has an empty row"
+    assert axes.get_xlabel() == "answer" and "true class" in axes.get_ylabel()

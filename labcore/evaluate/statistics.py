@@ -82,9 +82,9 @@ def image_features(
 
     key = {"what": "features", "data": dataset.fingerprint(), **extractor.identity}
     arrays = {layer: Rows((width,), "float32") for layer, width in extractor.widths.items()}
-    store = Store(
-        root or cache_folder() / "fidelity", f"{dataset.name}-{extractor.name}", key, len(dataset), arrays, CHUNK
-    )
+    name = f"{dataset.name}-{dataset.split}" if dataset.split in ("train", "test") else dataset.name
+    where = root or cache_folder() / "fidelity"
+    store = Store(where, f"{name}-{extractor.name}", key, len(dataset), arrays, CHUNK)
     return store.fill(compute, progress)
 
 

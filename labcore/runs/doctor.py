@@ -11,6 +11,7 @@ import torch
 
 from labcore import encoders, provenance
 from labcore.evaluate.extractors import find_inception
+from labcore.store import cache_folder
 
 PACKAGES = (
     "torch",
@@ -41,6 +42,7 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         ("device", _device()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("bf16", _bf16()),
+        ("cache", _cache()),
     ]
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler:
@@ -75,6 +77,13 @@ def _encoders() -> tuple[list[str], list[str]]:
         except (FileNotFoundError, ValueError):
             absent.append(name)
     return here, absent
+
+
+def _cache() -> str:
+    """The cache folder and what lies in it; everything there can be computed again."""
+    folder = cache_folder()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{folder}, {size / 1e9:.1f} GB (may be removed: samples, features and statistics are computed again)"
 
 
 def _device() -> str:

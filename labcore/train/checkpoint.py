@@ -48,7 +48,7 @@ def claim(run: Path) -> Iterator[None]:
 
     The claim ends with the process, however that ends. Where the system has no file locks, nothing is claimed.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" or fcntl is None:
+    if os.environ.get("RANK", "0") != "0" or fcntl is None:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def latest(run: Path) -> Checkpoint | None:
     Raises ValueError where checkpoints exist and all are damaged: starting over would hide that.
     """
     damage = []
-    for folder in _folders(run):
+    for folder in folders(run):
         try:
             found = Checkpoint(folder, read_state(folder))
             read_training(found, torch.device("cpu"))
@@ -124,7 +124,7 @@ def latest(run: Path) -> Checkpoint | None:
 
 def latest_path(run: Path) -> Path | None:
     """Folder of the newest checkpoint, unread."""
-    return next(iter(_folders(run)), None)
+    return next(iter(folders(run)), None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -165,17 +165,22 @@ def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any
 
 def check_same_run(found: Checkpoint, describe: dict[str, Any], free: set[str]) -> None:
     """ValueError where a checkpoint was made with another configuration; the dotted names in `free` may differ."""
-    before, now = _flat(found.state["run"]), _flat(describe)
-    changed = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if key not in free and before.get(key) != now.get(key)
-    ]
+    changed = changes(found.state["run"], describe, free)
     if changed:
         raise ValueError(
             f"{found.path.parent.parent} holds step {found.step} of another run ({'; '.join(changed)}). "
             "Give the same settings to resume it, or another folder to start anew"
         )
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
+    """What differs between two configurations, in words; the dotted names in `free` may differ."""
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if key not in free and old.get(key) != new.get(key)
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -188,7 +193,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _folders(run: Path) -> list[Path]:
+def folders(run: Path) -> list[Path]:
     """Folders that have a checkpoint's name, newest first; anything else in there is the user's and is left alone."""
     named = [p for p in (run / FOLDER).glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()]
     return sorted(named, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
@@ -197,7 +202,7 @@ def _folders(run: Path) -> list[Path]:
 def _prune(run: Path, newest: Path, keep: int) -> None:
     """Remove complete checkpoints older than `newest` beyond the `keep` newest, and what an interrupted save left."""
     complete = []
-    for folder in _folders(run):
+    for folder in folders(run):
         with contextlib.suppress(ValueError):
             read_state(folder)
             complete.append(folder)

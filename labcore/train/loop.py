@@ -8,6 +8,7 @@ the last good checkpoint. Previews and evaluations see the averaged weights in e
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from labcore.data.loaders import StepSampler, as_batch, micro_batches
 from labcore.data.transforms import flip, to_float
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
-from labcore.train import checkpoint, precision
+from labcore.train import checkpoint, precision, shard
 from labcore.train.log import RunLog
 from labcore.train.optim import Ema, learning_rate, make_optimizer
 from labcore.train.signals import StopSignals
@@ -96,10 +97,12 @@ class _Run:
         world = PartialState(
             cpu=bool(os.environ.get("ACCELERATE_USE_CPU"))
         )  # without it, processes on a CPU stay alone
-        self.device = world.device
+        self.device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
         found = checkpoint.latest(folder)
         if found:
             checkpoint.check_same_run(found, self.describe, {f"train.{name}" for name in TrainConfig.OPERATIONAL})
+        if world.num_processes > 1:
+            self._check_same_step(found.step if found else 0)
         self.sampler = StepSampler(
             len(dataset),
             config.batch_size,
@@ -120,7 +123,8 @@ class _Run:
         AcceleratorState._reset_state()  # it is a singleton: a second run in one process may have another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.precision == "fp32" else self.precision)
         self.ema = Ema(model, config.ema_decay)
-        optimizer = make_optimizer(Trained(model, objective).parameters(), config)
+        trained = Trained(model, objective)
+        optimizer = make_optimizer(trained.parameters(), config)
         self.running: dict[str, Tensor] = {}
         self.averaged = 0
         self.step = 0
@@ -128,7 +132,12 @@ class _Run:
             self._restore(found, optimizer)
         if config.compile:
             precision.try_compile(model, self._trial_step)
-        self.trained, self.optimizer = self.accelerator.prepare(Trained(model, objective), optimizer)
+        self.sharded = config.parallel == "fsdp2" and world.num_processes > 1
+        if self.sharded:
+            optimizer, trained = self._share_out(optimizer, trained)
+            self.trained, self.optimizer = trained, self.accelerator.prepare_optimizer(optimizer)
+        else:
+            self.trained, self.optimizer = self.accelerator.prepare(trained, optimizer)
 
     def go(self, stop: StopSignals) -> TrainResult:
         """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
@@ -139,13 +148,15 @@ class _Run:
         except FloatingPointError:
             raise
         except Exception:
-            if self.accelerator.is_main_process and self.step > self.saved:
+            if self.accelerator.is_main_process and self.step > self.saved and not self.sharded:
                 with contextlib.suppress(Exception):  # the error at hand matters more
-                    self._write_checkpoint()
+                    self._write_checkpoint(self._models(), self.optimizer.state_dict(), self.objective.state_dict())
             raise
         finally:
             log.close()
-        return TrainResult(self.saved, self.saved == self.config.steps, self.folder, self.ema.model)
+        ema = self._whole(self.ema.model)
+        ema = self.ema.model if ema is None else ema  # a process that has but a part gives that
+        return TrainResult(self.saved, self.saved == self.config.steps, self.folder, ema)
 
     def _steps(self, log: RunLog, stop: StopSignals) -> None:
         config, main = self.config, self.accelerator.is_main_process
@@ -167,11 +178,13 @@ class _Run:
             values: Values = {}
             if record:
                 values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
-                if main and self.hooks.diagnose:
-                    values |= self.hooks.diagnose(self.model, x[:32], None if y is None else y[:32])
+                model = self._whole(self.model) if self.hooks.diagnose else None
+                if main and model is not None:
+                    values |= self.hooks.diagnose(model, x[:32], None if y is None else y[:32])
             try:
-                if look and main:
-                    values |= self._look(done)
+                ema = self._whole(self.ema.model) if look else None
+                if main and ema is not None:
+                    values |= self._look(ema, done)
             finally:
                 if values:
                     log.write(done, values)
@@ -187,6 +200,9 @@ class _Run:
             group["lr"] = learning_rate(self.step, config)
         self.optimizer.zero_grad(set_to_none=True)
         noise = StepNoise(config.seed, self.step, config.batch_size, self.device)
+        if self.sharded:
+            for buffer in self.model.buffers():  # as DDP does
+                torch.distributed.broadcast(buffer, 0)
         total = torch.zeros((), device=self.device)
         parts: list[dict[str, Tensor]] = []
         for number, share in enumerate(self.sampler.shares(), 1):
@@ -198,7 +214,7 @@ class _Run:
             total += loss.detach() / config.accumulation
             parts.append(logs)
         limit = float("inf") if config.clip_norm is None else config.clip_norm
-        norm = self.accelerator.clip_grad_norm_(self.trained.parameters(), limit)
+        norm = shard.whole(self.accelerator.clip_grad_norm_(self.trained.parameters(), limit))
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
@@ -218,6 +234,9 @@ class _Run:
 
     def _maybe_sync(self, last: bool):
         """Processes exchange gradients with the last micro-batch of a step only."""
+        if self.sharded:
+            self.trained.set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.trained)
 
     def _add(self, name: str, value: Tensor) -> None:
@@ -230,11 +249,11 @@ class _Run:
         self.running, self.averaged = {}, 0
         return dict(zip(names, means, strict=True))
 
-    def _look(self, step: int) -> Values:
+    def _look(self, ema: nn.Module, step: int) -> Values:
         """Evaluation and preview with the averaged weights."""
-        values = self.hooks.evaluate(self.ema.model) if self.hooks.evaluate else {}
+        values = self.hooks.evaluate(ema) if self.hooks.evaluate else {}
         if self.hooks.preview:
-            self.hooks.preview(self.ema.model, step)
+            self.hooks.preview(ema, step)
         return values
 
     def _everyone_stops(self, stop: StopSignals, step: int) -> bool:
@@ -262,25 +281,56 @@ class _Run:
             "A lower lr, a smaller clip_norm, or affine_clamp in the model usually helps; start that in another folder"
         )
 
+    def _share_out(
+        self, optimizer: torch.optim.Optimizer, trained: nn.Module
+    ) -> tuple[torch.optim.Optimizer, nn.Module]:
+        """FSDP2 instead of DDP: what this process keeps of optimizer and model, and a whole model where one is looked at."""
+        self.looked_at = copy.deepcopy(self.ema.model) if self.accelerator.is_main_process else None
+        trained = self.accelerator.prepare_model(trained, evaluation_mode=True)  # autocast alone, without DDP
+        state = optimizer.state_dict()
+        shard.shard_(trained, self.model, self.ema.model, self.device.type)
+        mine = make_optimizer(trained.parameters(), self.config)
+        mine.load_state_dict(shard.shared_out(state, list(trained.parameters())))
+        return mine, trained
+
+    def _whole(self, model: nn.Module) -> nn.Module | None:
+        """`model` to be looked at; where it is shared out, every process has to ask, and the first one gets it."""
+        if not self.sharded:
+            return model
+        main = self.accelerator.is_main_process
+        state = shard.whole_state(model.state_dict(), main)
+        return shard.Whole(self.looked_at, state).fill() if main else None
+
     def _save(self) -> None:
         self.running = {name: self.accelerator.reduce(value, "mean") for name, value in sorted(self.running.items())}
-        if self.accelerator.is_main_process:
-            self._write_checkpoint()
+        main = self.accelerator.is_main_process
+        models, optimizer, objective = self._models(), self.optimizer.state_dict(), self.objective.state_dict()
+        if self.sharded:
+            models = {
+                name: shard.Whole(self.looked_at, shard.whole_state(model.state_dict(), main))
+                for name, model in models.items()
+            }
+            optimizer, objective = shard.whole_state(optimizer, main), shard.whole_state(objective, main)
+        if main:
+            self._write_checkpoint(models, optimizer, objective)
         self.saved = self.step
 
-    def _write_checkpoint(self) -> None:
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+    def _models(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "ema": self.ema.model}
+
+    def _write_checkpoint(self, models: dict[str, Any], optimizer: dict[str, Any], objective: dict[str, Any]) -> None:
+        weights = models["model"].state if self.sharded else self.model.state_dict()
+        if not all(bool(p.isfinite().all()) for p in weights.values()):
             self._not_finite(self.step)
         scaler = self.accelerator.scaler
         training = {
-            "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
+            "optimizer": optimizer,
+            "objective": objective,
             "scaler": scaler.state_dict() if scaler else {},
             "running": self.running,
             "averaged": self.averaged,
         }
         state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
-        models = {"model": self.model, "ema": self.ema.model}
         checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
 
     def _restore(self, found: checkpoint.Checkpoint, optimizer: torch.optim.Optimizer) -> None:
@@ -300,6 +350,16 @@ class _Run:
         loss.backward()
         self.model.zero_grad(set_to_none=True)
         self.objective.zero_grad(set_to_none=True)
+
+    def _check_same_step(self, step: int) -> None:
+        """Processes on several machines must see one folder, or some would start anew where others resume."""
+        from accelerate.utils import gather_object
+
+        steps = gather_object([step])
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes find checkpoints of steps {steps} in {self.folder}; give a folder that all nodes share"
+            )
 
     def _precision(self) -> str:
         trial = precision.autocast_step(self.model, self._trial_loss)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from labcore.config import TrainConfig
+from labcore.train.shard import own
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -35,6 +36,7 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model` after optimizer step number `step` (from 1); buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        mine, theirs = ([own(p) for p in m.parameters()] for m in (self.model, model))
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

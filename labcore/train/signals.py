@@ -1,8 +1,11 @@
-"""SIGTERM and Ctrl-C as a wish to stop, which the loop grants after the step in hand."""
+"""SIGTERM and Ctrl-C as a wish to stop, which the loop grants after the step in hand; the death of a launcher is one too."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -27,3 +30,17 @@ class StopSignals:
         if self.came and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.came = True
+
+
+def end_with_parent() -> None:
+    """From now on this process gets a SIGTERM when its parent, whose number is in LABCORE_PARENT, dies (on Linux).
+
+    So a launcher that is killed leaves no processes behind: they save and stop.
+    """
+    parent = os.environ.get("LABCORE_PARENT")
+    if parent is None or sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before the line above
+        os.kill(os.getpid(), signal.SIGTERM)

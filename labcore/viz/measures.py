@@ -59,7 +59,7 @@ def probe_by_site(
     names = [(values[-1], "linear probe", style.COLOURS["blue"])]
     for (name, measured), (colour, line) in zip(named.items(), cycle(LINES)):
         colour = style.COLOURS[colour]
-        axes.axhspan(100 * measured.low, 100 * measured.high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhspan(100 * measured.low, 100 * measured.high, color=colour, alpha=0.12, linewidth=0)
         axes.axhline(100 * measured.accuracy, color=colour, linestyle=line)
         names.append((100 * measured.accuracy, f"{name}\n{measured.accuracy:.1%}", colour))
     _sites(axes, [(site.block, site.layer) for site in report.sites])
@@ -155,7 +155,7 @@ def first_order(
 def confusions(labels: Int[Tensor, "b"], found: Mapping[str, Int[Tensor, "b"]], classes: Sequence[str]) -> Figure:
     """How many percent of each true class (rows, each sums to 100) got which answer (columns), one table a classifier.
 
-    labels, found: true and given classes of the same b images. Below 0.5% a cell is empty.
+    labels, found: true and given classes of the same b images. Below 1% a cell is empty.
     """
     figure = _figure((style.WIDTH, 5.2))
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
@@ -164,7 +164,7 @@ def confusions(labels: Int[Tensor, "b"], found: Mapping[str, Int[Tensor, "b"]], 
         counts = torch.bincount(labels.cpu() * k + answers.cpu(), minlength=k * k).view(k, k).double()
         shares = 100 * counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
         axes.imshow(shares.numpy(), cmap="Greys", vmin=0, vmax=100)
-        for row, column in (shares >= 0.5).nonzero().tolist():
+        for row, column in (shares >= 1).nonzero().tolist():
             share = float(shares[row, column])
             axes.text(
                 column,
@@ -216,7 +216,8 @@ def _beside(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
     # what this moved above the axes comes down again, and takes along what it would touch
     for upper, i in pairwise([None, *reversed(order)]):
         place[i] = min(place[i], 1.0 if upper is None else place[upper] - (gap[i] + gap[upper]) / 2)
-    for i, (_, name, colour) in enumerate(names):
+    for i in order:
+        _, name, colour = names[i]
         axes.annotate(
             name, (1.01, place[i]), xycoords="axes fraction", color=colour, va="center", annotation_clip=False
         )

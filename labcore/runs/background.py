@@ -1,0 +1,182 @@
+"""Training for a notebook's cell: in place with one process, in the background and streamed with several.
+
+The training of several processes does not belong to the kernel. Restart it and run the cell again: it finds the training
+and goes on showing it. Interrupt the cell: the training saves and stops. Whatever was killed: the cell, run again, goes on
+from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labcore.config import RunConfig, TrainConfig
+from labcore.runs import detached
+from labcore.runs.training import check_writable, datasets, run_training
+from labcore.train import checkpoint
+from labcore.train.launch import command, environment, nodes_of
+from labcore.train.loop import TrainResult
+
+show_line: Callable[[str], None] = partial(print, flush=True)
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """The training was interrupted or told to stop, and has saved. An interrupt, so that no later cell takes it for done."""
+
+
+def train_streamed(
+    config: RunConfig,
+    folder: str | Path,
+    num_processes: int = 1,
+    previews: bool = True,
+    show: Callable[[str], None] = show_line,
+) -> TrainResult:
+    """Train what `config` says in `folder` on `num_processes` devices, or find it, or go on with it; the finished result.
+
+    show takes each line that the training writes. With several machines (see `labcore.train.launch.nodes_of`) this starts
+    the processes of this one. Raises ValueError as `run_training`, TrainingStopped where the training was stopped and saved,
+    and RuntimeError with its last lines where it failed.
+    """
+    folder, nodes = Path(folder), nodes_of()
+    if detached.running(folder):
+        _check_same(config, folder, detached.read(folder)["about"])
+        show(f"found the training that runs in {folder} since {_clock(detached.read(folder)['began'])}")
+        return _follow(config, folder, show, again=True)
+    if nodes.rank:
+        raise ValueError(
+            f"this is node {nodes.rank} of {nodes.count}; a notebook trains on node 0, the others run  lab train"
+        )
+    _wait_for_others(folder, show)
+    if num_processes == 1 and nodes.count == 1:
+        result = run_training(config, folder, previews)
+        if not result.finished:
+            raise TrainingStopped(_stopped_at(result.step, config))
+        return result
+    env = environment(num_processes)
+    share = num_processes * nodes.count * config.train.accumulation
+    if config.train.batch_size % share:
+        raise ValueError(
+            f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
+            f"{num_processes * nodes.count} processes; give a multiple of {share}"
+        )
+    about = {**config.model_dump(mode="json"), "data_fingerprint": datasets(config)[0].fingerprint()}
+    check_writable(folder)
+    if found := _newest(folder):
+        checkpoint.check_same_run(found, about, _free())
+        if found.step == config.train.steps and (folder / "model" / "config.json").exists():
+            return _result(config, folder)
+    path = _write_config(config, folder)
+    words = ["train", "--config", str(path.resolve()), "--out", str(folder.resolve())]
+    words += [] if previews else ["--no-previews"]
+    if nodes.count > 1:
+        meet = f"--num-processes {num_processes} --nodes {nodes.count} --rendezvous {nodes.rendezvous} --node-rank"
+        show(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
+    process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about)
+    if process is None:  # another notebook was quicker
+        return train_streamed(config, folder, num_processes, previews, show)
+    try:
+        return _follow(config, folder, show)
+    finally:
+        process.poll()
+
+
+def _write_config(config: RunConfig, folder: Path) -> Path:
+    path, unfinished = folder / "config.yaml", folder / "config.yaml.tmp"
+    unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    os.replace(unfinished, path)
+    return path
+
+
+def _follow(config: RunConfig, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:
+    """Show what the training writes until it ends, and judge how it ended."""
+    output = detached.Output(folder, again)
+    try:
+        status = output.stream(show)
+    except KeyboardInterrupt:
+        if detached.ask_to_stop(folder):
+            show("interrupted: the training saves and stops; a second interrupt leaves it to itself")
+        output.stream(show)
+        raise TrainingStopped(_stopped_at(_step(folder), config)) from None
+    if status == 0:
+        return _result(config, folder)
+    if status == 143:
+        raise TrainingStopped(_stopped_at(_step(folder), config))
+    what = "was killed" if status is None else f"ended with status {status}"
+    raise RuntimeError(
+        f"the training in {folder} {what}, {_step(folder)} of {config.train.steps} steps saved. Its last lines:\n\n"
+        f"{detached.last_lines(folder)}\n\n"
+        f"All of them are in {folder / detached.OUTPUT}. Run the cell again to go on from the last checkpoint"
+    )
+
+
+def _result(config: RunConfig, folder: Path) -> TrainResult:
+    """What `run_training` returns, read from the folder of a finished run."""
+    import torch
+
+    from labcore.flows.tarflow import TarFlow
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    ema = TarFlow.from_pretrained(folder / "model").to(device).eval().requires_grad_(False)
+    return TrainResult(_step(folder), _step(folder) == config.train.steps, folder, ema)
+
+
+def _newest(folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint, by its state.json; the training itself looks closer."""
+    for path in checkpoint.folders(folder):
+        try:
+            return checkpoint.Checkpoint(path, checkpoint.read_state(path))
+        except ValueError:
+            continue
+    return None
+
+
+def _step(folder: Path) -> int:
+    found = _newest(folder)
+    return found.step if found else 0
+
+
+def _check_same(config: RunConfig, folder: Path, about: dict[str, Any]) -> None:
+    """ValueError where the training that runs in `folder` is another one."""
+    now = {**config.model_dump(mode="json"), "data_fingerprint": about.get("data_fingerprint")}
+    if changed := checkpoint.changes(about, now, _free()):
+        raise ValueError(
+            f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
+            "or another folder to start anew"
+        )
+
+
+def _free() -> set[str]:
+    return {f"train.{name}" for name in TrainConfig.OPERATIONAL}
+
+
+def _stopped_at(step: int, config: RunConfig) -> str:
+    return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to go on"
+
+
+def _wait_for_others(folder: Path, show: Callable[[str], None], seconds: int | float = 120) -> None:
+    """Processes of a training that was killed save before they leave; OSError where someone else trains there."""
+    if not (folder / detached.RECORD).exists():
+        return
+    killed = detached.read(folder)["status"] is None
+    until, said = time.monotonic() + (seconds if killed else 0), False
+    while True:
+        try:
+            with checkpoint.claim(folder):
+                return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            if not said:
+                show(f"waiting for another process to leave {folder}")
+            said = True
+            time.sleep(0.2)
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

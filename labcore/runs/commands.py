@@ -1,0 +1,166 @@
+"""`lab run` and `lab runs`: thin over labcore.runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Root = Annotated[
+    Path | None, typer.Option(help="Where runs' folders go. Default: papermill_runs/executed beside the spec's folder.")
+]
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the commands."""
+    app.command("run")(plain_errors(run))
+    app.command("runs")(plain_errors(runs))
+
+
+def run(
+    spec: Annotated[str, typer.Argument(help="A run spec: a name in papermill_runs/specs, or a .yaml file.")],
+    smoke: Annotated[bool, typer.Option("--smoke", help="At its smoke size, in a folder of its own.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="This row only; may be given again.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one a GPU, or one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    root: Root = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Add finished runs to papermill_runs/results.")] = False,
+) -> None:
+    """Run a notebook as its spec says, every row and seed. The same line again skips what is done and resumes the rest."""
+    from labcore.runs.runner import run_spec
+    from labcore.runs.spec import load_spec, resolve
+
+    loaded = load_spec(spec)
+    chosen = resolve(loaded, smoke, only or ())
+    root = (root or loaded.project / "papermill_runs" / "executed").resolve()
+    if publish and smoke:
+        raise ValueError("numbers of smoke runs are not results; leave out --smoke or --publish")
+    if dry_run:
+        typer.echo(f"{loaded.name}: {loaded.about}\nexpected cost: {loaded.expected.cost}")
+        for one in chosen:
+            typer.echo(f"{one.id}  {_plan(one, root):7s}  {one.name}  {_settings(one.changed)}")
+        return
+    status = run_spec(chosen, root, jobs)
+    _report(loaded, chosen, root, smoke)
+    if publish and status == 0:
+        from labcore.runs.results import publish as write
+
+        typer.echo(f"published in {write(loaded, chosen, root)}")
+    if status:
+        raise typer.Exit(status)
+
+
+def runs(
+    spec: Annotated[str | None, typer.Argument(help="A spec's name; default: all that have run.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only new, running, done, failed, stopped or killed ones.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="Only with parameter=value.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", help="Show this number of result.json, a dotted path.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """List runs: id, spec, row, seed, status, seconds, and chosen numbers."""
+    from labcore.runs import state
+    from labcore.runs.results import metric
+    from labcore.runs.spec import load_spec
+
+    if status is not None and status not in state.STATUSES:
+        raise ValueError(f"status was {status!r}; it is one of {', '.join(state.STATUSES)}")
+    wanted = [_condition(text) for text in where or ()]
+    columns = {path: path for path in compare or ()}
+    if root is None:
+        root = (load_spec(spec).project if spec else _project()) / "papermill_runs" / "executed"
+    if spec and not columns and Path(spec).suffix == "" and (root / spec).is_dir():
+        columns = _columns(spec)
+    name = Path(spec).stem if spec else None
+    lines = [["id", "spec", "row", "seed", "status", "seconds", *columns]]
+    for found in state.states(root, [name, f"{name}-smoke"] if name else None):
+        values, now = found.values, state.status_of(found)
+        if status not in (None, now) or not all(_matches(values, key, text) for key, text in wanted):
+            continue
+        result = _result(found.folder) if now == "done" else {}
+        numbers = [metric(result, path) for path in columns.values()]
+        lines.append(
+            [
+                *(str(values[key]) for key in ("id",)),
+                found.folder.parent.name,
+                *(str(values[key]) for key in ("row", "seed")),
+                now,
+                f"{found.seconds:.1f}",
+                *("-" if number is None else f"{number:.6g}" for number in numbers),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plan(one: Any, root: Path) -> str:
+    """What `lab run` would do with a run."""
+    from labcore.runs import state
+
+    try:
+        found = state.read(one.folder(root))
+    except ValueError:
+        return "resume"
+    if found is None or found.status == "new":
+        return "start"
+    now = state.status_of(found)
+    return {"done": "skip", "running": "wait"}.get(now, "resume")
+
+
+def _report(spec: Any, chosen: list, root: Path, smoke: bool) -> None:
+    """The table of what is done so far, and numbers outside what the spec expects."""
+    from labcore.runs.results import collect, metric, tables
+
+    records = collect(chosen, root)
+    if records and spec.table.columns:
+        typer.echo("\n" + tables(records, spec.table, list(spec.row_parameters()))["table.md"].rstrip())
+    for path, expected in spec.expected.numbers.items() if not smoke else ():
+        low, high = expected if isinstance(expected, list) else (expected, expected)
+        for one in records:
+            value = metric(one["metrics"], path)
+            if value is None or not low <= value <= high:
+                typer.echo(f"note: {one['row']}-seed{one['seed']}: {path} is {value}, expected {low:g} to {high:g}")
+
+
+def _columns(spec: str) -> dict[str, str]:
+    """The columns of a spec's table."""
+    from labcore.runs.spec import load_spec
+
+    return load_spec(spec).table.columns
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+def _condition(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--where was {text!r}; write a parameter and its value, like width=64")
+    return key, value
+
+
+def _matches(values: dict[str, Any], key: str, text: str) -> bool:
+    """Whether a run's parameter, row or seed is what the text says."""
+    import yaml
+
+    given = values.get(key) if key in ("row", "seed", "id") else values["parameters"].get(key)
+    return given == yaml.safe_load(text) or str(given) == text
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    from labcore.runs.execute import RESULT, read_result
+
+    try:
+        return read_result(folder / RESULT)
+    except ValueError:
+        return {}
+
+
+def _project() -> Path:
+    """The folder with papermill_runs/: here, above, or labcore's checkout."""
+    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]
+    return next((place for place in places if (place / "papermill_runs").is_dir()), Path.cwd())

@@ -1,0 +1,208 @@
+"""A command that outlives whoever started it, and that anyone can find again by its folder.
+
+    train.json   the command, the process that looks after it, and at its end its exit status; replaced whole
+    train.out    what it writes, attempt after attempt
+    train.lock   locked by that process as long as it lives, however it ends
+
+A process is known by host, number, start time and boot, since numbers are used again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+RECORD, OUTPUT, LOCK = "train.json", "train.out", "train.lock"
+SHOWN = 200
+"""Lines of a run found again that are shown of what it has written so far."""
+
+
+def start(folder: Path, command: Sequence[str], env: Mapping[str, str], about: Any) -> subprocess.Popen | None:
+    """Start `command` in its own session, its output in train.out; None where one runs in `folder` already.
+
+    about: anything JSON that `read` gives back. OSError where the folder's disk has no file locks.
+    """
+    folder = folder.resolve()
+    with open(folder / LOCK, "a") as lock:
+        if not _hold(lock):
+            return None
+        output = folder / OUTPUT
+        _write(
+            folder,
+            dict(
+                command=list(command),
+                about=about,
+                host=socket.gethostname(),
+                pid=None,
+                offset=output.stat().st_size if output.exists() else 0,
+                began=time.time(),
+                status=None,
+            ),
+        )
+        words = [sys.executable, "-m", "labcore.runs.detached", str(folder), str(lock.fileno())]
+        with open(output, "ab") as file:  # the lock stays locked in the child when it is closed here
+            return subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**env, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+            )
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record of the newest attempt, or None: command, about, host, pid, offset, began, and status (None till it ends)."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"host", "pid", "offset", "status"} <= record.keys() else None
+
+
+def running(folder: Path) -> bool:
+    """Whether the newest attempt still runs: by its process on this machine, by its lock on another."""
+    record = read(folder)
+    if record is None or record["status"] is not None:
+        return False
+    if record["host"] == socket.gethostname() and record["pid"] is not None:
+        return _birth(record["pid"]) == record["birth"]
+    return _locked(folder)
+
+
+def ask_to_stop(folder: Path) -> bool:
+    """Send a SIGTERM, on which a training saves and stops; False where nothing runs. OSError where it runs elsewhere."""
+    while running(folder):
+        record = read(folder)
+        if record["host"] != socket.gethostname():
+            raise OSError(f"the training in {folder} runs on {record['host']}; stop process {record['pid']} there")
+        if record["pid"] is not None:
+            os.kill(record["pid"], signal.SIGTERM)
+            return True
+        time.sleep(0.05)  # it has been started and has not said yet who it is
+    return False
+
+
+def stop(folder: str | Path, timeout: int | float = 600) -> bool:
+    """Have a run in `folder` save and stop, and wait for it; True where one ran. TimeoutError after `timeout` seconds."""
+    folder, until = Path(folder), time.monotonic() + timeout
+    if not ask_to_stop(folder):
+        return False
+    while running(folder):
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"the training in {folder} has not stopped after {timeout:g} s; process {read(folder)['pid']}"
+            )
+        time.sleep(0.1)
+    return True
+
+
+class Output:
+    """What the newest attempt in `folder` writes, line by line. again: only the last lines of what is there already."""
+
+    def __init__(self, folder: Path, again: bool = False):
+        self.folder, self.position, self.again = folder, read(folder)["offset"], again
+
+    def stream(self, show: Callable[[str], None]) -> int | None:
+        """Show each line until the attempt ends; its exit status, or None where it was killed and could not say."""
+        while True:
+            going = running(self.folder)
+            lines = self._lines(everything=not going)
+            if self.again and len(lines) > SHOWN:
+                show(f"... {len(lines) - SHOWN} earlier lines in {self.folder / OUTPUT}")
+                lines = lines[-SHOWN:]
+            self.again = False
+            for line in lines:
+                show(line)
+            if not going:
+                return read(self.folder)["status"]
+            time.sleep(0.2)
+
+    def _lines(self, everything: bool) -> list[str]:
+        """New lines; one without an end only when `everything` is asked for."""
+        with open(self.folder / OUTPUT, "rb") as file:
+            file.seek(self.position)
+            new = file.read()
+        whole = new if everything else new[: new.rfind(b"\n") + 1]
+        self.position += len(whole)
+        return whole.decode(errors="replace").splitlines()
+
+
+def last_lines(folder: Path, count: int = 20) -> str:
+    """The end of what the newest attempt wrote."""
+    with open(folder / OUTPUT, "rb") as file:
+        file.seek(read(folder)["offset"])
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    partial = folder / f"{RECORD}.tmp"
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(partial, folder / RECORD)
+
+
+def _hold(lock) -> bool:
+    """Take a file's lock; False where another process has it. A moment's patience: `_locked` takes it for an instant."""
+    for _ in range(10):
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    if fcntl is None:
+        return False
+    try:
+        with open(folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _birth(pid: int) -> str | None:
+    """Boot and start time of a process, which no later process with its number shares; None where it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if stat[0] in "ZX" else f"{boot} {stat[19]}"
+
+
+def _look_after(folder: Path) -> None:
+    """Run the recorded command to its end and record how it ended. The lock was handed over by `start`, open."""
+    from labcore.train.launch import wait_for
+
+    record = {**read(folder), "pid": os.getpid(), "birth": _birth(os.getpid())}
+    _write(folder, record)
+    status = 1
+    try:
+        status = wait_for(record["command"], os.environ)
+    finally:
+        _write(folder, {**record, "status": status, "ended": time.time()})
+
+
+if __name__ == "__main__":
+    _look_after(Path(sys.argv[1]))

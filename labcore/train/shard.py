@@ -1,0 +1,81 @@
+"""FSDP2: weights, gradients, optimizer and averaged weights shared out over the processes, for models too large for one device.
+
+Torch's `fully_shard` is used as it is: accelerate's plugin would quietly be DDP on a CPU. Whatever is written or looked at
+is made whole first, so a checkpoint is the same files as without, and may be resumed on any number of processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+def shard_(trained: nn.Module, model: nn.Module, ema: nn.Module, device_type: str) -> None:
+    """Share out in place `trained`, which holds `model`, block by block, and likewise the averaged copy `ema`."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device_type, (torch.distributed.get_world_size(),))
+    for root, within in ((trained, model), (ema, ema)):
+        for block in getattr(within, "blocks", ()):
+            fully_shard(block, mesh=mesh)
+        fully_shard(root, mesh=mesh)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor with all its parts. Every process has to ask."""
+    from torch.distributed.tensor import DTensor
+
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def own(value: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    from torch.distributed.tensor import DTensor
+
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def whole_state(state: Any, keep: bool) -> Any:
+    """A state dict, of a module or an optimizer, with whole tensors on the CPU where `keep`, None elsewhere. Every process
+    has to ask."""
+    if isinstance(state, dict):
+        return {key: whole_state(value, keep) for key, value in state.items()}
+    if isinstance(state, Tensor):
+        value = whole(state.detach())
+        return value.cpu() if keep else None
+    return state
+
+
+def shared_out(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """A whole optimizer state, each tensor shared out as its parameter is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    slots = {
+        i: {
+            name: distribute_tensor(value.to(parameters[i].device), parameters[i].device_mesh, parameters[i].placements)
+            if isinstance(value, Tensor) and value.shape == parameters[i].shape and value.dim()
+            else value
+            for name, value in values.items()
+        }
+        for i, values in state["state"].items()
+    }
+    return {**state, "state": slots}
+
+
+class Whole(NamedTuple):
+    """A model made whole: `model` is one that is not shared out, to be filled with `state` and used, or saved, at once."""
+
+    model: nn.Module
+    state: dict[str, Tensor]
+
+    def fill(self) -> nn.Module:
+        """The model with these weights, in eval mode."""
+        self.model.load_state_dict(self.state)
+        return self.model.eval()
+
+    def save_pretrained(self, path) -> None:
+        """As the model's own."""
+        self.fill().save_pretrained(path)

@@ -1,0 +1,345 @@
+"""Runs of toy notebooks: states, locks, faults, several runners, records and tables.
+
+The toy counts with a checkpoint at every step. After every fault the same command must end with the result.json and the
+table of an undisturbed run.
+"""
+
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import toys
+from typer.testing import CliRunner
+
+from labcore.cli import app
+from labcore.runs import execute, results, runner, state
+from labcore.runs.interval import Interval, mean_interval, paired, t_quantile
+from labcore.runs.notebook import Stop, explain, write_figures
+from labcore.runs.spec import TableSpec, load_spec, resolve
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+RESULTS = sorted((Path(__file__).parent.parent / "papermill_runs" / "results").glob("*/table.json"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "papermill_runs" / "executed"
+
+
+def toy_runs(folder: Path, *cells: str, **changes):
+    """Runs of a toy project."""
+    return resolve(load_spec(toys.project(folder, cells or (toys.START, toys.COUNT, toys.RESULT), **changes)))
+
+
+def finished(run, root: Path, total: float = 1.0, seconds: float = 2.0) -> Path:
+    """A folder as a finished run leaves it, without running anything."""
+    folder = state.prepare(run, root).folder
+    attempt = {"status": "done", "seconds": seconds, "error": None, "revision": "abc", "device": "CPU", "ended": "now"}
+    values = state.read(folder).values | {"status": "done", "attempts": [attempt]}
+    state.save(state.State(folder, values))
+    (folder / "result.json").write_text(json.dumps({"total": total, "deep": {"list": [1, total]}}))
+    (folder / "log.txt").write_text("read /some/where/data.bin\nstep 1 of http://host/a/b done\n")
+    return folder
+
+
+def expected(run) -> dict:
+    """The toy's result.json by hand."""
+    total = 0.0
+    for done in range(run.parameters["steps"]):
+        total += run.parameters["scale"] * random.Random(f"{run.seed} {done}").random()
+    return {"total": total, "steps": run.parameters["steps"], "deep": {"list": [1.5, 2.5]}}
+
+
+def result(run, root: Path) -> dict:
+    return json.loads((run.folder(root) / "result.json").read_text())
+
+
+def command(run, root: Path) -> list[str]:
+    return [sys.executable, "-m", "labcore.runs.execute", str(run.folder(root))]
+
+
+def execute_once(run, root: Path, **options) -> subprocess.CompletedProcess:
+    """One attempt in a process of its own."""
+    state.prepare(run, root)
+    return subprocess.run(command(run, root), capture_output=True, text=True, timeout=300, **options)
+
+
+# states and locks
+
+
+def test_run_json_is_made_once(tmp_path, root):
+    (run,) = toy_runs(tmp_path)
+    first = state.prepare(run, root)
+    assert first.status == "new"
+    assert first.values["parameters"] == run.parameters
+    assert str(tmp_path) not in (first.folder / "run.json").read_text()
+    state.save(state.State(first.folder, first.values | {"status": "failed"}))
+    assert state.prepare(run, root).status == "failed"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 1}', '{"status": "done"', "\x00\x00"])
+def test_a_damaged_run_json_is_set_aside(tmp_path, root, content, capsys):
+    (run,) = toy_runs(tmp_path)
+    folder = state.prepare(run, root).folder
+    (folder / "count.json").write_text("[3, 1.5]")
+    (folder / "run.json").write_text(content)
+    assert not runner.is_done(run, root)
+    assert state.prepare(run, root).status == "new"
+    assert "run.json was damaged and is now run-damaged-1.json" in capsys.readouterr().out
+    assert (folder / "run-damaged-1.json").read_text() == content
+    assert (folder / "count.json").read_text() == "[3, 1.5]"
+
+
+def test_writing_is_atomic(tmp_path, root, monkeypatch):
+    (run,) = toy_runs(tmp_path)
+    prepared = state.prepare(run, root)
+    before = (prepared.folder / "run.json").read_text()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        state.save(state.State(prepared.folder, prepared.values | {"status": "done"}))
+    assert (prepared.folder / "run.json").read_text() == before
+
+
+def test_a_claim_ends_with_its_process(tmp_path):
+    code = (
+        f"import time, pathlib; from labcore.runs import state\nwith state.claim(pathlib.Path({str(tmp_path)!r})):"
+        "\n    print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    assert f"pid {child.pid} on" in state.holder(tmp_path)
+    with pytest.raises(state.Busy, match=f"pid {child.pid}"), state.claim(tmp_path, wait=0.1):
+        pass
+    child.kill()
+    child.wait()
+    assert state.holder(tmp_path) is None
+    with state.claim(tmp_path, wait=0.1):
+        pass
+
+
+def test_running_with_a_free_lock_was_killed(tmp_path, root):
+    (run,) = toy_runs(tmp_path)
+    prepared = state.prepare(run, root)
+    state.save(state.State(prepared.folder, prepared.values | {"status": "running"}))
+    found = state.read(prepared.folder)
+    assert state.status_of(found) == "killed"
+    assert (
+        CliRunner()
+        .invoke(app, ["run", str(tmp_path / "papermill_runs/specs/toy.yaml"), "--dry-run"])
+        .output.count("resume")
+        == 1
+    )
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    (run,) = toy_runs(tmp_path)
+    with pytest.raises(OSError, match=r"cannot write to /proc/.*--root"):
+        state.prepare(run, Path("/proc/nothing"))
+    (tmp_path / "file").write_text("")
+    answer = CliRunner().invoke(
+        app, ["run", str(tmp_path / "papermill_runs/specs/toy.yaml"), "--root", str(tmp_path / "file")]
+    )
+    assert answer.exit_code == 2
+    assert "cannot write to" in answer.output
+
+
+def test_200_finished_runs_are_skipped_at_once(tmp_path, root):
+    runs = toy_runs(tmp_path, seeds=list(range(200)))
+    for run in runs:
+        finished(run, root)
+    code = (
+        "import sys, time; t = time.perf_counter()\nfrom labcore.cli import app\n"
+        f"try: app(['run', {str(tmp_path / 'papermill_runs/specs/toy.yaml')!r}])\nexcept SystemExit as e: assert not e.code\n"
+        "print('took', time.perf_counter() - t); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "200 of 200 runs are done already" in done.stdout, done.stderr
+    cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(done.stdout.splitlines()[-1], cpu.ru_utime)
+
+
+# a notebook's outputs
+
+
+def test_result_json_must_be_finite(tmp_path):
+    path = tmp_path / "result.json"
+    for text, message in (
+        ('{"a": NaN}', "not finite: a"),
+        ('{"a": [1, {"b": 1e999}]}', r"not finite: a\[1\].b"),
+        ("{", "not JSON"),
+        ("[1]", "holds a list"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            execute.read_result(path)
+    path.unlink()
+    with pytest.raises(ValueError, match="without writing"):
+        execute.read_result(path)
+
+
+def test_figures_are_written(tmp_path):
+    made = toys.notebook("1")
+    data = {"image/png": "iVBORw0KGgo=", "text/plain": "x"}
+    made.cells[1].outputs = [nbformat.v4.new_output("display_data", data=data)] * 2
+    nbformat.write(made, tmp_path / "n.ipynb")
+    assert [p.name for p in write_figures(tmp_path / "n.ipynb", tmp_path / "figures")] == ["01.png", "02.png"]
+    assert (tmp_path / "figures" / "02.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_stop_is_no_error_of_the_notebook():
+    assert explain(ValueError("x")) == "ValueError: x"
+    stop = Stop()
+    stop.starts(None, 0)
+    stop.wish()
+    with pytest.raises(Exception, match="stopped before its end"):
+        stop.starts(None, 1)
+
+
+# one run, for real
+
+
+def test_a_run_from_start_to_skip(tmp_path, root, capfd):
+    (run,) = toy_runs(tmp_path)
+    assert runner.run_spec([run], root, live=False) == 0
+    said = capfd.readouterr().out
+    assert "default-seed0: running\n" in said
+    assert "[default-seed0] step 6/6\n" in said
+    assert "default-seed0: done after" in said
+    assert result(run, root) == expected(run)
+    folder = run.folder(root)
+    for name in ("notebook.ipynb", "notebook.html", "environment.txt", "log.txt", "run.json"):
+        assert (folder / name).stat().st_size > 0
+    assert str(tmp_path) not in (folder / "notebook.ipynb").read_text()
+    assert 'run_dir = "."' in (folder / "notebook.ipynb").read_text().replace('\\"', '"')
+    assert "papermill==" in (folder / "environment.txt").read_text()
+    (attempt,) = state.read(folder).values["attempts"]
+    assert attempt["status"] == "done"
+    assert 0.3 < attempt["seconds"] < 300
+    before = (folder / "run.json").stat().st_mtime_ns
+    assert runner.run_spec([run], root, live=False) == 0
+    assert (folder / "run.json").stat().st_mtime_ns == before
+    assert execute_once(run, root).returncode == 0
+
+
+# statistics and tables
+
+
+@pytest.mark.parametrize(
+    ("p", "freedom", "value"),
+    [(0.975, 1, 12.7062047), (0.975, 2, 4.30265273), (0.975, 9, 2.26215716), (0.975, 30, 2.04227246),
+     (0.95, 4, 2.13184679), (0.995, 5, 4.03214298), (0.975, 1000, 1.96233908), (0.025, 2, -4.30265273), (0.5, 3, 0.0)],
+)  # fmt: skip
+def test_t_quantiles(p, freedom, value):
+    assert t_quantile(p, freedom) == pytest.approx(value, abs=1e-7)
+
+
+def test_intervals():
+    assert mean_interval([2.0]) == Interval(2.0, None, 1)
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.half == pytest.approx(4.30265273 / math.sqrt(3))
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    assert paired({0: 5.0, 1: 7.0, 2: 1e9}, {0: 1.0, 1: 3.0}) == Interval(4.0, 0.0, 2)
+    assert not mean_interval([1.0]).excludes_zero
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+    with pytest.raises(ValueError, match="p lies between"):
+        t_quantile(1.0, 2)
+
+
+def records(values: dict[str, dict[int, float]]) -> list[dict]:
+    return [
+        dict(id=f"{row}{seed}", row=row, seed=seed, parameters={"a": row}, metrics={"x": {"y": value}})
+        for row, seeds in values.items()
+        for seed, value in seeds.items()
+    ]
+
+
+def test_a_table_says_mean_interval_and_n():
+    layout = TableSpec(columns={"score": "x.y", "none": "x.z"}, baseline="a", better={"score": "higher"})
+    made = results.tables(
+        records({"b": {0: 1.5, 1: 2.5, 2: 3.6}, "a": {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}}), layout, ["a", "b"]
+    )
+    lines = made["table.md"].splitlines()
+    assert lines[0] == "| row | score | difference from a | none | difference from a |"
+    assert lines[2] == "| a | 2.5 ± 2.1 (n=4) | - | - | - |"
+    assert lines[3] == "| b | **2.5 ± 2.6 (n=3)** | +0.53 ± 0.14 (n=3)* | - | - |"
+    assert "b,score,2.533333333,2.609" in made["table.csv"]
+    assert "a,none,,,,,," in made["table.csv"]
+    lower = results.tables(records({"b": {0: 1.0}, "a": {0: 2.0}}), layout.replace(better={"score": "lower"}))
+    assert "| b | **1 (n=1)** | -1 (n=1) |" in lower["table.md"]
+
+
+def test_numbers_by_dotted_path():
+    found = {"a": {"b": [1, {"c": 2.5}]}, "t": True, "s": "x"}
+    assert results.metric(found, "a.b.1.c") == 2.5
+    assert [results.metric(found, path) for path in ("a.b.2", "a.c", "t", "s", "a.b.x")] == [None] * 5
+
+
+def test_records_accumulate_and_tables_come_from_them_alone(tmp_path, root):
+    changes = dict(rows={"one": {}, "two": {"scale": 2.0}}, table=dict(columns={"total": "total"}, baseline="one"))
+    for seeds in ([0, 1], [2]):  # a campaign of two days
+        runs = toy_runs(tmp_path, seeds=seeds, **changes)
+        for run in runs:
+            finished(run, root, total=run.seed + run.parameters["scale"])
+        spec = load_spec(tmp_path / "papermill_runs" / "specs" / "toy.yaml")
+        folder = results.publish(spec, runs, root)
+    assert folder == tmp_path / "papermill_runs" / "results" / "toy"
+    assert len(list((folder / "records").glob("*.json"))) == 6
+    assert "| two | 3.0 ± 2.5 (n=3) | +1 ± 0 (n=3)* |" in (folder / "table.md").read_text()
+    assert {name: (folder / name).read_text() for name in ("table.md", "table.csv")} == results.rebuild(folder)
+    record = json.loads(next((folder / "records").glob("*.json")).read_text())
+    assert record.keys() >= {"id", "row", "seed", "parameters", "metrics", "seconds", "revision", "device", "log"}
+    assert record["log"] == ["read data.bin", "step 1 of http://host/a/b done"]
+
+
+def test_records_of_other_parameters_are_not_mixed(tmp_path, root):
+    for steps in (6, 7):
+        runs = toy_runs(tmp_path, parameters={"steps": steps}, seeds=[steps])
+        finished(runs[0], root)
+        spec = load_spec(tmp_path / "papermill_runs" / "specs" / "toy.yaml")
+        if steps == 6:
+            results.publish(spec, runs, root)
+    with pytest.raises(ValueError, match=r"of row 'default' differ in steps; remove the older one"):
+        results.publish(spec, runs, root)
+
+
+def test_smoke_numbers_are_not_published(tmp_path, root):
+    spec = load_spec(toys.project(tmp_path))
+    with pytest.raises(ValueError, match="smoke"):
+        results.publish(spec, resolve(spec, smoke=True), root)
+    with pytest.raises(ValueError, match="no finished runs"):
+        results.publish(spec, resolve(spec), root)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_committed_tables_come_from_committed_records(path):
+    for name, text in results.rebuild(path.parent).items():
+        assert (path.parent / name).read_text() == text
+
+
+def test_lab_runs_lists_filters_and_compares(tmp_path, root):
+    runs = toy_runs(tmp_path, rows={"one": {}, "two": {"scale": 2.0}}, seeds=[0, 1])
+    for run in runs[1:]:
+        finished(run, root, total=run.seed + 0.5)
+    state.prepare(runs[0], root)
+
+    def lines(*words: str) -> list[list[str]]:
+        answer = CliRunner().invoke(app, ["runs", *words, "--root", str(root)])
+        assert answer.exit_code == 0, answer.output
+        return [line.split() for line in answer.output.splitlines()]
+
+    assert lines()[0] == ["id", "spec", "row", "seed", "status", "seconds"]
+    assert len(lines()) == 5
+    assert lines("--status", "new")[1:] == [[runs[0].id, "toy", "one", "0", "new", "0.0"]]
+    assert [line[2:4] for line in lines("--where", "scale=2.0", "--where", "seed=1")[1:]] == [["two", "1"]]
+    assert lines("--compare", "deep.list.1", "--where", "row=one", "--status", "done")[1][-1] == "1.5"
+    assert CliRunner().invoke(app, ["runs", "--status", "odd", "--root", str(root)]).exit_code == 2
+    assert CliRunner().invoke(app, ["runs", "--where", "odd", "--root", str(root)]).exit_code == 2
