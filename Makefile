@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow lab lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-slurm lab lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,10 +24,13 @@ demo: $(READY)  ## train, invert, score and sample a flow in an executed noteboo
 	@$(BIN)/python -m labcore.demo
 
 test: $(READY)  ## the tests that run in minutes
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm"
 
 test-slow: $(READY)  ## notebooks, faults, many processes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+
+test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started here (root; Debian or Ubuntu)
+	SLURM_CONF=$$(tests/slurm_up.sh) && export SLURM_CONF && $(BIN)/python -m pytest -m slurm
 
 lab: $(READY)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks

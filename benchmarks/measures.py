@@ -27,7 +27,7 @@ from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.statistics import load_reference, make_reference, save_reference
 
 
-def classification(repeats: int) -> list[dict]:
+def classification(repeats: int) -> dict:
     """Seconds of one forward pass, of training-free scores and of Bayes scores; K = 10 (shipped model) and 1000."""
     shipped = zoo.load("fashion-tarflow")
     torch.manual_seed(0)
@@ -57,7 +57,8 @@ def classification(repeats: int) -> list[dict]:
                 "wanted": k / 5,
             }
         )
-    return rows
+        print("classify   ", rows[-1], flush=True)
+    return {"classification": rows}
 
 
 def scoring(threads: int) -> dict:
@@ -76,7 +77,8 @@ def scoring(threads: int) -> dict:
         ):
             done = subprocess.run([*words, str(n), metrics], env=env, capture_output=True, text=True, check=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
-    return {"rows": rows, "allowed seconds for 2,000": 180}
+            print("fidelity   ", rows[-1], flush=True)
+    return {"fidelity": rows, "allowed seconds for 2,000": 180}
 
 
 def child(reference: Path, n: int, metrics: str) -> dict:
@@ -95,17 +97,6 @@ def child(reference: Path, n: int, metrics: str) -> dict:
 
 def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def measure(threads: int, repeats: int) -> dict:
-    """The record, printed as it comes."""
-    record = {"classification": classification(repeats)}
-    for row in record["classification"]:
-        print("classify   ", row)
-    record["scoring"] = scoring(threads)
-    for row in record["scoring"]["rows"]:
-        print("fidelity   ", row)
-    return record
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`make bench`: the numbers that the lab promises, measured on this machine in one run.
 
     make bench                                      our own numbers
-    make bench BENCH="--only measures"              one part of them: foundation or measures
+    make bench BENCH="--only fidelity"              one part of them: foundation, classification or fidelity
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -94,7 +94,11 @@ def foundation(args: argparse.Namespace) -> dict:
     return record
 
 
-PARTS = {"foundation": foundation, "measures": lambda args: measures.measure(args.threads, args.repeats)}
+PARTS = {
+    "foundation": foundation,
+    "classification": lambda args: measures.classification(args.repeats),
+    "fidelity": lambda args: measures.scoring(args.threads),
+}
 
 
 def main() -> int:

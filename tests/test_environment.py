@@ -42,7 +42,7 @@ def test_conda_users_get_the_same_ranges():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, _, by_pip = environment["dependencies"]
     lines = [line for line in by_pip["pip"] if not line.startswith("-e")]
-    assert ranges(lines) == ranges(PROJECT["dependencies"], EXTRAS["encoders"], EXTRAS["dev"])
+    assert ranges(lines) == ranges(PROJECT["dependencies"], EXTRAS["encoders"], EXTRAS["cluster"], EXTRAS["dev"])
     assert python == f"python{PROJECT['requires-python']}"
     assert "-e ." in by_pip["pip"]
 

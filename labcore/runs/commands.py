@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,13 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one a GPU, or one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     root: Root = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Run as jobs of a cluster: slurm, or local to try it here.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="What jobs ask for. Default: papermill_runs/profiles/CLUSTER.yaml.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue the jobs of --cluster and do not wait.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Add finished runs to papermill_runs/results.")] = False,
 ) -> None:
     """Run a notebook as its spec says, every row and seed. The same line again skips what is done and resumes the rest."""
@@ -36,12 +44,20 @@ def run(
     root = (root or loaded.project / "papermill_runs" / "executed").resolve()
     if publish and smoke:
         raise ValueError("numbers of smoke runs are not results; leave out --smoke or --publish")
+    if cluster is None and (profile is not None or detach):
+        raise ValueError("--profile and --detach are for jobs of a cluster; give --cluster slurm too")
+    if cluster is not None and jobs is not None:
+        raise ValueError("--jobs is for runs on this machine; a profile's `parallel` says how many jobs run at a time")
+    if detach and publish:
+        raise ValueError("--detach returns before there are results; give the same line with --publish later")
     if dry_run:
         typer.echo(f"{loaded.name}: {loaded.about}\nexpected cost: {loaded.expected.cost}")
         for one in chosen:
             typer.echo(f"{one.id}  {_plan(one, root):7s}  {one.name}  {_settings(one.changed)}")
         return
-    status = run_spec(chosen, root, jobs)
+    status = (
+        run_spec(chosen, root, jobs) if cluster is None else _on_cluster(loaded, chosen, root, cluster, profile, detach)
+    )
     _report(loaded, chosen, root, smoke)
     if publish and status == 0:
         from labcore.runs.results import publish as write
@@ -53,7 +69,9 @@ def run(
 
 def runs(
     spec: Annotated[str | None, typer.Argument(help="A spec's name; default: all that have run.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only new, running, done, failed, stopped or killed ones.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only new, queued, running, done, failed, stopped or killed ones.")
+    ] = None,
     where: Annotated[list[str] | None, typer.Option("--where", help="Only with parameter=value.")] = None,
     compare: Annotated[
         list[str] | None, typer.Option("--compare", help="Show this number of result.json, a dotted path.")
@@ -63,10 +81,14 @@ def runs(
     """List runs: id, spec, row, seed, status, seconds, and chosen numbers."""
     from labcore.runs import state
     from labcore.runs.results import metric
+    from labcore.runs.slurm import has_job, queued
     from labcore.runs.spec import load_spec
 
-    if status is not None and status not in state.STATUSES:
-        raise ValueError(f"status was {status!r}; it is one of {', '.join(state.STATUSES)}")
+    if status is not None and status not in (known := (*state.STATUSES, "queued")):
+        raise ValueError(f"status was {status!r}; it is one of {', '.join(known)}")
+    queue: set[str] = set()
+    with contextlib.suppress(OSError):  # a cluster that does not answer is no reason to list nothing
+        queue = queued()
     wanted = [_condition(text) for text in where or ()]
     columns = {path: path for path in compare or ()}
     if root is None:
@@ -77,6 +99,7 @@ def runs(
     lines = [["id", "spec", "row", "seed", "status", "seconds", *columns]]
     for found in state.states(root, [name, f"{name}-smoke"] if name else None):
         values, now = found.values, state.status_of(found)
+        now = "queued" if now in ("new", "stopped", "killed") and has_job(found.folder, queue) else now
         if status not in (None, now) or not all(_matches(values, key, text) for key, text in wanted):
             continue
         result = _result(found.folder) if now == "done" else {}
@@ -94,6 +117,17 @@ def runs(
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         typer.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _on_cluster(spec: Any, chosen: list, root: Path, cluster: str, profile: Path | None, detach: bool) -> int:
+    """Queue what is to do, and follow it to its end unless detached; the exit status."""
+    from labcore.runs import slurm
+
+    jobs = slurm.submit(spec, chosen, root, cluster, slurm.load_profile(spec, cluster, profile))
+    for name, job in jobs.items():
+        typer.echo(f"{name}: job {job}")
+    typer.echo(f"{len(jobs)} of {len(chosen)} runs queued; the others are done, queued or running already")
+    return 0 if detach else slurm.follow(chosen, root)
 
 
 def _plan(one: Any, root: Path) -> str:

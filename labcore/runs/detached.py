@@ -80,7 +80,7 @@ def running(folder: Path) -> bool:
     if record is None or record["status"] is not None:
         return False
     if record["host"] == socket.gethostname() and record["pid"] is not None:
-        return _birth(record["pid"]) == record["birth"]
+        return birth(record["pid"]) == record["birth"]
     return _locked(folder)
 
 
@@ -181,7 +181,7 @@ def _locked(folder: Path) -> bool:
     return False
 
 
-def _birth(pid: int) -> str | None:
+def birth(pid: int) -> str | None:
     """Boot and start time of a process, which no later process with its number shares; None where it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -195,7 +195,7 @@ def _look_after(folder: Path) -> None:
     """Run the recorded command to its end and record how it ended. The lock was handed over by `start`, open."""
     from labcore.train.launch import wait_for
 
-    record = {**read(folder), "pid": os.getpid(), "birth": _birth(os.getpid())}
+    record = {**read(folder), "pid": os.getpid(), "birth": birth(os.getpid())}
     _write(folder, record)
     status = 1
     try:

@@ -45,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     stop = Stop(Path(states.KERNEL))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.wish)
+    if hasattr(
+        signal, "SIGUSR2"
+    ):  # batch systems send it to all of a job; the one that must answer it is submitit's process
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if given.parent is not None:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != given.parent:

@@ -1,0 +1,157 @@
+"""Runs as jobs: profiles and refusals, and whole sweeps through submitit's executor for this machine."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import toys
+from pydantic import ValidationError
+from test_runs import expected, finished, result, toy_runs
+from typer.testing import CliRunner
+
+from labcore.cli import app
+from labcore.runs import slurm, state
+from labcore.runs.spec import load_spec
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "papermill_runs" / "executed"
+
+
+@pytest.fixture
+def no_slurm(monkeypatch):
+    """A machine without Slurm's commands."""
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
+
+
+def spec_of(tmp_path: Path):
+    return load_spec(tmp_path / "papermill_runs" / "specs" / "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpu: 2", r"unknown key 'gpu' \(did you mean 'gpus'\?\)"),
+        ("- partition", "holds list"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_wrong_profiles_are_refused(tmp_path, text, message):
+    spec = load_spec(toys.project(tmp_path))
+    path = tmp_path / "profile.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        slurm.load_profile(spec, "slurm", path)
+    with pytest.raises(ValueError, match="there is no profile"):
+        slurm.load_profile(spec, "slurm", tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "values", [{"minutes": "1:00"}, {"gpus": -1}, {"cpus": 0}, {"memory_gb": 1.5}, {"options": {"a": []}}]
+)
+def test_profile_values_are_checked(values):
+    with pytest.raises(ValidationError):
+        slurm.Profile(**values)
+
+
+def test_a_profile_lies_beside_the_specs(tmp_path):
+    spec = load_spec(toys.project(tmp_path))
+    assert slurm.load_profile(spec, "slurm") == slurm.Profile()
+    folder = tmp_path / "papermill_runs" / "profiles"
+    folder.mkdir()
+    (folder / "slurm.yaml").write_text(
+        "partition: long\nminutes: 90\nsetup: [module load cuda]\noptions: {mail-type: FAIL}\n"
+    )
+    profile = slurm.load_profile(spec, "slurm")
+    assert (profile.partition, profile.minutes, profile.setup) == ("long", 90, ("module load cuda",))
+
+
+def test_the_shipped_profile_is_one():
+    spec = load_spec("00_quickstart")
+    assert (spec.project / "papermill_runs" / "profiles" / "slurm.yaml").is_file()
+    assert slurm.load_profile(spec, "slurm").minutes > 0
+
+
+def test_impossible_requests_are_refused(tmp_path, root, no_slurm):
+    runs = toy_runs(tmp_path)
+    with pytest.raises(ValueError, match="cluster was 'pbs'; it is one of slurm, local"):
+        slurm.submit(spec_of(tmp_path), runs, root, "pbs", slurm.Profile())
+    with pytest.raises(ValueError, match="Slurm's sbatch, srun, squeue is not on this machine"):
+        slurm.submit(spec_of(tmp_path), runs, root, "slurm", slurm.Profile())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--detach"], "give --cluster slurm too"),
+        (["--cluster", "local", "--jobs", "2"], "--jobs is for runs on this machine"),
+        (["--cluster", "local", "--detach", "--publish"], "before there are results"),
+    ],
+)
+def test_words_that_do_not_go_together(tmp_path, words, message):
+    answer = CliRunner().invoke(app, ["run", str(toys.project(tmp_path)), *words])
+    assert answer.exit_code == 2 and message in answer.output
+
+
+def test_what_is_done_or_running_is_not_queued(tmp_path, root):
+    first, second = toy_runs(tmp_path, seeds=[0, 1])
+    finished(first, root)
+    folder = state.prepare(second, root).folder
+    with state.claim(folder):
+        pid = os.fork()  # a lock is known to be held only from another process
+        if not pid:
+            os._exit(len(slurm.submit(spec_of(tmp_path), [first, second], root, "local", slurm.Profile())))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_job_is_known_while_it_lives(tmp_path):
+    job = tmp_path / slurm.JOB
+    assert not slurm.has_job(tmp_path, set())
+    job.write_text(json.dumps({"cluster": "slurm", "job": "12_3"}))
+    assert slurm.has_job(tmp_path, {"12_3"}) and not slurm.has_job(tmp_path, {"12_4"})
+    job.write_text(json.dumps({"cluster": "local", "job": str(os.getpid()), "birth": slurm.birth(os.getpid())}))
+    assert slurm.has_job(tmp_path, set())
+    job.write_text(json.dumps({"cluster": "local", "job": str(os.getpid()), "birth": "another process"}))
+    assert not slurm.has_job(tmp_path, set())
+    job.write_text("{")
+    assert not slurm.has_job(tmp_path, set())
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_sweep_as_jobs_of_this_machine(tmp_path, root):
+    """Signalled before its end, as before a time limit, a job saves, queues again and goes on; the same line then skips."""
+    runs = toy_runs(tmp_path, seeds=[0, 1], parameters={"steps": 60})
+    spec = spec_of(tmp_path)
+    jobs = slurm.submit(spec, runs, root, "local", slurm.Profile(gpus=0, cpus=1))
+    assert list(jobs) == [run.name for run in runs]
+    folder = runs[0].folder(root)
+    wait_for(lambda: (folder / "count.json").exists())
+    assert slurm.submit(spec, runs, root, "local", slurm.Profile(gpus=0)) == {}  # they run already
+    tasks = Path(f"/proc/{jobs[runs[0].name]}/task/{jobs[runs[0].name]}/children").read_text().split()
+    os.kill(int(tasks[0]), signal.SIGUSR2)
+    assert slurm.follow(runs, root, live=False) == 0
+    assert [result(run, root) for run in runs] == [expected(run) for run in runs]
+    assert [attempt["status"] for attempt in state.read(folder).values["attempts"]] == ["stopped", "done"]
+    assert len(state.read(runs[1].folder(root)).values["attempts"]) == 1
+    assert slurm.submit(spec, runs, root, "local", slurm.Profile(gpus=0)) == {}
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_says_why(tmp_path, root, capfd):
+    runs = toy_runs(tmp_path, toys.START, "raise ValueError('no such luck')")
+    slurm.submit(spec_of(tmp_path), runs, root, "local", slurm.Profile(gpus=0, cpus=1))
+    assert slurm.follow(runs, root, live=False) == 1
+    assert "failed, cell [3] raised ValueError: no such luck" in capfd.readouterr().out
