@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -104,6 +105,7 @@ def execute(
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls annotated parameters unknown
     stop = stop or Stop()
     with _kernel(stop.kernel), _Lines(log) as lines, stop.watching():
         for attempt in range(1, STARTS + 1):
