@@ -76,7 +76,7 @@ def test_a_preempted_job_goes_on(tmp_path, root, how):
 
 def test_a_time_limit_is_no_end(tmp_path, root):
     """A job of one minute for a run of more than that: it saves before the limit, and queues again."""
-    (run,) = toy_runs(tmp_path, parameters={"steps": 2000})
+    (run,) = toy_runs(tmp_path, parameters={"steps": 1200})
     profile = slurm.Profile(gpus=0, cpus=1, minutes=1, grace=40, memory_gb=1)
     (job,) = slurm.submit(spec_of(tmp_path), [run], root, "slurm", profile).values()
     for _ in range(9):

@@ -86,9 +86,6 @@ def runs(
 
     if status is not None and status not in (known := (*state.STATUSES, "queued")):
         raise ValueError(f"status was {status!r}; it is one of {', '.join(known)}")
-    queue: set[str] = set()
-    with contextlib.suppress(OSError):  # a cluster that does not answer is no reason to list nothing
-        queue = queued()
     wanted = [_condition(text) for text in where or ()]
     columns = {path: path for path in compare or ()}
     if root is None:
@@ -97,7 +94,11 @@ def runs(
         columns = _columns(spec)
     name = Path(spec).stem if spec else None
     lines = [["id", "spec", "row", "seed", "status", "seconds", *columns]]
-    for found in state.states(root, [name, f"{name}-smoke"] if name else None):
+    listed = state.states(root, [name, f"{name}-smoke"] if name else None)
+    queue: set[str] = set()
+    with contextlib.suppress(OSError):  # a cluster that does not answer is no reason to list nothing
+        queue = queued(found.folder for found in listed)
+    for found in listed:
         values, now = found.values, state.status_of(found)
         now = "queued" if now in ("new", "stopped", "killed") and has_job(found.folder, queue) else now
         if status not in (None, now) or not all(_matches(values, key, text) for key, text in wanted):

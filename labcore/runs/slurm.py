@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
     OSError where `root` cannot be written.
     """
     executor = _executor(runs[0].folder(root).parent / LOGS, cluster, profile, runs[0].parameters, spec.name)
-    queue = queued()
+    queue = queued(run.folder(root) for run in runs)
     waiting = []
     for run in runs:
         with contextlib.suppress(state.Busy):
@@ -144,8 +144,9 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
             f"the cluster refused the jobs: {error}; see the profile's partition, limits and options"
         ) from None
     for (_run, folder), job in zip(waiting, jobs, strict=True):
-        about = {"cluster": cluster, "job": job.job_id}
-        about |= {"birth": birth(int(job.job_id))} if cluster == "local" else {}
+        about: dict[str, Any] = {"cluster": cluster, "job": job.job_id}
+        if cluster == "local":  # a process of this machine, whose number another may get one day
+            about = {"cluster": cluster, "job": int(job.job_id), "birth": birth(int(job.job_id))}
         state.write_atomic(folder / JOB, json.dumps(about) + "\n")
     return {run.name: job.job_id for (run, _folder), job in zip(waiting, jobs, strict=True)}
 
@@ -160,7 +161,7 @@ def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
     for name, folder in left.items():
         board.follow(name, folder / execute.LOG)
     try:
-        for queue in _looks():
+        for queue in _looks(list(left.values())):
             for name, folder in list(left.items()):
                 now, ended = _state(folder, queue)
                 board.drain(name, last=ended)
@@ -176,9 +177,12 @@ def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
         board.close()
 
 
-def queued() -> set[str]:
-    """Numbers of this user's jobs that Slurm has waiting or running; none where there is no Slurm."""
-    if not shutil.which("squeue"):
+def queued(folders: Iterable[Path]) -> set[str]:
+    """Numbers of this user's jobs that Slurm has waiting or running. It is asked only if a run in `folders` was queued there.
+
+    OSError where it does not answer.
+    """
+    if not any(_job(folder).get("cluster") == "slurm" for folder in folders):
         return set()
     words = ["squeue", "--me", "--array", "--noheader", "--format=%i"]  # %i is 12_3 for a member of an array
     answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -189,23 +193,31 @@ def queued() -> set[str]:
 
 def has_job(folder: Path, queue: set[str]) -> bool:
     """Whether a run's last job is waiting or running; `queue` is what `queued` says."""
+    job = _job(folder)
+    if job.get("cluster") == "local":
+        return birth(job["job"]) == job["birth"]
+    return job.get("job") in queue
+
+
+def _job(folder: Path) -> dict[str, Any]:
+    """What is noted of a run's last job; empty where there is none."""
     try:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-        return job["job"] in queue if job["cluster"] == "slurm" else birth(int(job["job"])) == job["birth"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    except (OSError, ValueError):
+        return {}
+    return job if isinstance(job, dict) else {}
 
 
-def _looks() -> Iterator[set[str]]:
+def _looks(folders: Sequence[Path]) -> Iterator[set[str]]:
     """The queue, again and again; Slurm is asked less often than folders are looked at."""
-    count, queue = 0, queued()
+    count, queue = 0, queued(folders)
     while True:
         yield queue
         time.sleep(POLL)
         count += 1
         if count % 10 == 0:
             with contextlib.suppress(OSError, subprocess.SubprocessError):  # a controller that restarts loses nothing
-                queue = queued()
+                queue = queued(folders)
 
 
 def _state(folder: Path, queue: set[str]) -> tuple[str, bool]:
