@@ -17,6 +17,19 @@ Site = tuple[int, int]
 """(block, layer), both counted from 1 as in the papers: block 1 touches the image, the last block touches z."""
 
 
+class Batch(NamedTuple):
+    """Images to train on, as an objective gets them.
+
+    x: (b, c, h, w) in [-1, 1], clean, mirrored where `mirrored` says. y: (b,) int64 labels, None for an unconditional
+    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    index: Tensor
+    mirrored: Tensor
+
+
 class FlowOutput(NamedTuple):
     """What a flow returns for a batch of images.
 

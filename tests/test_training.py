@@ -196,8 +196,8 @@ def test_another_configuration_is_refused(folder, undisturbed):
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(folder, tmp_path, monkeypatch):
     real = training.Likelihood.forward
 
-    def explode(self, flow, x, y, noise):
-        loss, logs = real(self, flow, x, y, noise)
+    def explode(self, flow, batch, noise):
+        loss, logs = real(self, flow, batch, noise)
         return (loss * float("nan") if noise.step == 13 else loss), logs
 
     monkeypatch.setattr(training.Likelihood, "forward", explode)
@@ -260,11 +260,11 @@ def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, 
 
     real, calls = loop._Run._prepare, []
 
-    def fail_once(self, images, labels, noise):
+    def fail_once(self, images, labels, index, noise):
         calls.append(1)
         if len(calls) == 3 * 16 + 2:
             raise ValueError("broken.png cannot be read")
-        return real(self, images, labels, noise)
+        return real(self, images, labels, index, noise)
 
     monkeypatch.setattr(loop._Run, "_prepare", fail_once)
     with pytest.raises(ValueError, match=r"broken\.png"):

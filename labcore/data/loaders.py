@@ -70,8 +70,25 @@ class StepSampler(Sampler[list[int]]):
 
 
 def micro_batches(dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False) -> DataLoader:
-    """(images uint8 (b, c, h, w), labels int64 (b,)) for each micro-batch of `sampler`, read by `num_workers` processes."""
-    return _loader(dataset, num_workers, batch_sampler=sampler, pin_memory=pin)
+    """(images uint8 (b, c, h, w), labels int64 (b,), rows int64 (b,)) for each micro-batch of `sampler`.
+
+    Read by `num_workers` processes; rows are those of the data set.
+    """
+    return _loader(Numbered(dataset), num_workers, batch_sampler=sampler, pin_memory=pin)
+
+
+class Numbered:
+    """A data set whose batches say which of its rows they are."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
+        return (*as_batch(read(rows)), torch.tensor(rows))
 
 
 def in_order(dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
@@ -84,7 +101,7 @@ def _loader(dataset, num_workers: int, **options) -> DataLoader:
     return DataLoader(dataset, num_workers=num_workers, collate_fn=as_batch, generator=torch.Generator(), **options)
 
 
-def as_batch(items) -> tuple[Tensor, Tensor]:
+def as_batch(items) -> tuple[Tensor, ...]:
     """A data set's `__getitems__` returns a batch already; a list of (image, label) items is stacked."""
     if isinstance(items, tuple):
         return items

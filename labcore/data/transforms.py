@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from labcore.rng import StepNoise
@@ -54,10 +54,10 @@ def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int =
     Image.fromarray(pixels).save(path)
 
 
-def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
-    """Mirror each image left to right with probability 1/2."""
-    mirrored = (noise.uniform("flip") < 0.5)[:, None, None, None]
-    return torch.where(mirrored, x.flip(-1), x)
+def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+    """Mirror each image left to right with probability 1/2; also says which were."""
+    mirrored = noise.uniform("flip") < 0.5
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x), mirrored
 
 
 def dequantize(x: Float[Tensor, "b c h w"], u: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

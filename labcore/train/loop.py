@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from labcore import provenance
 from labcore.config import TrainConfig
-from labcore.data.loaders import StepSampler, as_batch, micro_batches
+from labcore.data.loaders import Numbered, StepSampler, micro_batches
 from labcore.data.transforms import flip, to_float
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
@@ -27,6 +27,7 @@ from labcore.train import checkpoint, precision, shard
 from labcore.train.log import RunLog
 from labcore.train.optim import Ema, learning_rate, make_optimizer
 from labcore.train.signals import StopSignals
+from labcore.types import Batch
 
 Values = dict[str, float]
 
@@ -59,8 +60,8 @@ class Trained(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, y: Tensor | None, noise: StepNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective(self.model, x, y, noise)
+    def forward(self, batch: Batch, noise: StepNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective(self.model, batch, noise)
 
 
 def train(
@@ -165,7 +166,7 @@ class _Run:
         bad_step = torch.full((), torch.iinfo(torch.int64).max, device=self.device)
         stopping = False
         while self.step < config.steps and not stopping:
-            x, y, sound = self._one_step(batches)
+            batch, sound = self._one_step(batches)
             bad_step = torch.where(sound, bad_step, bad_step.clamp_max(self.step))
             done, last = self.step, self.step == config.steps
             stopping = self._everyone_stops(stop, done)
@@ -180,7 +181,7 @@ class _Run:
                 values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
                 model = self._whole(self.model) if self.hooks.diagnose else None
                 if main and model is not None:
-                    values |= self.hooks.diagnose(model, x[:32], None if y is None else y[:32])
+                    values |= self.hooks.diagnose(model, batch.x[:32], None if batch.y is None else batch.y[:32])
             try:
                 ema = self._whole(self.ema.model) if look else None
                 if main and ema is not None:
@@ -193,7 +194,7 @@ class _Run:
             if look or save:
                 self.accelerator.wait_for_everyone()
 
-    def _one_step(self, batches) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _one_step(self, batches) -> tuple[Batch, Tensor]:
         """One optimizer step; returns the last micro-batch and whether loss and gradient were finite (on the device)."""
         config = self.config
         for group in self.optimizer.param_groups:
@@ -206,10 +207,10 @@ class _Run:
         total = torch.zeros((), device=self.device)
         parts: list[dict[str, Tensor]] = []
         for number, share in enumerate(self.sampler.shares(), 1):
-            images, labels = next(batches)
-            x, y, rows = self._prepare(images, labels, noise.share(share))
+            rows = noise.share(share)
+            batch = self._prepare(*next(batches), rows)
             with self._maybe_sync(number == config.accumulation):
-                loss, logs = self.trained(x, y, rows)
+                loss, logs = self.trained(batch, rows)
                 self.accelerator.backward(loss / config.accumulation)
             total += loss.detach() / config.accumulation
             parts.append(logs)
@@ -224,13 +225,13 @@ class _Run:
         self._add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
         self.averaged += 1
         sound = total.isfinite() if self.precision == "fp16" else total.isfinite() & norm.isfinite()
-        return x, y, sound
+        return batch, sound
 
-    def _prepare(self, images: Tensor, labels: Tensor, noise: StepNoise) -> tuple[Tensor, Tensor | None, StepNoise]:
+    def _prepare(self, images: Tensor, labels: Tensor, index: Tensor, noise: StepNoise) -> Batch:
         x = to_float(images.to(self.device, non_blocking=True))
-        x = flip(x, noise) if self.mirror else x
+        x, mirrored = flip(x, noise) if self.mirror else (x, torch.zeros(len(x), dtype=torch.bool, device=self.device))
         conditional = getattr(self.model.config, "num_classes", 0) > 0
-        return x, labels.to(self.device, non_blocking=True) if conditional else None, noise
+        return Batch(x, labels.to(self.device, non_blocking=True) if conditional else None, index, mirrored)
 
     def _maybe_sync(self, last: bool):
         """Processes exchange gradients with the last micro-batch of a step only."""
@@ -368,11 +369,10 @@ class _Run:
     def _trial_loss(self) -> Tensor:
         """The objective on a micro-batch of the first images, for timing and compiling; in eval mode it changes no state."""
         count = self.config.batch_size // (self.config.accumulation * self.sampler.world)
-        read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
-        batch = as_batch(read(list(range(count))))
-        x, y, noise = self._prepare(*batch, StepNoise(self.config.seed, 0, count, self.device))
+        noise = StepNoise(self.config.seed, 0, count, self.device)
+        batch = self._prepare(*Numbered(self.dataset).__getitems__(list(range(count))), noise)
         self.objective.eval()
         try:
-            return self.objective(self.model, x, y, noise)[0]
+            return self.objective(self.model, batch, noise)[0]
         finally:
             self.objective.train()

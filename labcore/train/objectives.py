@@ -1,4 +1,4 @@
-"""What is minimised. An objective takes the model and a clean batch, and returns a scalar and detached scalars to log.
+"""What is minimised. An objective takes the model and a clean `Batch`, and returns a scalar and detached scalars to log.
 
 Noise, dequantisation and label dropout belong here, not to the model: the model is deterministic. Random numbers come from
 `StepNoise`, so a step's noise does not depend on how the step is split.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from labcore.data.transforms import dequantize
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import StepNoise
-from labcore.types import NULL
+from labcore.types import NULL, Batch, FlowOutput
 
 Logs = dict[str, Tensor]
 
@@ -30,14 +30,16 @@ class Likelihood(nn.Module):
         super().__init__()
         self.label_dropout = label_dropout
 
-    def forward(
-        self, flow: nn.Module, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"] | None, noise: StepNoise
-    ) -> tuple[Float[Tensor, ""], Logs]:
-        out = flow(noised(flow, x, noise), drop_labels(y, self.label_dropout, noise))
+    def forward(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
+        out = flow(noised(flow, batch.x, noise), drop_labels(batch.y, self.label_dropout, noise))
+        nats = self.nats(flow, out)
+        return nats, {"nats_per_dim": nats.detach()}
+
+    def nats(self, flow: nn.Module, out: FlowOutput) -> Float[Tensor, ""]:
+        """The loss of a forward pass; a volume-preserving flow's prior learns from it too."""
         if flow.config.volume_preserving and self.training:
             flow.update_prior(out.z)
-        nats = -(flow.log_prior(out.z) + out.log_det).mean() / flow.config.dims
-        return nats, {"nats_per_dim": nats.detach()}
+        return -(flow.log_prior(out.z) + out.log_det).mean() / flow.config.dims
 
 
 def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
