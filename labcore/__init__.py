@@ -18,6 +18,7 @@ _NAMES = {
     "sample": "labcore.inverse.sample",
 }
 _PACKAGES = (
+    "align",
     "config",
     "data",
     "encoders",

@@ -68,6 +68,9 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.steps=100.")] = None,
+    align: Annotated[
+        str | None, typer.Option(help="R-REPA: forward, detach, reverse or reverse-literal; off for a preset without.")
+    ] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
     nodes: Annotated[
         int | None, typer.Option(help="Machines that train together; default NNODES, or SLURM_NNODES with MASTER_ADDR.")
@@ -85,7 +88,7 @@ def train(
     from labcore.runs.training import run_training
     from labcore.train.launch import launch, nodes_of
 
-    run = configure(preset, config, data, image_size, channels, set_ or ())
+    run = configure(preset, config, data, image_size, channels, set_ or (), align)
     machines = nodes_of(nodes, node_rank, rendezvous)
     if num_processes != 1 or machines.count != 1:
         share = max(num_processes, 1) * machines.count * run.train.accumulation

@@ -153,9 +153,50 @@ class TrainConfig(Config):
         return self
 
 
+class AlignConfig(Config):
+    """R-REPA (FlowBack, arXiv 2511.22345): which hidden features are drawn to which encoder's tokens, and how.
+
+    The defaults are the paper's where it gives one. Sites are (block, layer), counted from 1; block 1 touches the image.
+    """
+
+    direction: Literal["forward", "detach", "reverse", "reverse-literal"] = "reverse"  # see labcore.align.features
+    sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)
+    weight: PositiveFloat = 0.1  # lambda, beside nats per dimension
+    adjoint_sweeps: int = Field(default=0, ge=0)  # 0 is the paper's stop-gradient on the context
+    loss: Literal["cosine", "nt-xent", "mse"] = "cosine"
+    encoder: str = "efficientnet-lite0"  # the paper's is dinov2-b; this one's weights are in a package
+    weights: str | None = None  # the encoder's file, where it is not where `lab doctor` looks
+    stage: PositiveInt | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
+    targets: Literal["cached", "computed"] = "cached"  # encoder tokens from disk, or anew for every batch
+    projectors: Literal["shared", "per-site"] = "shared"
+    projector_width: PositiveInt | None = None  # None: the flow's width
+
+    @model_validator(mode="after")
+    def _fits(self) -> AlignConfig:
+        if len(set(self.sites)) < len(self.sites):
+            raise ValueError(f"sites were {list(self.sites)}; each may be there once")
+        if self.adjoint_sweeps and self.direction != "reverse":
+            raise ValueError(
+                f"adjoint_sweeps was {self.adjoint_sweeps} with direction {self.direction!r}; only 'reverse' has them"
+            )
+        return self
+
+
 class RunConfig(Config):
-    """One training run: a model, its data, and how it is trained."""
+    """One training run: a model, its data, how it is trained, and what its features are aligned with, if anything."""
 
     model: TarFlowConfig
     data: DataConfig = DataConfig()
     train: TrainConfig
+    align: AlignConfig | None = None
+
+    @model_validator(mode="after")
+    def _sites_exist(self) -> RunConfig:
+        m = self.model
+        for block, layer in self.align.sites if self.align else ():
+            if block > m.num_blocks or layer > m.layers_per_block:
+                raise ValueError(
+                    f"site ({block}, {layer}) is not in the model; blocks are 1..{m.num_blocks}, "
+                    f"layers 1..{m.layers_per_block}"
+                )
+        return self

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from labcore.config import DataConfig, RunConfig
+from labcore.config import DataConfig, RunConfig, TarFlowConfig
 from labcore.data import load
 from labcore.data.datasets import NAMES
+from labcore.types import Site
+
+SECTIONS = ("model", "data", "train", "align")
 
 PRESETS: dict[str, dict[str, Any]] = {
     # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
@@ -65,20 +69,22 @@ def configure(
     image_size: int | None = None,
     channels: int | None = None,
     settings: Sequence[str] = (),
+    align: str | None = None,
 ) -> RunConfig:
     """A validated RunConfig.
 
-    file: a YAML file with the keys model, data and train, instead of a preset. data: a data set's name, or a folder of
-    class folders. settings: "train.steps=100" and the like, the last word. A model's image size, channels and classes
+    file: a YAML file with the keys model, data, train and align, instead of a preset. data: a data set's name, or a folder
+    of class folders. align: a direction of alignment, or "off"; sites that nothing names are `default_sites`. settings:
+    "train.steps=100" and the like, the last word. A model's image size, channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
     values = _read(file) if file else _preset(preset)
     for name, section in values.items():
         if section is not None and not isinstance(section, dict):
             raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
-    sections = {name: dict(values.get(name) or {}) for name in ("model", "data", "train")}
+    sections = {name: dict(values.get(name) or {}) for name in SECTIONS}
     if unknown := values.keys() - sections.keys():
-        raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has model, data and train")
+        raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has {', '.join(SECTIONS)}")
     if data is not None:
         sections["data"] = dict(name=data) if data in NAMES else dict(name="folder", path=data)
     if image_size is not None:
@@ -95,7 +101,24 @@ def configure(
         found = load(d.name, "train", d.path, d.image_size, d.channels)
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
+    if align not in (None, "off"):
+        sections["align"]["direction"] = align
+    if align == "off" or not sections["align"]:
+        return RunConfig(**{**sections, "align": None})
+    if "sites" not in sections["align"]:
+        model = TarFlowConfig(**sections["model"])
+        sections["align"]["sites"] = default_sites(sections["align"].get("direction", "reverse"), model)
     return RunConfig(**sections)
+
+
+def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
+    """The two blocks nearest z, or nearest the image for "forward", after three quarters of their layers.
+
+    For 8 blocks of 8 layers that is (7, 6) and (8, 6), the best of FlowBack's Table 1; the rule for other sizes is ours.
+    """
+    last, layer = model.num_blocks, math.ceil(0.75 * model.layers_per_block)
+    blocks = (1, 2) if direction == "forward" else (last - 1, last)
+    return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -119,9 +142,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _setting(text: str) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key and section in ("model", "data", "train")):
+    if not (equals and dot and key and section in SECTIONS):
         raise ValueError(
-            f"setting {text!r}; write SECTION.KEY=VALUE with section model, data or train, as in train.steps=100"
+            f"setting {text!r}; write SECTION.KEY=VALUE with section {', '.join(SECTIONS)}, as in train.steps=100"
         )
     try:
         parsed = yaml.safe_load(value)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from labcore.config import RunConfig
 from labcore.data import load
@@ -46,6 +46,7 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
     training, test = datasets(config)
     flow = new_flow(config)
     check_writable(folder)
+    objective = objective_of(config, training)
     hooks = Hooks(
         diagnose=lambda model, x, y: monitor.block_health(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
@@ -54,14 +55,33 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
         else None,
     )
     describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
-    result = train(
-        flow, Likelihood(config.train.label_dropout), training, config.train, folder, config.data.flip, describe, hooks
-    )
+    result = train(flow, objective, training, config.train, folder, config.data.flip, describe, hooks)
     if _is_main():
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result
+
+
+def objective_of(config: RunConfig, training: Any) -> nn.Module:
+    """What is minimised: the likelihood, or that and the alignment.
+
+    Encoder tokens of `training` are computed here where they are to be kept on disk. Raises as `labcore.encoders.load`.
+    """
+    a, t = config.align, config.train
+    if a is None:
+        return Likelihood(t.label_dropout)
+    from labcore import encoders
+    from labcore.runs.progress import show_progress
+    from labcore.train.alignment import LikelihoodAndAlignment
+    from labcore.train.targets import Cached, Computed
+
+    encoder, grid = encoders.load(a.encoder, a.weights), config.model.grid
+    if a.targets == "cached":
+        targets = Cached(encoder, training, grid, a.stage, config.data.flip, show_progress())
+    else:
+        targets = Computed(encoder, grid, a.stage)
+    return LikelihoodAndAlignment(a, config.model, targets, t.label_dropout, t.seed)
 
 
 def check_writable(folder: Path) -> None:

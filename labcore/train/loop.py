@@ -178,7 +178,7 @@ class _Run:
                 self._check_finite(bad_step)
             values: Values = {}
             if record:
-                values |= self._mean_since_last_log() | {"lr": learning_rate(done - 1, config)}
+                values |= self._mean_since_last_log() | self.block_norms | {"lr": learning_rate(done - 1, config)}
                 model = self._whole(self.model) if self.hooks.diagnose else None
                 if main and model is not None:
                     values |= self.hooks.diagnose(model, batch.x[:32], None if batch.y is None else batch.y[:32])
@@ -216,6 +216,7 @@ class _Run:
             parts.append(logs)
         limit = float("inf") if config.clip_norm is None else config.clip_norm
         norm = shard.whole(self.accelerator.clip_grad_norm_(self.trained.parameters(), limit))
+        self.block_norms = self._block_norms(norm, limit) if (self.step + 1) % config.log_every == 0 else {}
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
@@ -226,6 +227,15 @@ class _Run:
         self.averaged += 1
         sound = total.isfinite() if self.precision == "fp16" else total.isfinite() & norm.isfinite()
         return batch, sound
+
+    def _block_norms(self, norm: Tensor, limit: float) -> Values:
+        """Gradient norm of each block at this step, before clipping (whose factor is taken out again)."""
+        factor = (norm / limit).clamp_min(1)
+        norms = [
+            torch.nn.utils.get_total_norm([p.grad for p in block.parameters() if p.grad is not None]) * factor
+            for block in getattr(self.model, "blocks", ())
+        ]
+        return {f"grad_norm/block_{i}": float(shard.whole(n)) for i, n in enumerate(norms, 1)}
 
     def _prepare(self, images: Tensor, labels: Tensor, index: Tensor, noise: StepNoise) -> Batch:
         x = to_float(images.to(self.device, non_blocking=True))

@@ -1,0 +1,166 @@
+"""Hidden features of a flow for alignment, and how far their gradient reaches (FlowBack, arXiv 2511.22345, section "R-REPA").
+
+The hidden h^(t,l) is the output of layer l of block t. Block 1 touches the image, block T touches z. Four directions give the
+same values and differ in which parameters a loss on them trains:
+
+    forward          the features of the flow's forward pass: the site's block and every block nearer the image
+    detach           the block's input is detached: the site's block alone
+    reverse          z is detached and generated back to the block: the site's block and every block nearer z
+    reverse-literal  the paper's Algorithm 2 word for word: the site's block alone, as "detach"
+
+In Algorithm 2 the transformer of every block reads the detached cache, and the generated state only meets the affine step
+after it, so no feature depends on the blocks nearer z that the text says are trained. "reverse" is our reading of the
+text: the layers run on the generated state, which carries the graph. The paper stops the gradient between the tokens of a
+block (its eq. 9); `adjoint_sweeps` puts back as much of it as is wanted, see `labcore.align.adjoint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.align.adjoint import rebuild
+from labcore.align.protocol import Block, Flow
+from labcore.flows.metablock import Labels
+from labcore.types import FlowOutput, Site
+
+Direction = Literal["forward", "detach", "reverse", "reverse-literal"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+
+Step = Callable[..., tuple[Tensor, dict[int, Tensor]]]
+"""(block, cached input, z, y, layers) -> (the block's input generated from z, {layer: hidden})."""
+
+
+def features(
+    flow: Flow,
+    x: Float[Tensor, "b c h w"],
+    y: Labels,
+    sites: Iterable[Site],
+    direction: Direction,
+    adjoint_sweeps: int = 0,
+    states: FlowOutput | None = None,
+) -> dict[Site, Float[Tensor, "b t width"]]:
+    """{site: (b, t, width)} in raster order, for 1-based (block, layer) pairs, in the order of `sites`.
+
+    x, y: as in the flow. adjoint_sweeps: for "reverse", 0 (the paper's) to t - 1 (the full gradient of generation).
+    states: what the flow gave for the same x, y and weights; without it, a forward pass is made here. "forward" uses its
+    hiddens where they hold all sites with their gradients, the others take its latents as the cache. Shapes are
+    checked, values are not. Gradient reaches parameters, and x in direction "forward" only.
+    Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative or of
+    another direction than "reverse", and states of another shape.
+    """
+    check_direction(direction, adjoint_sweeps)
+    sites = check_sites(flow, sites)
+    flow.check_images(x)
+    flow.check_labels(y, x.shape[0])
+    tokens = flow.patchify(x)
+    if states is not None:
+        check_states(flow, tokens, states)
+    if direction == "forward":
+        found = forward_hiddens(flow, x, y, sites, states)
+        return {site: found[site] for site in sites}
+    if states is None:
+        with torch.no_grad():
+            states = flow(x, y, ())
+    cache = [state.detach() for state in (tokens, *states.latents)]
+    layers = {block: sorted(layer for b, layer in sites if b == block) for block, _ in sites}
+    if direction == "detach":
+        found = detached_hiddens(flow, cache, y, layers)
+    elif direction == "reverse":
+        found = generated_hiddens(flow, cache, y, layers, lambda *args: rebuild(*args, sweeps=adjoint_sweeps))
+    else:
+        found = generated_hiddens(flow, cache, y, layers, literal_step)
+    return {site: found[site] for site in sites}
+
+
+def forward_hiddens(
+    flow: Flow, x: Tensor, y: Labels, sites: list[Site], states: FlowOutput | None
+) -> dict[Site, Tensor]:
+    """Those of `states` where they are all there and carry the gradient that is wanted, else those of a new pass."""
+    known = {} if states is None else states.hiddens
+    if all(site in known and (known[site].requires_grad or not torch.is_grad_enabled()) for site in sites):
+        return known
+    return flow(x, y, sites).hiddens
+
+
+def detached_hiddens(flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]]) -> dict[Site, Tensor]:
+    """Each block alone, on its cached input; cache[t - 1] is the input of block t."""
+    found = {}
+    for number, wanted in layers.items():
+        hiddens = flow.blocks[number - 1](cache[number - 1], y, wanted).hiddens
+        found.update({(number, layer): h for layer, h in hiddens.items()})
+    return found
+
+
+def generated_hiddens(
+    flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]], step: Step
+) -> dict[Site, Tensor]:
+    """From the last block down to the lowest site's, each block's input generated from its output (Algorithm 2's loop)."""
+    found, state = {}, cache[-1]
+    for number in range(len(flow.blocks), min(layers) - 1, -1):
+        state, hiddens = step(flow.blocks[number - 1], cache[number - 1], state, y, layers.get(number, ()))
+        found.update({(number, layer): h for layer, h in hiddens.items()})
+    return found
+
+
+def literal_step(
+    block: Block, cached: Tensor, z: Tensor, y: Labels, layers: Iterable[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Algorithm 2's step: the transformer reads the cache alone, and eq. 9 then gives the state, which no feature reads.
+
+    Eq. 9, exp(log_scale) z + shift, is written with shift = cached - exp(log_scale) f(cached): the same values and gradients.
+    """
+    out = block(cached, y, layers)
+    return cached + out.log_scale.exp() * (z - out.z), out.hiddens
+
+
+def check_direction(direction: str, adjoint_sweeps: int) -> None:
+    """ValueError for an unknown direction, and for sweeps that are negative or do not belong to it."""
+    if direction not in DIRECTIONS:
+        close = difflib.get_close_matches(str(direction), DIRECTIONS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"direction was {direction!r}{hint}; allowed are {', '.join(DIRECTIONS)}")
+    if adjoint_sweeps < 0:
+        raise ValueError(f"adjoint_sweeps was {adjoint_sweeps}; it counts sweeps: 0 is the paper's, t - 1 is exact")
+    if adjoint_sweeps and direction != "reverse":
+        raise ValueError(
+            f"adjoint_sweeps was {adjoint_sweeps} with direction {direction!r}; only 'reverse' has sweeps, leave it at 0"
+        )
+
+
+def check_sites(flow: Flow, sites: Iterable[Site]) -> list[Site]:
+    """The sites as a list of pairs of ints; ValueError for none, repeated ones, and those outside the model."""
+    sites = [(int(block), int(layer)) for block, layer in sites]
+    if not sites:
+        raise ValueError("no sites were given; give (block, layer) pairs, both counted from 1")
+    if repeated := sorted({site for site in sites if sites.count(site) > 1}):
+        raise ValueError(f"sites {repeated} were given more than once; give each once")
+    depths = [len(block.layers) for block in flow.blocks]
+    inside = {(block, layer) for block, depth in enumerate(depths, 1) for layer in range(1, depth + 1)}
+    if outside := [site for site in sites if site not in inside]:
+        raise ValueError(
+            f"sites {outside} are outside the model: (block, layer) with blocks 1..{len(depths)} and layers "
+            f"1..{max(depths)}, both counted from 1"
+        )
+    return sites
+
+
+def check_states(flow: Flow, tokens: Float[Tensor, "b t d"], states: FlowOutput) -> None:
+    """ValueError unless `states` could be what the flow gave for these tokens: number, shape, device and dtype of latents."""
+    expected = (tuple(tokens.shape), tokens.device, torch.promote_types(tokens.dtype, torch.float32))
+    given = [(tuple(s.shape), s.device, s.dtype) for s in states.latents]
+    if given != [expected] * len(flow.blocks):
+        raise ValueError(
+            f"states hold {len(given)} latents{f' of {_said(given[0])}' if given else ''}; this x and flow give "
+            f"{len(flow.blocks)} of {_said(expected)}. Pass what flow(x, y) returned for the same x and y, or None"
+        )
+
+
+def _said(latent: tuple[tuple[int, ...], torch.device, torch.dtype]) -> str:
+    shape, device, dtype = latent
+    return f"shape {shape}, {dtype} on {device}"

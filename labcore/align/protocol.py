@@ -1,0 +1,41 @@
+"""What alignment needs of a flow and of its blocks. `TarFlow` and `MetaBlock` have it; so may any coupling-type flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Sized
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from labcore.flows.metablock import BlockOutput
+from labcore.types import FlowOutput, Site
+
+
+@runtime_checkable
+class Block(Protocol):
+    """An invertible block whose generative map is v = u exp(log_scale(v)) + shift(v), u its output and v its input.
+
+    No element of log_scale and shift may depend on itself, directly or in a circle: in some order of the elements each
+    depends only on those before it. Autoregressive blocks and couplings are so. `layers` has one entry per layer. Calling
+    the block with the 1-based numbers of the layers that are wanted returns a `BlockOutput`: z = u and log_scale as
+    functions of v, of the shape of v; hiddens {layer: (b, t, width)}; everything in raster order.
+    """
+
+    layers: Sized
+
+    def __call__(self, x: Tensor, y: Tensor | None, layers: Iterable[int]) -> BlockOutput: ...
+
+
+@runtime_checkable
+class Flow(Protocol):
+    """A flow of such blocks: `blocks[0]` reads `patchify(x)`, each next block the z of the one before."""
+
+    blocks: Sequence[Block]
+
+    def patchify(self, x: Tensor) -> Tensor: ...
+
+    def check_images(self, x: Tensor) -> None: ...
+
+    def check_labels(self, y: Tensor | None, batch: int) -> None: ...
+
+    def __call__(self, x: Tensor, y: Tensor | None, hidden_sites: Iterable[Site]) -> FlowOutput: ...

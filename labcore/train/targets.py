@@ -1,0 +1,68 @@
+"""Where the encoder's tokens of a batch come from: computed on the fly, or read from features kept on disk.
+
+The encoder always sees the clean image. A mirrored image has the tokens of the mirrored image: an encoder is not exactly
+equivariant, so its tokens are computed for both and not flipped.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from labcore.encoders.cache import Images, cached_tokens
+from labcore.encoders.frozen import Encoder
+from labcore.store import Progress
+from labcore.types import Batch
+
+
+@runtime_checkable
+class Targets(Protocol):
+    """Encoder tokens (b, t, width) of a batch, without gradient, on the batch's device."""
+
+    width: int
+    about: str
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+class Computed:
+    """Tokens computed for every batch, from the very pixels that the flow sees before noise; right for random crops too."""
+
+    def __init__(self, encoder: Encoder, grid: int, stage: int | None = None):
+        self.encoder, self.grid, self.stage = encoder, grid, stage
+        self.width, self.about = encoder.token_width(grid, stage), encoder.describe(grid, stage)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.encoder.device != batch.x.device:
+            self.encoder.to(batch.x.device)
+        with torch.autocast(batch.x.device.type, enabled=False):
+            return self.encoder.tokens(batch.x, self.grid, self.stage)
+
+
+class Cached:
+    """Tokens of a whole data set, computed once; of mirrored images too where training mirrors."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dataset: Images,
+        grid: int,
+        stage: int | None = None,
+        mirror: bool = False,
+        progress: Progress | None = None,
+    ):
+        self.width, self.about = encoder.token_width(grid, stage), encoder.describe(grid, stage) + ", cached"
+        self.tokens = [
+            cached_tokens(encoder, dataset, grid, stage, flipped, progress=progress)
+            for flipped in ((False, True) if mirror else (False,))
+        ]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        rows = batch.index.cpu()
+        tokens = self.tokens[0][rows]
+        if batch.mirrored.any():
+            tokens = torch.where(batch.mirrored.cpu()[:, None, None], self.tokens[1][rows], tokens)
+        return tokens.to(batch.x.device, non_blocking=True)
