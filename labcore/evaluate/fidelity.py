@@ -148,7 +148,7 @@ def fidelity(
 
 def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: Progress | None = None) -> Reference:
     """`reference` with the metrics of held-out real images in it: what a perfect model would get at their number."""
-    metrics = [metric for metric in METRICS if _enough(metric, extractor, min(len(test), reference.about["n"]))]
+    metrics = [metric for metric in METRICS if enough(metric, extractor, min(len(test), reference.about["n"]))]
     if not metrics:
         return reference
     record = fidelity(test, reference, extractor, metrics, resamples=0, progress=progress)
@@ -157,7 +157,7 @@ def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: 
     return Reference(reference.pool, reference.spatial, reference.features, {**reference.about, "floor": floor})
 
 
-def _enough(metric: str, extractor: Extractor, n: int) -> bool:
+def enough(metric: str, extractor: Extractor, n: int) -> bool:
     try:
         check_enough([metric], extractor, n, "held-out")
     except ValueError:

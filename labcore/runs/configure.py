@@ -42,6 +42,31 @@ PRESETS: dict[str, dict[str, Any]] = {
             save_every=500,
         ),
     },
+    # our choice: FlowBack's 8 blocks, so that its positions mean something, in the size of minutes: 16 tokens
+    "fashion-16": {
+        "model": dict(
+            image_size=16,
+            channels=1,
+            patch_size=4,
+            width=64,
+            num_blocks=8,
+            layers_per_block=2,
+            head_dim=32,
+            num_classes=10,
+        ),
+        "data": dict(name="fashion-mnist-12k", image_size=16),
+        "train": dict(
+            steps=600,
+            batch_size=128,
+            lr=2e-3,
+            warmup_steps=30,
+            weight_decay=1e-2,
+            ema_decay=0.99,
+            eval_every=600,
+            save_every=120,
+            keep=20,
+        ),
+    },
     # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
     "ml-tarflow-28": {
         "model": dict(

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labcore.runs import state
 from labcore.runs.execute import LOG, RESULT, read_result
@@ -79,6 +79,24 @@ def publish(spec: RunSpec, runs: Sequence[Run], root: Path, results: Path | None
     for name, text in rebuild(folder).items():
         write_atomic(folder / name, text)
     return folder
+
+
+class Published(NamedTuple):
+    """A campaign as committed: its records, and its table in Markdown."""
+
+    records: list[dict[str, Any]]
+    table: str
+
+
+def published(spec: str, results: Path | None = None) -> Published | None:
+    """What papermill_runs/results holds of a spec, looked for as specs are; None where there is nothing."""
+    from labcore.runs.spec import project_folders
+
+    places = [results] if results else [place / "results" for place in project_folders()]
+    for place in places:
+        if (place / spec / TABLE).is_file():
+            return Published(_records(place / spec), rebuild(place / spec)["table.md"])
+    return None
 
 
 def rebuild(folder: Path) -> dict[str, str]:

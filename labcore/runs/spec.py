@@ -46,6 +46,7 @@ SMOKE_MAY_TOUCH = frozenset(
             "step_images",
             "control_images",
             "cknna_images",
+            "conflict_images",
             "timed_images",
         ),
         *("scored_images", "classified_images", "generated_images", "sampled_images", "reference_images"),
@@ -195,7 +196,9 @@ def load_spec(name: str | Path) -> RunSpec:
 
 
 def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> list[Run]:
-    """The runs of a spec, row by row and seed by seed, every parameter checked. ValueError for anything that does not fit."""
+    """The runs of a spec, every parameter checked: all rows with the first seed, then with the next, so that what is stopped
+    half-way can be compared. A smoke run takes the first seed only. ValueError for anything that does not fit.
+    """
     notebook = spec.notebook_path()
     known = read_parameters(notebook)
     if missing := {"seed", "run_dir", *(["smoke"] if smoke else [])} - known.keys():
@@ -207,8 +210,8 @@ def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> lis
     check_parameters(notebook, spec.smoke, known)
     shared = spec.parameters | _operational(spec, known, notebook)
     runs = []
-    for row, own in rows.items():
-        for seed in spec.seeds:
+    for seed in spec.seeds[:1] if smoke else spec.seeds:
+        for row, own in rows.items():
             changed = shared | own | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
             check_parameters(notebook, changed, known)
             values = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
@@ -265,13 +268,18 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def project_folders() -> list[Path]:
+    """Every papermill_runs that may be meant: here, in the folders above, and in labcore's checkout."""
+    return [p / FOLDER for p in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2])]
+
+
 def _find(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if path.is_file():
             return path
         raise ValueError(f"there is no run spec {path}; give the path of a .yaml file, or the name of one that exists")
-    folders = [p / FOLDER / "specs" for p in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2])]
+    folders = [folder / "specs" for folder in project_folders()]
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

@@ -1,0 +1,237 @@
+"""The arms of an alignment experiment: what is trained, how it is measured on the way, the paper's findings as claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labcore.config import RunConfig
+from labcore.data.loaders import Numbered
+from labcore.data.transforms import to_float
+from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
+from labcore.evaluate import fidelity as fidelity_of
+from labcore.evaluate.cknna import cknna
+from labcore.evaluate.extractors import load_extractor
+from labcore.evaluate.generate import Sampling, generate
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.sample import sample
+from labcore.nn.pretrained import load_strictly, read_tensors
+from labcore.rng import StepNoise
+from labcore.runs.configure import configure, default_sites
+from labcore.runs.evaluation import Data, reference_of
+from labcore.runs.training import datasets, new_flow, objective_of
+from labcore.runs.verdicts import Claim
+from labcore.train import checkpoint
+from labcore.train.conflict import BlockConflict, conflict
+from labcore.train.objectives import noised
+from labcore.types import Batch, Site
+
+GUIDANCE = 1.0
+"""Of the samples that are scored; our choice."""
+
+BAYES_IMAGES = 500
+"""Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
+
+
+def base(preset: str, steps: int, save_every: int, seed: int) -> RunConfig:
+    """The baseline's configuration: a preset with so many steps, all of whose checkpoints are kept."""
+    found = configure(preset, align="off")
+    t = found.train
+    changes = dict(steps=steps, seed=seed, save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
+    return found.replace(train=t.replace(**changes, warmup_steps=min(t.warmup_steps, steps // 4)).model_dump())
+
+
+def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, loss: str, encoder: str) -> RunConfig:
+    """`base` with an alignment: a direction, or reverse-N with N adjoint sweeps; "baseline" has none.
+
+    sites None are `default_sites`. Encoder tokens are kept where training sees every image. Raises ValueError for other
+    names, and for what cannot be aligned.
+    """
+    if name == "baseline":
+        return base
+    direction, sweeps = name, 0
+    if name.startswith("reverse-") and name.removeprefix("reverse-").isdigit():
+        direction, sweeps = "reverse", int(name.removeprefix("reverse-"))
+    align = dict(direction=direction, adjoint_sweeps=sweeps, weight=weight, loss=loss, encoder=encoder)
+    align["sites"] = sites or default_sites(direction, base.model)
+    seen = base.train.steps * base.train.batch_size
+    align["targets"] = "cached" if seen >= len(datasets(base)[0]) else "computed"
+    return RunConfig(**{**base.model_dump(), "align": align})
+
+
+def describe(config: RunConfig) -> str:
+    """An arm in words."""
+    a = config.align
+    if a is None:
+        return "likelihood alone"
+    swept = f", {a.adjoint_sweeps} adjoint sweeps" if a.adjoint_sweeps else ""
+    return f"{a.direction}{swept}, sites {', '.join(map(str, a.sites))}, weight {a.weight:g}, {a.loss}, {a.encoder}"
+
+
+def images(config: RunConfig) -> tuple[Any, Any]:
+    """Training and test images."""
+    return datasets(config)
+
+
+def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The first images of a data set as the flow sees them in training, and their labels, on the flow's device."""
+    x, y = to_float(data.images[:num]).to(flow.device), data.labels[:num].to(flow.device)
+    return noised(flow, x, StepNoise(seed, 0, num, flow.device)), y if flow.config.num_classes else None
+
+
+class Looks:
+    """What is measured at every checkpoint, on the first test images."""
+
+    def __init__(self, test: Any, limit: int, encoder_features: Tensor, sites: list[Site]):
+        self.test, self.limit, self.features, self.sites = test, limit, encoder_features, [tuple(s) for s in sites]
+        self.key = {
+            "test": test.fingerprint(),
+            "limit": limit,
+            "bayes_images": BAYES_IMAGES,
+            "cknna_images": len(encoder_features),
+            "sites": str(sites),
+        }
+
+    def measure(self, flow: TarFlow) -> dict[str, float]:
+        """Likelihood with labels, both accuracies, and CKNNA at each site (`cknna` is the last one's)."""
+        import tempfile
+
+        found = {
+            "nats_per_dim": likelihood(flow, self.test, limit=self.limit).nats_per_dim,
+            "training_free": training_free_accuracy(flow, self.test, self.limit).accuracy,
+            "bayes": bayes_accuracy(flow, self.test, min(self.limit, BAYES_IMAGES)).accuracy,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            hidden = hidden_features(flow, self.test, self.sites, Path(folder), len(self.features))
+            near = {site: cknna(hidden[site].float(), self.features.float()) for site in self.sites}
+        return {**found, **{f"cknna_{b}_{layer}": v for (b, layer), v in near.items()}, "cknna": near[self.sites[-1]]}
+
+
+def conflicts(
+    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str = "cpu"
+) -> list[tuple[int, list[BlockConflict]]]:
+    """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
+    flow, objective = new_flow(config).to(device), objective_of(config, training).to(device)
+    n = min(num, len(training))
+    pixels, labels, index = Numbered(training).__getitems__(list(range(n)))
+    batch = Batch(
+        to_float(pixels).to(device), labels.to(device), index, torch.zeros(n, dtype=torch.bool, device=device)
+    )
+    found = []
+    for folder in sorted(checkpoint.folders(run)):
+        kept = checkpoint.Checkpoint(folder, checkpoint.read_state(folder))
+        load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
+        objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
+        found.append((kept.step, conflict(flow, objective, batch, StepNoise(config.train.seed, 0, n, device))))
+    return found
+
+
+def fidelity(flow: TarFlow, config: RunConfig, num: int, seed: int) -> dict[str, float]:
+    """FID, KID, precision and recall of `num` samples by the embedded encoder, without intervals; samples follow the seed."""
+    d, extractor = config.data, load_extractor("efflite0").to(flow.device)
+    reference = reference_of(Data(d.name, d.path, d.image_size, d.channels), extractor)
+    drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
+    metrics = [m for m in ("fid", "sfid", "kid", "precision", "recall") if fidelity_of.enough(m, extractor, num)]
+    record = fidelity_of.fidelity(drawn, reference, extractor, metrics, seed=seed, resamples=0)
+    return {name: float(measure.value) for name, measure in record.measures.items()}
+
+
+def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:
+    """A row of samples for every arm, from the same noise and of the same classes: (arms x columns, c, h, w)."""
+    k = next(iter(flows.values())).config.num_classes
+    y = torch.arange(columns) % k if k else None
+    rows = [sample(flow, columns, y, guidance=GUIDANCE if k else 0.0, seed=seed).cpu() for flow in flows.values()]
+    return torch.cat(rows)
+
+
+class PaperRow(NamedTuple):
+    """A row of FlowBack's Table 1: ImageNet 64x64, 400K iterations, 4,096 samples, aligned after layer 2 of 8."""
+
+    arm: str
+    fid: float
+    sfid: float
+    inception: float
+    accuracy: float
+
+
+PAPER = (
+    PaperRow("baseline", 12.91, 33.79, 36.62, 37.43),
+    PaperRow("forward, blocks 1 and 2", 12.67, 39.99, 41.11, 61.16),
+    PaperRow("detach, blocks 7 and 8", 12.12, 34.00, 41.18, 55.14),
+    PaperRow("reverse, blocks 7 and 8", 11.93, 33.78, 40.90, 55.21),
+)
+
+CLAIMS = (
+    Claim(
+        "forward recognises classes better than the baseline",
+        "forward",
+        "baseline",
+        "last.training_free",
+        "higher",
+        "61.16 / 37.43",
+    ),
+    Claim(
+        "detach recognises classes better than the baseline",
+        "detach",
+        "baseline",
+        "last.training_free",
+        "higher",
+        "55.14 / 37.43",
+    ),
+    Claim(
+        "reverse recognises classes better than the baseline",
+        "reverse",
+        "baseline",
+        "last.training_free",
+        "higher",
+        "55.21 / 37.43",
+    ),
+    Claim(
+        "forward recognises classes better than reverse",
+        "forward",
+        "reverse",
+        "last.training_free",
+        "higher",
+        "61.16 / 55.21",
+    ),
+    Claim(
+        "reverse has a lower FID than the baseline",
+        "reverse",
+        "baseline",
+        "last.fid_efflite0",
+        "lower",
+        "11.93 / 12.91",
+    ),
+    Claim("reverse has a lower FID than detach", "reverse", "detach", "last.fid_efflite0", "lower", "11.93 / 12.12"),
+    Claim("reverse has a lower FID than forward", "reverse", "forward", "last.fid_efflite0", "lower", "11.93 / 12.67"),
+    Claim(
+        "forward has a higher sFID than the baseline",
+        "forward",
+        "baseline",
+        "last.sfid_efflite0",
+        "higher",
+        "39.99 / 33.79",
+    ),
+    Claim("reverse has a better likelihood than the baseline", "reverse", "baseline", "last.nats_per_dim", "lower"),
+    Claim("reverse is nearer to the encoder than the baseline (CKNNA)", "reverse", "baseline", "last.cknna", "higher"),
+    Claim(
+        "8 adjoint sweeps recognise classes better than none", "reverse-8", "reverse", "last.training_free", "higher"
+    ),
+    Claim("8 adjoint sweeps have a better likelihood than none", "reverse-8", "reverse", "last.nats_per_dim", "lower"),
+    Claim("8 adjoint sweeps have a lower FID than none", "reverse-8", "reverse", "last.fid_efflite0", "lower"),
+)
+"""What FlowBack finds, then what we ask: `paper` has its numbers for both rows."""
+
+
+def paper_table() -> str:
+    """The paper's rows as Markdown."""
+    lines = ["| FlowBack, Table 1 | FID | sFID | IS | accuracy, % |", "|---|---|---|---|---|"]
+    lines += [f"| {r.arm} | {r.fid} | {r.sfid} | {r.inception} | {r.accuracy} |" for r in PAPER]
+    return (
+        "\n".join(lines)
+        + "\n\nImageNet 64x64, 400K iterations, 4,096 samples, Inception, aligned after layer 2 of 8.\n"
+    )
