@@ -37,11 +37,18 @@ BAYES_IMAGES = 500
 """Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
 
 
-def base(preset: str, steps: int, save_every: int, seed: int) -> RunConfig:
-    """The baseline's configuration: a preset with so many steps, all of whose checkpoints are kept."""
+def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int) -> RunConfig:
+    """The baseline's configuration: a preset with so many steps and images a step, all of whose checkpoints are kept."""
     found = configure(preset, align="off")
     t = found.train
-    changes = dict(steps=steps, seed=seed, save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
+    changes = dict(
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        save_every=save_every,
+        eval_every=steps,
+        keep=steps // save_every + 1,
+    )
     return found.replace(train=t.replace(**changes, warmup_steps=min(t.warmup_steps, steps // 4)).model_dump())
 
 
