@@ -343,3 +343,71 @@ def test_lab_runs_lists_filters_and_compares(tmp_path, root):
     assert lines("--compare", "deep.list.1", "--where", "row=one", "--status", "done")[1][-1] == "1.5"
     assert CliRunner().invoke(app, ["runs", "--status", "odd", "--root", str(root)]).exit_code == 2
     assert CliRunner().invoke(app, ["runs", "--where", "odd", "--root", str(root)]).exit_code == 2
+
+
+def test_done_without_numbers_is_not_done(tmp_path, root):
+    (run,) = toy_runs(tmp_path)
+    folder = finished(run, root)
+    assert runner.is_done(run, root)
+    (folder / "result.json").unlink()
+    assert not runner.is_done(run, root)
+    assert results.collect([run], root) == []
+
+
+def test_another_version_of_the_notebook_is_noticed(tmp_path, root, capsys):
+    """Done runs of other code are told of, and their records are not averaged with new ones."""
+    spec = load_spec(toys.project(tmp_path, seeds=[0, 1]))
+    first, second = resolve(spec)
+    for run, total, code in ((first, 1.0, first.code), (second, 2.0, "f" * 16)):
+        folder = finished(run, root, total)
+        found = state.read(folder)
+        found.values["attempts"][-1]["code"] = code
+        state.save(found)
+    assert runner.run_spec([first, second], root, live=False) == 0
+    said = capsys.readouterr().out
+    assert "1 of them, default-seed1, ran another version of toy.ipynb" in said
+    with pytest.raises(ValueError, match="different versions of the notebook's code"):
+        results.publish(spec, [first, second], root)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named(tmp_path, root, content):
+    spec = load_spec(toys.project(tmp_path))
+    (run,) = resolve(spec)
+    finished(run, root)
+    folder = results.publish(spec, [run], root)
+    (folder / "records" / "broken.json").write_text(content)
+    with pytest.raises(ValueError, match=r"broken\.json is not a record"):
+        results.rebuild(folder)
+
+
+def test_lab_runs_refuses_what_no_run_has(tmp_path, root):
+    (run,) = toy_runs(tmp_path)
+    folder = finished(run, root)
+
+    def says(*words: str) -> str:
+        return CliRunner().invoke(app, ["runs", "--root", str(root), *words]).output
+
+    assert "names 'stepps' (did you mean 'steps'?), which no run here has" in says("--where", "stepps=6")
+    assert "no result.json here has a number there" in says("--compare", "totl")
+    assert run.id in says("--where", "scale=1e0") and run.id not in says("--where", "scale=1e-3")
+    assert run.id not in says("--where", "name=[")
+    assert "there are no such runs" in CliRunner().invoke(app, ["runs", "--root", str(tmp_path / "none")]).output
+    (folder / "run.json").write_text("{")
+    finished(toy_runs(tmp_path, seeds=[1])[0], root)
+    assert "damaged" in says()
+
+
+@pytest.mark.slow
+def test_defaults_reach_the_notebook_as_they_are_written(tmp_path, root):
+    """Only what the spec sets is given: a tuple stays a tuple, and a key a number."""
+    path = toys.project(tmp_path, parameters={})
+    parameters = 'smoke = False\nseed = 0\nrun_dir = "."\nweights = {1: 0.5}\nsite = (1, 2)'
+    check = "import json\nfrom pathlib import Path\nassert weights[1] == 0.5 and site == (1, 2)\n"
+    made = toys.notebook(
+        check + 'Path(run_dir, "result.json").write_text(json.dumps({"total": 1}))', parameters=parameters
+    )
+    nbformat.write(made, tmp_path / "notebooks" / "toy.ipynb")
+    (run,) = resolve(load_spec(path))
+    done = execute_once(run, root)
+    assert done.returncode == 0, state.read(run.folder(root)).error

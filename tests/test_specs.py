@@ -305,3 +305,52 @@ def test_dry_run(tmp_path):
 def test_specs_are_json_at_heart(tmp_path):
     for run in resolve(load_spec(toys.project(tmp_path))):
         assert json.loads(json.dumps(run.parameters)) == run.parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {a: {scale: 1.0}, a: {scale: 2.0}}", "'a' is there twice"),
+        ("grid: {scale: [1.0, 1.0]}", "a value twice"),
+        ("seeds: [-1]", "they are 0 to 4294967295"),
+        ("seeds: [100000000000000]", "they are 0 to 4294967295"),
+        ('rows: {"..": {}}', "a name is one line"),
+        ('rows: {"a\\nb": {}}', "a name is one line"),
+    ],
+)
+def test_what_yaml_or_a_folder_would_swallow(tmp_path, text, message):
+    path = toys.project(tmp_path)
+    kept = [line for line in path.read_text().splitlines() if not line.startswith("seeds")]
+    path.write_text("\n".join([*kept, text]))
+    with pytest.raises(ValueError, match=message):
+        resolve(load_spec(path))
+
+
+def test_code_is_known_by_its_cells_and_not_by_text_or_parameters(tmp_path):
+    import nbformat
+
+    from labcore.runs.parameters import code_hash
+
+    path = tmp_path / "toy.ipynb"
+    made = toys.notebook("a = 1", "b = 2")
+    nbformat.write(made, path)
+    first = code_hash(path)
+    made.cells.insert(0, nbformat.v4.new_markdown_cell("# words"))
+    made.cells[1].source += "\nsteps = 13  # another default"
+    nbformat.write(made, path)
+    assert code_hash(path) == first
+    made.cells[-1].source = "b = 3"
+    nbformat.write(made, path)
+    assert code_hash(path) != first
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_a_specs_numbers_are_in_its_records(path):
+    """Every column and every expected number is a path that each published record has."""
+    from labcore.runs.results import metric, published
+
+    spec, found = load_spec(path), published(path.stem)
+    if found is None:
+        pytest.skip("nothing published yet")
+    for name in (*spec.table.columns.values(), *spec.expected.numbers):
+        assert all(metric(record["metrics"], name) is not None for record in found.records), name

@@ -94,7 +94,9 @@ def runs(
         columns = _columns(spec)
     name = Path(spec).stem if spec else None
     lines = [["id", "spec", "row", "seed", "status", "seconds", *columns]]
-    listed = state.states(root, [name, f"{name}-smoke"] if name else None)
+    damaged: list[Path] = []
+    listed = state.states(root, [name, f"{name}-smoke"] if name else None, damaged)
+    _check_filters(listed, [key for key, _ in wanted], columns, root)
     queue: set[str] = set()
     with contextlib.suppress(OSError):  # a cluster that does not answer is no reason to list nothing
         queue = queued(found.folder for found in listed)
@@ -115,6 +117,7 @@ def runs(
                 *("-" if number is None else f"{number:.6g}" for number in numbers),
             ]
         )
+    lines += [["?", at.parent.name, at.name, "?", "damaged", "?", *("-" for _ in columns)] for at in damaged]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         typer.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
@@ -160,6 +163,23 @@ def _report(spec: Any, chosen: list, root: Path, smoke: bool) -> None:
                 typer.echo(f"note: {one['row']}-seed{one['seed']}: {path} is {value}, expected {low:g} to {high:g}")
 
 
+def _check_filters(listed: list, keys: list[str], columns: dict[str, str], root: Path) -> None:
+    """ValueError for what no run has: it would look like an empty result."""
+    from labcore.runs.parameters import nearest
+    from labcore.runs.results import metric
+
+    if not listed:
+        raise ValueError(f"there are no such runs in {root}; `lab run SPEC` makes them")
+    known = {"id", "row", "seed"}.union(*(found.values["parameters"] for found in listed))
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"--where names {key!r}{nearest(key, dict.fromkeys(known))}, which no run here has")
+    done = [_result(found.folder) for found in listed if found.done]
+    for path in columns.values():
+        if done and all(metric(result, path) is None for result in done):
+            raise ValueError(f"--compare names {path!r}, and no result.json here has a number there")
+
+
 def _columns(spec: str) -> dict[str, str]:
     """The columns of a spec's table."""
     from labcore.runs.spec import load_spec
@@ -183,11 +203,17 @@ def _matches(values: dict[str, Any], key: str, text: str) -> bool:
     import yaml
 
     given = values.get(key) if key in ("row", "seed", "id") else values["parameters"].get(key)
-    return given == yaml.safe_load(text) or str(given) == text
+    with contextlib.suppress(ValueError):  # 1e-3 is 0.001 here, though a text in YAML
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return given == float(text)
+    with contextlib.suppress(yaml.YAMLError):
+        return given == yaml.safe_load(text) or str(given) == text
+    return str(given) == text
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    from labcore.runs.execute import RESULT, read_result
+    from labcore.runs.execute import read_result
+    from labcore.runs.state import RESULT
 
     try:
         return read_result(folder / RESULT)

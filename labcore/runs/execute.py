@@ -30,10 +30,10 @@ from labcore.revision import git_revision
 from labcore.runs import state as states
 from labcore.runs.kernel import die_with_parent
 from labcore.runs.notebook import Stop, Stopped, execute, explain, to_html, write_figures
-from labcore.runs.state import Busy, State, write_atomic
+from labcore.runs.state import RESULT, Busy, State, write_atomic
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 75, 143
-RESULT, NOTEBOOK, RUNNING, LOG = "result.json", "notebook.ipynb", "notebook-running.ipynb", "log.txt"
+NOTEBOOK, RUNNING, LOG = "notebook.ipynb", "notebook-running.ipynb", "log.txt"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def run(folder: Path, stop: Stop) -> int:
         raise ValueError(f"{folder} has no {states.STATE}; `lab run SPEC` makes such folders")
     with states.claim(folder):
         state = states.read(folder)
-        if state.status == "done":
+        if state.done:
             return DONE
         os.chdir(folder)
         return _attempt(state, stop)
@@ -83,7 +83,7 @@ def _attempt(state: State, stop: Stop) -> int:
     _tidy(len(attempts))
     start = time.monotonic()
     about = {"started": states.now(), "status": "running", "pid": os.getpid(), "host": os.uname().nodename}
-    about |= {"revision": git_revision(), "device": device()}
+    about |= {"revision": git_revision(), "code": state.values.get("code"), "device": device()}
     attempts.append(about)
     state.values["status"] = "running"
     states.save(state)
@@ -117,8 +117,9 @@ def _execute(state: State, stop: Stop) -> None:
     early = threading.Timer(5, _import_converter)  # while the notebook computes
     early.daemon = True
     early.start()
+    given = values.get("given", values["parameters"]) | {"run_dir": "."}  # the others keep the notebook's own values
     try:
-        execute(source, Path(RUNNING), values["parameters"] | {"run_dir": "."}, values["timeout"], Path(LOG), stop)
+        execute(source, Path(RUNNING), given, values["timeout"], Path(LOG), stop)
     finally:
         early.cancel()
     read_result(Path(RESULT))

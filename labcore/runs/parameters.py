@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import io
 import json
 import math
@@ -62,6 +63,16 @@ def nearest(name: str, known: Mapping[str, Any]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def code_hash(notebook: Path) -> str:
+    """16 hex digits of the notebook's code but its parameters: what a run did, besides labcore's own revision."""
+    sources = [
+        _source(cell).strip()
+        for cell in _cells(notebook)
+        if cell.get("cell_type") == "code" and "parameters" not in _tags(cell)
+    ]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
+
+
 def _mismatch(parameter: Parameter, value: Any) -> str | None:
     """What is wrong with a value, and what to do; None where it fits."""
     kinds = parameter.kinds
@@ -114,17 +125,17 @@ def _cells(notebook: Path) -> list[dict[str, Any]]:
     return cells
 
 
+def _tags(cell: dict[str, Any]) -> list[str]:
+    return (cell.get("metadata") or {}).get("tags") or []
+
+
 def _source(cell: dict[str, Any]) -> str:
-    source = cell.get("source", "")
+    source = cell.get("source") or ""
     return source if isinstance(source, str) else "".join(source)
 
 
 def _tagged_cell(notebook: Path) -> str:
-    tagged = [
-        cell
-        for cell in _cells(notebook)
-        if cell.get("cell_type") == "code" and "parameters" in cell.get("metadata", {}).get("tags", [])
-    ]
+    tagged = [cell for cell in _cells(notebook) if cell.get("cell_type") == "code" and "parameters" in _tags(cell)]
     if len(tagged) != 1:
         raise ValueError(
             f"{notebook.name} has {len(tagged)} code cells tagged parameters; a notebook that is run needs exactly one "

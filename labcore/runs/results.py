@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore.runs import state
-from labcore.runs.execute import LOG, RESULT, read_result
+from labcore.runs.execute import LOG, read_result
 from labcore.runs.interval import Interval, mean_interval, paired
 from labcore.runs.spec import Run, RunSpec, TableSpec
-from labcore.runs.state import State, write_atomic
+from labcore.runs.state import RESULT, State, write_atomic
 
 TAIL = 40  # lines of the log that a record keeps
 RECORDS, TABLE = "records", "table.json"
@@ -35,7 +35,7 @@ def record(found: State) -> dict[str, Any]:
         "metrics": read_result(found.folder / RESULT),
         "seconds": round(found.seconds, 1),
         "attempts": len(values["attempts"]),
-        **{key: last.get(key) for key in ("ended", "revision", "device")},
+        **{key: last.get(key) for key in ("ended", "revision", "code", "device")},
         "log": _tail(found.folder / LOG),
     }
 
@@ -43,7 +43,7 @@ def record(found: State) -> dict[str, Any]:
 def collect(runs: Sequence[Run], root: Path) -> list[dict[str, Any]]:
     """Records of those runs that are done."""
     found = (state.read(run.folder(root)) for run in runs)
-    return [record(one) for one in found if one is not None and one.status == "done"]
+    return [record(one) for one in found if one is not None and one.done]
 
 
 def metric(result: dict[str, Any], path: str) -> float | None:
@@ -193,8 +193,16 @@ def _number(value: float | None) -> str:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    """Committed records, by row and seed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / RECORDS).glob("*.json"))]
+    """Committed records, by row and seed. ValueError names a file that is none."""
+    found = []
+    for path in sorted((folder / RECORDS).glob("*.json")):
+        try:
+            one = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            one = None
+        if not isinstance(one, dict) or not one.keys() >= {"id", "row", "seed", "parameters", "metrics"}:
+            raise ValueError(f"{path} is not a record of a run; restore it from git, or remove it and publish again")
+        found.append(one)
     return sorted(found, key=lambda r: (r["row"], r["seed"], r["id"]))
 
 
@@ -204,6 +212,13 @@ def _check_same(records: Any, folder: Path) -> None:
     for one in records:
         other = first.setdefault(one["row"], one)
         a, b = ({**r["parameters"], "seed": None} for r in (other, one))
+        codes = {other.get("code"), one.get("code")} - {None}
+        if other is not one and len(codes) > 1:
+            raise ValueError(
+                f"records {other['id']} and {one['id']} of row {one['row']!r} come from different versions of the notebook's "
+                f"code; their mean would mean nothing. Remove the older one from {folder.name}/{RECORDS}, and its run's "
+                "folder, and run it again"
+            )
         if other is not one and (a != b or other["seed"] == one["seed"]):
             differs = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
             raise ValueError(

@@ -48,6 +48,12 @@ def run_spec(
                 waiting.append(run)
         if skipped := len(runs) - len(waiting):
             board.say(f"{skipped} of {len(runs)} runs are done already")
+        if others := [run.name for run in runs if run not in waiting and made_by_other_code(run, root)]:
+            board.say(
+                f"note: {len(others)} of them, {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, ran another "
+                f"version of {runs[0].notebook.name}; remove their folders in {_seen(root / runs[0].folder(root).parent)} "
+                "to run this one"
+            )
         if not waiting:
             return 0
         return _Runner(waiting, root, board, jobs, devices).go()
@@ -59,7 +65,15 @@ def is_done(run: Run, root: Path) -> bool:
     """Whether a run has come to its end; one small file is read."""
     with contextlib.suppress(ValueError):
         found = state.read(run.folder(root))
-        return found is not None and found.status == "done"
+        return found is not None and found.done
+    return False
+
+
+def made_by_other_code(run: Run, root: Path) -> bool:
+    """Whether a run is done with other code in the notebook's cells than there is now."""
+    with contextlib.suppress(ValueError):
+        found = state.read(run.folder(root))
+        return found is not None and None not in (run.code, found.code) and found.code != run.code
     return False
 
 
@@ -187,7 +201,7 @@ class _Runner:
             found = None
             with contextlib.suppress(ValueError):
                 found = state.read(folder)
-            if found is not None and found.status == "done":
+            if found is not None and found.done:
                 self.board.set(run.name, "done", "by another runner")
             elif found is not None and found.status == "failed":
                 self.failed += 1

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from labcore.config import Config
-from labcore.runs.parameters import Parameter, check_parameters, nearest, read_parameters
+from labcore.runs.parameters import Parameter, check_parameters, code_hash, nearest, read_parameters
 
 FOLDER = "papermill_runs"
 RESERVED = {
@@ -112,6 +112,12 @@ class RunSpec(Config):
             raise ValueError(f"seeds were {self.seeds}; each may be there once")
         if empty := [name for name, values in self.grid.items() if not values]:
             raise ValueError(f"grid gives {empty} no values; give at least one")
+        if twice := [name for name, values in self.grid.items() if any(values.count(v) > 1 for v in values)]:
+            raise ValueError(f"grid gives {twice} a value twice; give each once")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**32]:
+            raise ValueError(f"seeds were {wrong}; they are 0 to {2**32 - 1}")
+        if wrong := [row for row in self.rows if not row.strip(" .") or not row.isprintable()]:
+            raise ValueError(f"rows are named {wrong}; a name is one line of letters, digits and the like")
         for where in (self.parameters, self.grid, self.smoke, *self.rows.values()):
             for name in where.keys() & RESERVED.keys():
                 raise ValueError(f"{name} cannot be among the parameters: {RESERVED[name]}")
@@ -147,7 +153,7 @@ class RunSpec(Config):
 
 
 class Run(NamedTuple):
-    """One run of a spec, with all its parameters but run_dir."""
+    """One run of a spec, with all its parameters but run_dir; `code` is the hash of the notebook's other code."""
 
     spec: str
     row: str
@@ -159,6 +165,7 @@ class Run(NamedTuple):
     smoke: bool = False
     timeout: float | None = None
     threads: int | None = None
+    code: str | None = None
 
     @property
     def name(self) -> str:
@@ -180,7 +187,7 @@ def load_spec(name: str | Path) -> RunSpec:
 
     path = _find(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _unique_keys())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}; correct it") from None
     if not isinstance(values, dict):
@@ -203,7 +210,7 @@ def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> lis
     known = read_parameters(notebook)
     if missing := {"seed", "run_dir", *(["smoke"] if smoke else [])} - known.keys():
         raise ValueError(f"{notebook.name} has no parameters {sorted(missing)}; every notebook that is run needs them")
-    rows = spec.row_parameters()
+    rows, code = spec.row_parameters(), code_hash(notebook)
     for row in only:
         if row not in rows:
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, rows)}; it has {', '.join(rows)}")
@@ -218,7 +225,8 @@ def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> lis
             values = {name: _canonical(value, known[name]) for name, value in values.items()}
             identity = run_id(notebook, values)
             given = {name: values[name] for name in changed}
-            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, smoke, spec.timeout, spec.threads))
+            how = (smoke, spec.timeout, spec.threads, code)
+            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
     by_id: dict[str, Run] = {}
     for run in runs:
         if run.id in by_id:
@@ -253,11 +261,11 @@ def _operational(spec: RunSpec, known: dict[str, Parameter], notebook: Path) -> 
 
 def _canonical(value: Any, parameter: Parameter) -> Any:
     """A value as JSON has it: tuples are lists, and 1 is 1.0 where the parameter is a float. ValueError for dates and such."""
-    if isinstance(value, int) and not isinstance(value, bool) and parameter.kinds <= {"float", "None"}:
-        return float(value)
     try:
+        if isinstance(value, int) and not isinstance(value, bool) and parameter.kinds <= {"float", "None"}:
+            return float(value)
         return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{parameter.name} was given {value!r}; allowed are numbers, texts, true, false, null and lists or "
             "mappings of them: quote a date"
@@ -266,6 +274,22 @@ def _canonical(value: Any, parameter: Parameter) -> Any:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _unique_keys() -> Any:
+    """PyYAML's safe loader, which takes the last of two equal keys, made to refuse them."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            keys = [
+                self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
+            ]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def project_folders() -> list[Path]:

@@ -25,7 +25,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-STATE, LOCK, KERNEL = "run.json", ".lock", ".kernel"
+STATE, LOCK, KERNEL, RESULT = "run.json", ".lock", ".kernel", "result.json"
 STATUSES = ("new", "running", "done", "failed", "stopped", "killed")
 """run.json says one of the first five; "killed" is "running" that nobody runs."""
 KEYS = {"id", "spec", "row", "seed", "parameters", "status", "attempts"}
@@ -44,6 +44,17 @@ class State(NamedTuple):
     @property
     def status(self) -> str:
         return self.values["status"]
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end, and its numbers are still there."""
+        return self.status == "done" and (self.folder / RESULT).is_file()
+
+    @property
+    def code(self) -> str | None:
+        """Hash of the code that the last attempt ran; None where it was not noted."""
+        attempts = self.values["attempts"]
+        return attempts[-1].get("code") if attempts else None
 
     @property
     def seconds(self) -> float:
@@ -89,10 +100,19 @@ def read(folder: Path) -> State | None:
         values = json.loads(text)
     except ValueError:
         values = None
-    whole = isinstance(values, dict) and values.keys() >= KEYS and values["status"] in STATUSES
-    if not whole or not isinstance(values["attempts"], list):
+    if not _whole(values):
         raise ValueError(f"{folder / STATE} is damaged; give `lab run` with its spec again, which sets it aside")
     return State(folder, values)
+
+
+def _whole(values: Any) -> bool:
+    """Whether these can be the contents of a run.json."""
+    if not isinstance(values, dict) or not values.keys() >= KEYS or values["status"] not in STATUSES:
+        return False
+    attempts, parameters = values["attempts"], values["parameters"]
+    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
+        return False
+    return isinstance(parameters, dict) and (bool(attempts) or values["status"] != "done")
 
 
 def prepare(run: Run, root: Path) -> State:
@@ -103,11 +123,12 @@ def prepare(run: Run, root: Path) -> State:
     """
     folder = run.folder(root)
     how = {"source": os.path.relpath(run.notebook, folder), "timeout": run.timeout}  # may differ from call to call
+    how |= {"given": run.changed, "code": run.code}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ValueError):
             state = read(folder)
-            if state is not None and (state.status == "done" or state.values.items() >= how.items()):
+            if state is not None and (state.done or all(state.values.get(key) == value for key, value in how.items())):
                 return state
         with claim(folder):
             try:
@@ -194,12 +215,15 @@ def status_of(state: State) -> str:
     return state.status
 
 
-def states(root: Path, specs: list[str] | None = None) -> list[State]:
-    """Every run below `root`, of these specs only where they are given; damaged ones are left out."""
+def states(root: Path, specs: list[str] | None = None, damaged: list[Path] | None = None) -> list[State]:
+    """Every run below `root`, of these specs only where they are given; folders of damaged ones go to `damaged`."""
     found = []
     for path in sorted(root.glob(f"*/*/{STATE}")):
         if specs is None or path.parent.parent.name in specs:
-            with contextlib.suppress(ValueError):
+            try:
                 if (state := read(path.parent)) is not None:
                     found.append(state)
+            except ValueError:
+                if damaged is not None:
+                    damaged.append(path.parent)
     return found
