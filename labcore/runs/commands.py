@@ -17,6 +17,7 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
     """Register the commands."""
     app.command("run")(plain_errors(run))
     app.command("runs")(plain_errors(runs))
+    app.command("presets")(plain_errors(presets))
 
 
 def run(
@@ -121,6 +122,30 @@ def runs(
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         typer.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="One preset, in full.")] = None,
+) -> None:
+    """List named runs with their cost and the numbers to expect; one of them in full."""
+    import yaml
+
+    from labcore.runs.configure import preset_sections
+    from labcore.runs.presets import PRESETS, about
+
+    if name is None:
+        for each in PRESETS:
+            _, cost, expected = about(each)
+            typer.echo(f"{each}\n    cost: {cost}\n    expected: {expected}")
+        return
+    sections = preset_sections(name)
+    command, cost, expected = about(name)
+    typer.echo(f"# {command}\n# cost: {cost}\n# expected: {expected}")
+    plain = {
+        key: {k: [list(v) for v in value] if k == "sites" else value for k, value in part.items()}
+        for key, part in sections.items()
+    }
+    typer.echo(yaml.safe_dump(plain, sort_keys=False).rstrip())
 
 
 def _on_cluster(spec: Any, chosen: list, root: Path, cluster: str, profile: Path | None, detach: bool) -> int:

@@ -13,78 +13,11 @@ import yaml
 from labcore.config import DataConfig, RunConfig, TarFlowConfig
 from labcore.data import load
 from labcore.data.datasets import NAMES
+from labcore.runs.parameters import nearest
+from labcore.runs.presets import PRESETS, SMALL
 from labcore.types import Site
 
 SECTIONS = ("model", "data", "train", "align")
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
-    "fashion-small": {
-        "model": dict(
-            image_size=28,
-            channels=1,
-            patch_size=4,
-            width=64,
-            num_blocks=8,
-            layers_per_block=2,
-            head_dim=32,
-            num_classes=10,
-        ),
-        "data": dict(name="fashion-mnist-12k"),
-        "train": dict(
-            steps=2000,
-            batch_size=128,
-            lr=2e-3,
-            warmup_steps=100,
-            weight_decay=1e-2,
-            ema_decay=0.999,
-            eval_every=500,
-            save_every=500,
-        ),
-    },
-    # our choice: FlowBack's 8 blocks, so that its positions mean something, in the size of minutes: 16 tokens
-    "fashion-16": {
-        "model": dict(
-            image_size=16,
-            channels=1,
-            patch_size=4,
-            width=64,
-            num_blocks=8,
-            layers_per_block=2,
-            head_dim=32,
-            num_classes=10,
-        ),
-        "data": dict(name="fashion-mnist-12k", image_size=16),
-        "train": dict(
-            steps=600,
-            batch_size=128,
-            lr=2e-3,
-            warmup_steps=30,
-            weight_decay=1e-2,
-            ema_decay=0.99,
-            eval_every=600,
-            save_every=120,
-            keep=20,
-        ),
-    },
-    # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
-    "ml-tarflow-28": {
-        "model": dict(
-            image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10
-        ),
-        "data": dict(name="fashion-mnist"),
-        "train": dict(
-            steps=23400,
-            batch_size=256,
-            lr=2e-3,
-            warmup_steps=234,
-            label_dropout=0.0,
-            clip_norm=None,
-            precision="fp32",
-            seed=100,
-        ),
-    },
-}
 
 
 def configure(
@@ -103,7 +36,7 @@ def configure(
     "train.steps=100" and the like, the last word. A model's image size, channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
-    values = _read(file) if file else _preset(preset)
+    values = _read(file) if file else preset_sections(preset)
     for name, section in values.items():
         if section is not None and not isinstance(section, dict):
             raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
@@ -111,7 +44,7 @@ def configure(
     if unknown := values.keys() - sections.keys():
         raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has {', '.join(SECTIONS)}")
     if data is not None:
-        sections["data"] = dict(name=data) if data in NAMES else dict(name="folder", path=data)
+        sections["data"] |= dict(name=data, path=None) if data in NAMES else dict(name="folder", path=data)
     if image_size is not None:
         sections["data"]["image_size"] = image_size
     if channels is not None:
@@ -146,9 +79,12 @@ def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
-def _preset(name: str) -> dict[str, Any]:
+def preset_sections(name: str) -> dict[str, Any]:
+    """The sections of a preset; ValueError, with a guess, for a name that is none."""
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(
+            f"no preset {name!r}{nearest(name, PRESETS)}; `lab presets` lists them: {', '.join(SMALL)}, ..."
+        )
     return PRESETS[name]
 
 
