@@ -105,7 +105,7 @@ def curves(
 
     points: arm -> `labcore.runs.along.along`. names: key of a point -> its label.
     """
-    columns = min(3, len(names))
+    columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
     figure = _figure((style.WIDTH, 3.3 * rows + 0.4))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
