@@ -116,7 +116,7 @@ def test_the_readme_says_what_is_on_record():
     words = " ".join(readme.split())
     assert (
         f"{ten['training-free / forward']:.1f} times a forward pass with 10 classes and "
-        f"{thousand['training-free / forward']:.1f} with 1,000, where Bayes' rule takes "
+        f"{thousand['training-free / forward']:.1f} with 1,000; Bayes' rule takes "
         f"{ten['Bayes / training-free']:.1f} and {thousand['Bayes / training-free']:.0f} times as long"
     ) in words
     assert f"in {bench('fidelity', readme)['fidelity'][0]['seconds']:.0f} s on two cores" in words

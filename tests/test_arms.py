@@ -1,0 +1,162 @@
+"""The alignment experiment: reach and conflict of gradients, curves along a run, arms, verdicts and their figures."""
+
+import json
+import time
+
+import pytest
+import torch
+from test_align_training import SIZES, Tokens, align_config, batch, flow, noise, objective  # noqa: F401
+from test_training import folder, one_thread  # noqa: F401
+
+from labcore import TarFlow
+from labcore.align.reach import gradient_reach, sweep_cosines
+from labcore.runs import arms
+from labcore.runs.along import along, steps_to_reach
+from labcore.runs.spec import load_spec
+from labcore.runs.training import run_training
+from labcore.runs.verdicts import Claim, judge, table
+from labcore.train.conflict import BlockConflict, conflict
+from labcore.train.stopwatch import Stopwatch
+from labcore.viz import alignment
+
+
+@pytest.mark.parametrize(
+    ("direction", "reached"),
+    [("forward", {1, 2, 3}), ("detach", {3}), ("reverse", {3, 4}), ("reverse-literal", {3})],
+)
+def test_reach_of_each_direction(flow, batch, direction, reached):  # noqa: F811
+    norms = gradient_reach(flow, batch.x, batch.y, [(3, 1)], direction)
+    assert {block for block, norm in enumerate(norms, 1) if norm > 0} == reached
+    if direction == "reverse-literal":
+        assert norms == pytest.approx(gradient_reach(flow, batch.x, batch.y, [(3, 1)], "detach"), rel=1e-6)
+
+
+def test_sweeps_come_nearer_to_the_full_gradient(flow, batch):  # noqa: F811
+    flow, x = flow.double(), batch.x.double()
+    found = sweep_cosines(flow, x, batch.y, [(1, 2)], [0, 4, flow.config.tokens - 1])
+    assert found[0] < found[4] < 1 - 1e-9
+    assert found[flow.config.tokens - 1] == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_conflict_is_the_cosine_of_both_gradients(flow, batch, direction):  # noqa: F811
+    o = objective(direction=direction, weight=0.3)
+    found = conflict(flow, o, batch, noise())
+    grads = []
+    for term in range(2):
+        nats, losses = o.terms(flow, batch, noise())
+        flow.zero_grad()
+        (nats, 0.3 * torch.stack(list(losses.values())).mean())[term].backward()
+        whole = [[torch.zeros_like(p) if p.grad is None else p.grad for p in b.parameters()] for b in flow.blocks]
+        grads.append([torch.cat([g.flatten() for g in block]) for block in whole])
+    for block, (a, b, c) in enumerate(zip(*grads, found, strict=True), 1):
+        assert c.block == block and c.likelihood_norm == pytest.approx(float(a.norm()), rel=1e-4)
+        assert c.align_norm == pytest.approx(float(b.norm()), rel=1e-4)
+        if direction == "reverse" and block < 3:
+            assert c.cosine is None
+        else:
+            same = float(torch.cosine_similarity(a, b, dim=0))
+            assert c.cosine == pytest.approx(same, abs=1e-5)
+
+
+def test_steps_to_reach():
+    points = [{"step": 100, "a": 0.2}, {"step": 200, "a": 0.6}, {"step": 300, "a": 0.5}]
+    assert steps_to_reach(points, "a", 0.4, higher=True) == pytest.approx(150)
+    assert steps_to_reach(points, "a", 0.1, higher=True) == 100
+    assert steps_to_reach(points, "a", 0.7, higher=True) is None
+    assert steps_to_reach(points, "a", 0.55, higher=False) == 100
+
+
+def test_curves_are_measured_once(folder, tmp_path, own_cache):  # noqa: F811
+    run_training(align_config(folder), tmp_path, previews=False)
+    calls = []
+
+    def measure(model: TarFlow) -> dict[str, float]:
+        calls.append(1)
+        return {"weight": float(next(model.parameters()).norm())}
+
+    first = along(tmp_path, measure, {"of": 1})
+    assert [point["step"] for point in first] == [4, 8, 12] and len({p["weight"] for p in first}) == 3
+    assert along(tmp_path, measure, {"of": 1}) == first and len(calls) == 3
+    along(tmp_path, measure, {"of": 2})
+    assert len(calls) == 6
+
+
+def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
+    config = align_config(folder)
+    run_training(config, tmp_path, previews=False)
+    found = arms.conflicts(config, tmp_path, arms.images(config)[0], 8)
+    assert [step for step, _ in found] == [4, 8, 12]
+    assert all(blocks[0].cosine is None and -1 <= blocks[1].cosine <= 1 for _, blocks in found)
+
+
+def test_arms():
+    base = arms.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    assert (base.align, base.train.seed, base.train.keep) == (None, 3, 5)
+    assert arms.arm(base, "baseline", None, 0.1, "cosine", "efficientnet-lite0") is base
+    swept = arms.arm(base, "reverse-8", None, 0.1, "cosine", "efficientnet-lite0").align
+    assert (swept.direction, swept.adjoint_sweeps, swept.sites, swept.targets) == (
+        "reverse",
+        8,
+        ((7, 2), (8, 2)),
+        "cached",
+    )
+    near_image = arms.arm(base, "forward", None, 0.2, "mse", "efficientnet-lite0")
+    assert near_image.align.sites == ((1, 2), (2, 2)) and "weight 0.2, mse" in arms.describe(near_image)
+    few = arms.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0)
+    assert arms.arm(few, "detach", [(3, 1)], 0.1, "cosine", "efficientnet-lite0").align.targets == "computed"
+    with pytest.raises(ValueError, match="forward"):
+        arms.arm(base, "backward", None, 0.1, "cosine", "efficientnet-lite0")
+
+
+def records(row: str, values: list[float]) -> list[dict]:
+    return [{"row": row, "seed": seed, "metrics": {"a": value}} for seed, value in enumerate(values)]
+
+
+def test_verdicts():
+    claim = Claim("b is above a", "b", "a", "a", "higher", "2 / 1")
+    base = records("a", [1.0, 1.1, 0.9])
+    above, below, noise = [1.5, 1.62, 1.39], [0.5, 0.62, 0.39], [1.5, 0.7, 1.0]
+    assert judge(claim, base + records("b", above)).verdict == "supported"
+    assert judge(claim, base + records("b", below)).verdict == "not supported"
+    unclear = judge(claim, base + records("b", noise))
+    assert unclear.verdict == "undetermined" and unclear.smallest > 0.3
+    assert judge(claim, base).verdict == "not run"
+    once = judge(claim, records("a", [1.0]) + records("b", [2.0]))
+    assert once.verdict == "undetermined" and once.smallest is None
+    text = table([unclear, once, judge(claim, base)])
+    assert "differences below" in text and "of any size" in text and "not run" in text and "2 / 1" in text
+
+
+def test_claims_are_about_rows_and_columns_of_the_spec():
+    spec = load_spec("01_alignment_strategies")
+    assert {claim.row for claim in arms.CLAIMS} | {claim.than for claim in arms.CLAIMS} <= spec.rows.keys()
+    assert {claim.number for claim in arms.CLAIMS} <= set(spec.table.columns.values())
+
+
+def test_a_stopwatch_tells_parts_apart():
+    watch = Stopwatch()
+    watch.start(torch.device("cpu"))
+    for name, seconds in (("short", 0.01), ("long", 0.05)):
+        with watch.part(name):
+            time.sleep(seconds)
+    found = watch.seconds()
+    assert 0.009 < found["short"] < found["long"]
+    watch.start(torch.device("cpu"))
+    assert watch.seconds() == {}
+
+
+def test_figures_have_what_they_are_told(flow, batch):  # noqa: F811
+    norms = {name: gradient_reach(flow, batch.x, batch.y, [(3, 1)], name) for name in ("forward", "detach")}
+    figure = alignment.reach(norms, {name: [(3, 1)] for name in norms})
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts.count("0") == 1 + 3 and texts.count("1") == 2
+    figure = alignment.sweeps({"a": {0: 0.5, 2: 0.9}}, {0: 1.0, 2: 3.0})
+    assert list(figure.axes[1].lines[0].get_ydata()) == [1.0, 3.0]
+    found = [(step, [BlockConflict(1, None, 1.0, 0.0), BlockConflict(2, 0.1 * step, 1.0, 1.0)]) for step in (1, 2)]
+    axes = alignment.conflicts({"reverse": found}).axes[0]
+    assert [line.get_label() for line in axes.lines if line.get_label() == "block 2"] and len(axes.lines) == 2
+    points = {arm: [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.3}] for arm in ("baseline", "reverse")}
+    axes = alignment.curves(points, {"x": "a number"}, "baseline").axes[0]
+    assert axes.get_title() == "a number" and len(axes.lines) == 3
+    assert json.loads(json.dumps(found[0][1][1])) == [2, 0.1, 1.0, 1.0]
