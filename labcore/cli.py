@@ -157,29 +157,32 @@ def evaluate(
             "same with _efflite0 for the embedded extractor."
         ),
     ] = "likelihood,classify",
-    num_samples: Annotated[int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1)] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1, max=1_000_000)
+    ] = None,
     data: Data = "fashion-mnist-12k",
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="First images of the test split; default all.")] = None,
+    limit: Annotated[int | None, typer.Option(help="First images of the test split; default all.", min=1)] = None,
     classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
     guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
     noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise: image i is a function of seed and i.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the noise: image i is a function of seed and i.", min=0, max=2**32 - 1)
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn at a time.")] = 100,
     num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Write the record as JSON here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The record, as JSON; one of the same model is added to.")] = None,
 ) -> None:
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.evaluate.generate import Sampling
-    from labcore.runs.evaluation import evaluate_model, plan
+    from labcore.runs.evaluation import check_out, evaluate_model, plan
     from labcore.runs.models import find_model
     from labcore.runs.progress import show_progress, table
-    from labcore.runs.training import check_writable
 
     flow = find_model(model).to(_device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -197,7 +200,7 @@ def evaluate(
             chunk=batch_size,
         )
     if out:
-        check_writable(out.parent)
+        check_out(out, flow)
     source = _source(data, path, flow.config.image_size, flow.config.channels)
     _share(num_processes)
     found: list[tuple[str, Any]] = []
@@ -232,19 +235,22 @@ def stats(
     out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
 ) -> None:
     """Reference statistics of the train split, with what real test images score against them."""
+    from labcore.evaluate import fidelity
     from labcore.evaluate.extractors import load_extractor
     from labcore.evaluate.statistics import file_name
-    from labcore.runs.evaluation import reference_of
+    from labcore.runs.evaluation import check_file, reference_of
     from labcore.runs.progress import show_progress, table
-    from labcore.runs.training import check_writable
-    from labcore.store import cache_folder
+    from labcore.store import cache_folder, make_folder
 
     source = _source(data, path, image_size, channels)
     train, network = source.split("train"), load_extractor(extractor).to(_device())
     where = out or cache_folder() / "statistics" / file_name(train, network)
-    check_writable(where.parent)
+    make_folder(where.parent)
+    check_file(where)
     _share(num_processes)
     found = reference_of(source, network, where, show_progress())
+    if few := fidelity.refused(network, found.about["n"]):
+        typer.echo(f"note: {found.about['n']} images are too few for {', '.join(few)}, which will be refused", err=True)
     floor = found.about.get("floor")
     if floor:
         rows = [(f"{name}{network.suffix}", f"{value:.4g}") for name, value in floor["values"].items()]
@@ -259,7 +265,7 @@ def probe(
     data: Data = "fashion-mnist-12k",
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
-    limit: Annotated[int | None, typer.Option(help="First images of each split; default all.")] = None,
+    limit: Annotated[int | None, typer.Option(help="First images of each split; default all.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
     num_processes: Annotated[int, typer.Option(help="Processes that share the features, one device each.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for probe.json and probe.png.")] = Path("outputs/probe"),
@@ -268,10 +274,9 @@ def probe(
     from labcore.evaluate import training_free_accuracy
     from labcore.evaluate.hiddens import all_sites, hidden_features
     from labcore.evaluate.probe import probe_sites
-    from labcore.runs.evaluation import check_classes, write_json
+    from labcore.runs.evaluation import check_classes, check_file, write_json
     from labcore.runs.models import find_model
     from labcore.runs.progress import show_progress, table
-    from labcore.runs.training import check_writable
     from labcore.store import process_share
     from labcore.viz import measures
 
@@ -280,7 +285,8 @@ def probe(
     source = _source(data, path, flow.config.image_size, flow.config.channels)
     train, test = source.split("train"), source.split("test")
     check_classes(flow, train)
-    check_writable(out)
+    for name in ("probe.json", "probe.png"):
+        check_file(out / name)
     _share(num_processes)
     progress = show_progress()
     if process_share()[0]:

@@ -8,12 +8,16 @@ same key later finds the rows. Chunks are fixed by the key, so rows never depend
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
+import mmap
 import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 KEY, DONE = "key.json", "done.npy"
 POLL = 0.2  # seconds between looks at the other processes' chunks
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python names it since 3.13
 
 
 class Rows(NamedTuple):
@@ -43,6 +48,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "labcore"
 
 
+def make_folder(folder: Path) -> None:
+    """`folder` with all that is above it; OSError says which folder cannot be made and what to do."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cache, given = cache_folder(), os.environ.get("LABCORE_CACHE")
+        within = folder == cache or cache in folder.parents
+        said = f"LABCORE_CACHE is {given!r}" if given else f"the cache folder is {cache}"
+        raise OSError(
+            f"cannot make the folder {folder} ({error.strerror or error}); "
+            + (f"{said}: set LABCORE_CACHE to a folder that can be written" if within else "give another folder")
+        ) from None
+
+
 def process_share() -> tuple[int, int]:
     """(rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -51,8 +70,9 @@ def process_share() -> tuple[int, int]:
 class Store:
     """`rows` rows of the named arrays, in chunks of `chunk` rows, under `root`/`name`-<hash of key>.
 
-    key: everything that the rows are a function of, JSON values; shapes, rows and chunk are added to it. Raises ValueError
-    for a folder that holds another key, OSError at once where the disk has no room for all rows.
+    key: everything that the rows are a function of, JSON values; shapes, rows and chunk are added to it. Files that are
+    missing or of the wrong size are made anew, all rows computed again, and a warning says so. Raises ValueError for a
+    folder that holds another key or none that can be read, OSError at once where the disk has no room for all rows.
     """
 
     def __init__(
@@ -65,21 +85,56 @@ class Store:
         self.rows, self.chunk, self.name = rows, chunk, name
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(root) / f"{name}-{digest}"
-        if not (self.folder / KEY).is_file():
-            self._create(arrays)
-        if json.loads((self.folder / KEY).read_text()) != self.key:
-            raise ValueError(f"{self.folder} holds rows of another key; remove the folder, or give another one")
         self._files = {array: self.folder / f"{array}.npy" for array in arrays}
-        self._done = np.load(self.folder / DONE, mmap_mode="r+")
+        self._layout = {self._files[array]: Rows((rows, *shape), dtype) for array, (shape, dtype) in arrays.items()}
+        self._layout[self.folder / DONE] = Rows((-(-rows // chunk),), "uint8")
+        if not (self.folder / KEY).is_file():
+            self._create()
+        if self._read_key() != self.key:
+            raise ValueError(f"{self.folder} holds rows of another key; remove the folder, or give another one")
+        if self._damaged():
+            self._repair()
+        self._done = np.load(self.folder / DONE, mmap_mode="r")
 
-    def _create(self, arrays: Mapping[str, Rows]) -> None:
+    def _read_key(self) -> Any:
+        path = self.folder / KEY
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or no text
+            raise ValueError(
+                f"{path} is damaged ({error}); remove the folder, and its rows are computed again"
+            ) from None
+
+    def _damaged(self) -> list[Path]:
+        """Files that are missing, or are not of the shape, dtype and size that they had when they were made."""
+        return [path for path, want in self._layout.items() if not _is_whole(path, *want)]
+
+    def _repair(self) -> None:
+        """Damaged files anew, and no chunk marked as complete. One process at a time; the marks go first, in a new file, so
+        that a process which still writes to an old file marks nothing here."""
+        with open(self.folder / KEY, "r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            damaged = self._damaged()
+            if not damaged:  # another process was first
+                return
+            names = ", ".join(path.name for path in damaged)
+            warnings.warn(f"{self.folder}: {names} missing or damaged; its rows are computed again", stacklevel=3)
+            marks = self.folder / DONE
+            for path in [marks, *(path for path in damaged if path != marks)]:
+                new = path.with_name(f".{path.name}.tmp")
+                try:
+                    _allocate(new, *self._layout[path])
+                    os.replace(new, path)
+                finally:
+                    new.unlink(missing_ok=True)
+
+    def _create(self) -> None:
         """All files at their full size, in a folder that appears at once; of several creators the first one wins."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.parent)
         new = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
         try:
-            for array, (shape, dtype) in arrays.items():
-                _allocate(new / f"{array}.npy", (self.rows, *shape), dtype)
-            _allocate(new / DONE, (-(-self.rows // self.chunk),), "uint8")
+            for path, (shape, dtype) in self._layout.items():
+                _allocate(new / path.name, shape, dtype)
             (new / KEY).write_text(json.dumps(self.key, indent=2) + "\n")
             new.chmod(0o755)
             os.rename(new, self.folder)
@@ -90,8 +145,8 @@ class Store:
             shutil.rmtree(new, ignore_errors=True)
 
     def __getitem__(self, array: str) -> Tensor:
-        """The rows of one array, mapped from the file, not read into memory; meant for reading."""
-        return torch.from_numpy(np.load(self._files[array], mmap_mode="r+"))
+        """The rows of one array, mapped from the file, not read into memory; what is written to them stays in memory."""
+        return torch.from_numpy(_private(self._files[array]))
 
     @property
     def done(self) -> int:
@@ -119,10 +174,10 @@ class Store:
         missing = [i for i in range(len(self._done)) if not self._done[i]]
         if progress is not None and missing:
             progress(self.name, self.done, self.rows)
+        missing = [i for i in missing if i % world == rank]
         maps = {array: np.load(path, mmap_mode="r+") for array, path in self._files.items()} if missing else {}
+        marks = np.load(self.folder / DONE, mmap_mode="r+") if missing else None
         for i in missing:
-            if i % world != rank:
-                continue
             part = self._range(i)
             values = compute(part)
             for array, target in maps.items():
@@ -133,8 +188,8 @@ class Store:
                     )
                 target[part.start : part.stop] = rows
                 target.flush()
-            self._done[i] = 1
-            self._done.flush()
+            marks[i] = 1
+            marks.flush()
             if progress is not None:
                 progress(self.name, self.done, self.rows)
         while world > 1 and not self.complete:
@@ -149,6 +204,35 @@ class Store:
 
     def _range(self, i: int) -> range:
         return range(i * self.chunk, min((i + 1) * self.chunk, self.rows))
+
+
+def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether a .npy file is there with this shape and dtype, and as long as its header says."""
+    try:
+        with open(path, "rb") as file:
+            found = _header(file)
+            size = os.fstat(file.fileno()).st_size
+            return found == (shape, np.dtype(dtype)) and size == file.tell() + math.prod(shape) * found[1].itemsize
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return False
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an open .npy file, which is left where its values begin. Raises ValueError for any other file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran:
+        raise ValueError("columns come first")
+    return shape, dtype
+
+
+def _private(path: Path) -> np.ndarray:
+    """A .npy file mapped so that writing changes this process's pages alone; reserves no memory for the whole of it."""
+    with open(path, "rb") as file:
+        shape, dtype = _header(file)
+        pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return np.frombuffer(pages, dtype, math.prod(shape), file.tell()).reshape(shape)
 
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:

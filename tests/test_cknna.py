@@ -125,6 +125,8 @@ def test_what_it_refuses(as_users_run):
         (a, a[:19], 10, "20 and 19 images"),
         (a, a, 1, "k from 2 to n - 1"),
         (a, a, 20, "k from 2 to n - 1"),
+        (a, a, 5.0, "k was 5.0; give a whole number"),
+        (a, a, True, "k was True; give a whole number"),
         (a[:3], a[:3], 2, "at least 4 images"),
         (bad, a, 3, "NaN or infinity in 1 of 20"),
         (a, bad, 3, "second features hold NaN"),

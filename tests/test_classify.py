@@ -159,6 +159,61 @@ def test_accuracy_refuses(measure, shipped, test_set):
         measure(shipped, test_set, batch_size=0)
 
 
+def test_bayes_scores_refuse(images, as_users_run):
+    flow = perturbed()
+    x, _ = images(flow)
+    with pytest.raises(ValueError, match="to_float"):
+        bayes_scores(flow, x.to(torch.uint8))
+    bad = x.clone()
+    bad[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="x holds NaN"):
+        bayes_scores(flow, bad)
+    with torch.no_grad():
+        flow.blocks[0].params_out.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="of 4 images are not finite"):
+        bayes_scores(flow, x)
+
+
+def test_a_diverged_flow_has_no_accuracy(test_set):
+    flow = perturbed(0.02, torch.float32, image_size=28, channels=1, patch_size=7, num_classes=10)
+    with torch.no_grad():
+        flow.blocks[0].params_out.bias.fill_(float("nan"))
+    for measure in (bayes_accuracy, training_free_accuracy):
+        with pytest.raises(ValueError, match="of 20 images are not finite"):
+            measure(flow, test_set, limit=20)
+
+
+class Labelled:
+    """Images of the test set with labels of one's own."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, indices):
+        return self.images[indices], self.labels[indices]
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_that_are_no_class_are_refused(label, shipped, test_set):
+    labels = test_set.labels[:9].clone()
+    labels[7] = label
+    with pytest.raises(ValueError, match=rf"image 7 has the label {label}, and the flow's classes are 0..9"):
+        training_free_accuracy(shipped, Labelled(test_set.images[:9], labels), batch_size=4)
+    assert training_free_accuracy(shipped, Labelled(test_set.images[:9], labels), limit=7).n == 7
+
+
+def test_a_share_of_nothing_is_refused(shipped, test_set):
+    with pytest.raises(ValueError, match="no images"):
+        training_free_accuracy(shipped, torch.utils.data.Subset(test_set, []))
+    for right, total in ((0, 0), (5, 3), (-1, 3)):
+        with pytest.raises(ValueError, match=f"{right} right of {total}"):
+            labcore.evaluate.wilson(right, total)
+    assert labcore.evaluate.wilson(3, 3).accuracy == 1.0
+
+
 def test_scores_refuse(images, as_users_run):
     flow = perturbed()
     x, _ = images(flow)

@@ -99,7 +99,19 @@ def test_a_folder_of_pictures(tmp_path):
         ("sample MODEL --classes none --guidance 1", "attn_temp"),
         ("sample MODEL --schedule cosine", "constant, linear"),
         ("sample MODEL --noise-std -1", "noise_std"),
+        ("sample nowhere", "shipped are fashion-tarflow"),
+        ("evaluate nosuch", "shipped are fashion-tarflow"),
         ("evaluate MODEL --limit 1", "at least 2"),
+        ("evaluate MODEL --limit 0", "--limit"),
+        ("evaluate MODEL --limit -5", "--limit"),
+        ("probe MODEL --limit -5", "--limit"),
+        ("evaluate MODEL --seed -1", "--seed"),
+        ("evaluate MODEL --seed 4294967296", "--seed"),
+        ("evaluate MODEL --num-samples 1000001", "--num-samples"),
+        ("evaluate MODEL --out FOLDER", "is a folder; give the name of a file"),
+        ("stats fashion-mnist-12k --out FOLDER", "is a folder; give the name of a file"),
+        ("probe MODEL --out TAKEN", "probe.json is a folder"),
+        ("probe MODEL --out FILE", "cannot write to"),
         ("evaluate MODEL --data nowhere", "nowhere"),
         ("train --out OUT --preset huge", "no preset 'huge'"),
         ("train --out OUT --set model.patch_size=5", "does not divide image_size 28"),
@@ -115,11 +127,15 @@ def test_a_folder_of_pictures(tmp_path):
     ],
 )
 def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run):
+    (tmp_path / "taken" / "probe.json").mkdir(parents=True)
     done = lab(
         *[
             {
                 "MODEL": model,
                 "OUT": str(tmp_path / "run"),
+                "FILE": f"{model}/config.json",
+                "FOLDER": model,
+                "TAKEN": str(tmp_path / "taken"),
                 "FILE/x": f"{model}/config.json/x",
                 "FILE/x/e.json": f"{model}/config.json/x/e.json",
             }.get(w, w)
@@ -130,6 +146,14 @@ def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run)
     assert message in done.output
     assert "Traceback" not in done.output and not isinstance(done.exception, (ValueError, OSError))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_is_a_file_names_the_variable(model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "file"))
+    for words in (("stats", "fashion-mnist-12k"), ("probe", model, "--out", str(tmp_path / "probe"))):
+        done = lab(*words)
+        assert done.exit_code == 2 and "LABCORE_CACHE is" in done.output, done.output
 
 
 def test_doctor_and_help():

@@ -9,12 +9,13 @@ from conftest import perturbed
 from PIL import Image
 from typer.testing import CliRunner
 
-from labcore import store
+from labcore import TarFlow, store, zoo
 from labcore.cli import app
 from labcore.data import load
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import statistics
-from labcore.runs.evaluation import METRICS, plan
+from labcore.runs import evaluation
+from labcore.runs.evaluation import METRICS, Data, evaluate_model, plan, write_json
 from labcore.runs.progress import show_progress, table
 
 LAB = CliRunner()
@@ -67,6 +68,7 @@ def test_one_record_of_everything(model, folder, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "deep" / "r.json").read_text())
     assert set(record) == {"model", "likelihood", "training_free_accuracy", "fidelity_efflite0"}
+    assert_says_what_the_readme_promises(record)
     for name in metrics.split(","):
         assert name in done.output
     assert "samples: 100 of 100" in done.output and "real images" in done.output
@@ -90,8 +92,161 @@ def test_one_record_of_everything(model, folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(generate_module, "sample", lambda *_, **__: pytest.fail("drawn again"))
     monkeypatch.setattr(statistics.Extractor, "__call__", lambda *_: pytest.fail("features computed again"))
+    (tmp_path / "deep" / "r.json").unlink()
     assert lab(*words).exit_code == 0
     assert json.loads((tmp_path / "deep" / "r.json").read_text())["fidelity_efflite0"]["measures"] == found["measures"]
+
+
+def assert_says_what_the_readme_promises(record):
+    """Interval, number of images, how they were drawn, extractor with hash, resize, versions and revision."""
+    for name, part in record.items():
+        if name == "model":
+            continue
+        assert {"revision", "torch", "labcore", "device"} <= set(part["made_with"])
+        assert {"weights", "config", "data", "fingerprint", "seed"} <= set(part["of"])
+        for values in part.get("measures", {name: part}).values():
+            number = values.get("value", values.get("accuracy", values.get("nats_per_dim")))
+            assert values["low"] <= number <= values["high"] and values["n"] >= 100
+            assert values["low"] < values["high"] or "measures" in part, "halves may agree, as in a precision of 0"
+        if "measures" in part:
+            assert {"seed", "guidance", "guidance_schedule", "noise_std", "solver"} <= set(part["images"])
+            assert {"extractor", "weights", "resize", "fingerprint"} <= set(part["reference"])
+
+
+def evaluated(*words, out, code=0):
+    """(the output, the record at `out`) of `lab evaluate`."""
+    done = lab("evaluate", *words, "--out", out)
+    assert done.exit_code == code, done.output
+    return done.output, json.loads(out.read_text())
+
+
+def test_a_record_is_added_to_and_nothing_is_measured_twice(model, folder, tmp_path, monkeypatch):
+    words, out = (model, "--data", folder), tmp_path / "r.json"
+    _, first = evaluated(*words, "--limit", 20, "--metrics", "likelihood", out=out)
+    assert first["likelihood"]["of"]["limit"] == 20 and len(first["likelihood"]["of"]["weights"]) == 16
+    spread = 1.96 * first["likelihood"]["standard_error"] / 784
+    assert first["likelihood"]["high"] - first["likelihood"]["nats_per_dim"] == pytest.approx(spread)
+    _, second = evaluated(*words, "--limit", 20, "--metrics", "bayes", out=out)
+    assert second["likelihood"] == first["likelihood"] and second["bayes_accuracy"]["n"] == 20
+    monkeypatch.setattr(evaluation, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(evaluation, "bayes_accuracy", lambda *_, **__: pytest.fail("measured again"))
+    said, third = evaluated(*words, "--limit", 20, "--metrics", "bayes,likelihood,classify", out=out)
+    assert said.count("; was in ") == 2 and "nats per image" in said
+    assert {name: third[name] for name in second} == second and "training_free_accuracy" in third
+    _, same = evaluated(*words, "--limit", 20, "--metrics", "bayes", "--seed", 5, out=out)
+    assert same == third, "nothing is drawn for accuracy"
+
+
+@pytest.mark.parametrize("change", [("--limit", 21), ("--seed", 1)])
+def test_a_part_of_something_else_is_measured_again(change, model, tmp_path):
+    out = tmp_path / "r.json"
+    _, first = evaluated(model, "--limit", 20, "--metrics", "likelihood", out=out)
+    said, second = evaluated(model, "--limit", 20, *change, "--metrics", "likelihood", out=out)
+    assert "; was in" not in said and second["likelihood"]["nats"] != first["likelihood"]["nats"]
+
+
+def test_an_evaluation_that_was_killed_keeps_its_parts(model, tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "training_free_accuracy", killed)
+        lab("evaluate", model, "--limit", 20, "--metrics", "likelihood,classify", "--out", out)
+    monkeypatch.setattr(evaluation, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+    _, record = evaluated(model, "--limit", 20, "--metrics", "likelihood,classify", out=out)
+    assert record["likelihood"]["n"] == record["training_free_accuracy"]["n"] == 20
+
+
+def test_measures_of_the_same_images_share_a_part(model, folder, tmp_path, monkeypatch):
+    words, out = (model, "--data", folder, *SETTINGS), tmp_path / "r.json"
+    _, first = evaluated(*words, "--metrics", "is_efflite0", out=out)
+    said, second = evaluated(*words, "--metrics", "is_efflite0,kid_efflite0", out=out)
+    part, old = second["fidelity_efflite0"], first["fidelity_efflite0"]
+    assert set(part["measures"]) == {"is_efflite0", "kid_efflite0"} and said.count("; was in ") == 1
+    assert part["measures"]["is_efflite0"] == old["measures"]["is_efflite0"] and part["of"] == old["of"]
+
+    out.write_text(json.dumps({**second, "fidelity_efflite0": {**part, "made_with": {"revision": "older"}}}))
+    said, third = evaluated(*words, "--metrics", "recall_efflite0", out=out)
+    assert set(third["fidelity_efflite0"]["measures"]) == {"is_efflite0", "kid_efflite0", "recall_efflite0"}
+    assert "; was in" not in said and third["fidelity_efflite0"]["made_with"] == part["made_with"], "one stamp a part"
+
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("drawn"))
+    assert evaluated(*words, "--metrics", "kid_efflite0", out=out)[1] == third
+    other = [word if word != 0.5 else 0.25 for word in words]
+    said, kept = evaluated(*other, "--metrics", "kid_efflite0", out=out, code=2)
+    assert "is_efflite0, recall_efflite0 measured with another guidance; give another --out" in said and kept == third
+
+
+def test_a_record_in_the_older_layout_is_kept(tmp_path):
+    path = zoo.path("fashion-tarflow") / "evaluation.json"
+    flow, old, out = zoo.load("fashion-tarflow"), json.loads(path.read_text()), tmp_path / "r.json"
+    for part in ("likelihood", "bayes_accuracy", "training_free_accuracy"):
+        old[part].pop("of", None)
+    old["fidelity_efflite0"].pop("of", None)
+    out.write_text(json.dumps(old))
+    record = evaluate_model(flow, Data("fashion-mnist-12k"), ["classify"], limit=20, out=out)
+    assert record == json.loads(out.read_text()) and record["training_free_accuracy"]["n"] == 20
+    assert {**record, "training_free_accuracy": None} == {**old, "training_free_accuracy": None}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", "notes", '{"likelihood": {"nats": 1}}', '{"fidelity": {"measures": 3}}']
+)
+def test_a_file_that_is_no_record_is_left_alone(text, model, tmp_path):
+    out = tmp_path / "r.json"
+    out.write_text(text)
+    done = lab("evaluate", model, "--limit", 20, "--out", out)
+    assert done.exit_code == 2 and "r.json is no record of `lab evaluate`" in done.output, done.output
+    assert "remove this one" in done.output and out.read_text() == text
+
+
+def test_a_record_of_another_model_is_left_alone(model, tmp_path):
+    out = tmp_path / "r.json"
+    evaluated(model, "--limit", 20, "--metrics", "likelihood", out=out)
+    text = out.read_text()
+    done = lab("evaluate", "fashion-tarflow", "--limit", 20, "--out", out)
+    assert done.exit_code == 2 and "is a record of another model (weights " in done.output
+    assert out.read_text() == text
+
+
+def test_a_library_call_refuses_at_the_start(model, tmp_path):
+    flow, data = TarFlow.from_pretrained(model), Data("nowhere")
+    for options, what in (
+        ({"seed": 2**32}, "allowed are 0..4294967295"),
+        ({"limit": 0}, "limit was 0; give at least 1 image"),
+        ({"out": tmp_path}, "is a folder; give the name of a file"),
+    ):
+        with pytest.raises((ValueError, OSError), match=what):
+            evaluate_model(flow, data, **options)
+
+
+def test_json_has_no_nan_and_what_was_there_stays(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"a": 1})
+    for values, error in (({"a": float("nan")}, ValueError), ({"a": object()}, TypeError)):
+        with pytest.raises(error):
+            write_json(path, values)
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def plain_folder(root, n, colours=1):
+    (root / "a").mkdir(parents=True)
+    for i in range(n):
+        Image.new("L", (8, 8), 10 * (i % colours)).save(root / "a" / f"{i}.png")
+    return root
+
+
+def test_stats_of_too_few_or_constant_images(tmp_path):
+    done = lab("stats", plain_folder(tmp_path / "one", 1), "--image-size", 8)
+    assert done.exit_code == 2, done.output
+    assert str(tmp_path / "one") in done.output and "at least 2; fid and sfid need 1281 and 1373" in done.output
+    done = lab("stats", plain_folder(tmp_path / "flat", 5), "--image-size", 8)
+    assert done.exit_code == 2 and "all 5 images are the same" in done.output and str(tmp_path / "flat") in done.output
+    done = lab("stats", plain_folder(tmp_path / "few", 5, 5), "--image-size", 8)
+    assert done.exit_code == 0, done.output
+    assert "note: 5 images are too few for fid_efflite0, sfid_efflite0, kid_efflite0" in done.output
 
 
 def test_statistics_of_ones_own_images(model, folder, tmp_path):

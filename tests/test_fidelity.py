@@ -243,6 +243,86 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
             load_reference(tmp_path / name)
 
 
+DAMAGE = {
+    "a missing array": (lambda tensors, about: tensors.pop("pool.cov"), "it holds .*, not features, pool.cov"),
+    "another array": (lambda tensors, about: tensors.update(more=torch.zeros(1)), "it holds .*more"),
+    "another shape": (
+        lambda tensors, about: tensors.update({"spatial.cov": torch.zeros(3, 3).double()}),
+        "not \\(28, 28\\)",
+    ),
+    "too few rows": (lambda tensors, about: tensors.update(features=tensors["features"][:9]), "not \\(120, 16\\)"),
+    "another dtype": (
+        lambda tensors, about: tensors.update({"pool.mean": torch.zeros(16)}),
+        "float32, not torch.float64",
+    ),
+    "NaN": (lambda tensors, about: tensors["features"].__setitem__((3, 2), float("nan")), "features holds NaN"),
+    "n in words": (lambda tensors, about: about.update(n="many"), "n is 'many', not of type int"),
+    "no weights": (lambda tensors, about: about.pop("weights"), "weights is None, not of type str"),
+    "one image": (lambda tensors, about: about.update(n=1), "n is 1"),
+    "a floor of NaN": (
+        lambda tensors, about: about.update(floor={"n": 9, "values": {"kid": float("nan")}}),
+        "floor is",
+    ),
+    "another schema": (lambda tensors, about: about.update(schema=99), "schema 99, and this version reads 1"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_statistics_are_refused_by_name(case, root, tmp_path):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    reference, path = make_reference(images(120, 1), tiny()), tmp_path / "some.safetensors"
+    save_reference(reference, path)
+    tensors, about = load_file(path), dict(reference.about)
+    harm, what = DAMAGE[case]
+    harm(tensors, about)
+    save_file(tensors, path, metadata={"labcore": json.dumps(about)})
+    with pytest.raises(ValueError, match=rf"some\.safetensors .*{what}.*lab stats"):
+        load_reference(path)
+    save_file(tensors, path, metadata={"labcore": "{"})
+    with pytest.raises(ValueError, match=r"some\.safetensors .*lab stats"):
+        load_reference(path)
+
+
+def test_statistics_of_other_widths_are_refused(root):
+    extractor = tiny()
+    reference = make_reference(images(120, 1), extractor)
+    extractor.widths = {**WIDTHS, "spatial": 27}
+    with pytest.raises(ValueError, match="have 28 spatial features, and tiny has 27"):
+        reference.check(extractor)
+
+
+def test_a_metric_that_is_not_finite_is_an_error(root, monkeypatch):
+    reference = make_reference(images(120, 1), tiny())
+    nan = {"kid": lambda *_: lambda half, seed: float("nan")}
+    monkeypatch.setattr(module, "_FUNCTIONS", {**module._FUNCTIONS, **nan})
+    with pytest.raises(ValueError, match="kid_tiny of 120 images came out as nan"):
+        fidelity(images(120, 2), reference, tiny(), ("kid",), resamples=0)
+    uncertain = {"kid": lambda *_: lambda half, seed: 1.0 if half is None else float("inf")}
+    monkeypatch.setattr(module, "_FUNCTIONS", {**module._FUNCTIONS, **uncertain})
+    with pytest.raises(ValueError, match="kid_tiny"):
+        fidelity(images(120, 2), reference, tiny(), ("kid",), resamples=10)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_numpy_refuses_are_refused_at_once(root, seed):
+    reference = make_reference(images(120, 1), tiny())
+    with pytest.raises(ValueError, match=r"allowed are 0\.\.4294967295"):
+        fidelity(None, reference, tiny(), ("kid",), seed=seed)
+
+
+def test_reference_images_that_say_nothing_are_refused(root):
+    flat = ImageData(torch.full((120, 3, 8, 8), 9).to(torch.uint8), torch.zeros(120).long(), ("a",), "flat", "train")
+    with pytest.raises(ValueError, match=r"all 120 images are the same .* statistics of flat"):
+        make_reference(flat, tiny())
+    with pytest.raises(ValueError, match=r"noise \(train\) has 1 images, .* at least 2; fid and sfid need 17 and 29"):
+        make_reference(images(1, 0), tiny())
+    assert module.refused(tiny(), 50) == ["kid_tiny", "is_tiny", "precision_tiny", "recall_tiny"]
+    assert module.refused(tiny(), 100) == []
+
+
 def test_too_few_images_are_refused(root, as_users_run):
     extractor = tiny()
     reference = make_reference(images(120, 1), extractor)

@@ -1,5 +1,8 @@
 """Images drawn for an evaluation are those of `sample`, and are drawn once."""
 
+import errno
+import os
+
 import pytest
 import torch
 from conftest import perturbed
@@ -77,8 +80,25 @@ def test_classes(small, tmp_path):
         generate(unconditional, Sampling(num=2, classes=(0,)), tmp_path)
 
 
+def test_a_full_disk_is_found_before_labels_are_made(small, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Sampling, "labels", lambda *_: pytest.fail("labels"))
+    with pytest.raises(OSError, match="No space left"):
+        generate(small, Sampling(num=1_000_000), tmp_path)
+
+
 @pytest.mark.parametrize(
-    "bad", [{"num": 0}, {"num": 5, "attn_temp": 0.0}, {"num": 5, "classes": ()}, {"num": 5, "solver": "magic"}]
+    "bad",
+    [
+        {"num": 0},
+        {"num": 1_000_001},
+        {"num": 5, "attn_temp": 0.0},
+        {"num": 5, "classes": ()},
+        {"num": 5, "solver": "magic"},
+    ],
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValidationError):

@@ -76,6 +76,16 @@ def test_features_refuse(data, tmp_path):
             hidden_features(flow, data, sites, tmp_path, limit)
 
 
+def test_sites_are_whole_numbers(data, tmp_path, as_users_run):
+    flow = perturbed()
+    for site in ((1.7, 1), ("1", 1), (1,), 3, (1, 2, 1)):
+        with pytest.raises(ValueError, match="is no site; give \\(block, layer\\)"):
+            hidden_features(flow, data, [site], tmp_path)
+        with pytest.raises(ValueError, match="is no site"):
+            probe_sites(flow, data, data, [site], FAST, root=tmp_path)
+    assert list(hidden_features(flow, data, torch.tensor([[2, 1]]), tmp_path)) == [(2, 1)]
+
+
 def test_the_default_place_is_the_cache(data, tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
     hidden_features(perturbed(), data, [(1, 1)])
@@ -155,6 +165,10 @@ def test_a_probe_refuses(as_users_run):
         (x, y, bad, y, 4, "test features of 1 of 20 images"),
         (x, torch.zeros_like(y), x, y, 4, "all 20 training labels are 0"),
         (x.long(), y, x, y, 4, "give floating"),
+        (x[:, :0], y, x[:, :0], y, 4, "training features have width 0"),
+        (x, y.double(), x, y, 4, "training labels are torch.float64; give int64"),
+        (x, y > 1, x, y, 4, "training labels are torch.bool; give int64"),
+        (x, y, x, y.to(torch.int8), 4, "test labels are torch.int8; give int64"),
     ):
         with pytest.raises(ValueError, match=message):
             linear_probe(train, labels, test, held_out, k, FAST)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labcore.store import Rows, Store, cache_folder
+from labcore.store import DONE, Rows, Store, cache_folder
 
 ARRAYS = {"a": Rows((3,), "float32"), "b": Rows((), "int64")}
 
@@ -115,3 +115,77 @@ def test_where_stores_live(monkeypatch, tmp_path):
 def test_files_are_plain_npy(tmp_path):
     store = make(tmp_path).fill(rows)
     assert np.load(store.folder / "b.npy").tolist() == list(range(25))
+
+
+def test_a_truncated_file_is_computed_again(tmp_path):
+    file = make(tmp_path).fill(rows).folder / "a.npy"
+    whole = file.stat().st_size
+    os.truncate(file, whole - 40)
+    with pytest.warns(UserWarning, match=r"things-.*: a\.npy missing or damaged; its rows are computed again"):
+        again = make(tmp_path)
+    assert again.done == 0 and file.stat().st_size == whole
+    check(again.fill(rows))
+    check(make(tmp_path))
+    assert sorted(p.name for p in again.folder.iterdir()) == ["a.npy", "b.npy", "done.npy", "key.json"]
+
+
+def overwritten(file: Path) -> None:
+    file.write_bytes(b"no array")
+
+
+def of_another_shape(file: Path) -> None:
+    np.save(file, np.zeros((24, 3), "float32"))
+
+
+@pytest.mark.parametrize("name", ["a.npy", DONE])
+@pytest.mark.parametrize("harm", [Path.unlink, overwritten, of_another_shape])
+def test_a_damaged_or_missing_file_is_computed_again(name, harm, tmp_path):
+    harm(make(tmp_path).fill(rows).folder / name)
+    with pytest.warns(UserWarning, match=rf"{name} missing or damaged"):
+        again = make(tmp_path)
+    check(again.fill(rows))
+
+
+def test_marks_of_a_process_that_writes_to_a_damaged_file_do_not_count(tmp_path):
+    """It was filling the store when an array was removed: its rows go nowhere."""
+    old = make(tmp_path)
+
+    def removed_on_the_way(part):
+        if part.start == 8:
+            (old.folder / "a.npy").unlink()
+            with pytest.warns(UserWarning, match=r"a\.npy"):
+                make(tmp_path)
+        return rows(part)
+
+    old.fill(removed_on_the_way)
+    again = make(tmp_path)
+    assert again.done == 0
+    check(again.fill(rows))
+
+
+def test_a_damaged_key_names_the_file(tmp_path):
+    path = make(tmp_path).fill(rows).folder / "key.json"
+    for harmed in ("{", ""):
+        path.write_text(harmed)
+        with pytest.raises(ValueError, match=r"key\.json is damaged .*remove the folder"):
+            make(tmp_path)
+
+
+def test_reading_writes_nothing(tmp_path):
+    folder = make(tmp_path).fill(rows).folder
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+    store = make(tmp_path).fill(lambda part: pytest.fail("computed again"))
+    store["a"].zero_()
+    assert before == {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+    check(store)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_cache_that_cannot_be_made_names_the_variable(below, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "file" / below))
+    with pytest.raises(OSError, match=r"file.* LABCORE_CACHE is '.*': set LABCORE_CACHE to a folder"):
+        make(cache_folder())
+    monkeypatch.delenv("LABCORE_CACHE")
+    with pytest.raises(OSError, match="give another folder"):
+        make(tmp_path / "file")

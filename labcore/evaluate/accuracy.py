@@ -27,7 +27,9 @@ class Accuracy(NamedTuple):
 
 
 def wilson(right: int, total: int, z: float = 1.959964) -> Accuracy:
-    """A proportion with Wilson's 95% interval."""
+    """A proportion with Wilson's 95% interval. Raises ValueError unless 0 <= right <= total and total >= 1."""
+    if not (total >= 1 and 0 <= right <= total):
+        raise ValueError(f"{right} right of {total}; a proportion needs 1 image or more, and 0 to all of them right")
     p = right / total
     centre, spread = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
     scale = 1 + z * z / total
@@ -44,7 +46,8 @@ def accuracy(
     """Accuracy of `classifier` on the first `limit` images of `dataset` (None: all), clean, without noise.
 
     classifier(flow, x (b, c, h, w) of the flow's dtype) gives labels (b,). Raises ValueError for an unconditional flow,
-    for a data set with another number of classes than the flow, and for a limit or batch size below 1.
+    for an empty data set, one with another number of classes than the flow, or with labels outside of the flow's classes
+    (-1, say), and for a limit or batch size below 1.
     """
     classes, given = require_classes(flow), _classes_of(dataset)
     if given not in (None, classes):
@@ -52,17 +55,19 @@ def accuracy(
             f"the data set has {given} classes and the flow {classes}; give the data that the flow was trained on, or a "
             "flow trained on these classes"
         )
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
+    check_limit(limit)
     if batch_size < 1:
         raise ValueError(f"batch_size was {batch_size}; give at least 1 image")
+    if len(dataset) == 0:
+        raise ValueError("the data set has no images, and a share of none is nothing; give at least 1")
     right = total = 0
     for pixels, labels in in_order(dataset, batch_size):
         if limit is not None and total >= limit:
             break
         keep = len(pixels) if limit is None else min(len(pixels), limit - total)
+        truth = _checked_labels(torch.as_tensor(labels[:keep]), classes, total)
         found = classifier(flow, to_float(pixels[:keep]).to(flow.device, flow.dtype)).cpu()
-        right, total = right + int((found == torch.as_tensor(labels[:keep])).sum()), total + keep
+        right, total = right + int((found == truth).sum()), total + keep
     return wilson(right, total)
 
 
@@ -74,6 +79,39 @@ def require_classes(flow: TarFlow) -> int:
             "num_classes set to the classes of the data"
         )
     return flow.config.num_classes
+
+
+def check_limit(limit: int | None) -> None:
+    """ValueError for a number of images below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
+
+
+def require_finite_images(x: Tensor) -> None:
+    """ValueError for images with NaN or infinity."""
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or infinity; give clean images in [-1, 1], as labcore.data.to_float makes them")
+
+
+def require_finite_scores(scores: Tensor) -> None:
+    """ValueError where a class's score of an image (b, k) is not finite."""
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"the scores of {int((~scores.isfinite()).any(dim=1).sum())} of {len(scores)} images are not finite: the flow "
+            "diverged, or the images are far from [-1, 1]"
+        )
+
+
+def _checked_labels(labels: Tensor, classes: int, first: int) -> Tensor:
+    """The labels of images `first` and on; ValueError for one that is no class."""
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(
+            f"image {first + i} has the label {labels[i].item()}, and the flow's classes are 0..{classes - 1}; leave images "
+            "without a class out"
+        )
+    return labels
 
 
 def _classes_of(dataset: Any) -> int | None:

@@ -12,7 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from labcore.evaluate.accuracy import Accuracy, accuracy, require_classes, wilson
+from labcore.evaluate.accuracy import (
+    Accuracy,
+    accuracy,
+    require_classes,
+    require_finite_images,
+    require_finite_scores,
+    wilson,
+)
 from labcore.flows.tarflow import TarFlow
 
 __all__ = ["Accuracy", "bayes_accuracy", "bayes_classify", "bayes_scores", "wilson"]
@@ -22,10 +29,14 @@ __all__ = ["Accuracy", "bayes_accuracy", "bayes_classify", "bayes_scores", "wils
 def bayes_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
     """log p(x | y = k) in nats for every class k; one forward pass per class over the same clean images.
 
-    Raises ValueError for an unconditional flow.
+    Raises ValueError for an unconditional flow, images that do not fit it, and images or scores that are not finite.
     """
     labels = torch.arange(require_classes(flow), device=x.device)
-    return torch.stack([flow.log_prob(x, label.expand(len(x))) for label in labels], dim=1)
+    flow.check_images(x)
+    require_finite_images(x)
+    scores = torch.stack([flow.log_prob(x, label.expand(len(x))) for label in labels], dim=1)
+    require_finite_scores(scores)
+    return scores
 
 
 def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b"]:

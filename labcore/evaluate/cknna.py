@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,8 @@ class _Neighbours(NamedTuple):
 
 def _neighbours(features: Float[Tensor, "n d"], k: int, name: str) -> _Neighbours:
     n = len(features)
+    if not isinstance(k, Integral) or isinstance(k, bool):
+        raise ValueError(f"k was {k!r}; give a whole number of neighbours, as 10")
     if n < 4 or not 2 <= k <= n - 1:
         raise ValueError(f"{n} images and k = {k}; CKNNA takes at least 4 images and k from 2 to n - 1. REPA's k is 10")
     x = features.detach().double()

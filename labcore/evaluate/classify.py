@@ -18,7 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from labcore.evaluate.accuracy import Accuracy, accuracy, require_classes
+from labcore.evaluate.accuracy import (
+    Accuracy,
+    accuracy,
+    require_classes,
+    require_finite_images,
+    require_finite_scores,
+)
 from labcore.flows.tarflow import TarFlow
 
 
@@ -30,19 +36,12 @@ def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
     """
     classes = require_classes(flow)
     flow.check_images(x)
+    require_finite_images(x)
     with torch.inference_mode(False), torch.enable_grad():
         clean = x.detach().clone()
-        if not bool(clean.isfinite().all()):
-            raise ValueError(
-                "x holds NaN or infinity; give clean images in [-1, 1], as labcore.data.to_float makes them"
-            )
         logits = torch.zeros(len(x), classes, dtype=x.dtype, device=x.device, requires_grad=True)
         (scores,) = torch.autograd.grad(flow.log_prob(clean, logits.softmax(dim=1)).sum(), logits)
-    if not bool(scores.isfinite().all()):
-        raise ValueError(
-            f"the scores of {int((~scores.isfinite()).any(dim=1).sum())} of {len(x)} images are not finite: the flow "
-            "diverged, or the images are far from [-1, 1]"
-        )
+    require_finite_scores(scores)
     return scores
 
 

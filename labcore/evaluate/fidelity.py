@@ -17,6 +17,7 @@ shift FID upwards and break nearest neighbours; the spread over halves estimates
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch import Tensor
 from labcore import provenance
 from labcore.evaluate import extractors
 from labcore.evaluate.extractors import LOGITS, POOL, SPATIAL, Extractor
-from labcore.evaluate.statistics import MOST_FEATURES, Moments, Reference, image_features, moments
+from labcore.evaluate.statistics import MOST_FEATURES, Moments, Reference, check_varied, image_features, moments
 from labcore.rng import generator
 from labcore.store import Progress, Store
 
@@ -36,6 +37,7 @@ METRICS = ("fid", "sfid", "kid", "is", "precision", "recall")
 NAMES = tuple(f"{metric}{extractors.suffix_of(name)}" for name in extractors.NAMES for metric in METRICS)
 RESAMPLES = 40  # halves; a standard deviation good to 11%
 FEWEST = 100  # images for the metrics without a covariance: our choice
+MOST_SEED = 2**32 - 1  # numpy's, in torch-fidelity
 KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
 
 
@@ -112,8 +114,8 @@ def fidelity(
 
     images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). made: how they were made, for
     the record; default what `images` says. seed: of subsets, splits and halves. resamples: 0 gives no intervals.
-    Raises ValueError for unknown metrics, too few or constant images, and statistics of another extractor, weights, resize,
-    or size of images.
+    Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
+    or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
     """
     if not metrics or (unknown := set(metrics) - set(METRICS)):
         raise ValueError(
@@ -121,29 +123,46 @@ def fidelity(
         )
     if resamples != 0 and resamples < 10:
         raise ValueError(f"resamples was {resamples}; give at least 10 for an interval, or 0 for none")
+    check_seed(seed)
     reference.check(extractor, images.image_size, images.channels)
     check_enough(metrics, extractor, len(images), "generated")
     check_enough(metrics, extractor, reference.about["n"], "reference")
     features = image_features(images, extractor, root, progress)
-    check_varied(features)
+    check_varied(features, "the model has collapsed, or drew constants; look at some")
     floor = reference.about.get("floor", {})
     measures = {}
     for i, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", i, len(metrics))
         value, low, high = with_interval(_FUNCTIONS[metric](features, reference), len(images), seed, resamples)
-        known = floor.get("values", {}).get(metric)
-        measures[f"{metric}{extractor.suffix}"] = Measure(value, low, high, len(images), known)
+        name, known = f"{metric}{extractor.suffix}", floor.get("values", {}).get(metric)
+        if not all(map(math.isfinite, (value, low, high))):
+            raise ValueError(
+                f"{name} of {len(images)} images came out as {value} ({low} to {high}): their features are too large or too "
+                "alike for it; look at some images, or leave the metric out"
+            )
+        measures[name] = Measure(value, low, high, len(images), known)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
-    about = {name: value for name, value in reference.about.items() if name not in ("schema", "made_with", "floor")}
     return FidelityRecord(
         measures,
         made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"}),
-        {**about, "floor_n": floor.get("n")},
+        described(reference),
         resamples,
         {"seed": seed, **provenance.stamp("timm", "torch-fidelity")},
     )
+
+
+def described(reference: Reference) -> dict[str, Any]:
+    """What a record says of its reference."""
+    about = {name: value for name, value in reference.about.items() if name not in ("schema", "made_with", "floor")}
+    return {**about, "floor_n": reference.about.get("floor", {}).get("n")}
+
+
+def check_seed(seed: int) -> None:
+    """ValueError for a seed that numpy's generator, which draws subsets and splits, does not take."""
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed was {seed}; allowed are 0..{MOST_SEED}")
 
 
 def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: Progress | None = None) -> Reference:
@@ -157,21 +176,17 @@ def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: 
     return Reference(reference.pool, reference.spatial, reference.features, {**reference.about, "floor": floor})
 
 
+def refused(extractor: Extractor, n: int) -> list[str]:
+    """Names of the metrics that statistics of `n` images are too few for."""
+    return [f"{metric}{extractor.suffix}" for metric in METRICS if not enough(metric, extractor, n)]
+
+
 def enough(metric: str, extractor: Extractor, n: int) -> bool:
     try:
         check_enough([metric], extractor, n, "held-out")
     except ValueError:
         return False
     return True
-
-
-def check_varied(features: Store) -> None:
-    """ValueError where all images are the same to the extractor."""
-    pool = features[POOL]
-    if all(bool((part == pool[0]).all()) for part in pool.split(2048)):
-        raise ValueError(
-            f"all {len(pool)} images are the same to the extractor: the model has collapsed, or drew constants; look at some"
-        )
 
 
 Statistic = Callable[[Tensor | None, int], float]

@@ -25,11 +25,14 @@ from labcore.inverse.sample import sample
 from labcore.inverse.solve import Solver
 from labcore.store import Progress, Rows, Store, cache_folder
 
+MOST = 1_000_000
+"""Images of one drawing; our choice, 20 times what papers draw."""
+
 
 class Sampling(Config):
     """How images are drawn. The defaults are `labcore.sample`'s, with every class in turn."""
 
-    num: PositiveInt  # how many images
+    num: PositiveInt = Field(le=MOST)  # how many images
     classes: Literal["each", "none"] | tuple[int, ...] = "each"  # image i has class i mod k; none; or these in turn
     guidance: float = 0.0  # g in c + g (c - u); 0 is off
     guidance_schedule: Literal["constant", "linear"] = "constant"
@@ -101,8 +104,6 @@ def generate(
     if isinstance(sampling.classes, tuple) and not all(0 <= y < k for y in sampling.classes):
         has = f"classes 0..{k - 1}" if k else "no classes"
         raise ValueError(f"classes were {sampling.classes}, and the flow has {has}")
-    everything = sampling.labels(flow, range(sampling.num))
-    labels = torch.full((sampling.num,), -1) if everything is None else everything
 
     def draw(part: range) -> dict[str, Tensor]:
         images = sample(
@@ -129,4 +130,6 @@ def generate(
         {"images": Rows((c.channels, c.image_size, c.image_size), "uint8")},
         sampling.chunk,
     )
+    everything = sampling.labels(flow, range(sampling.num))  # after the store, which knows whether there is room
+    labels = torch.full((sampling.num,), -1) if everything is None else everything
     return SampleSet(store.fill(draw, progress), labels, {**made, "model": key["model"]})

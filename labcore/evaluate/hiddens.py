@@ -7,6 +7,7 @@ hook sits on the attention's output and here the hidden is the layer's output af
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.data.transforms import to_float
+from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.provenance import weights_hash
 from labcore.store import Progress, Rows, Store, cache_folder
@@ -29,6 +31,30 @@ def all_sites(flow: TarFlow) -> list[Site]:
     """Every (block, layer) of the flow, from image to noise, both counted from 1."""
     c = flow.config
     return [(block, layer) for block in range(1, c.num_blocks + 1) for layer in range(1, c.layers_per_block + 1)]
+
+
+def checked_sites(flow: TarFlow, sites: Iterable[Site]) -> list[Site]:
+    """The sites, each once, in the order given; ValueError for none, and for what is no site of the flow."""
+    found = [_checked_site(site) for site in sites]
+    if not found:
+        raise ValueError("no sites were given; give (block, layer) pairs counted from 1, or all_sites(flow)")
+    if outside := [site for site in found if site not in all_sites(flow)]:
+        c = flow.config
+        raise ValueError(
+            f"sites {outside} are outside the model: blocks are 1..{c.num_blocks}, layers 1..{c.layers_per_block}, both "
+            "counted from 1"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _checked_site(site: Any) -> Site:
+    try:
+        block, layer = site
+        return operator.index(block), operator.index(layer)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{site!r} is no site; give (block, layer), two whole numbers counted from 1, as (2, 1)"
+        ) from None
 
 
 def hidden_features(
@@ -48,17 +74,8 @@ def hidden_features(
     share what is missing. The tensors are mapped from these files: read them, or clone them first. Sites come back in the
     order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1.
     """
-    sites = list(dict.fromkeys((int(block), int(layer)) for block, layer in sites))
-    if not sites:
-        raise ValueError("no sites were given; give (block, layer) pairs counted from 1, or all_sites(flow)")
-    if outside := [site for site in sites if site not in all_sites(flow)]:
-        c = flow.config
-        raise ValueError(
-            f"sites {outside} are outside the model: blocks are 1..{c.num_blocks}, layers 1..{c.layers_per_block}, both "
-            "counted from 1"
-        )
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
+    sites = checked_sites(flow, sites)
+    check_limit(limit)
     key = {
         "layout": LAYOUT,
         "weights": weights_hash(flow),

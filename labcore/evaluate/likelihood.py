@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 from labcore import provenance
 from labcore.data.loaders import in_order
 from labcore.data.transforms import bits_per_dim, dequantize, to_float
+from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import normal_per_item, seed_of
 
@@ -25,13 +26,16 @@ from labcore.rng import normal_per_item, seed_of
 class LikelihoodRecord(NamedTuple):
     """nats: mean negative log-likelihood of an image, standard_error its standard error, both in nats, over n images.
 
-    nats_per_dim = nats / dims. bits_per_dim is None unless the flow was trained with uniform dequantisation. density says
-    what the number is the density of. made_with: seed, data, code and device.
+    nats_per_dim = nats / dims; low, high: its 95% interval, 1.96 standard errors to either side. bits_per_dim is None unless
+    the flow was trained with uniform dequantisation. density says what the number is the density of. made_with: seed, data,
+    code and device.
     """
 
     nats: float
     standard_error: float
     nats_per_dim: float
+    low: float
+    high: float
     bits_per_dim: float | None
     n: int
     conditional: bool
@@ -59,8 +63,10 @@ def likelihood(
     """Negative log-likelihood of the first `limit` images of `dataset` (None: all).
 
     conditional: with the true labels, where the flow has classes. The noise of image i depends on (seed, i) alone. The
-    flow is evaluated as it is (in eval mode and full precision unless the caller says otherwise).
+    flow is evaluated as it is (in eval mode and full precision unless the caller says otherwise). Raises ValueError for
+    fewer than 2 images, a limit below 1, and a likelihood that is not finite.
     """
+    check_limit(limit)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if count < 2:
         raise ValueError(f"{count} images; a mean with a standard error needs at least 2")
@@ -75,12 +81,15 @@ def likelihood(
         raise ValueError(
             f"the likelihood of {int((~nats.isfinite()).sum())} of {count} images is not finite: the flow diverged"
         )
-    per_dim = float(nats.mean()) / flow.config.dims
+    error = float(nats.std() / math.sqrt(count))
+    per_dim, spread = float(nats.mean()) / flow.config.dims, 1.96 * error / flow.config.dims
     uniform = flow.config.noise == "uniform"
     return LikelihoodRecord(
         nats=float(nats.mean()),
-        standard_error=float(nats.std() / math.sqrt(count)),
+        standard_error=error,
         nats_per_dim=per_dim,
+        low=per_dim - spread,
+        high=per_dim + spread,
         bits_per_dim=bits_per_dim(per_dim) if uniform else None,
         n=count,
         conditional=conditional,

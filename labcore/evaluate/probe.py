@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from labcore import provenance
 from labcore.config import Config
 from labcore.evaluate.accuracy import Accuracy, wilson
-from labcore.evaluate.hiddens import all_sites, hidden_features
+from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import generator
 from labcore.store import Progress
@@ -94,8 +94,8 @@ def linear_probe(
 
     Runs where train_features are, in their dtype. Initial weights and the order of batches depend on the seed alone; the
     global generator is untouched. A feature that is constant on the training set is left out. Raises ValueError for sets
-    of fewer than 2 images, shapes that do not fit, labels outside 0..num_classes-1, training labels of one class only,
-    features that are not finite, and a probe that diverges.
+    of fewer than 2 images, shapes that do not fit, features of width 0, labels that are not int64 or outside
+    0..num_classes-1, training labels of one class only, features that are not finite, and a probe that diverges.
     """
     _check(train_features, train_labels, test_features, test_labels, num_classes)
     config = config or ProbeConfig()
@@ -151,7 +151,7 @@ def probe_sites(
             f"the training set has {train.num_classes} classes and the test set {test.num_classes}; give two splits of "
             "one data set"
         )
-    sites = all_sites(flow) if sites is None else list(dict.fromkeys((int(b), int(i)) for b, i in sites))
+    sites = all_sites(flow) if sites is None else checked_sites(flow, sites)
     config = config or ProbeConfig()
     train_features = hidden_features(flow, train, sites, root, train_limit, chunk, progress)
     test_features = hidden_features(flow, test, sites, root, test_limit, chunk, progress)
@@ -212,8 +212,14 @@ def _check(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
     for name, x, y in (("training", train, train_labels), ("test", test, test_labels)):
         if x.ndim != 2 or not x.is_floating_point():
             raise ValueError(f"{name} features are {x.dtype} of shape {tuple(x.shape)}; give floating (images, width)")
+        if x.shape[1] == 0:
+            raise ValueError(f"the {name} features have width 0, and tell nothing; give features of width 1 or more")
         if y.shape != (len(x),):
             raise ValueError(f"{len(x)} {name} features have labels of shape {tuple(y.shape)}; give one label for each")
+        if y.dtype != torch.int64:
+            raise ValueError(
+                f"{name} labels are {y.dtype}; give int64 class numbers, as labels.long() makes of integers"
+            )
         if len(x) < 2:
             raise ValueError(f"the {name} set has {len(x)} images; a probe needs at least 2")
         if not bool(x.isfinite().all()):

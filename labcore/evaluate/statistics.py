@@ -8,6 +8,7 @@ data, size, extractor, hash of its weights, resize. Statistics of anything else 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from labcore import provenance
 from labcore.evaluate.extractors import POOL, SPATIAL, Extractor
 from labcore.rng import generator
-from labcore.store import Progress, Rows, Store, cache_folder
+from labcore.store import Progress, Rows, Store, cache_folder, make_folder
 
 SCHEMA = 1
 CHUNK = 32  # images at a time through the extractor; fixed, so that no metric depends on a batch size
@@ -54,11 +55,17 @@ class Reference:
         if channels is not None:
             want["channels"] = channels
         for what, value in want.items():
-            if self.about[what] != value:
+            if self.about.get(what) != value:
                 raise ValueError(
-                    f"the statistics of {self.about['data']} were made with {what} {self.about[what]!r}, and here it is "
-                    f"{value!r}; make statistics that fit with `lab stats`"
+                    f"the statistics of {self.about.get('data')} were made with {what} {self.about.get(what)!r}, and here "
+                    f"it is {value!r}; make statistics that fit with `lab stats`"
                 )
+        widths = {POOL: len(self.pool.mean), SPATIAL: len(self.spatial.mean)}
+        if wrong := [layer for layer, width in widths.items() if width != extractor.widths[layer]]:
+            raise ValueError(
+                f"the statistics of {self.about.get('data')} have {widths[wrong[0]]} {wrong[0]} features, and "
+                f"{extractor.name} has {extractor.widths[wrong[0]]}; make statistics with `lab stats`"
+            )
 
 
 def image_features(
@@ -102,25 +109,44 @@ def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, "m"] | None = None)
     return Moments(mean, cov / (n - 1), n)
 
 
-def make_reference(
-    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
-) -> Reference:
-    """Statistics of all images of `dataset`. Raises ValueError for fewer than 2 images."""
-    features = image_features(dataset, extractor, root, progress)
-    order = torch.randperm(len(dataset), generator=generator(0, "reference"))
-    about = {
-        "schema": SCHEMA,
+def describe(dataset: Any, extractor: Extractor) -> dict[str, Any]:
+    """What statistics of `dataset` are of, and what made the features."""
+    return {
         "data": f"{dataset.name}/{dataset.split}",
         "fingerprint": dataset.fingerprint(),
         "image_size": dataset.image_size,
         "channels": dataset.channels,
         "n": len(dataset),
         **extractor.identity,
-        "made_with": provenance.stamp("timm", "torch-fidelity"),
     }
+
+
+def make_reference(
+    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+) -> Reference:
+    """Statistics of all images of `dataset`. Raises ValueError for fewer than 2 images, and for images that are all the
+    same."""
+    where = f"{getattr(dataset, 'path', dataset.name)} ({dataset.split})"
+    if len(dataset) < 2:
+        raise ValueError(
+            f"{where} has {len(dataset)} images, and a covariance needs at least 2; fid and sfid need "
+            f"{extractor.widths[POOL] + 1} and {extractor.widths[SPATIAL] + 1} with {extractor.name}. Add images"
+        )
+    features = image_features(dataset, extractor, root, progress)
+    check_varied(features, f"statistics of {where} would say nothing; look at some")
+    order = torch.randperm(len(dataset), generator=generator(0, "reference"))
+    made_with = provenance.stamp("timm", "torch-fidelity")
+    about = {"schema": SCHEMA, **describe(dataset, extractor), "made_with": made_with}
     subset = order[:MOST_FEATURES].sort().values
     shuffled = subset[torch.randperm(len(subset), generator=generator(0, "reference rows"))]
     return Reference(moments(features[POOL]), moments(features[SPATIAL]), features[POOL][shuffled].clone(), about)
+
+
+def check_varied(features: Store, why: str) -> None:
+    """ValueError, ending in `why`, where all images are the same to the extractor."""
+    pool = features[POOL]
+    if all(bool((part == pool[0]).all()) for part in pool.split(MOMENT_ROWS)):
+        raise ValueError(f"all {len(pool)} images are the same to the extractor: {why}")
 
 
 def file_name(dataset: Any, extractor: Extractor) -> str:
@@ -133,7 +159,7 @@ def save_reference(reference: Reference, path: Path) -> None:
     """One safetensors file that appears at once, complete."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     tensors = {
         "pool.mean": reference.pool.mean,
         "pool.cov": reference.pool.cov,
@@ -160,11 +186,63 @@ def load_reference(path: str | Path) -> Reference:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("labcore", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no statistics file of labcore ({error}); make one with `lab stats`") from None
-    if about.get("schema") != SCHEMA:
+        problem = _problem_of_about(about) or _problem_of_tensors(tensors, about["n"])
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        problem = str(error)
+    if problem:
         raise ValueError(
-            f"{path} has schema {about.get('schema')}, and this version reads {SCHEMA}; make statistics with `lab stats`"
+            f"{path} is no statistics file that can be used ({problem}); remove it, and make one with `lab stats`"
         )
     layers = [Moments(tensors[f"{layer}.mean"], tensors[f"{layer}.cov"], about["n"]) for layer in (POOL, SPATIAL)]
     return Reference(*layers, tensors["features"], about)
+
+
+_ABOUT = {
+    **dict.fromkeys(("data", "fingerprint", "extractor", "weights", "resize"), str),
+    **dict.fromkeys(("image_size", "channels", "n"), int),
+    "made_with": dict,
+}
+
+
+def _problem_of_about(about: Any) -> str | None:
+    """What is wrong with a file's description, in words; None for nothing."""
+    if not isinstance(about, dict):
+        return "its description is not a dictionary"
+    if about.get("schema") != SCHEMA:
+        return f"it has schema {about.get('schema')}, and this version reads {SCHEMA}"
+    for name, kind in _ABOUT.items():
+        if type(about.get(name)) is not kind:
+            return f"{name} is {about.get(name)!r}, not of type {kind.__name__}"
+    if about["n"] < 2:
+        return f"n is {about['n']}, and a covariance needs at least 2"
+    floor = about.get("floor")
+    if floor is not None and not _is_floor(floor):
+        return f"floor is {floor!r}, not the number of images and the values of metrics"
+    return None
+
+
+def _is_floor(floor: Any) -> bool:
+    values = floor.get("values") if isinstance(floor, dict) else None
+    if not isinstance(values, dict) or type(floor.get("n")) is not int:
+        return False
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values.values())
+
+
+def _problem_of_tensors(tensors: dict[str, Tensor], n: int) -> str | None:
+    """What is wrong with the statistics of `n` images, in words; None for nothing."""
+    names = {f"{layer}.{part}" for layer in (POOL, SPATIAL) for part in ("mean", "cov")} | {"features"}
+    if set(tensors) != names:
+        return f"it holds {', '.join(sorted(tensors)) or 'nothing'}, not {', '.join(sorted(names))}"
+    widths = {layer: tensors[f"{layer}.mean"].numel() for layer in (POOL, SPATIAL)}
+    shapes = {"features": (min(n, MOST_FEATURES), widths[POOL])}
+    for layer, d in widths.items():
+        shapes |= {f"{layer}.mean": (d,), f"{layer}.cov": (d, d)}
+    for name, values in tensors.items():
+        if tuple(values.shape) != shapes[name]:
+            return f"{name} has shape {tuple(values.shape)}, not {shapes[name]}"
+        dtype = torch.float32 if name == "features" else torch.float64
+        if values.dtype != dtype:
+            return f"{name} is {values.dtype}, not {dtype}"
+        if not bool(values.isfinite().all()):
+            return f"{name} holds NaN or infinity"
+    return None

@@ -1,7 +1,8 @@
 """Measuring a model: any of the metrics, in the order asked for, into one record that is on disk after each of them.
 
-Samples and features are stores (`labcore.store`): the same call again goes on where a killed one was, several processes
-share the work, and a metric asked for later draws nothing again.
+What a record holds already (`labcore.evaluate.record`) is not measured again, and what was not asked for stays. Samples and
+features are stores (`labcore.store`): the same call again goes on where a killed one was, several processes share the work,
+and a metric asked for later draws nothing again.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore import provenance
 from labcore.data import load
-from labcore.evaluate import fidelity, likelihood, training_free_accuracy
+from labcore.evaluate import Accuracy, LikelihoodRecord, fidelity, likelihood, record, training_free_accuracy
+from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.bayes import bayes_accuracy
 from labcore.evaluate.extractors import Extractor, load_extractor
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.statistics import (
     Reference,
+    describe,
     file_name,
     image_features,
     load_reference,
@@ -26,10 +31,10 @@ from labcore.evaluate.statistics import (
     save_reference,
 )
 from labcore.flows.tarflow import TarFlow
+from labcore.runs.training import check_writable
 from labcore.store import Progress, cache_folder, process_share
 
-SIMPLE = ("likelihood", "bayes", "classify")
-METRICS = (*SIMPLE, *fidelity.NAMES)
+METRICS = (*record.SIMPLE, *fidelity.NAMES)
 
 
 class Plan(NamedTuple):
@@ -45,7 +50,7 @@ def plan(metrics: Sequence[str], flow: TarFlow, num_samples: int | None) -> Plan
     for name in dict.fromkeys(metrics):
         if name not in METRICS:
             raise ValueError(f"metric {name!r} is unknown; the names are {', '.join(METRICS)}")
-        if name in SIMPLE:
+        if name in record.SIMPLE:
             simple.append(name)
         else:
             metric, extractor = fidelity.split_name(name)
@@ -89,50 +94,145 @@ def evaluate_model(
     """Measure `flow` and return the record; `out` has it as JSON after each part. `say(name, value)` hears each result.
 
     data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
-    of `lab stats`. limit: first images of the test split. Raises ValueError and FileNotFoundError before anything is drawn.
+    of `lab stats`. limit: first images of the test split. seed: 0..2**32-1. A record of the same weights at `out` is added
+    to. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
     """
     todo = plan(metrics, flow, sampling and sampling.num)
-    prepared = {name: _prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()}
-    first = process_share()[0] == 0
-    record = {**(about or {})}
-
-    def keep(name: str, values: dict[str, Any]) -> None:
-        record[name] = values
-        if out is not None:
-            write_json(out, record)
-
-    if first and todo.simple:
+    check_limit(limit)
+    fidelity.check_seed(seed)
+    known = check_out(out, flow) if out is not None else {}
+    book = _Book({**known, **(about or {})}, out, record.identity(flow), seed, say)
+    prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
+    comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
+    if process_share()[0] == 0 and todo.simple:
         test = data.split("test")
         check_classes(flow, test)
         for name in todo.simple:
-            result = _SIMPLE[name](flow, test, limit, seed)
-            say(name, result)
-            keep({"bayes": "bayes_accuracy", "classify": "training_free_accuracy"}.get(name, name), result._asdict())
-    for name, wanted in todo.by_extractor.items():
-        extractor, known = prepared[name]
-        images = generate(flow, sampling, progress=progress)
-        image_features(images, extractor, progress=progress)
-        statistics = known or reference_of(data, extractor, progress=progress)
-        if first:
-            result = fidelity.fidelity(images, statistics, extractor, wanted, seed=seed, progress=progress)
-            for measure, value in result.measures.items():
-                say(measure, value)
-            keep(f"fidelity{extractor.suffix}", result.as_dict())
-    return record
+            _measure_test_set(book, name, flow, test, limit)
+    for comparison in comparisons:
+        _compare(book, comparison, flow, data, sampling, progress)
+    return book.record
+
+
+def check_out(out: Path, flow: TarFlow) -> dict[str, Any]:
+    """What the record at `out` holds, {} where there is none. ValueError or OSError where one of `flow` cannot be there."""
+    check_file(out)
+    return record.load_record(out, record.identity(flow))
+
+
+def check_file(path: Path) -> None:
+    """OSError now where a file cannot be written to `path`, saying what to do."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file, as {path / 'record.json'}")
+    check_writable(path.parent)
+
+
+class _Book(NamedTuple):
+    """A record that grows, and what all its parts have in common."""
+
+    record: dict[str, Any]
+    out: Path | None
+    model: dict[str, str]
+    seed: int
+    say: Callable[[str, Any], None]
+
+    def keep(self, name: str, part: dict[str, Any]) -> None:
+        self.record[name] = part
+        if self.out is not None:
+            write_json(self.out, self.record)
+
+    def say_known(self, name: str, value: Any) -> None:
+        self.say(name, f"{value}; was in {self.out}")
+
+
+def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any, limit: int | None) -> None:
+    """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
+    measure, kind, seeded = _SIMPLE[name]
+    part, of = record.SIMPLE[name], record.of_test_set(book.model, test, limit, book.seed if seeded else None)
+    known = book.record.get(part, {})
+    if known.get("of") == of and set(kind._fields) <= set(known):
+        return book.say_known(name, kind(*(known[field] for field in kind._fields)))
+    result = measure(flow, test, limit, book.seed)
+    book.say(name, result)
+    values = result._asdict()
+    book.keep(part, {**values, "of": of, "made_with": values.get("made_with", provenance.stamp())})
+
+
+class _Comparison(NamedTuple):
+    """Generated images against a reference: `said` is what the part will say of them, `known` the part where it does."""
+
+    extractor: Extractor
+    wanted: list[str]
+    reference: Reference | None
+    said: dict[str, Any]
+    known: dict[str, Any] | None
+
+    @property
+    def part(self) -> str:
+        return f"fidelity{self.extractor.suffix}"
+
+
+def _comparison(
+    book: _Book,
+    flow: TarFlow,
+    data: Data,
+    sampling: Sampling,
+    extractor: Extractor,
+    wanted: list[str],
+    reference: Reference | None,
+) -> _Comparison:
+    """ValueError where the record's part is of other images, and would lose measures that were not asked for."""
+    about = fidelity.described(reference) if reference else describe(data.split("train"), extractor)
+    said = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
+    comparison = _Comparison(extractor, wanted, reference, said, book.record.get(f"fidelity{extractor.suffix}"))
+    if comparison.known is None or not (other := record.differences(comparison.known, said)):
+        return comparison
+    lost = set(comparison.known["measures"]) - {f"{metric}{extractor.suffix}" for metric in wanted}
+    if lost:
+        raise ValueError(
+            f"{book.out} has {', '.join(sorted(lost))} measured with another {', '.join(other)}; give another --out, remove "
+            "the file, or ask for these metrics too and have them replaced"
+        )
+    return comparison._replace(known=None)
+
+
+def _compare(
+    book: _Book, comparison: _Comparison, flow: TarFlow, data: Data, sampling: Sampling, progress: Progress | None
+) -> None:
+    """The metrics of generated images: out of the record where they were measured on the same, else now."""
+    extractor, wanted, reference, said, known = comparison
+    stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
+    missing = record.to_measure(known, wanted, extractor.suffix, stamp)
+    measures = {name: fidelity.Measure(**values) for name, values in known["measures"].items()} if known else {}
+    for metric in wanted:
+        if metric not in missing and process_share()[0] == 0:
+            book.say_known(name := f"{metric}{extractor.suffix}", measures[name])
+    if not missing:
+        return
+    images = generate(flow, sampling, progress=progress)
+    image_features(images, extractor, progress=progress)
+    statistics = reference or reference_of(data, extractor, progress=progress)
+    if process_share()[0] != 0:
+        return
+    result = fidelity.fidelity(images, statistics, extractor, missing, seed=book.seed, progress=progress)
+    for name, measure in result.measures.items():
+        book.say(name, measure)
+    both = {**measures, **result.measures}
+    book.keep(comparison.part, {**replace(result, measures=both).as_dict(), "of": said["of"]})
 
 
 def _prepare(
     name: str, metrics: list[str], flow: TarFlow, data: Data, reference: str | Path | None
-) -> tuple[Extractor, Reference | None]:
-    """The extractor, and the statistics where a file was given, checked against flow and metrics."""
+) -> tuple[Extractor, list[str], Reference | None]:
+    """The extractor, its metrics, and the statistics where a file was given, checked against flow and metrics."""
     extractor = load_extractor(name).to(flow.device)
     if reference is None:
         fidelity.check_enough(metrics, name, len(data.split("train")), "reference")
-        return extractor, None
+        return extractor, metrics, None
     found = load_reference(reference)
     found.check(extractor, flow.config.image_size, flow.config.channels)
     fidelity.check_enough(metrics, name, found.about["n"], "reference")
-    return extractor, found
+    return extractor, metrics, found
 
 
 def reference_of(
@@ -143,6 +243,8 @@ def reference_of(
     Several processes share the features; the first one writes the file.
     """
     train = data.split("train")
+    if path is not None:
+        check_file(path)
     path = path or cache_folder() / "statistics" / file_name(train, extractor)
     if path.is_file():
         found = load_reference(path)
@@ -179,14 +281,24 @@ def check_classes(flow: TarFlow, test: Any) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A JSON file that is replaced at once."""
-    new = path.with_name(f".{path.name}.tmp")
-    new.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(new, path)
+    """A JSON file that is replaced at once. Raises ValueError, and leaves what is there, where a number is not finite."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        new.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        os.replace(new, path)
+    except ValueError as error:
+        raise ValueError(f"{path} was not written: a number is NaN or infinity ({error})") from None
+    finally:
+        new.unlink(missing_ok=True)
 
 
-_SIMPLE = {
-    "likelihood": lambda flow, test, limit, seed: likelihood(flow, test, limit=limit, seed=seed),
-    "bayes": lambda flow, test, limit, seed: bayes_accuracy(flow, test, limit),
-    "classify": lambda flow, test, limit, seed: training_free_accuracy(flow, test, limit),
+_SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {
+    "likelihood": (
+        lambda flow, test, limit, seed: likelihood(flow, test, limit=limit, seed=seed),
+        LikelihoodRecord,
+        True,
+    ),
+    "bayes": (lambda flow, test, limit, seed: bayes_accuracy(flow, test, limit), Accuracy, False),
+    "classify": (lambda flow, test, limit, seed: training_free_accuracy(flow, test, limit), Accuracy, False),
 }
+"""Metric of the test set -> (how it is measured, what that returns, whether the seed takes part)."""

@@ -24,6 +24,11 @@ def find_model(source: str | Path) -> TarFlow:
         if candidate.is_dir() and (candidate / CONFIG).is_file():
             is_raw_weights = candidate.name == "model" and (folder / "ema" / CONFIG).is_file()  # a checkpoint folder
             return TarFlow.from_pretrained(folder / "ema" if is_raw_weights else candidate)
+    if not folder.exists() and "/" not in str(source):
+        raise FileNotFoundError(
+            f"no folder {str(source)!r}, and no shipped model of that name; shipped are {', '.join(NAMES)}. Give one of "
+            "them, a run's folder, a checkpoint, a folder that save_pretrained wrote, or a hub name owner/name"
+        )
     if folder.is_dir() and (found := checkpoint.latest(folder)):
         return TarFlow.from_pretrained(found.path / "ema")
     return TarFlow.from_pretrained(source)

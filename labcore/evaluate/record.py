@@ -1,0 +1,105 @@
+"""A record of measures: a JSON object whose parts say what they were measured on, so that none is measured twice or lost.
+
+    likelihood, bayes_accuracy, training_free_accuracy   of the test set: the measure's values, `of`, `made_with`
+    fidelity, fidelity_efflite0                          of generated images: measures, images, reference, `of`, `made_with`
+
+`of` holds hashes of the model's weights and configuration, data with fingerprint, limit, and the seed where one is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labcore import provenance
+from labcore.evaluate.fidelity import METRICS, Measure
+from labcore.flows.tarflow import TarFlow
+
+SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "training_free_accuracy"}
+"""Metric of the test set -> the part that holds it."""
+
+
+def identity(flow: TarFlow) -> dict[str, str]:
+    """Which model it is: 16 hex digits each of its weights and its configuration."""
+    config = json.dumps(flow.config.model_dump(mode="json"), sort_keys=True)
+    return {"weights": provenance.weights_hash(flow), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
+
+
+def of_test_set(model: Mapping[str, str], test: Any, limit: int | None, seed: int | None) -> dict[str, Any]:
+    """`of` for the first `limit` images of a test set; seed None where nothing is drawn."""
+    whole = limit is None or limit >= len(test)
+    data = {"data": f"{test.name}/{test.split}", "fingerprint": test.fingerprint()}
+    return {**model, **data, "limit": None if whole else limit, "seed": seed}
+
+
+def of_samples(
+    model: Mapping[str, str], images: Mapping[str, Any], reference: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """What a part of generated images says beside its measures: how they were drawn, compared with what; JSON values."""
+    data = {name: reference[name] for name in ("data", "fingerprint")}
+    drawn = {**images, "model": model["weights"]}
+    return json.loads(
+        json.dumps({"of": {**model, **data, "seed": seed}, "images": drawn, "reference": dict(reference)})
+    )
+
+
+def differences(part: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names in which a part was measured on something else than `of_samples` says."""
+    found = []
+    for section, values in said.items():
+        known = part.get(section)
+        known = known if isinstance(known, dict) else {}
+        found += [name for name, value in values.items() if name not in known or known[name] != value]
+    return list(dict.fromkeys(found))
+
+
+def to_measure(
+    part: Mapping[str, Any] | None, wanted: Sequence[str], suffix: str, stamp: Mapping[str, Any]
+) -> list[str]:
+    """Which metrics have to be computed for a part of the same images to have the wanted ones.
+
+    All of them, where one is missing and what is there was made by other versions: a part has one `made_with`.
+    """
+    have = {name.removesuffix(suffix) for name in part["measures"]} if part else set()
+    missing = [metric for metric in wanted if metric not in have]
+    if missing and part and part.get("made_with") != stamp:
+        return [metric for metric in METRICS if metric in have or metric in wanted]
+    return missing
+
+
+def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
+    """The record at `path`, {} where there is no file. ValueError for one of another model, or for any other file."""
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+        found = _weights_in(record)
+    except (ValueError, TypeError, AttributeError, KeyError):  # no JSON, or JSON of another form
+        found = set()
+    if not found:
+        raise ValueError(
+            f"{path} is no record of `lab evaluate` that says which weights it is of; give another file (--out), or "
+            "remove this one"
+        )
+    if found != {model["weights"]}:
+        raise ValueError(
+            f"{path} is a record of another model (weights {', '.join(sorted(found))}, and here they are "
+            f"{model['weights']}); give another file (--out), or remove this one"
+        )
+    return record
+
+
+def _weights_in(record: Any) -> set[str]:
+    """Hashes of the models that the parts of a record are of. Raises where the parts are not as this module says."""
+    found = set()
+    for name, part in record.items():
+        if name in SIMPLE.values() and "of" in part:
+            found.add(part["of"]["weights"])
+        elif name.startswith("fidelity"):
+            for measure in part["measures"].values():
+                Measure(**measure)
+            found.add(part["images"]["model"])
+    return found
