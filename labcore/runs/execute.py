@@ -114,7 +114,7 @@ def _execute(state: State, stop: Stop) -> None:
         raise ValueError(f"the notebook {source.name} is not where it was; give `lab run` with the spec again")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(RESULT)  # an earlier attempt's; only one that this attempt writes counts
-    early = threading.Timer(5, _import_converter)  # while the notebook computes
+    early = threading.Timer(0.5, _import_converter)  # while the kernel starts, and the notebook computes
     early.daemon = True
     early.start()
     given = values.get("given", values["parameters"]) | {"run_dir": "."}  # the others keep the notebook's own values
