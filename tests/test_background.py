@@ -31,7 +31,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def wait_until(true, seconds: float = 150) -> None:
+def wait_until(true, seconds: float = 400) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "waited in vain"
@@ -236,7 +236,7 @@ def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path)
     assert shown[0].startswith("found the training that runs in") and shown[1].startswith("step 5/100000"), shown
     assert detached.read(run)["pid"] == pid and detached.running(run)
     second.send_signal(signal.SIGINT)
-    rest = second.communicate(timeout=150)[0]
+    rest = second.communicate(timeout=400)[0]
     assert second.returncode != 0 and "interrupted: the training saves and stops" in rest
     assert "TrainingStopped: stopped and saved at step" in rest, rest[-3000:]
     assert detached.read(run)["status"] == 143 and checkpoint.latest(run).step > 10
@@ -254,7 +254,7 @@ def test_killed_and_run_again_it_ends_the_same(folder, two_processes, tmp_path, 
     assert len(members) == 4
     for member in members if whom == "everyone" else members[:1]:
         member.kill()
-    output = cell.communicate(timeout=150)[0]
+    output = cell.communicate(timeout=400)[0]
     assert cell.returncode == 1 and "was killed" in output and "Run the cell again" in output, output[-2000:]
     seen = []
     assert train_streamed(run_config(folder, **SHORT), run, 2, previews=False, show=seen.append).finished

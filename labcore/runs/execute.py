@@ -114,6 +114,8 @@ def _execute(state: State, stop: Stop) -> None:
         raise ValueError(f"the notebook {source.name} is not where it was; give `lab run` with the spec again")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(RESULT)  # an earlier attempt's; only one that this attempt writes counts
+    import papermill  # noqa: F401  before the thread starts: two imports of the same modules at once break each other
+
     early = threading.Timer(0.5, _import_converter)  # while the kernel starts, and the notebook computes
     early.daemon = True
     early.start()
