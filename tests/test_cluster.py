@@ -153,4 +153,5 @@ def test_a_job_that_fails_says_why(tmp_path, root, capfd):
     runs = toy_runs(tmp_path, toys.START, "raise ValueError('no such luck')")
     slurm.submit(spec_of(tmp_path), runs, root, "local", slurm.Profile(gpus=0, cpus=1))
     assert slurm.follow(runs, root, live=False) == 1
-    assert "failed, cell [4] raised ValueError: no such luck" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "default-seed0: failed after" in said and "s, cell [4] raised ValueError: no such luck" in said

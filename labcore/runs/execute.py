@@ -116,7 +116,7 @@ def _execute(state: State, stop: Stop) -> None:
         os.unlink(RESULT)  # an earlier attempt's; only one that this attempt writes counts
     import papermill  # noqa: F401  before the thread starts: two imports of the same modules at once break each other
 
-    early = threading.Timer(0.5, _import_converter)  # while the kernel starts, and the notebook computes
+    early = threading.Timer(5, _import_converter)  # while the notebook computes
     early.daemon = True
     early.start()
     given = values.get("given", values["parameters"]) | {"run_dir": "."}  # the others keep the notebook's own values
