@@ -221,13 +221,15 @@ def test_two_processes_in_the_background(folder, two_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path):
+def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path, request):
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(run_config(folder, **LONG).model_dump(mode="json")))
     first = kernel(config, run)
+    request.addfinalizer(lambda: detached.ask_to_stop(run))  # 100,000 steps must not outlive a test that fails
+    assert any(line.startswith("step 5/100000") for line in first.stdout)  # waits until the cell has shown it
     wait_until(lambda: len(read_log(run)) > 1)
     os.killpg(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL and "step 5/100000" in first.stdout.read()
+    assert first.wait() == -signal.SIGKILL
     pid = detached.read(run)["pid"]
     with pytest.raises(ValueError, match=r"another training runs in .* \(train.lr was 0.003, now 0.001\)"):
         train_streamed(run_config(folder, lr=1e-3, **LONG), run, 2)
