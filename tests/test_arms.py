@@ -13,7 +13,7 @@ from labcore.align.reach import gradient_reach, sweep_cosines
 from labcore.runs import arms
 from labcore.runs.along import along, steps_to_reach
 from labcore.runs.spec import load_spec
-from labcore.runs.training import run_training
+from labcore.runs.training import datasets, run_training
 from labcore.runs.verdicts import Claim, judge, table
 from labcore.train.conflict import BlockConflict, conflict
 from labcore.train.stopwatch import Stopwatch
@@ -67,6 +67,26 @@ def test_steps_to_reach():
     assert steps_to_reach(points, "a", 0.55, higher=False) == 100
 
 
+def test_times_sooner():
+    def curve(*values: float) -> list[dict]:
+        return [{"step": 100 * i, "fid_efflite0": v} for i, v in enumerate(values, 1)]
+
+    base, fast, slow = curve(9.0, 7.0, 6.0), curve(8.0, 4.0, 3.0), curve(9.0, 8.0, 7.0)
+    assert arms.times_sooner(fast, base, "fid_efflite0") == pytest.approx(300 / 150)
+    assert arms.times_sooner(slow, base, "fid_efflite0") is None
+    rows = [
+        ("baseline", 0, base),
+        ("baseline", 1, base),
+        ("reverse", 0, fast),
+        ("reverse", 1, slow),
+        ("forward", 2, fast),
+    ]
+    kept = [{"row": row, "seed": seed, "metrics": {"points": {row: points}}} for row, seed, points in rows]
+    lines = arms.sooner_table(kept).splitlines()
+    fid = lines[0].split("|").index(" fid_efflite0 ")
+    assert [line.split("|")[fid].strip() for line in lines[2:4]] == ["2.00, never", "-"]
+
+
 def test_curves_are_measured_once(folder, tmp_path, own_cache):  # noqa: F811
     run_training(align_config(folder), tmp_path, previews=False)
     calls = []
@@ -85,7 +105,7 @@ def test_curves_are_measured_once(folder, tmp_path, own_cache):  # noqa: F811
 def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
     config = align_config(folder)
     run_training(config, tmp_path, previews=False)
-    found = arms.conflicts(config, tmp_path, arms.images(config)[0], 8)
+    found = arms.conflicts(config, tmp_path, datasets(config)[0], 8)
     assert [step for step, _ in found] == [4, 8, 12]
     assert all(blocks[0].cosine is None and -1 <= blocks[1].cosine <= 1 for _, blocks in found)
 

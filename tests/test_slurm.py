@@ -75,13 +75,17 @@ def test_a_preempted_job_goes_on(tmp_path, root, how):
 
 
 def test_a_time_limit_is_no_end(tmp_path, root):
-    """A job of one minute for a run of more than that: it saves before the limit, and queues again."""
-    (run,) = toy_runs(tmp_path, parameters={"steps": 1200})
-    profile = slurm.Profile(gpus=0, cpus=1, minutes=1, grace=40, memory_gb=1)
+    """A job of two minutes for a run of about that: it saves before the limit, and queues again.
+
+    Slurm may signal up to a minute early, so that less than two minutes could end a job before its run has begun.
+    """
+    (run,) = toy_runs(tmp_path, parameters={"steps": 1600})
+    profile = slurm.Profile(gpus=0, cpus=1, minutes=2, grace=40, memory_gb=1)
     (job,) = slurm.submit(spec_of(tmp_path), [run], root, "slurm", profile).values()
     for _ in range(9):
         wait_for(
-            lambda: not state.holder(run.folder(root)) and attempts(run, root) and attempts(run, root)[-1] != "running"
+            lambda: not state.holder(run.folder(root)) and attempts(run, root) and attempts(run, root)[-1] != "running",
+            seconds=240,
         )
         if attempts(run, root)[-1] == "done":
             break

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
+from labcore.runs.along import steps_to_reach
 from labcore.runs.configure import configure, default_sites
 from labcore.runs.evaluation import Data, reference_of
 from labcore.runs.training import datasets, new_flow, objective_of
@@ -79,11 +81,6 @@ def describe(config: RunConfig) -> str:
     return f"{a.direction}{swept}, sites {', '.join(map(str, a.sites))}, weight {a.weight:g}, {a.loss}, {a.encoder}"
 
 
-def images(config: RunConfig) -> tuple[Any, Any]:
-    """Training and test images."""
-    return datasets(config)
-
-
 def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """The first images of a data set as the flow sees them in training, and their labels, on the flow's device."""
     x, y = to_float(data.images[:num]).to(flow.device), data.labels[:num].to(flow.device)
@@ -91,11 +88,17 @@ def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor
 
 
 class Looks:
-    """What is measured at every checkpoint, on the first test images."""
+    """What is measured at every checkpoint: on the first `limit` test images, and on `samples` images drawn from the flow."""
 
-    def __init__(self, test: Any, limit: int, encoder_features: Tensor, sites: list[Site]):
+    def __init__(
+        self, config: RunConfig, test: Any, limit: int, encoder_features: Tensor, sites: list[Site], samples: int = 0
+    ):
+        self.config, self.samples = config, samples
         self.test, self.limit, self.features, self.sites = test, limit, encoder_features, [tuple(s) for s in sites]
         self.key = {
+            "samples": samples,
+            "guidance": GUIDANCE,
+            "seed": config.train.seed,
             "test": test.fingerprint(),
             "limit": limit,
             "bayes_images": BAYES_IMAGES,
@@ -104,9 +107,7 @@ class Looks:
         }
 
     def measure(self, flow: TarFlow) -> dict[str, float]:
-        """Likelihood with labels, both accuracies, and CKNNA at each site (`cknna` is the last one's)."""
-        import tempfile
-
+        """Likelihood with labels, both accuracies, CKNNA at each site (`cknna` is the last one's); `fidelity` of samples."""
         found = {
             "nats_per_dim": likelihood(flow, self.test, limit=self.limit).nats_per_dim,
             "training_free": training_free_accuracy(flow, self.test, self.limit).accuracy,
@@ -115,7 +116,39 @@ class Looks:
         with tempfile.TemporaryDirectory() as folder:
             hidden = hidden_features(flow, self.test, self.sites, Path(folder), len(self.features))
             near = {site: cknna(hidden[site].float(), self.features.float()) for site in self.sites}
-        return {**found, **{f"cknna_{b}_{layer}": v for (b, layer), v in near.items()}, "cknna": near[self.sites[-1]]}
+        found |= {f"cknna_{b}_{layer}": v for (b, layer), v in near.items()}
+        found["cknna"] = near[self.sites[-1]]
+        drawn = fidelity(flow, self.config, self.samples, self.config.train.seed) if self.samples else {}
+        return {**found, **drawn}
+
+
+HIGHER = {"nats_per_dim": False, "training_free": True, "bayes": True, "fid_efflite0": False, "kid_efflite0": False}
+"""Numbers along a run that one waits for, and whether higher is better."""
+
+
+def times_sooner(points: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], name: str) -> float | None:
+    """How many times sooner a run reaches the last value of another of as many steps; None where it does not."""
+    needed = steps_to_reach(points, name, baseline[-1][name], HIGHER[name])
+    return needed and baseline[-1]["step"] / needed
+
+
+def sooner_table(records: Sequence[dict[str, Any]]) -> str:
+    """`times_sooner` than the baseline of the same seed, for each arm of a campaign's records (`labcore.runs.results`)."""
+    runs = {(r["row"], r["seed"]): r["metrics"]["points"][r["row"]] for r in records}
+    arms = [row for row in dict.fromkeys(row for row, _ in runs) if row != "baseline"]
+    lines = ["| times sooner than the baseline | " + " | ".join(HIGHER) + " |", "|" + "---|" * (1 + len(HIGHER))]
+    for row in arms:
+        cells = []
+        for name in HIGHER:
+            pairs = [
+                (runs[row, seed], runs["baseline", seed]) for r, seed in runs if r == row and ("baseline", seed) in runs
+            ]
+            pairs = [(p, b) for p, b in pairs if name in p[0] and name in b[0]]
+            ratios = [times_sooner(p, b, name) for p, b in pairs]
+            reached = [f"{ratio:.2f}" for ratio in ratios if ratio]
+            cells.append(", ".join([*reached, *(["never"] * (len(ratios) - len(reached)))]) or "-")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\nA number for each seed; *never*: not within the run.\n"
 
 
 def conflicts(
