@@ -1,7 +1,7 @@
 """`make bench`: the numbers that the lab promises, measured on this machine in one run.
 
     make bench                                      our own numbers
-    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity or align
+    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align or batch
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import align, compare_ml_tarflow, measures
+from benchmarks import align, batch, compare_ml_tarflow, measures
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -99,6 +99,7 @@ PARTS = {
     "classification": lambda args: measures.classification(args.repeats),
     "fidelity": lambda args: measures.scoring(args.threads),
     "align": lambda args: align.align(args.repeats, args.threads),
+    "batch": lambda args: batch.batch(args.repeats),
 }
 
 

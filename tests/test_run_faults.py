@@ -166,7 +166,7 @@ def test_sigkill_at_random_moments_of_a_sweep(tmp_path, root):
     hit = dict.fromkeys(("runner", "run", "kernel"), 0)
     while kills < 20:
         rounds += 1
-        if all(runner.is_done(run, root) for run in runs):
+        if all(runner.finished(run, root) for run in runs):
             shutil.rmtree(runs[rng.randrange(6)].folder(root))  # something left to kill
         child = toys.lab("run", spec, "--jobs", "2")
         time.sleep(rng.uniform(0.5, 12))

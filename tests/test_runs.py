@@ -90,7 +90,7 @@ def test_a_damaged_run_json_is_set_aside(tmp_path, root, content, capsys):
     folder = state.prepare(run, root).folder
     (folder / "count.json").write_text("[3, 1.5]")
     (folder / "run.json").write_text(content)
-    assert not runner.is_done(run, root)
+    assert runner.finished(run, root) is None
     assert state.prepare(run, root).status == "new"
     assert "run.json was damaged and is now run-damaged-1.json" in capsys.readouterr().out
     assert (folder / "run-damaged-1.json").read_text() == content
@@ -356,9 +356,9 @@ def test_lab_runs_lists_filters_and_compares(tmp_path, root):
 def test_done_without_numbers_is_not_done(tmp_path, root):
     (run,) = toy_runs(tmp_path)
     folder = finished(run, root)
-    assert runner.is_done(run, root)
+    assert runner.finished(run, root) is not None
     (folder / "result.json").unlink()
-    assert not runner.is_done(run, root)
+    assert runner.finished(run, root) is None
     assert results.collect([run], root) == []
 
 

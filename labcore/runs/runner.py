@@ -40,15 +40,17 @@ def run_spec(
         raise ValueError(f"jobs was {jobs}; give at least 1")
     board = Board([run.name for run in runs], live)
     try:
-        waiting = []
+        waiting, others = [], []
         for run in runs:
-            if is_done(run, root):
-                board.set(run.name, "done", quiet=True)
-            else:
+            if (found := finished(run, root)) is None:
                 waiting.append(run)
+                continue
+            board.set(run.name, "done", quiet=True)
+            if None not in (run.code, found.code) and found.code != run.code:
+                others.append(run.name)
         if skipped := len(runs) - len(waiting):
             board.say(f"{skipped} of {len(runs)} runs are done already")
-        if others := [run.name for run in runs if run not in waiting and made_by_other_code(run, root)]:
+        if others:
             board.say(
                 f"note: {len(others)} of them, {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, ran another "
                 f"version of {runs[0].notebook.name}; remove their folders in {_seen(root / runs[0].folder(root).parent)} "
@@ -61,20 +63,12 @@ def run_spec(
         board.close()
 
 
-def is_done(run: Run, root: Path) -> bool:
-    """Whether a run has come to its end; one small file is read."""
+def finished(run: Run, root: Path) -> state.State | None:
+    """The state of a run that has come to its end, else None; one small file is read."""
     with contextlib.suppress(ValueError):
         found = state.read(run.folder(root))
-        return found is not None and found.done
-    return False
-
-
-def made_by_other_code(run: Run, root: Path) -> bool:
-    """Whether a run is done with other code in the notebook's cells than there is now."""
-    with contextlib.suppress(ValueError):
-        found = state.read(run.folder(root))
-        return found is not None and None not in (run.code, found.code) and found.code != run.code
-    return False
+        return found if found is not None and found.done else None
+    return None
 
 
 def visible_devices() -> list[str]:

@@ -26,7 +26,7 @@ from labcore.runs import execute, state
 from labcore.runs.board import Board
 from labcore.runs.detached import birth
 from labcore.runs.parameters import nearest
-from labcore.runs.runner import is_done
+from labcore.runs.runner import finished
 from labcore.runs.spec import FOLDER, Run, RunSpec
 
 CLUSTERS = ("slurm", "local")
@@ -130,7 +130,7 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
     for run in runs:
         with contextlib.suppress(state.Busy):
             folder = state.prepare(run, root).folder
-            if not is_done(run, root) and not state.holder(folder) and not has_job(folder, queue):
+            if finished(run, root) is None and not state.holder(folder) and not has_job(folder, queue):
                 waiting.append((run, folder))
     if not waiting:
         return {}
