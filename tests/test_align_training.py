@@ -16,6 +16,7 @@ from labcore.cli import app
 from labcore.config import AlignConfig, RunConfig
 from labcore.data import load, to_float
 from labcore.rng import StepNoise
+from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure, default_sites
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
@@ -265,3 +266,26 @@ def test_the_command_line_trains_it_on_a_folder(folder, tmp_path, own_cache):  #
     assert answer.exit_code == 0, answer.output
     described = checkpoint.latest(tmp_path / "run").state["run"]["align"]
     assert (described["direction"], json.loads(json.dumps(described["sites"]))) == ("reverse", [[7, 2], [8, 2]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_align_as_one(folder, tmp_path, own_cache, parallel):  # noqa: F811
+    """Both terms, gradient norms and projectors, with an encoder in each process; `reverse` with sweeps."""
+    align = dict(direction="reverse", adjoint_sweeps=2, sites=((1, 1), (2, 1)), projectors="per-site")
+    alone = align_config(folder, **align)
+    shared = RunConfig(**{**alone.model_dump(), "train": alone.train.replace(parallel=parallel).model_dump()})
+    for config, name, processes in ((alone, "alone", 1), (shared, "shared", 2)):
+        assert train_streamed(config, tmp_path / name, processes, previews=False).finished
+    runs = [read_log(tmp_path / name) for name in ("alone", "shared")]
+    assert [record["step"] for record in runs[0]] == [record["step"] for record in runs[1]]
+    for one, other in zip(*runs, strict=True):
+        for key in ("loss", "align", "align/block1-layer1", "nats_per_dim"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
+        assert one["grad_norm/block_2"] == pytest.approx(other["grad_norm/block_2"], rel=1e-2)
+    heads = [
+        checkpoint.read_training(checkpoint.latest(tmp_path / name), torch.device("cpu"))["objective"]
+        for name in ("alone", "shared")
+    ]
+    assert heads[0].keys() == heads[1].keys() and len(heads[0]) == 12
+    assert all(torch.allclose(heads[0][key], heads[1][key], atol=2e-3) for key in heads[0])
