@@ -13,12 +13,15 @@ __version__ = "0.1.0"
 _NAMES = {
     "TarFlow": "labcore.flows.tarflow",
     "TarFlowConfig": "labcore.config",
+    "BackwardModel": "labcore.biflow.model",
+    "BackwardConfig": "labcore.config",
     "invert": "labcore.inverse.solve",
     "denoise": "labcore.inverse.denoise",
     "sample": "labcore.inverse.sample",
 }
 _PACKAGES = (
     "align",
+    "biflow",
     "config",
     "data",
     "encoders",

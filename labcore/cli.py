@@ -58,11 +58,10 @@ def _message(error: Exception) -> str:
 @plain_errors
 def train(
     out: Annotated[Path, typer.Option(help="The run's folder. The same command again resumes what it holds.")],
-    preset: Annotated[
-        str, typer.Option(help="Where the settings start from: fashion-small or ml-tarflow-28.")
-    ] = "fashion-small",
+    preset: Annotated[str, typer.Option(help="Where the settings start from; see lab presets.")] = "fashion-small",
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file with model, data and train, instead of a preset.")
+        Path | None,
+        typer.Option(help="A YAML file with model, data, train and align (or inversion), instead of a preset."),
     ] = None,
     data: Data = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it.")] = None,
@@ -70,6 +69,9 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.steps=100.")] = None,
     align: Annotated[
         str | None, typer.Option(help="R-REPA: forward, detach, reverse or reverse-literal; off for a preset without.")
+    ] = None,
+    invert: Annotated[
+        str | None, typer.Option(help="BiFlow: train a one-pass inverse of this flow (see lab sample), and no flow.")
     ] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
     nodes: Annotated[
@@ -83,12 +85,18 @@ def train(
     ] = None,
     previews: Annotated[bool, typer.Option(help="Sample grids along the way.")] = True,
 ) -> None:
-    """Train a flow on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
-    from labcore.runs.configure import configure
+    """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
+    from labcore.runs.configure import configure, configure_inversion
+    from labcore.runs.inversion import run_inversion
     from labcore.runs.training import run_training
     from labcore.train.launch import launch, nodes_of
 
-    run = configure(preset, config, data, image_size, channels, set_ or (), align)
+    if invert and (align or preset != "fashion-small"):
+        raise ValueError("--invert trains no flow, so --align and --preset are not for it; see the keys of --config")
+    if invert is None:
+        run, start = configure(preset, config, data, image_size, channels, set_ or (), align), run_training
+    else:
+        run, start = configure_inversion(invert, config, data, image_size, channels, set_ or ()), run_inversion
     machines = nodes_of(nodes, node_rank, rendezvous)
     if num_processes != 1 or machines.count != 1:
         share = max(num_processes, 1) * machines.count * run.train.accumulation
@@ -101,7 +109,7 @@ def train(
         for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
             words = _without(words, option)
         raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
-    result = run_training(run, out, previews)
+    result = start(run, out, previews)
     if not result.finished:
         typer.echo(
             f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
@@ -128,10 +136,10 @@ def sample(
 
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
-    from labcore.runs.models import find_model
+    from labcore.runs.models import find_sampler
     from labcore.runs.training import check_writable
 
-    flow = find_model(model).to(_device())
+    flow = find_sampler(model).to(_device())
     check_writable(out)
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")

@@ -24,38 +24,21 @@ class Config(BaseModel):
         return type(self)(**{**self.model_dump(), **changes})
 
 
-class TarFlowConfig(Config):
-    """A TARFlow (arXiv 2412.06329). The defaults of the options make it the published architecture.
-
-    Notation P-Ch-T-K of the paper = patch_size - width - num_blocks - layers_per_block.
-    """
+class TokensConfig(Config):
+    """What the flow and its learned inverse share: square images cut into tokens, and transformers over these."""
 
     image_size: PositiveInt  # pixels, square images
     channels: PositiveInt = 3
     patch_size: PositiveInt  # pixels; one token is channels x patch x patch values
     width: PositiveInt  # Ch, hidden width of the transformers
-    num_blocks: PositiveInt  # T, autoregressive blocks; their order alternates raster / reversed
+    num_blocks: PositiveInt  # T of TARFlow, B of BiFlow: the flow's autoregressive blocks
     layers_per_block: PositiveInt  # K, attention + MLP layers in each block
     head_dim: PositiveInt = 64
     num_classes: int = Field(default=0, ge=0)  # 0: unconditional
-    noise: Literal["gaussian", "uniform"] = "gaussian"  # what training adds: N(0, noise_std^2), or dequantisation
-    noise_std: NonNegativeFloat | None = None  # in units of pixels in [-1, 1]; None: 0.1 for gaussian, 0 for uniform
-    positions: Literal["learned", "rope"] = "learned"
-    mlp: Literal["gelu", "swiglu"] = "gelu"
     mlp_ratio: PositiveFloat = 4.0  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    affine_clamp: PositiveFloat | None = None  # c: log_scale and shift of each branch are held in [-c, c]
-    volume_preserving: bool = False  # shift only, log_scale = 0; the prior then has a learned variance
-
-    @model_validator(mode="before")
-    @classmethod
-    def _noise_std_of_kind(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("noise_std") is None:
-            values = {**values, "noise_std": 0.0 if values.get("noise") == "uniform" else 0.1}
-        return values
 
     @model_validator(mode="after")
-    def _fits(self) -> TarFlowConfig:
+    def _sizes_fit(self) -> TokensConfig:
         if self.image_size % self.patch_size:
             divisors = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
             raise ValueError(
@@ -65,13 +48,6 @@ class TarFlowConfig(Config):
             raise ValueError(
                 f"head_dim {self.head_dim} does not divide width {self.width}; "
                 f"give a width that is a multiple of {self.head_dim}, or another head_dim"
-            )
-        if self.positions == "rope" and self.head_dim % 4:
-            raise ValueError(f"head_dim was {self.head_dim}; two-dimensional RoPE needs a multiple of 4")
-        if self.noise == "uniform" and self.noise_std:
-            raise ValueError(
-                f"noise_std was {self.noise_std} with uniform dequantisation; leave it out, "
-                "or train with noise='gaussian'"
             )
         return self
 
@@ -94,6 +70,71 @@ class TarFlowConfig(Config):
     def dims(self) -> int:
         """Values in one image, t x d."""
         return self.tokens * self.token_dim
+
+    def _check_rope(self) -> None:
+        if self.head_dim % 4:
+            raise ValueError(f"head_dim was {self.head_dim}; two-dimensional RoPE needs a multiple of 4")
+
+
+class TarFlowConfig(TokensConfig):
+    """A TARFlow (arXiv 2412.06329). The defaults of the options make it the published architecture.
+
+    Notation P-Ch-T-K of the paper = patch_size - width - num_blocks - layers_per_block; the order of the tokens alternates
+    between raster and reversed from block to block.
+    """
+
+    noise: Literal["gaussian", "uniform"] = "gaussian"  # what training adds: N(0, noise_std^2), or dequantisation
+    noise_std: NonNegativeFloat | None = None  # in units of pixels in [-1, 1]; None: 0.1 for gaussian, 0 for uniform
+    positions: Literal["learned", "rope"] = "learned"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    affine_clamp: PositiveFloat | None = None  # c: log_scale and shift of each branch are held in [-c, c]
+    volume_preserving: bool = False  # shift only, log_scale = 0; the prior then has a learned variance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _noise_std_of_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("noise_std") is None:
+            values = {**values, "noise_std": 0.0 if values.get("noise") == "uniform" else 0.1}
+        return values
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> TarFlowConfig:
+        if self.positions == "rope":
+            self._check_rope()
+        if self.noise == "uniform" and self.noise_std:
+            raise ValueError(
+                f"noise_std was {self.noise_std} with uniform dequantisation; leave it out, "
+                "or train with noise='gaussian'"
+            )
+        return self
+
+
+class BackwardConfig(TokensConfig):
+    """A learned one-pass inverse (BiFlow, arXiv 2512.10953): a block for each of the flow's, and one that denoises.
+
+    The paper gives no architecture table; tokens, their number and `max_guidance` are our choice, after related code.
+    """
+
+    denoiser: bool = True  # a last block, whose state is the clean image; without it the last state is the noisy one
+    handover: Literal["hidden", "state"] = "hidden"  # to the next block: hidden tokens, or the state embedded again
+    max_guidance: NonNegativeFloat = 0.0  # guidance is an input, trained on [0, this]; 0: it is not
+    class_tokens: PositiveInt = 1  # prepended in every block of a class-conditional model
+    guidance_tokens: PositiveInt = 1  # prepended in every block where guidance is an input
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> BackwardConfig:
+        self._check_rope()
+        if self.max_guidance and not self.num_classes:
+            raise ValueError(
+                f"max_guidance was {self.max_guidance} with num_classes 0; guidance needs classes, leave it out"
+            )
+        return self
+
+    @property
+    def num_states(self) -> int:
+        """Blocks of the model, each of which gives a state: B, and 1 for the denoiser."""
+        return self.num_blocks + self.denoiser
 
 
 class DataConfig(Config):
@@ -182,6 +223,21 @@ class AlignConfig(Config):
         return self
 
 
+class InversionConfig(Config):
+    """How a learned inverse is trained (BiFlow). Distances are means over tokens and values, weights 1 where nothing is said.
+
+    The paper gives no weights, no p and c of equation 7 and no guidance range: these are our choice, after related code.
+    """
+
+    strategy: Literal["naive", "hidden-distillation", "hidden-alignment"] = "hidden-alignment"
+    normalise: Literal["none", "block", "sample"] = "block"  # states and targets, by the target's RMS: see norm_control
+    align_weight: PositiveFloat = 1.0  # of the mean over the hidden states
+    image_weight: NonNegativeFloat = 1.0  # of the squared error of the image
+    perceptual: dict[str, PositiveFloat] = {}  # distance -> weight, on images; see labcore.encoders.perceptual
+    adaptive_power: NonNegativeFloat = 1.0  # p of equation 7; 0: plain distances
+    adaptive_offset: PositiveFloat = 1e-2  # c of equation 7
+
+
 class RunConfig(Config):
     """One training run: a model, its data, how it is trained, and what its features are aligned with, if anything."""
 
@@ -199,4 +255,20 @@ class RunConfig(Config):
                     f"site ({block}, {layer}) is not in the model; blocks are 1..{m.num_blocks}, "
                     f"layers 1..{m.layers_per_block}"
                 )
+        if self.align and self.align.adjoint_sweeps >= m.tokens:
+            raise ValueError(
+                f"adjoint_sweeps was {self.align.adjoint_sweeps}; with {m.tokens} tokens, {m.tokens - 1} give the full gradient"
+            )
+        if self.align and self.align.loss == "nt-xent" and m.tokens == 1:
+            raise ValueError("loss 'nt-xent' compares tokens with each other, and this model has one; take 'cosine'")
         return self
+
+
+class InversionRunConfig(Config):
+    """One training run of a learned inverse: the flow that it inverts, the model, data, training, and what it is taught by."""
+
+    flow: str  # what find_model takes: a zoo name, a run's folder, a saved model
+    model: BackwardConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig
+    inversion: InversionConfig = InversionConfig()

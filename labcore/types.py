@@ -46,6 +46,17 @@ class FlowOutput(NamedTuple):
     hiddens: dict[Site, Tensor]
 
 
+class BackwardOutput(NamedTuple):
+    """What a learned inverse returns for a batch of noise.
+
+    x: images (b, c, h, w), not clipped. states: (b, t, d) each, in generation order x^(B-1) ... x^0, then the clean image
+    where the model denoises; the last one is patchify(x).
+    """
+
+    x: Tensor
+    states: tuple[Tensor, ...]
+
+
 class BlockStats(NamedTuple):
     """How one block was inverted.
 

@@ -174,6 +174,7 @@ def test_kept_tokens_are_those_of_the_clean_and_mirrored_image(encoder, own_cach
         (dict(direction="backward"), "forward"),
         (dict(direction="detach", adjoint_sweeps=2), "only 'reverse' has them"),
         (dict(loss="l1"), "cosine"),
+        (dict(adjoint_sweeps=16), "with 16 tokens, 15 give the full gradient"),
         (dict(weight=0.0), "greater than 0"),
     ],
 )

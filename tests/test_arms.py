@@ -1,6 +1,8 @@
 """The alignment experiment: reach and conflict of gradients, curves along a run, arms, verdicts and their figures."""
 
 import json
+import re
+import shutil
 import time
 
 import pytest
@@ -9,7 +11,7 @@ from test_align_training import SIZES, Tokens, align_config, batch, flow, noise,
 from test_training import folder, one_thread  # noqa: F401
 
 from labcore import TarFlow
-from labcore.align.reach import gradient_reach, sweep_cosines
+from labcore.align.reach import gradient_reach, sweep_gaps
 from labcore.runs import arms
 from labcore.runs.along import along, steps_to_reach
 from labcore.runs.spec import load_spec
@@ -33,9 +35,18 @@ def test_reach_of_each_direction(flow, batch, direction, reached):  # noqa: F811
 
 def test_sweeps_come_nearer_to_the_full_gradient(flow, batch):  # noqa: F811
     flow, x = flow.double(), batch.x.double()
-    found = sweep_cosines(flow, x, batch.y, [(1, 2)], [0, 4, flow.config.tokens - 1])
-    assert found[0] < found[4] < 1 - 1e-9
-    assert found[flow.config.tokens - 1] == pytest.approx(1, abs=1e-12)
+    found = sweep_gaps(flow, x, batch.y, [(1, 2)], [0, 4, flow.config.tokens - 1])
+    assert found[0].cosine < found[4].cosine < 1 - 1e-9
+    assert found[0].beyond_cosine < found[4].beyond_cosine and found[0].beyond_degrees > found[0].degrees
+    assert found[flow.config.tokens - 1] == pytest.approx((1, 1, 1), abs=1e-12)
+
+
+def test_reverse_teaches_the_sites_block_more_than_detach_does(flow, batch):  # noqa: F811
+    """Also in the last block: the state that its transformer reads is generated with that block's own parameters."""
+    sites = [(4, 2)]
+    detach, reverse = (gradient_reach(flow, batch.x, batch.y, sites, name) for name in ("detach", "reverse"))
+    assert [norm > 0 for norm in reverse] == [norm > 0 for norm in detach] == [False, False, False, True]
+    assert reverse[3] != pytest.approx(detach[3], rel=1e-3)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -81,7 +92,7 @@ def test_times_sooner():
         ("reverse", 1, slow),
         ("forward", 2, fast),
     ]
-    kept = [{"row": row, "seed": seed, "metrics": {"points": {row: points}}} for row, seed, points in rows]
+    kept = [{"row": row, "seed": seed, "metrics": {"points": {"an arm": points}}} for row, seed, points in rows]
     lines = arms.sooner_table(kept).splitlines()
     fid = lines[0].split("|").index(" fid_efflite0 ")
     assert [line.split("|")[fid].strip() for line in lines[2:4]] == ["2.00, never", "-"]
@@ -100,6 +111,26 @@ def test_curves_are_measured_once(folder, tmp_path, own_cache):  # noqa: F811
     assert along(tmp_path, measure, {"of": 1}) == first and len(calls) == 3
     along(tmp_path, measure, {"of": 2})
     assert len(calls) == 6
+    (tmp_path / "along.json").write_text('{"key": {"of": 2}, "points": [1]}')
+    with pytest.warns(UserWarning, match=r"along\.json cannot be read"):
+        assert along(tmp_path, measure, {"of": 2}) == first and len(calls) == 9
+
+
+def test_curves_are_of_the_weights_that_are_there(folder, tmp_path, own_cache):  # noqa: F811
+    """Another run in the same folder has other numbers, and what is gone has none."""
+
+    def measure(model: TarFlow) -> dict[str, float]:
+        return {"weight": float(next(model.parameters()).norm())}
+
+    config = align_config(folder)
+    run_training(config, tmp_path, previews=False)
+    first = along(tmp_path, measure, {})
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")
+    assert along(tmp_path, measure, {}) == first[1:]
+    shutil.rmtree(tmp_path / "checkpoints")
+    other = config.replace(train=config.train.replace(lr=3e-2).model_dump())
+    run_training(other, tmp_path, previews=False)
+    assert all(a != b for a, b in zip(along(tmp_path, measure, {}), first, strict=True))
 
 
 def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
@@ -125,8 +156,40 @@ def test_arms():
     assert near_image.align.sites == ((1, 2), (2, 2)) and "weight 0.2, mse" in arms.describe(near_image)
     few = arms.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0)
     assert arms.arm(few, "detach", [(3, 1)], 0.1, "cosine", "efficientnet-lite0").align.targets == "computed"
-    with pytest.raises(ValueError, match="forward"):
-        arms.arm(base, "backward", None, 0.1, "cosine", "efficientnet-lite0")
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("name", ["baseline", "reverse"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name="backward"), "arm was 'backward'; arms are baseline, forward"),
+        (dict(name="reverse-0"), "arm was 'reverse-0'"),
+        (dict(name="reverse-²"), "arm was 'reverse-²'"),
+        (dict(name="reverse-16"), "with 16 tokens, 15 give the full gradient"),
+        (dict(sites=[]), "at least 1 item"),
+        (dict(sites=[(9, 1)]), "blocks are 1..8"),
+        (dict(weight=-1.0), "greater than 0"),
+        (dict(loss="cos"), "cosine"),
+        (dict(encoder="foo"), "efficientnet-lite0"),
+    ],
+)
+def test_arms_that_cannot_be_are_refused_before_any_is_trained(name, changes, message):
+    base = arms.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    asked = dict(name=name, sites=None, weight=0.1, loss="cosine", encoder="efficientnet-lite0") | changes
+    with pytest.raises(ValueError, match=re.escape(message)):
+        arms.arm(base, **asked)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_numbers_of_images_that_cannot_be():
+    for save_every in (0, 3):
+        with pytest.raises(ValueError, match="save_every was"):
+            arms.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
+    assert arms.fidelity_metrics(0) == [] and "sfid" in arms.fidelity_metrics(1500)
+    for samples in (-1, 3, 1280):
+        with pytest.raises(ValueError, match="fid_efflite0 needs at least 1281 drawn images"):
+            arms.fidelity_metrics(samples)
 
 
 def records(row: str, values: list[float]) -> list[dict]:
@@ -170,12 +233,13 @@ def test_figures_have_what_they_are_told(flow, batch):  # noqa: F811
     norms = {name: gradient_reach(flow, batch.x, batch.y, [(3, 1)], name) for name in ("forward", "detach")}
     figure = alignment.reach(norms, {name: [(3, 1)] for name in norms})
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts.count("0") == 1 + 3 and texts.count("1") == 2
+    assert texts.count("0") == 1 + 3 and texts[2] == f"{norms['forward'][2]:.3g}"
     figure = alignment.sweeps({"a": {0: 0.5, 2: 0.9}}, {0: 1.0, 2: 3.0})
     assert list(figure.axes[1].lines[0].get_ydata()) == [1.0, 3.0]
     found = [(step, [BlockConflict(1, None, 1.0, 0.0), BlockConflict(2, 0.1 * step, 1.0, 1.0)]) for step in (1, 2)]
-    axes = alignment.conflicts({"reverse": found}).axes[0]
-    assert [line.get_label() for line in axes.lines if line.get_label() == "block 2"] and len(axes.lines) == 2
+    above, below = alignment.conflicts({"reverse": found}).axes
+    assert [line.get_label() for line in above.lines if line.get_label() == "block 2"] and len(above.lines) == 2
+    assert list(below.lines[0].get_ydata()) == [1.0, 1.0]
     points = {arm: [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.3}] for arm in ("baseline", "reverse")}
     axes = alignment.curves(points, {"x": "a number"}, "baseline").axes[0]
     assert axes.get_title() == "a number" and len(axes.lines) == 3

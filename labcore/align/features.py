@@ -51,14 +51,16 @@ def features(
     states: what the flow gave for the same x, y and weights; without it, a forward pass is made here. "forward" uses its
     hiddens where they hold all sites with their gradients, the others take its latents as the cache. Shapes are
     checked, values are not. Gradient reaches parameters, and x in direction "forward" only.
-    Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative or of
-    another direction than "reverse", and states of another shape.
+    Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative, more than
+    t - 1 or of another direction than "reverse", and states of another shape.
     """
     check_direction(direction, adjoint_sweeps)
     sites = check_sites(flow, sites)
     flow.check_images(x)
     flow.check_labels(y, x.shape[0])
     tokens = flow.patchify(x)
+    if adjoint_sweeps >= tokens.shape[1]:
+        raise ValueError(f"adjoint_sweeps was {adjoint_sweeps}; with {tokens.shape[1]} tokens, one less is exact")
     if states is not None:
         check_states(flow, tokens, states)
     if direction == "forward":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,18 +29,48 @@ def gradient_reach(
     return [float(g.norm()) for g in _gradients(flow, x, y, sites, direction, adjoint_sweeps, seed)]
 
 
-def sweep_cosines(
+class SweepGap(NamedTuple):
+    """How a "reverse" gradient compares with the full one, over all parameters.
+
+    cosine: of the whole gradients. beyond_cosine, beyond_ratio: cosine and ratio of norms of what each has beyond "detach",
+    which is the part that goes through the generated states.
+    """
+
+    cosine: float
+    beyond_cosine: float
+    beyond_ratio: float
+
+    @property
+    def degrees(self) -> float:
+        """The angle of `cosine`."""
+        return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
+
+    @property
+    def beyond_degrees(self) -> float:
+        """The angle of `beyond_cosine`."""
+        return math.degrees(math.acos(max(-1.0, min(1.0, self.beyond_cosine))))
+
+
+def sweep_gaps(
     flow: nn.Module,
     x: Float[Tensor, "b c h w"],
     y: Labels,
     sites: Sequence[Site],
     sweeps: Sequence[int],
     seed: int = 0,
-) -> dict[int, float]:
-    """{k: cosine} of the "reverse" gradient with k sweeps and the full one (t - 1 sweeps), over all parameters together."""
-    full = torch.cat(_gradients(flow, x, y, sites, "reverse", flow.config.tokens - 1, seed))
-    parts = {k: torch.cat(_gradients(flow, x, y, sites, "reverse", k, seed)) for k in sweeps}
-    return {k: float(torch.cosine_similarity(g, full, dim=0)) for k, g in parts.items()}
+) -> dict[int, SweepGap]:
+    """{k: gap} between the "reverse" gradient with k sweeps and the full one (t - 1 sweeps), as in `gradient_reach`."""
+
+    def gradient(direction: Direction, k: int) -> Tensor:
+        return torch.cat(_gradients(flow, x, y, sites, direction, k, seed))
+
+    full, own = gradient("reverse", flow.config.tokens - 1), gradient("detach", 0)
+    found = {}
+    for k in sweeps:
+        part = gradient("reverse", k)
+        whole, beyond = (torch.cosine_similarity(a, b, dim=0) for a, b in ((part, full), (part - own, full - own)))
+        found[k] = SweepGap(float(whole), float(beyond), float((part - own).norm() / (full - own).norm()))
+    return found
 
 
 def _gradients(
@@ -52,6 +84,8 @@ def _gradients(
         weights = torch.randn(h.shape[1:], generator=generator(seed, "reach", block, layer)).to(h)
         total = total + (h * weights).mean()
     blocks = [list(block.parameters()) for block in flow.blocks]
+    if not all(p.requires_grad for block in blocks for p in block):
+        raise ValueError("some parameters of the flow are frozen; call flow.requires_grad_(True) first")
     gradients = iter(torch.autograd.grad(total, [p for block in blocks for p in block], allow_unused=True))
     return [
         torch.cat([(torch.zeros_like(p) if (g := next(gradients)) is None else g).flatten() for p in block])

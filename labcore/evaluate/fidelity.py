@@ -181,7 +181,7 @@ def refused(extractor: Extractor, n: int) -> list[str]:
     return [f"{metric}{extractor.suffix}" for metric in METRICS if not enough(metric, extractor, n)]
 
 
-def enough(metric: str, extractor: Extractor, n: int) -> bool:
+def enough(metric: str, extractor: Extractor | str, n: int) -> bool:
     try:
         check_enough([metric], extractor, n, "held-out")
     except ValueError:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from labcore.config import TarFlowConfig
 from labcore.flows.metablock import BlockOutput, Labels, MetaBlock
+from labcore.nn.embed import check_labels
 from labcore.nn.patch import patchify, unpatchify
 from labcore.nn.pretrained import Pretrained
 from labcore.types import FlowOutput, Site
@@ -133,22 +134,7 @@ class TarFlow(Pretrained, nn.Module):
 
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
         """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""
-        k = self.config.num_classes
-        if y is None:
-            return
-        if k == 0:
-            raise ValueError("labels were given, but this model is unconditional (num_classes=0); pass y=None")
-        if y.is_floating_point():
-            if y.shape != (batch, k):
-                raise ValueError(f"class probabilities have shape {tuple(y.shape)}; this model takes ({batch}, {k})")
-            return
-        if y.shape != (batch,) or y.dtype != torch.int64:
-            raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; give int64 of shape ({batch},)")
-        on_cpu = y.device.type == "cpu" and not torch.compiler.is_compiling()
-        if (ranges or on_cpu) and batch and not -1 <= int(y.min()) <= int(y.max()) < k:
-            raise ValueError(
-                f"labels run from {int(y.min())} to {int(y.max())}; allowed are 0..{k - 1}, and -1 for none"
-            )
+        check_labels(y, batch, self.config.num_classes, ranges)
 
     def _layers_by_block(self, sites: Iterable[Site]) -> dict[int, list[int]]:
         c, wanted = self.config, {}

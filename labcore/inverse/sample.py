@@ -1,4 +1,4 @@
-"""Drawing images: noise, exact inverse, score denoising, clip.
+"""Drawing images: noise, the flow's exact inverse and score denoising, or a learned inverse in one pass, clip.
 
 Image i's noise depends on (seed, i) alone, so a batch size, a device or a number of processes changes nothing but speed.
 """
@@ -6,6 +6,7 @@ Image i's noise depends on (seed, i) alone, so a batch size, a device or a numbe
 from __future__ import annotations
 
 import secrets
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +19,22 @@ from labcore.inverse.solve import Solver, invert
 from labcore.rng import normal_per_item
 
 
+@runtime_checkable
+class OnePass(Protocol):
+    """A learned inverse, `labcore.biflow.BackwardModel`: called with z, y and guidance it gives an output with images x."""
+
+    config: Any
+    device: Any
+    dtype: Any
+
+    def __call__(self, z: Tensor, y: Tensor | None, guidance: Any) -> Any: ...
+
+    def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None: ...
+
+
 @torch.no_grad()
 def sample(
-    flow: TarFlow,
+    flow: TarFlow | OnePass,
     num: int = 16,
     y: int | Int[Tensor, "b"] | None = None,
     guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
@@ -39,7 +53,8 @@ def sample(
     (num,) each image's, or a list with one per block. noise_std: None
     denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
     so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
-    torch's global generator is not touched.
+    torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at all, so
+    noise_std, guidance_schedule, attn_temp and solver are not for it.
     """
     if num < 1 or batch_size < 1 or first < 0:
         raise ValueError(
@@ -49,28 +64,36 @@ def sample(
         raise ValueError(
             f"guidance has shape {tuple(guidance.shape)}; give a number, ({num},) for each image, or a list"
         )
-    labels, std = as_labels(flow, y, num), noise_level(flow, noise_std)
+    exact = isinstance(flow, TarFlow)
+    if not exact and (noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential"):
+        raise ValueError(
+            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out, or give the flow"
+        )
+    labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
     seed = secrets.randbits(31) if seed is None else seed
     c, images = flow.config, []
     for start in range(0, num, batch_size):
         rows = range(start, min(start + batch_size, num))
         z = normal_per_item(seed, "sample", range(first + rows.start, first + rows.stop), (c.tokens, c.token_dim))
-        z = z.to(flow.device, flow.dtype) * flow.prior_var.sqrt()
+        z = z.to(flow.device, flow.dtype)
         part = None if labels is None else labels[rows.start : rows.stop]
         g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
-        x = invert(flow, z, part, g, guidance_schedule, attn_temp, solver).x
+        if exact:
+            x = invert(flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver).x
+        else:
+            x = flow(z, part, g).x
         if not bool(x.isfinite().all()):
             bad = int((~x.isfinite()).flatten(1).any(1).sum())
             raise ValueError(
                 f"{bad} of {len(x)} images came out as NaN or infinity: guidance {guidance} or attn_temp {attn_temp} leads "
                 "out of what the flow has seen, or the flow has diverged; try less guidance"
             )
-        images.append(denoise(flow, x, part, std))
+        images.append(denoise(flow, x, part, std) if exact else x)
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x
 
 
-def as_labels(flow: TarFlow, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
+def as_labels(flow: TarFlow | OnePass, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
     """Labels (num,) on the flow's device, with their range checked; None stays None."""
     if y is None:
         return None

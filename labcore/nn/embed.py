@@ -31,6 +31,27 @@ class ClassEmbedding(nn.Module):
         return f"classes={self.weight.shape[0]}, width={self.weight.shape[1]}"
 
 
+def check_labels(y: Tensor | None, batch: int, num_classes: int, ranges: bool = False) -> None:
+    """ValueError unless y fits a model of so many classes. `ranges` looks at the values on a GPU too, which waits for it."""
+    if y is None:
+        return
+    if num_classes == 0:
+        raise ValueError("labels were given, but this model is unconditional (num_classes=0); pass y=None")
+    if y.is_floating_point():
+        if y.shape != (batch, num_classes):
+            raise ValueError(
+                f"class probabilities have shape {tuple(y.shape)}; this model takes ({batch}, {num_classes})"
+            )
+        return
+    if y.shape != (batch,) or y.dtype != torch.int64:
+        raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; give int64 of shape ({batch},)")
+    on_cpu = y.device.type == "cpu" and not torch.compiler.is_compiling()
+    if (ranges or on_cpu) and batch and not -1 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(
+            f"labels run from {int(y.min())} to {int(y.max())}; allowed are 0..{num_classes - 1}, and -1 for none"
+        )
+
+
 def grid_positions(side: int) -> Int[Tensor, "t 2"]:
     """(row, column) of each token of a side x side grid in raster order."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

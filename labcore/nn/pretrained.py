@@ -95,6 +95,14 @@ def tensors_of(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, 
     return {name: convert(x.detach()).cpu().contiguous() for name, x in model.state_dict().items()}
 
 
+def saved_class(folder: Path) -> str | None:
+    """Name of the class that a folder's config.json was written for; None where it does not say."""
+    try:
+        return json.loads((folder / CONFIG).read_text()).get("model")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def read_config(cls: type[Pretrained], path: Path) -> Config:
     """The validated configuration in a config.json written for `cls`."""
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from labcore import provenance
 from labcore.flows.tarflow import TarFlow
 from labcore.runs.evaluation import write_json
 from labcore.train import checkpoint
@@ -21,18 +23,34 @@ def along(
 ) -> list[dict[str, Any]]:
     """[{"step": n, **measure(averaged weights at step n)}] of the run's checkpoints, in order.
 
-    What `key` (JSON: how it is measured) has given before is read from along.json, so that a killed notebook goes on.
+    What `key` (JSON: how it is measured) has given for the same weights before is read from along.json, so that a killed
+    notebook goes on.
     """
-    path = run / KEPT
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    known = {point["step"]: point for point in kept.get("points", ())} if kept.get("key") == key else {}
+    path, points = run / KEPT, []
+    known = _kept(path, key)
     for folder in sorted(checkpoint.folders(run)):
-        step = checkpoint.Checkpoint(folder, checkpoint.read_state(folder)).step
-        if step not in known:
-            flow = TarFlow.from_pretrained(folder / "ema").to(device).eval().requires_grad_(False)
-            known[step] = {"step": step, **measure(flow)}
-            write_json(path, {"key": key, "points": list(known.values())})
-    return [known[step] for step in sorted(known)]
+        flow = TarFlow.from_pretrained(folder / "ema")
+        weights = provenance.weights_hash(flow)
+        if weights not in known:
+            step = checkpoint.read_state(folder)["step"]
+            flow = flow.to(device).eval().requires_grad_(False)
+            known[weights] = {"step": step, **measure(flow)}
+            write_json(path, {"key": key, "points": known})
+        points.append(known[weights])
+    return points
+
+
+def _kept(path: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Weights hash -> point of an earlier call with the same key; nothing where the file is damaged, with a warning."""
+    if not path.is_file():
+        return {}
+    try:
+        kept = json.loads(path.read_text())
+        points = {str(weights): {**point, "step": int(point["step"])} for weights, point in kept["points"].items()}
+        return points if kept["key"] == key else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        warnings.warn(f"{path} cannot be read; everything in it is measured again", stacklevel=3)
+        return {}
 
 
 def steps_to_reach(points: Sequence[dict[str, Any]], name: str, value: float, higher: bool) -> float | None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from labcore.config import DataConfig, RunConfig, TarFlowConfig
+from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
 from labcore.data import load
 from labcore.data.datasets import NAMES
+from labcore.runs.models import find_model, run_section
 from labcore.runs.parameters import nearest
 from labcore.runs.presets import PRESETS, SMALL
 from labcore.types import Site
 
 SECTIONS = ("model", "data", "train", "align")
+INVERSION_SECTIONS = ("model", "data", "train", "inversion")
+INVERSION: dict[str, Any] = dict(
+    steps=2000, batch_size=128, lr=1e-3, warmup_steps=100, weight_decay=0.0, ema_decay=0.999
+)
+"""How a learned inverse is trained where nothing is said; our choice, for the sizes that two cores bear."""
 
 
 def configure(
@@ -36,24 +42,8 @@ def configure(
     "train.steps=100" and the like, the last word. A model's image size, channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
-    values = _read(file) if file else preset_sections(preset)
-    for name, section in values.items():
-        if section is not None and not isinstance(section, dict):
-            raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
-    sections = {name: dict(values.get(name) or {}) for name in SECTIONS}
-    if unknown := values.keys() - sections.keys():
-        raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has {', '.join(SECTIONS)}")
-    if data is not None:
-        sections["data"] |= dict(name=data, path=None) if data in NAMES else dict(name="folder", path=data)
-    if image_size is not None:
-        sections["data"]["image_size"] = image_size
-    if channels is not None:
-        sections["data"]["channels"] = channels
-    chosen = set()
-    for setting in settings:
-        section, key, value = _setting(setting)
-        sections[section][key] = value
-        chosen.add((section, key))
+    sections = _sections(_read(file) if file else preset_sections(preset), SECTIONS, data, image_size, channels)
+    chosen = _settings(sections, settings)
     if data is not None or image_size is not None or channels is not None:
         d = DataConfig(**sections["data"])
         found = load(d.name, "train", d.path, d.image_size, d.channels)
@@ -61,12 +51,42 @@ def configure(
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
     if align not in (None, "off"):
         sections["align"]["direction"] = align
+    if align == "off" and any(section == "align" for section, _ in chosen):
+        raise ValueError("--align off takes no align settings; leave one of them out")
     if align == "off" or not sections["align"]:
         return RunConfig(**{**sections, "align": None})
     if "sites" not in sections["align"]:
         model = TarFlowConfig(**sections["model"])
         sections["align"]["sites"] = default_sites(sections["align"].get("direction", "reverse"), model)
     return RunConfig(**sections)
+
+
+def configure_inversion(
+    flow: str,
+    file: Path | None = None,
+    data: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    settings: Sequence[str] = (),
+) -> InversionRunConfig:
+    """A validated configuration of a learned inverse of `flow` (what `find_model` takes).
+
+    file: a YAML file with the keys model, data, train and inversion. What nothing says follows the flow: image, tokens,
+    blocks, layers, widths and classes from its model, and the data from its run where that is at hand; training is that of
+    `INVERSION`. Raises as `configure`, and as `find_model`.
+    """
+    teacher = find_model(flow)
+    sections = _sections(_read(file) if file else {}, INVERSION_SECTIONS, None, None, None)
+    same = {key: getattr(teacher.config, key) for key in TokensConfig.model_fields}
+    size = dict(image_size=teacher.config.image_size, channels=teacher.config.channels)
+    sections["model"] = {**same, **sections["model"]}
+    sections["data"] = {**(run_section(flow, "data") or size), **sections["data"]}
+    sections["train"] = {**INVERSION, **sections["train"]}
+    _choose_data(sections["data"], data, image_size, channels)
+    if data is not None and image_size is None:
+        sections["data"] |= size
+    _settings(sections, settings)
+    return InversionRunConfig(flow=flow, **sections)
 
 
 def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
@@ -77,6 +97,42 @@ def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     last, layer = model.num_blocks, math.ceil(0.75 * model.layers_per_block)
     blocks = (1, 2) if direction == "forward" else (last - 1, last)
     return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
+
+
+def _sections(
+    values: dict[str, Any], names: Sequence[str], data: str | None, image_size: int | None, channels: int | None
+) -> dict[str, dict[str, Any]]:
+    """Every section of a run by name, with the data that was asked for; ValueError for what is no section."""
+    for name, section in values.items():
+        if section is not None and not isinstance(section, dict):
+            raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
+    sections = {name: dict(values.get(name) or {}) for name in names}
+    if unknown := values.keys() - sections.keys():
+        raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has {', '.join(names)}")
+    _choose_data(sections["data"], data, image_size, channels)
+    return sections
+
+
+def _choose_data(section: dict[str, Any], data: str | None, image_size: int | None, channels: int | None) -> None:
+    if data is not None:
+        section |= dict(name=data, path=None) if data in NAMES else dict(name="folder", path=data)
+    if image_size is not None:
+        section["image_size"] = image_size
+    if channels is not None:
+        section["channels"] = channels
+
+
+def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> set[tuple[str, str]]:
+    """Put single settings in their sections; which they were. A warm-up that nobody set is a quarter of given steps at most."""
+    chosen = set()
+    for setting in settings:
+        section, key, value = _setting(setting, sections)
+        sections[section][key] = value
+        chosen.add((section, key))
+    train = sections["train"]
+    if ("train", "steps") in chosen and ("train", "warmup_steps") not in chosen and isinstance(train["steps"], int):
+        train["warmup_steps"] = min(train.get("warmup_steps", 0), train["steps"] // 4)  # a short trial needs no more
+    return chosen
 
 
 def preset_sections(name: str) -> dict[str, Any]:
@@ -100,12 +156,12 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _setting(text: str) -> tuple[str, str, Any]:
+def _setting(text: str, sections: Iterable[str]) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key and section in SECTIONS):
+    if not (equals and dot and key and section in sections):
         raise ValueError(
-            f"setting {text!r}; write SECTION.KEY=VALUE with section {', '.join(SECTIONS)}, as in train.steps=100"
+            f"setting {text!r}; write SECTION.KEY=VALUE with section {', '.join(sections)}, as in train.steps=100"
         )
     try:
         parsed = yaml.safe_load(value)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from labcore.biflow.model import BackwardModel
 from labcore.flows.tarflow import TarFlow
-from labcore.nn.pretrained import CONFIG
+from labcore.nn.pretrained import CONFIG, saved_class
 from labcore.train import checkpoint
-from labcore.zoo import NAMES, load
+from labcore.zoo import NAMES, load, path
 
 
 def find_model(source: str | Path) -> TarFlow:
@@ -17,18 +21,41 @@ def find_model(source: str | Path) -> TarFlow:
     folder gives its averaged weights; any other folder must be one that save_pretrained wrote. Names of the zoo and hub
     repositories "owner/name" work too. Raises FileNotFoundError or ValueError with what to do.
     """
+    return load(str(source)) if str(source) in NAMES else TarFlow.from_pretrained(_folder(source))
+
+
+def find_sampler(source: str | Path) -> TarFlow | BackwardModel:
+    """The flow, or the learned inverse of one, that `source` names: what `labcore.sample` takes; as `find_model`."""
     if str(source) in NAMES:
         return load(str(source))
+    place = _folder(source)
+    learned = isinstance(place, Path) and saved_class(place) == BackwardModel.__name__
+    return (BackwardModel if learned else TarFlow).from_pretrained(place)
+
+
+def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
+    """A section of the run's configuration that lies beside a model, in a run's folder or the zoo; None where none does."""
+    if str(source) in NAMES:
+        file = path(str(source)) / "spec.yaml"
+    else:
+        folder = Path(source)
+        file = next((f / "config.yaml" for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
+    values = yaml.safe_load(file.read_text()) if file else None
+    return values.get(section) if isinstance(values, dict) else None
+
+
+def _folder(source: str | Path) -> Path | str:
+    """The folder that holds the model's files; `source` itself where it may be a hub name."""
     folder = Path(source)
     for candidate in (folder, folder / "model", folder / "ema"):
         if candidate.is_dir() and (candidate / CONFIG).is_file():
             is_raw_weights = candidate.name == "model" and (folder / "ema" / CONFIG).is_file()  # a checkpoint folder
-            return TarFlow.from_pretrained(folder / "ema" if is_raw_weights else candidate)
+            return folder / "ema" if is_raw_weights else candidate
     if not folder.exists() and "/" not in str(source):
         raise FileNotFoundError(
             f"no folder {str(source)!r}, and no shipped model of that name; shipped are {', '.join(NAMES)}. Give one of "
             "them, a run's folder, a checkpoint, a folder that save_pretrained wrote, or a hub name owner/name"
         )
     if folder.is_dir() and (found := checkpoint.latest(folder)):
-        return TarFlow.from_pretrained(found.path / "ema")
-    return TarFlow.from_pretrained(source)
+        return found.path / "ema"
+    return str(source)

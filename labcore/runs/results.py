@@ -139,9 +139,9 @@ Cells = dict[tuple[str, str], Interval]
 def _markdown(rows: list[str], layout: TableSpec, means: Cells, differences: Cells) -> str:
     best = {}
     for title, direction in layout.better.items():
-        there = [means[row, title].mean for row in rows if (row, title) in means]
-        if len(there) > 1:
-            best[title] = max(there) if direction == "higher" else min(there)
+        there = [means[row, title] for row in rows if (row, title) in means]
+        if len(there) > 1 and len({one.n for one in there}) == 1 < there[0].n:  # else the seeds would decide
+            best[title] = (max if direction == "higher" else min)(one.mean for one in there)
     heads = ["row"]
     for title in layout.columns:
         heads += [title] + ([f"difference from {layout.baseline}"] if differences else [])
@@ -157,6 +157,8 @@ def _markdown(rows: list[str], layout: TableSpec, means: Cells, differences: Cel
                 cells.append(_cell(difference, signed=True) if difference else "-")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     note = "Mean ± half of its 95% interval (Student's t) over n seeds."
+    if best:
+        note += " Bold: the best mean of a column, however small its lead."
     if differences:
         note += " Differences are paired by seed, with their own interval; * marks one that excludes 0."
     return "\n".join([*lines, "", note]) + "\n"

@@ -18,12 +18,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from labcore.config import RunConfig
+from labcore.config import InversionRunConfig, RunConfig
 from labcore.data import load
 from labcore.data.transforms import save_png, tile, to_float
 from labcore.evaluate.likelihood import likelihood
 from labcore.flows.tarflow import TarFlow
-from labcore.inverse.sample import sample
+from labcore.inverse.sample import OnePass, sample
 from labcore.rng import StepNoise, seed_of
 from labcore.train import monitor
 from labcore.train.loop import Hooks, TrainResult, train
@@ -56,7 +56,7 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
     )
     describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
     result = train(flow, objective, training, config.train, folder, config.data.flip, describe, hooks)
-    if _is_main():
+    if is_main():
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         if result.finished:
             result.ema.save_pretrained(folder / "model")
@@ -96,7 +96,7 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
-def datasets(config: RunConfig) -> tuple[Any, Any]:
+def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     """Training and test images; ValueError where they do not fit the model."""
     d, m = config.data, config.model
     parts = [load(d.name, split, d.path, d.image_size, d.channels) for split in ("train", "test")]
@@ -125,7 +125,7 @@ def evaluation(flow: TarFlow, test: Any) -> dict[str, float]:
     return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(flow, x, y)}
 
 
-def write_preview(flow: TarFlow, path: Path, per_class: int = 4) -> None:
+def write_preview(flow: TarFlow | OnePass, path: Path, per_class: int = 4) -> None:
     """A PNG grid of samples, one column a class (16 images where there are none)."""
     classes = flow.config.num_classes
     columns = min(classes, 10) or 4
@@ -139,7 +139,7 @@ def _noised_once(flow: TarFlow, x: Tensor) -> Tensor:
     return noised(flow, x, StepNoise(0, 0, len(x), x.device))
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
     from accelerate import PartialState
 
     return PartialState().is_main_process

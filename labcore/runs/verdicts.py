@@ -1,7 +1,9 @@
 """What a campaign's records say about a claim: supported, not supported, or undetermined, computed and not judged.
 
 A claim is that one row of a table is better than another in one number. Both are paired by seed; the 95% interval of the
-mean difference decides. Its half width is the smallest difference that these seeds could have told from nothing.
+mean difference decides: above 0 on the claimed side, supported; on the other side, not supported; around 0, undetermined, with
+the smallest difference that as many seeds would have told from nothing four times in five. Claims are judged one by one, so
+of twenty that are false, one is expected to look supported or its opposite.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from labcore.runs.interval import Interval, paired
+from labcore.runs.interval import Interval, paired, t_quantile
 from labcore.runs.results import metric
 
 
@@ -25,7 +27,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """verdict, the paired difference row - than (None without common seeds), and the smallest difference one could see."""
+    """The verdict, and the paired difference row - than; None without common seeds."""
 
     claim: Claim
     verdict: Literal["supported", "not supported", "undetermined", "not run"]
@@ -33,8 +35,14 @@ class Verdict(NamedTuple):
 
     @property
     def smallest(self) -> float | None:
-        """Half width of the interval; None below two seeds."""
-        return self.difference.half if self.difference else None
+        """The true difference that would have been seen with a probability of 80%, if seeds scatter as here; None below two.
+
+        The half width times 1 + t(0.8) / t(0.975): a difference of the half width itself is seen only every other time.
+        """
+        if self.difference is None or self.difference.half is None:
+            return None
+        freedom = self.difference.n - 1
+        return self.difference.half * (1 + t_quantile(0.8, freedom) / t_quantile(0.975, freedom))
 
 
 def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
@@ -55,13 +63,14 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
 def table(verdicts: Sequence[Verdict]) -> str:
     """A Markdown table."""
     lines = ["| claim | in the paper | here: difference (95%) | n | verdict |", "|---|---|---|---|---|"]
-    for claim, verdict, difference in verdicts:
+    for one in verdicts:
+        claim, verdict, difference = one
         here, n = "-", 0
         if difference is not None:
             n = difference.n
             here = f"{difference.mean:+.4g}" + (f" ± {difference.half:.2g}" if difference.half is not None else "")
         if verdict == "undetermined":
-            unseen = f"below {difference.half:.2g}" if difference.half is not None else "of any size"
-            verdict = f"undetermined: differences {unseen} cannot be seen"
+            unseen = f"below {one.smallest:.2g}" if one.smallest is not None else "of any size"
+            verdict = f"undetermined: differences {unseen} would mostly not be seen"
         lines.append(f"| {claim.says} | {claim.paper or '-'} | {here} | {n} | {verdict} |")
     return "\n".join(lines) + "\n"

@@ -20,44 +20,43 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 def reach(
     norms: Mapping[str, Sequence[float]], sites: Mapping[str, Sequence[tuple[int, int]]], title: str = ""
 ) -> Figure:
-    """Gradient norm by direction (rows) and block (columns) as shares of the row's largest; a ring marks the sites' blocks.
+    """Gradient norm by direction (rows) and block (columns); a frame marks the sites' blocks.
 
-    norms: direction -> `labcore.align.reach.gradient_reach`. Blocks without any gradient are left white.
+    norms: direction -> `labcore.align.reach.gradient_reach`. Shades are of one scale, the square root of the norm; blocks
+    without any gradient are left white.
     """
     import numpy as np
 
     values = np.array([[v or np.nan for v in row] for row in norms.values()], dtype=float)
-    shares = values / np.nanmax(values, axis=1, keepdims=True)
     figure = _figure((style.WIDTH, 1.6 + 0.55 * len(norms)))
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
+    axes.imshow(np.sqrt(values / np.nanmax(values)), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for r, name in enumerate(norms):
         marked = {block for block, _ in sites[name]}
         for b in range(values.shape[1]):
-            text = "0" if np.isnan(shares[r, b]) else f"{shares[r, b]:.2g}"
-            axes.text(b, r, text, ha="center", va="center", color="black", fontsize=12)
+            text = "0" if np.isnan(values[r, b]) else f"{values[r, b]:.3g}"
+            axes.text(b, r, text, ha="center", va="center", color="black", fontsize=11)
             if b + 1 in marked:
                 ring = dict(fill=False, edgecolor=style.COLOURS["red"], linewidth=2.5)
                 axes.add_patch(_rectangle((b - 0.46, r - 0.42), 0.92, 0.84, ring))
-    image.set_clim(0, 1.4)
     axes.set_xticks(range(values.shape[1]), [str(b + 1) for b in range(values.shape[1])])
     axes.set_yticks(range(len(norms)), list(norms))
-    axes.set_xlabel("block (1 touches the image, the last one z); red: aligned")
-    axes.set_title(title or "gradient of the alignment in each block, as a share of the row's largest")
+    axes.set_xlabel("block (1 touches the image, the last one z); framed: the site's")
+    axes.set_title(title or "norm of the gradient in each block's parameters")
     axes.grid(False)
     return figure
 
 
 @_styled
-def sweeps(cosines: Mapping[str, Mapping[int, float]], seconds: Mapping[int, float] | None = None) -> Figure:
-    """Cosine to the full gradient of generation against adjoint sweeps, a line for each name; what sweeps cost beside it."""
+def sweeps(degrees: Mapping[str, Mapping[int, float]], seconds: Mapping[int, float] | None = None) -> Figure:
+    """Angle to the full gradient of generation against adjoint sweeps, a line for each name; what sweeps cost beside it."""
     figure = _figure((style.WIDTH, 3.8))
     left, *rest = figure.subplots(1, 2 if seconds else 1, squeeze=False)[0]
-    for (name, found), line, marker in zip(cosines.items(), cycle(LINES), cycle(MARKERS)):
+    for (name, found), line, marker in zip(degrees.items(), cycle(LINES), cycle(MARKERS)):
         left.plot(list(found), list(found.values()), linestyle=line, marker=marker, label=name)
     left.set_xlabel("adjoint sweeps (0: the paper's stop-gradient)")
-    left.set_ylabel("cosine to the full gradient")
-    left.set_ylim(min(0.0, left.get_ylim()[0]), 1.03)
+    left.set_ylabel("degrees from the full gradient")
+    left.set_ylim(0, None)
     left.legend()
     for axes in rest:
         assert seconds is not None
@@ -71,27 +70,26 @@ def sweeps(cosines: Mapping[str, Mapping[int, float]], seconds: Mapping[int, flo
 
 @_styled
 def conflicts(points: Mapping[str, Sequence[tuple[int, Sequence[Any]]]], title: str = "") -> Figure:
-    """Cosine of likelihood's and alignment's gradients against steps, a panel an arm, a line a block.
+    """Gradients of likelihood and alignment against steps: cosine above, ratio of norms below; a column an arm, a line a block.
 
     points: arm -> [(step, `labcore.train.conflict.conflict`)]. Blocks that the alignment does not reach have no line.
     """
-    from matplotlib import colormaps
-
-    figure = _figure((style.WIDTH, 3.9))
-    panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
-    for axes, (arm, along) in zip(panels, points.items(), strict=True):
-        blocks = len(along[0][1])
-        for b in range(blocks):
-            curve = [(step, found[b].cosine) for step, found in along if found[b].cosine is not None]
-            if curve:
-                shade = colormaps["viridis"](0.92 * b / max(blocks - 1, 1))
-                line, marker = LINES[b % len(LINES)], MARKERS[b % len(MARKERS)]
-                axes.plot(*zip(*curve, strict=True), color=shade, linestyle=line, marker=marker, label=f"block {b + 1}")
-        axes.axhline(0, color="black", linewidth=1)
-        axes.set_title(arm)
-        axes.set_xlabel("optimizer steps")
-        axes.legend(fontsize=10)
-    panels[0].set_ylabel("cosine of the two gradients")
+    figure = _figure((style.WIDTH, 5.6))
+    panels = figure.subplots(2, len(points), sharey="row", sharex=True, squeeze=False)
+    for (above, below), (arm, along) in zip(panels.T, points.items(), strict=True):
+        reached = [b for b in range(len(along[0][1])) if any(found[b].cosine is not None for _, found in along)]
+        for b, line, marker in zip(reached, cycle(LINES), cycle(MARKERS)):
+            curve = [(step, found[b]) for step, found in along if found[b].cosine is not None]
+            steps, how = [step for step, _ in curve], dict(linestyle=line, marker=marker, label=f"block {b + 1}")
+            above.plot(steps, [c.cosine for _, c in curve], **how)
+            below.plot(steps, [c.align_norm / c.likelihood_norm for _, c in curve], **how)
+        above.axhline(0, color="black", linewidth=1)
+        above.set_title(arm)
+        above.legend(fontsize=10)
+        below.set_yscale("log")
+        below.set_xlabel("optimizer steps")
+    panels[0, 0].set_ylabel("cosine")
+    panels[1, 0].set_ylabel("norm: alignment / likelihood")
     if title:
         figure.suptitle(title)
     return figure
@@ -113,7 +111,7 @@ def curves(
         for (arm, along), line, marker in zip(points.items(), cycle(LINES), cycle(MARKERS)):
             axes.plot([p["step"] for p in along], [p[key] for p in along], linestyle=line, marker=marker, label=arm)
         if baseline in points:
-            axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8)
+            axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8, label=f"{baseline}, last")
         axes.set_title(label)
         axes.set_xlabel("optimizer steps")
     for axes in panels[len(names) :]:

@@ -1,0 +1,43 @@
+"""Guidance of the learned inverse, block by block (BiFlow, equations 4 and 5).
+
+At sampling, with two evaluations of each block: h' = (1 + w) G(h | c) - w G(h), which is `labcore.guidance.guide`.
+
+Or in training, so that sampling takes one: the block learns the guided output G_cfg(h | c, w) itself. What is compared with
+the flow's trajectory, and handed on while training, is the blend of it with the unguided output, which for a perfectly
+guided block is the conditional one:
+
+    ((1 + w) A(h | c) - w A(h) + w A(h)) / (1 + w) = A(h | c)
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labcore.rng import StepNoise
+from labcore.types import NULL
+
+
+def blend(guided: Tensor, unguided: Tensor, w: Tensor) -> Tensor:
+    """(guided + w unguided) / (1 + w), equation 5; w has the leading axes of both."""
+    return (guided + w * unguided) / (1 + w)
+
+
+def draw_guidance(noise: StepNoise, most: float, y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """A scale for each image, uniform on [0, most) (our choice); 0 where it has no class."""
+    w = most * noise.uniform("guidance")
+    return torch.where(y == NULL, torch.zeros_like(w), w)
+
+
+def warn_outside(rows: list[Tensor | None], most: float) -> None:
+    """Warn where a scale lies outside of what the model was trained on."""
+    given = [float(end) for row in rows if row is not None for end in (row.min(), row.max())]
+    if given and not 0 <= min(given) <= max(given) <= most:
+        warnings.warn(
+            f"guidance runs from {min(given):g} to {max(given):g}; this model was trained on 0 to {most:g}, and what it does "
+            "outside of that is a guess",
+            stacklevel=3,
+        )

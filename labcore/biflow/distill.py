@@ -1,0 +1,39 @@
+"""What a learned inverse is taught by (BiFlow): which states are compared with the flow's, how far they are, what that weighs.
+
+    naive                  the image alone:                       D(x, x')
+    hidden-alignment       every block's state, through a head:   D(x, x') + mean_i D(x^i, phi_i(h^i))        (equation 2)
+    hidden-distillation    the same sum, for a model whose next block sees nothing but the state (handover "state")
+
+Distances are kept for each image and term, so that each can be weighted by its own size (equation 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def squared_errors(
+    states: Sequence[Float[Tensor, "b t d"]], targets: Sequence[Float[Tensor, "b t d"]], scales: Float[Tensor, "s b"]
+) -> list[Float[Tensor, "b"]]:
+    """Mean squared error of each state of each image, both divided by its scale; float32."""
+    return [
+        ((state.float() - target.float()) / scale[:, None, None]).square().mean((1, 2))
+        for state, target, scale in zip(states, targets, scales, strict=True)
+    ]
+
+
+def adaptive(distance: Float[Tensor, "b"], power: float, offset: float) -> Float[Tensor, "b"]:
+    """sg((D + c)^-p) D, equation 7. With p = 1 the gradient no longer depends on the scale of what is compared."""
+    return distance if power == 0 else distance * (distance.detach() + offset).pow(-power)
+
+
+def check_strategy(strategy: str, handover: str) -> None:
+    """ValueError unless the model hands on what the strategy is about."""
+    needed = "state" if strategy == "hidden-distillation" else "hidden"
+    if handover != needed:
+        raise ValueError(
+            f"strategy {strategy!r} needs a model with handover {needed!r}, and it is {handover!r}; set model.handover"
+        )

@@ -1,0 +1,196 @@
+"""The learned inverse: a block for every block of the flow, from z to the image, and one that denoises (BiFlow).
+
+    h^B = embed(z),   h^i = G^i(h^(i+1) | y, w),   x^i ~ head_i(h^i),   i = B-1 ... 0,   then the clean image
+
+One pass gives the image and all states between. The flow that it inverts is no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from labcore.biflow.cfg import blend, warn_outside
+from labcore.config import BackwardConfig
+from labcore.flows.metablock import Labels
+from labcore.guidance import guide, per_block
+from labcore.nn.bidirectional import BidirectionalLayer
+from labcore.nn.embed import ClassEmbedding, check_labels, rope_table
+from labcore.nn.layer import make_norm
+from labcore.nn.patch import unpatchify
+from labcore.nn.pretrained import Pretrained
+from labcore.types import BackwardOutput
+
+Step = Callable[[nn.Module, Tensor], Tensor]
+
+
+class GuidanceEmbedding(nn.Module):
+    """A vector for a guidance scale: sinusoids of it, then two layers."""
+
+    FREQUENCIES = 128
+
+    def __init__(self, width: int):
+        super().__init__()
+        powers = torch.arange(self.FREQUENCIES) / self.FREQUENCIES
+        self.register_buffer("frequencies", 100.0 * 1e-4**powers, persistent=False)  # scales are of order 1
+        self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, w: Float[Tensor, "b"]) -> Float[Tensor, "b width"]:
+        angles = w[:, None] * self.frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class BackwardBlock(nn.Module):
+    """G^i: tokens of class and guidance are prepended, all tokens see all, and the image's tokens are handed on.
+
+    `embeds`: it gets a state (b, t, d) and embeds it, instead of hidden tokens (b, t, width).
+    """
+
+    def __init__(self, config: BackwardConfig, embeds: bool):
+        super().__init__()
+        c = config
+        self.token_in = nn.Linear(c.token_dim, c.width) if embeds else None
+        self.class_embedding = ClassEmbedding(c.num_classes, c.width) if c.num_classes else None
+        classes, guidances = c.class_tokens if c.num_classes else 0, c.guidance_tokens if c.max_guidance else 0
+        self.class_tokens = nn.Parameter(torch.randn(classes, c.width) * 1e-2)
+        self.guidance_tokens = nn.Parameter(torch.randn(guidances, c.width) * 1e-2)
+        unturned = torch.tensor([1.0, 0.0]).expand(classes + guidances, c.head_dim // 2, 2)  # these have no position
+        self.register_buffer("rope", torch.cat([unturned, rope_table(c.grid, c.head_dim)]), persistent=False)
+        self.layers = nn.ModuleList(
+            BidirectionalLayer(c.width, c.head_dim, c.mlp_ratio) for _ in range(c.layers_per_block)
+        )
+
+    def forward(
+        self, h: Float[Tensor, "b t e"], y: Labels = None, guidance: Float[Tensor, "b width"] | None = None
+    ) -> Float[Tensor, "b t width"]:
+        """guidance: the embedded scales; None where guidance is no input."""
+        h = h if self.token_in is None else self.token_in(h)
+        parts = []
+        if self.class_embedding is not None:
+            parts.append(self.class_tokens + self.class_embedding(y)[:, None])
+        if guidance is not None:
+            parts.append(self.guidance_tokens + guidance[:, None])
+        h = torch.cat([*(part.expand(len(h), -1, -1).to(h.dtype) for part in parts), h], dim=1)
+        for layer in self.layers:
+            h = layer(h, self.rope)
+        return h[:, len(self.class_tokens) + len(self.guidance_tokens) :]
+
+
+class Head(nn.Module):
+    """phi_i of equation 2: hidden tokens to a state; starts at 0."""
+
+    def __init__(self, width: int, token_dim: int):
+        super().__init__()
+        self.norm, self.out = make_norm("rmsnorm", width), nn.Linear(width, token_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d"]:
+        return self.out(self.norm(h))
+
+
+class BackwardModel(Pretrained, nn.Module):
+    """G_phi with the architecture that `config` says; `blocks[0]` touches z, `blocks[-1]` gives the image."""
+
+    config_class = BackwardConfig
+
+    def __init__(self, config: BackwardConfig):
+        super().__init__()
+        self.config = config
+        embeds = [number == 0 or config.handover == "state" for number in range(config.num_states)]
+        self.blocks = nn.ModuleList(BackwardBlock(config, embed) for embed in embeds)
+        self.heads = nn.ModuleList(Head(config.width, config.token_dim) for _ in self.blocks)
+        self.guidance_embedding = GuidanceEmbedding(config.width) if config.max_guidance else None
+
+    def forward(
+        self,
+        z: Float[Tensor, "b t d"],
+        y: Labels = None,
+        guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
+    ) -> BackwardOutput:
+        """Noise in raster order to an image, not clipped, and the states on the way.
+
+        guidance: 0 is off; a number, (b,) one for each image, or one for each block from z on, the denoiser last. Where it is
+        an input of the model this is one evaluation (equation 5; a warning outside the trained range), else two of each
+        guided block (equation 4). An image without class is not guided.
+        """
+        self._check(z, y)
+        rows = per_block(guidance, self.config.num_states, z)
+        nobody = None if y is None else torch.full_like(y, -1)
+        if self.guidance_embedding is None:
+            return self._pass(z, [self._two(y, nobody, w) for w in rows])
+        warn_outside(rows, self.config.max_guidance)
+        scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
+        return self._pass(z, [self._one(y, self._embedded(w, y)) for w in scales])
+
+    def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, "b"]) -> BackwardOutput:
+        """The pass of training with guidance as input: each block's output blended with the unguided one (equation 5).
+
+        The unguided branch has no gradient. ValueError where guidance is no input of the model.
+        """
+        self._check(z, y)
+        if self.guidance_embedding is None:
+            raise ValueError("this model has no guidance input; make it with max_guidance above 0")
+        given, off = self._embedded(w, y), self._embedded(torch.zeros_like(w), y)
+        nobody, scale = torch.full_like(y, -1), w[:, None, None]
+
+        def step(block: nn.Module, h: Tensor) -> Tensor:
+            with torch.no_grad():
+                unguided = block(h, nobody, off)
+            return blend(block(h, y, given), unguided, scale)
+
+        return self._pass(z, [step] * self.config.num_states)
+
+    def evaluations(self, guidance: float) -> int:
+        """Evaluations of the network that a sample with this guidance takes (NFE)."""
+        return 2 if guidance and self.guidance_embedding is None else 1
+
+    def _pass(self, z: Tensor, steps: list[Step]) -> BackwardOutput:
+        h, states = z, []
+        for block, head, step in zip(self.blocks, self.heads, steps, strict=True):
+            h = step(block, h)
+            states.append(head(h))
+            if self.config.handover == "state":
+                h = states[-1]
+        states = tuple(state.to(torch.promote_types(state.dtype, torch.float32)) for state in states)
+        return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.channels), states)
+
+    def _two(self, y: Labels, nobody: Tensor | None, w: Tensor | None) -> Step:
+        if w is None or nobody is None:
+            return lambda block, h: block(h, y)
+        return lambda block, h: guide(block(h, y), block(h, nobody), w[:, None])
+
+    def _one(self, y: Labels, embedded: Tensor) -> Step:
+        return lambda block, h: block(h, y, embedded)
+
+    def _embedded(self, w: Tensor, y: Labels) -> Tensor:
+        if y is None:
+            w = torch.zeros_like(w)
+        elif not y.is_floating_point():
+            w = torch.where(y < 0, torch.zeros_like(w), w)
+        return self.guidance_embedding(w)
+
+    def _check(self, z: Tensor, y: Labels) -> None:
+        c = self.config
+        if not z.is_floating_point() or z.ndim != 3 or z.shape[1:] != (c.tokens, c.token_dim):
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {c.tokens}, {c.token_dim})"
+            )
+        if z.dtype != self.dtype:
+            raise ValueError(f"z is {z.dtype} and the model is {self.dtype}; convert one, as in z.to(model.dtype)")
+        self.check_labels(y, len(z))
+
+    def check_labels(self, y: Labels, batch: int, ranges: bool = False) -> None:
+        """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""
+        check_labels(y, batch, self.config.num_classes, ranges)
+
+    @property
+    def device(self) -> torch.device:
+        return self.heads[0].out.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.heads[0].out.weight.dtype

@@ -1,0 +1,83 @@
+"""One training run of a learned inverse, in a folder as `labcore.runs.training` makes them; the flow stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from labcore import provenance
+from labcore.biflow.model import BackwardModel
+from labcore.config import InversionRunConfig
+from labcore.data.loaders import Numbered
+from labcore.data.transforms import to_float
+from labcore.flows.tarflow import TarFlow
+from labcore.rng import StepNoise, seed_of
+from labcore.runs.models import find_model
+from labcore.runs.training import check_writable, datasets, is_main, write_preview
+from labcore.train.inversion import Inversion, check_pair, measure_rms
+from labcore.train.loop import Hooks, TrainResult, train
+from labcore.types import Batch
+
+MEASURED = 512
+"""Training images on which the constants of normalise "block" are measured; our choice."""
+EVALUATED = 512
+"""Test images whose distances are logged while training; our choice."""
+
+
+def new_backward(config: InversionRunConfig) -> BackwardModel:
+    """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
+        return BackwardModel(config.model)
+
+
+def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
+    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
+    folder = Path(folder)
+    flow = find_model(config.flow)
+    check_pair(flow, config.model)
+    training, test = datasets(config)
+    check_writable(folder)
+    objective = inversion_of(config, flow, training)
+    hooks = Hooks(
+        evaluate=lambda ema: evaluation(ema, objective, test),
+        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png"))
+        if previews
+        else None,
+    )
+    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
+    describe["flow"] = provenance.weights_hash(flow)  # another flow under the same name is another run
+    result = train(new_backward(config), objective, training, config.train, folder, config.data.flip, describe, hooks)
+    if is_main():
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        if result.finished:
+            result.ema.save_pretrained(folder / "model")
+    return result
+
+
+def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
+    """What is minimised; the flow's states are measured on the first training images."""
+    batch = first_images(training, MEASURED, config.model.num_classes > 0)
+    constants = measure_rms(flow, batch, StepNoise(config.train.seed, 0, len(batch.x), "cpu"), config.model.denoiser)
+    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout)
+
+
+def first_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
+    """The first images of a data set as a batch."""
+    num = min(most, len(data))
+    pixels, y, index = Numbered(data).__getitems__(list(range(num)))
+    x = to_float(pixels).to(device)
+    return Batch(x, y.to(device) if labels else None, index, torch.zeros(num, dtype=torch.bool, device=device))
+
+
+@torch.no_grad()
+def evaluation(model: BackwardModel, objective: Inversion, test: Any) -> dict[str, float]:
+    """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
+    batch = first_images(test, EVALUATED, model.config.num_classes > 0, model.device)
+    taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))
+    found: dict[str, Tensor] = objective.distances(model(taught.z, batch.y), taught.targets(model.config.denoiser))
+    return {f"test_{name}": float(distance.mean()) for name, distance in found.items()}

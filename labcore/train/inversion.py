@@ -1,0 +1,125 @@
+"""Teaching a backward model to invert a frozen flow (BiFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from labcore.biflow.cfg import draw_guidance
+from labcore.biflow.distill import adaptive, check_strategy, squared_errors
+from labcore.biflow.norm_control import rms, scales
+from labcore.biflow.trajectory import Trajectory, check_teacher, trajectory
+from labcore.config import BackwardConfig, InversionConfig
+from labcore.flows.tarflow import TarFlow
+from labcore.nn.patch import unpatchify
+from labcore.rng import StepNoise
+from labcore.train.objectives import Logs, drop_labels, noised
+from labcore.train.stopwatch import Stopwatch
+from labcore.types import BackwardOutput, Batch
+
+IMAGE = "image"
+SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes")
+"""What flow and backward model share; a model without classes may learn from a flow that has them."""
+
+
+@runtime_checkable
+class ImageDistance(Protocol):
+    """How far images are apart, for each pair: (b, c, h, w) in [-1, 1], twice -> (b,). `noise` draws what is random in it."""
+
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
+
+
+class Inversion(nn.Module):
+    """Distances between a backward model's states and a flow's trajectory, each adaptively weighted, and summed:
+
+        image_weight D(x, x') + sum_k weight_k D_k(x, x') + align_weight mean_i D(x^i, h^i)
+
+    The flow is frozen, kept out of the parameters and of every checkpoint, and sees images with the noise it was trained
+    on; the model sees the flow's z. `block_rms` (states,) are the constants of normalise "block". Logged: every raw distance
+    before weighting, the RMS of every target, and the seconds of flow and model.
+    """
+
+    def __init__(
+        self,
+        config: InversionConfig,
+        model: BackwardConfig,
+        flow: TarFlow,
+        block_rms: Float[Tensor, "s"],
+        label_dropout: float = 0.1,
+        perceptual: Mapping[str, ImageDistance] | None = None,
+    ):
+        super().__init__()
+        check_pair(flow, model)
+        check_strategy(config.strategy, model.handover)
+        self.config, self.label_dropout, self.perceptual = config, label_dropout, dict(perceptual or {})
+        if missing := config.perceptual.keys() - self.perceptual.keys():
+            raise ValueError(f"no distance was given for {', '.join(sorted(missing))}")
+        self.names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)] + [IMAGE]
+        self.register_buffer("block_rms", block_rms.float().clone())
+        self._flow = (flow.eval().requires_grad_(False),)  # in a tuple, where torch does not look for parameters
+        self._watch = Stopwatch()
+
+    @property
+    def flow(self) -> TarFlow:
+        """The teacher."""
+        return self._flow[0]
+
+    def forward(self, model: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
+        c, watch = self.config, self._watch
+        watch.start(batch.x.device)
+        with watch.part("flow"):
+            taught = self.taught(batch, noise)
+        with watch.part("model"):
+            out = self.predict(model, taught.z, batch.y, noise)
+        targets = taught.targets(model.config.denoiser)
+        raw = self.distances(out, targets)
+        if c.strategy == "naive":
+            raw = {IMAGE: raw[IMAGE]}
+        image = unpatchify(targets[-1], model.config.patch_size, model.config.channels)
+        raw |= {name: self.perceptual[name](out.x, image, noise) for name in c.perceptual}
+        weighted = {name: adaptive(d, c.adaptive_power, c.adaptive_offset).mean() for name, d in raw.items()}
+        hidden = [weighted[name] for name in weighted.keys() - {IMAGE, *c.perceptual}]
+        loss = c.image_weight * weighted[IMAGE] + sum(weight * weighted[name] for name, weight in c.perceptual.items())
+        if hidden:
+            loss = loss + c.align_weight * torch.stack(hidden).mean()
+        logs = {f"distance/{name}": d.detach().mean() for name, d in raw.items()}
+        logs |= {f"rms/{name}": r.mean() for name, r in zip(self.names, rms(targets), strict=True)}
+        logs |= {f"seconds/{part}": loss.new_tensor(seconds) for part, seconds in watch.seconds().items()}
+        return loss, logs
+
+    def taught(self, batch: Batch, noise: StepNoise) -> Trajectory:
+        """The flow's trajectory of a batch."""
+        if self.flow.device != batch.x.device:
+            self.flow.to(batch.x.device)
+        return trajectory(self.flow, noised(self.flow, batch.x, noise), batch.y, batch.x)
+
+    def predict(self, model: nn.Module, z: Tensor, y: Tensor | None, noise: StepNoise) -> BackwardOutput:
+        """The model's states, labels dropped, and blended where guidance is its input."""
+        y = drop_labels(y, self.label_dropout, noise)
+        most = model.config.max_guidance
+        return model.blended(z, y, draw_guidance(noise, most, y)) if most else model(z, y)
+
+    def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, "b"]]:
+        """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
+        by = scales(targets, self.config.normalise, self.block_rms)
+        return dict(zip(self.names, squared_errors(out.states, targets, by), strict=True))
+
+
+def check_pair(flow: TarFlow, model: BackwardConfig) -> None:
+    """ValueError unless a model of this configuration can learn to invert the flow."""
+    check_teacher(flow)
+    both = {key: (getattr(flow.config, key), getattr(model, key)) for key in SAME}
+    wrong = [f"{key} ({a} and {b})" for key, (a, b) in both.items() if a != b and (key != "num_classes" or b)]
+    if wrong:
+        raise ValueError(f"flow and backward model differ in {', '.join(wrong)}; both need the same")
+
+
+@torch.no_grad()
+def measure_rms(flow: TarFlow, batch: Batch, noise: StepNoise, denoiser: bool) -> Float[Tensor, "s"]:
+    """Root mean square of each state of the flow over a batch: the constants of normalise "block"."""
+    taught = trajectory(flow, noised(flow, batch.x, noise), batch.y, batch.x)
+    return rms(taught.targets(denoiser)).square().mean(1).sqrt()
