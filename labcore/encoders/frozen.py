@@ -115,6 +115,16 @@ class Encoder:
         x = self.prepare(x)
         return self._vit(x, stages) if self.spec.kind == "vit" else self._cnn(x, stages)
 
+    def maps(
+        self, x: Float[Tensor, "b c h w"], widths: Sequence[int], size: int | None = None
+    ) -> dict[int, Float[Tensor, "b d g g"]]:
+        """A CNN's feature maps of those widths, early ones too, at an input of `size` pixels; what follows is not computed."""
+        indices = [self._widths.index(width) for width in widths]
+        found = self._model.forward_intermediates(
+            self.prepare(x, size), indices=indices, stop_early=True, intermediates_only=True
+        )
+        return dict(zip(widths, found, strict=True))
+
     def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b 3 s s"]:
         """What the network sees: (b, 3, size, size), normalised; size None is the native one.
 

@@ -14,6 +14,7 @@ from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import to_float
+from labcore.encoders.perceptual import load_perceptual
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import StepNoise, seed_of
 from labcore.runs.models import find_model
@@ -60,10 +61,11 @@ def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool
 
 
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
-    """What is minimised; the flow's states are measured on the first training images."""
+    """What is minimised; the flow's states are measured on the first training images. Raises as `load_perceptual`."""
     batch = first_images(training, MEASURED, config.model.num_classes > 0)
     constants = measure_rms(flow, batch, StepNoise(config.train.seed, 0, len(batch.x), "cpu"), config.model.denoiser)
-    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout)
+    perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
+    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual)
 
 
 def first_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:

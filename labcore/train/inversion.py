@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from labcore.biflow.distill import adaptive, check_strategy, squared_errors
 from labcore.biflow.norm_control import rms, scales
 from labcore.biflow.trajectory import Trajectory, check_teacher, trajectory
 from labcore.config import BackwardConfig, InversionConfig
+from labcore.encoders.perceptual import PerceptualDistance
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.patch import unpatchify
 from labcore.rng import StepNoise
@@ -24,13 +24,6 @@ from labcore.types import BackwardOutput, Batch
 IMAGE = "image"
 SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes")
 """What flow and backward model share; a model without classes may learn from a flow that has them."""
-
-
-@runtime_checkable
-class ImageDistance(Protocol):
-    """How far images are apart, for each pair: (b, c, h, w) in [-1, 1], twice -> (b,). `noise` draws what is random in it."""
-
-    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
 
 
 class Inversion(nn.Module):
@@ -50,7 +43,7 @@ class Inversion(nn.Module):
         flow: TarFlow,
         block_rms: Float[Tensor, "s"],
         label_dropout: float = 0.1,
-        perceptual: Mapping[str, ImageDistance] | None = None,
+        perceptual: Mapping[str, PerceptualDistance] | None = None,
     ):
         super().__init__()
         check_pair(flow, model)

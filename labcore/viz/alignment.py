@@ -86,10 +86,10 @@ def conflicts(points: Mapping[str, Sequence[tuple[int, Sequence[Any]]]], title: 
         above.axhline(0, color="black", linewidth=1)
         above.set_title(arm)
         above.legend(fontsize=10)
-        below.set_yscale("log")
         below.set_xlabel("optimizer steps")
     panels[0, 0].set_ylabel("cosine")
     panels[1, 0].set_ylabel("norm: alignment / likelihood")
+    panels[1, 0].set_ylim(0, None)
     if title:
         figure.suptitle(title)
     return figure

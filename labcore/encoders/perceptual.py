@@ -1,0 +1,157 @@
+"""How far images are apart for a frozen network: the perceptual distances that a learned inverse is trained with (BiFlow).
+
+    efflite0      features of the embedded encoder's first stages, on crops of 64 pixels: the stand-in that comes with pip
+    lpips         LPIPS with VGG-16 (arXiv 1801.03924), by the package lpips
+    convnextv2    squared distance of ConvNeXt V2's pooled features
+
+The paper names LPIPS and ConvNeXt V2 and gives no details; those here are of later code of its group that says it follows
+the paper: one random crop of both images (area 0.08 to 1, aspect 3/4 to 4/3), resized with antialiased bicubic. All are
+differentiable in the images, and every draw is a function of the step's noise.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from labcore.encoders.frozen import Encoder, load
+from labcore.encoders.specs import EncoderSpec, Stage
+from labcore.encoders.weights import find_file, read_state
+from labcore.rng import StepNoise
+
+NAMES = ("efflite0", "lpips", "convnextv2")
+MOST = 32
+"""Images of a micro-batch that efflite0 compares, the first ones, so that two cores bear it; our choice."""
+SIZE = 64
+"""Pixels along a side of efflite0's crops; our choice."""
+STAGES = (16, 24, 40)
+"""Widths of the stages that efflite0 compares, of strides 2, 4 and 8; our choice."""
+VGG = "vgg16-397923af.pth"
+CONVNEXT = EncoderSpec(
+    name="convnextv2-b",
+    model="convnextv2_base.fcmae_ft_in22k_in1k",
+    kind="cnn",
+    mean=(
+        0.5,
+        0.5,
+        0.5,
+    ),  # images as they are, in [-1, 1]: what that code does, and not what the network was trained with
+    std=(0.5, 0.5, 0.5),
+    stages=(Stage(1024, 32),),
+    pool="head",
+    pooled_width=1024,
+    files=("convnextv2_base.fcmae_ft_in22k_in1k.safetensors",),
+    hub="timm/convnextv2_base.fcmae_ft_in22k_in1k",
+    licence="CC-BY-NC-4.0",
+)
+
+
+@runtime_checkable
+class PerceptualDistance(Protocol):
+    """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances, of the first n <= b pairs."""
+
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
+
+
+class MultiStage:
+    """Mean over stages and positions of |u - v|^2 of the features' unit vectors, as LPIPS without its learned weights."""
+
+    def __init__(self, encoder: Encoder, size: int = SIZE, stages: tuple[int, ...] = STAGES, most: int = MOST):
+        self.encoder, self.size, self.stages, self.most = encoder, size, stages, most
+
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+        ours, theirs = _on(self.encoder, crops(ours[: self.most], theirs[: self.most], noise, self.size))
+        found = self.encoder.maps(torch.cat([ours, theirs]), self.stages, self.size)
+        distances = []
+        for features in found.values():
+            u, v = F.normalize(features, dim=1, eps=1e-6).chunk(2)
+            distances.append((u - v).square().sum(1).mean((1, 2)))
+        return torch.stack(distances).mean(0)
+
+
+class Pooled:
+    """|f(x) - f(x')|^2 of the pooled features at the network's own size."""
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+        ours, theirs = _on(self.encoder, crops(ours, theirs, noise, self.encoder.spec.input_size))
+        u, v = self.encoder.pooled(torch.cat([ours, theirs])).chunk(2)
+        return (u - v).square().sum(1)
+
+
+class Lpips:
+    """LPIPS on crops of 224 pixels; grey images are repeated to RGB."""
+
+    def __init__(self, network: torch.nn.Module):
+        self.network = network.eval().requires_grad_(False)
+
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+        ours, theirs = (x.float().expand(-1, 3, -1, -1) for x in crops(ours, theirs, noise, 224))
+        self.network.to(ours.device)
+        with torch.autocast(ours.device.type, enabled=False):
+            return self.network(ours, theirs).flatten()
+
+
+def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualDistance:
+    """A distance with its pretrained weights, no network used; `weights` is their file where `weights_folder` lacks it.
+
+    Raises ValueError for unknown names and a package that is not there, FileNotFoundError with where to get a missing file.
+    """
+    if name == "efflite0":
+        return MultiStage(load("efficientnet-lite0", weights))
+    if name == "convnextv2":
+        return Pooled(load(CONVNEXT, weights))
+    if name == "lpips":
+        return Lpips(
+            _lpips(find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights))
+        )
+    raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
+
+
+def crops(
+    ours: Float[Tensor, "b c h w"], theirs: Float[Tensor, "b c h w"], noise: StepNoise, size: int
+) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b c s s"]]:
+    """The same random crop of each pair, resized to size x size."""
+    area = 0.08 + 0.92 * noise.uniform("crop area")[: len(ours)]
+    aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[: len(ours)]).exp()
+    top, left = (noise.uniform(f"crop {side}")[: len(ours)] for side in ("top", "left"))
+    h, w = ours.shape[-2:]
+    both, cut = torch.stack([ours, theirs], dim=1), []
+    high = (h * (area / aspect).sqrt()).round().clamp(1, h).int().tolist()
+    wide = (w * (area * aspect).sqrt()).round().clamp(1, w).int().tolist()
+    for pair, y, x, dy, dx in zip(both, top.tolist(), left.tolist(), high, wide, strict=True):
+        i, j = int(y * (h - dy + 1)), int(x * (w - dx + 1))
+        cut.append(F.interpolate(pair[..., i : i + dy, j : j + dx], (size, size), mode="bicubic", antialias=True))
+    ours, theirs = torch.stack(cut).unbind(1)
+    return ours, theirs
+
+
+def _on(encoder: Encoder, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The pair, with the encoder moved to where it is."""
+    if encoder.device != pair[0].device:
+        encoder.to(pair[0].device)
+    return pair
+
+
+def _lpips(file: Path) -> torch.nn.Module:
+    """LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("the distance lpips needs a package:  pip install 'labcore[perceptual]'") from None
+    network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    state = {name: value for name, value in read_state(file).items() if name.startswith("features.")}
+    for index, layer in ((name, layer) for part in network.net.children() for name, layer in part.named_children()):
+        for kind in layer.state_dict():
+            if (value := state.get(f"features.{index}.{kind}")) is None:
+                raise ValueError(f"{file} has no features.{index}.{kind}; it is not torchvision's VGG-16")
+            getattr(layer, kind).data.copy_(value)
+    return network

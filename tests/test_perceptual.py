@@ -1,0 +1,90 @@
+"""Perceptual distances: shared crops, zero for equal images, gradients for ours alone, and weights that are missing."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from labcore import encoders
+from labcore.data import load, to_float
+from labcore.encoders.perceptual import CONVNEXT, MOST, VGG, MultiStage, Pooled, crops, load_perceptual
+from labcore.rng import StepNoise
+
+ATTO = dataclasses.replace(CONVNEXT, model="convnextv2_atto", pooled_width=320, stages=(encoders.Stage(320, 32),))
+
+
+def noise(total: int = 6, step: int = 0) -> StepNoise:
+    return StepNoise(0, step, total, "cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return to_float(load("fashion-mnist-12k", "test").images[:6])
+
+
+@pytest.fixture(scope="module")
+def distances():
+    return {"efflite0": load_perceptual("efflite0"), "pooled": Pooled(encoders.untrained(ATTO))}
+
+
+def test_crops_are_shared_and_belong_to_their_image(images):
+    ours, theirs = crops(images, images + 1, noise(), 32)
+    assert ours.shape == (6, 1, 32, 32) and torch.allclose(ours + 1, theirs, atol=1e-5)
+    again, _ = crops(images[2:4], images[2:4], noise().share(slice(2, 4)), 32)
+    assert torch.equal(again, ours[2:4])
+    assert not torch.equal(crops(images, images, noise(step=1), 32)[0], ours)
+    ramp = torch.arange(784.0).view(1, 1, 28, 28).expand(200, -1, -1, -1)  # values say where a pixel was
+    found, _ = crops(ramp, ramp, noise(200), 28)
+    areas = (found.amax((1, 2, 3)) - found.amin((1, 2, 3))) / 783  # roughly the heights
+    assert areas.min() < 0.5 and areas.max() > 0.8 and found.amin() > -40 and found.amax() < 823
+
+
+@pytest.mark.parametrize("name", ["efflite0", "pooled"])
+def test_distances(images, distances, name):
+    distance = distances[name]
+    assert (distance(images, images, noise()) == 0).all()
+    shift = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    near, far = distance(images + 0.05 * shift, images, noise()), distance(images + 0.5 * shift, images, noise())
+    assert near.shape == (6,) and (near > 0).all() and far.mean() > 1.5 * near.mean()
+    assert torch.allclose(distance(images, images + 0.5 * shift, noise()), far, rtol=1e-3)
+    ours = (images + 0.1 * shift).requires_grad_()
+    distance(ours, images, noise()).sum().backward()
+    assert (ours.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_the_embedded_one_compares_the_first_images_only(distances):
+    images = to_float(load("fashion-mnist-12k", "test").images[: MOST + 3])
+    assert distances["efflite0"](images, images + 0.1, noise(MOST + 3)).shape == (MOST,)
+    few = MultiStage(encoders.untrained("efficientnet-lite0"), most=2)
+    assert few(images, images + 0.1, noise(MOST + 3)).shape == (2,)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_what_is_missing(own_cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABCORE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="unknown distance 'vgg'; there are efflite0, lpips, convnextv2"):
+        load_perceptual("vgg")
+    with pytest.raises(FileNotFoundError, match=r"vgg16-397923af.pth is not on this machine.*pytorch\.org"):
+        load_perceptual("lpips")
+    with pytest.raises(FileNotFoundError, match="convnextv2_base"):
+        load_perceptual("convnextv2")
+
+
+def test_lpips_with_a_backbone_from_a_file(images, tmp_path):
+    lpips = pytest.importorskip("lpips")
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    backbone = vgg16(weights=None).features
+    torch.save({f"features.{name}": value for name, value in backbone.state_dict().items()}, tmp_path / VGG)
+    distance = load_perceptual("lpips", tmp_path / VGG)
+    reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    slices = [layer for part in reference.net.children() for layer in part]
+    for mine, theirs in zip(slices, backbone, strict=False):
+        mine.load_state_dict(theirs.state_dict())
+    ours, theirs = (x.expand(-1, 3, -1, -1) for x in crops(images[:2], images[2:4], noise(), 224))
+    found = distance(images[:2], images[2:4], noise())
+    assert torch.allclose(found, reference(ours, theirs).flatten(), rtol=1e-4) and (found > 0).all()
+    torch.save({"features.0.weight": backbone[0].weight}, tmp_path / VGG)
+    with pytest.raises(ValueError, match=r"has no features\.0\.bias; it is not torchvision's VGG-16"):
+        load_perceptual("lpips", tmp_path / VGG)
