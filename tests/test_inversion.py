@@ -1,0 +1,133 @@
+"""Training a learned inverse: it learns, resumes bit for bit, never touches its flow, and what it leaves can be sampled."""
+
+import json
+
+import pytest
+import torch
+from conftest import perturbed
+from test_training import assert_same_run, folder, one_thread  # noqa: F401
+from typer.testing import CliRunner
+
+from labcore import BackwardModel, sample
+from labcore.biflow.trajectory import trajectory
+from labcore.cli import app
+from labcore.config import InversionRunConfig
+from labcore.nn.pretrained import read_tensors
+from labcore.provenance import weights_hash
+from labcore.runs.configure import configure_inversion
+from labcore.runs.inversion import run_inversion
+from labcore.runs.models import find_model, find_sampler
+from labcore.train import checkpoint, loop
+from labcore.train.log import read_log
+
+FLOW = dict(
+    image_size=8, channels=1, patch_size=2, width=16, num_blocks=2, layers_per_block=1, head_dim=8, num_classes=2
+)
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """The folder of a flow that is no constant."""
+    return perturbed(dtype=torch.float32, **FLOW).save_pretrained(tmp_path_factory.mktemp("flow") / "model")
+
+
+def config(flow, folder, steps: int = 12, **inversion) -> InversionRunConfig:  # noqa: F811
+    train = dict(steps=steps, batch_size=16, lr=1e-2, warmup_steps=2, ema_decay=0.5, precision="fp32", keep=9)
+    train |= dict(log_every=2, eval_every=12, save_every=4)
+    model = {**FLOW, "max_guidance": inversion.pop("max_guidance", 0.0)}
+    data = dict(name="folder", path=str(folder), image_size=8, flip=True)
+    return InversionRunConfig(flow=str(flow), model=model, data=data, train=train, inversion=inversion)
+
+
+def test_it_learns_and_resumes_bit_for_bit(flow, folder, tmp_path, monkeypatch):  # noqa: F811
+    run = config(flow, folder, max_guidance=1.0, adaptive_power=0.0)
+    before = weights_hash(find_model(flow))
+    assert run_inversion(run, tmp_path / "calm", previews=False).finished
+    real = loop._Run._one_step
+
+    def fail_at(self, batches):
+        if self.step == 6:
+            raise OSError("the plug was pulled")
+        return real(self, batches)
+
+    monkeypatch.setattr(loop._Run, "_one_step", fail_at)
+    with pytest.raises(OSError, match="plug"):
+        run_inversion(run, tmp_path / "rough", previews=False)
+    monkeypatch.undo()
+    assert run_inversion(run, tmp_path / "rough", previews=False).finished
+    assert_same_run(tmp_path / "calm", tmp_path / "rough")
+    log = read_log(tmp_path / "calm")
+    assert log[-1]["loss"] < 0.9 * log[0]["loss"]
+    assert {"distance/state-1", "distance/state-0", "distance/image", "rms/state-1", "grad_norm/block_3"} <= log[
+        0
+    ].keys()
+    assert {"test_state-1", "test_state-0", "test_image"} <= log[-1].keys()
+    assert weights_hash(find_model(flow)) == before
+    saved = checkpoint.latest(tmp_path / "calm")
+    kept = checkpoint.read_training(saved, torch.device("cpu"))["objective"]
+    assert list(kept) == ["block_rms"]
+    own = {name for name, _ in BackwardModel(run.model).named_parameters()}
+    for part in ("model", "ema"):
+        assert read_tensors(saved.path / part / "model.safetensors").keys() == own
+
+
+def test_another_flow_is_another_run(flow, folder, tmp_path):  # noqa: F811
+    other = perturbed(dtype=torch.float32, seed=1, **FLOW).save_pretrained(tmp_path / "flow")
+    run_inversion(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+    find_model(flow).save_pretrained(other)
+    with pytest.raises(ValueError, match="flow was"):
+        run_inversion(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+
+
+def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
+    """Distances on images that it has not seen fall well below those of predicting nothing."""
+    run_inversion(config(flow, folder, steps=150, adaptive_power=0.0), tmp_path / "run", previews=False)
+    back, teacher = find_sampler(tmp_path / "run"), find_model(flow)
+    assert isinstance(back, BackwardModel)
+    torch.manual_seed(5)
+    x = torch.rand(20, 1, 8, 8) * 0.7 - 1
+    x[:, :, :4] += 1.2
+    y = torch.zeros(20, dtype=torch.int64)
+    found = trajectory(teacher, x + 0.1 * torch.randn_like(x), y, x)
+    for state, target in zip(back(found.z, y).states, found.targets(True), strict=True):
+        assert (state - target).square().mean() < 0.5 * target.square().mean()
+    assert torch.equal(sample(back, 4, 1, seed=3), sample(back, 6, 1, seed=3)[:4])
+    with pytest.raises(ValueError, match="a learned inverse has no noise_std"):
+        sample(back, 4, 1, noise_std=0.1)
+
+
+def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "inversion.adaptive_power=0.5"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    line = ["train", "--invert", str(flow), "--data", str(folder), "--out", str(out), "--no-previews", *words]
+    answer = CliRunner().invoke(app, line)
+    assert answer.exit_code == 0, answer.output
+    kept = checkpoint.latest(out).state["run"]
+    assert (kept["inversion"]["adaptive_power"], kept["model"]["max_guidance"]) == (0.5, 0.5)
+    answer = CliRunner().invoke(app, ["sample", str(out), "--out", str(tmp_path / "images"), "--num", "4"])
+    assert answer.exit_code == 0, answer.output
+    assert len(list((tmp_path / "images" / "images").glob("*.png"))) == 4
+    for words, message in (
+        (["--align", "reverse"], "--align and --preset are not for it"),
+        (["--set", "model.num_blocks=3"], "num_blocks (2 and 3)"),
+        (["--set", "inversion.perceptual={lpips: 1.0}"], "vgg16-397923af.pth is not on this machine"),
+        (["--set", "inversion.strategy=hidden-distillation"], "needs a model with handover 'state'"),
+        (["--set", "align.weight=1"], "with section model, data, train, inversion"),
+    ):
+        answer = CliRunner().invoke(app, [*line[:5], "--out", str(tmp_path / "no"), *words])
+        assert answer.exit_code == 2 and message in answer.output, (words, answer.output)
+        assert not (tmp_path / "no" / "checkpoints").exists()
+
+
+def test_what_nothing_says_follows_the_flow(tmp_path):
+    found = configure_inversion("fashion-tarflow")
+    assert (found.model.width, found.model.num_blocks, found.model.num_states) == (64, 8, 9)
+    assert (found.data.name, found.data.image_size) == ("fashion-mnist", None)  # those of the run that made it
+    found = configure_inversion("fashion-tarflow", data="fashion-mnist-12k", settings=["train.steps=40"])
+    assert (found.data.name, found.data.image_size, found.data.channels) == ("fashion-mnist-12k", 28, 1)
+    assert (found.train.steps, found.train.warmup_steps) == (40, 10)
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"model": {"width": 32, "head_dim": 16}, "inversion": {"strategy": "naive"}}))
+    found = configure_inversion("fashion-tarflow", file)
+    assert (found.model.width, found.model.layers_per_block, found.inversion.strategy) == (32, 2, "naive")
