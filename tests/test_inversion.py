@@ -1,6 +1,8 @@
 """Training a learned inverse: it learns, resumes bit for bit, never touches its flow, and what it leaves can be sampled."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -131,3 +133,33 @@ def test_what_nothing_says_follows_the_flow(tmp_path):
     file.write_text(json.dumps({"model": {"width": 32, "head_dim": 16}, "inversion": {"strategy": "naive"}}))
     found = configure_inversion("fashion-tarflow", file)
     assert (found.model.width, found.model.layers_per_block, found.inversion.strategy) == (32, 2, "naive")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "strategy"), [("ddp", "naive"), ("ddp", "hidden-alignment"), ("fsdp2", "naive")])
+def test_two_processes_equal_one(flow, folder, tmp_path, parallel, strategy):  # noqa: F811
+    """gloo on the CPU, by the command line: the same curves to rounding, although "naive" leaves heads without a gradient."""
+    run = config(flow, folder, strategy=strategy, max_guidance=1.0)
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(run.model_dump(mode="json")))
+    for n in (1, 2):
+        words = [
+            "train",
+            "--invert",
+            str(flow),
+            "--config",
+            str(file),
+            "--out",
+            str(tmp_path / str(n)),
+            "--no-previews",
+        ]
+        words += ["--num-processes", str(n), "--set", f"train.parallel={parallel}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "labcore.cli", *words], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    logs = [read_log(tmp_path / str(n)) for n in (1, 2)]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
+    for a, b in zip(*logs, strict=True):
+        for key in ("loss", "distance/image", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-5), key

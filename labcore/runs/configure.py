@@ -76,7 +76,10 @@ def configure_inversion(
     `INVERSION`. Raises as `configure`, and as `find_model`.
     """
     teacher = find_model(flow)
-    sections = _sections(_read(file) if file else {}, INVERSION_SECTIONS, None, None, None)
+    values = {
+        name: section for name, section in (_read(file) if file else {}).items() if name != "flow"
+    }  # a run's own file
+    sections = _sections(values, INVERSION_SECTIONS, None, None, None)
     same = {key: getattr(teacher.config, key) for key in TokensConfig.model_fields}
     size = dict(image_size=teacher.config.image_size, channels=teacher.config.channels)
     sections["model"] = {**same, **sections["model"]}

@@ -52,6 +52,9 @@ class Inversion(nn.Module):
         if missing := config.perceptual.keys() - self.perceptual.keys():
             raise ValueError(f"no distance was given for {', '.join(sorted(missing))}")
         self.names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)] + [IMAGE]
+        hidden = 0.0 if config.strategy == "naive" else config.align_weight / max(len(self.names) - 1, 1)
+        # 0, and not absent, for the hidden states of "naive": data parallelism waits for the gradients of all heads
+        self.weights = {name: hidden for name in self.names} | {IMAGE: config.image_weight, **config.perceptual}
         self.register_buffer("block_rms", block_rms.float().clone())
         self._flow = (flow.eval().requires_grad_(False),)  # in a tuple, where torch does not look for parameters
         self._watch = Stopwatch()
@@ -70,16 +73,13 @@ class Inversion(nn.Module):
             out = self.predict(model, taught.z, batch.y, noise)
         targets = taught.targets(model.config.denoiser)
         raw = self.distances(out, targets)
-        if c.strategy == "naive":
-            raw = {IMAGE: raw[IMAGE]}
         image = unpatchify(targets[-1], model.config.patch_size, model.config.channels)
         raw |= {name: self.perceptual[name](out.x, image, noise) for name in c.perceptual}
-        weighted = {name: adaptive(d, c.adaptive_power, c.adaptive_offset).mean() for name, d in raw.items()}
-        hidden = [weighted[name] for name in weighted.keys() - {IMAGE, *c.perceptual}]
-        loss = c.image_weight * weighted[IMAGE] + sum(weight * weighted[name] for name, weight in c.perceptual.items())
-        if hidden:
-            loss = loss + c.align_weight * torch.stack(hidden).mean()
-        logs = {f"distance/{name}": d.detach().mean() for name, d in raw.items()}
+        loss = sum(
+            weight * adaptive(raw[name], c.adaptive_power, c.adaptive_offset).mean()
+            for name, weight in self.weights.items()
+        )
+        logs = {f"distance/{name}": d.detach().mean() for name, d in raw.items() if self.weights[name]}
         logs |= {f"rms/{name}": r.mean() for name, r in zip(self.names, rms(targets), strict=True)}
         logs |= {f"seconds/{part}": loss.new_tensor(seconds) for part, seconds in watch.seconds().items()}
         return loss, logs
