@@ -190,7 +190,7 @@ def _csv(rows: list[str], layout: TableSpec, means: Cells, differences: Cells) -
     return out.getvalue()
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     return "" if value is None else f"{value:.10g}"
 
 

@@ -1,0 +1,67 @@
+"""README's numbers are those of the committed records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from labcore.runs import arms, results
+from labcore.runs.spec import TableSpec
+from labcore.runs.verdicts import judge
+
+ROOT = Path(__file__).parent.parent
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def bench(part: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{part}-x86-64-cpu--2-threads.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def campaign() -> results.Published:
+    return results.published("01_alignment_strategies")
+
+
+def test_the_alignment_table(campaign):
+    columns = {"training-free accuracy": "last.training_free", "FID (efflite0)": "last.fid_efflite0"}
+    layout = TableSpec(columns=columns, baseline="baseline")
+    rows = ["baseline", "forward", "detach", "reverse", "reverse-8"]
+    shown = results.tables(campaign.records, layout, rows)["table.md"].split("\n\n")[0]
+    assert shown in (ROOT / "README.md").read_text()
+
+
+def test_the_alignment_verdicts(campaign):
+    judged = [judge(claim, campaign.records).verdict for claim in arms.CLAIMS]
+    assert set(judged) == {"undetermined"} and f"all {len(judged)} claims" in README
+    assert {r["seed"] for r in campaign.records} == {0, 1, 2} and "600 steps and three seeds" in README
+
+
+def test_the_share_of_the_alignment(campaign):
+    ratios = [
+        align / likelihood
+        for r in campaign.records
+        for found in r["metrics"]["conflicts"].values()
+        for _, blocks in found
+        for _, cosine, likelihood, align in blocks
+        if cosine is not None
+    ]
+    assert f"{100 * min(ratios):.1f}% to {100 * max(ratios):.1f}% of the likelihood's" in README
+
+
+def test_the_alignment_bench():
+    record = bench("align")
+    ways = {row["way"]: row for row in record["generation"] if row["batch"] == 8}
+    fast = [round(ways[way]["times as fast"]) for way in ("literal", "reverse")]
+    assert f"{fast[0]} times (`reverse-literal`) and {fast[1]} times (`reverse`) as fast" in README
+    assert {f"{100 * ways[way]['memory ratio']:.0f}% of the memory" in README for way in ("literal", "reverse")} == {
+        True
+    }
+    steps = {row["way"]: row.get("/ likelihood") for row in record["training step"]}
+    assert f"{steps['forward']:.2f} (`forward`) and {steps['reverse']:.2f} (`reverse`) times a plain one" in README
+
+
+def test_the_batch_bench():
+    row = bench("batch")["batch"]
+    assert f"{row['run beyond its cells s']:.1f} s beyond what a notebook's cells take" in README
+    assert f"{row['of which a bare kernel s']:.1f} s of them the start of a bare kernel" in README
+    assert f"{row['200 done, skipped s']:.2f} s for 200 runs that are done" in README
