@@ -270,11 +270,14 @@ def test_a_table_says_mean_interval_and_n():
     lines = made["table.md"].splitlines()
     assert lines[0] == "| row | score | difference from a | none | difference from a |"
     assert lines[2] == "| a | 2.5 ± 2.1 (n=4) | - | - | - |"
-    assert lines[3] == "| b | **2.5 ± 2.6 (n=3)** | +0.53 ± 0.14 (n=3)* | - | - |"
+    assert lines[3] == "| b | 2.5 ± 2.6 (n=3) | +0.53 ± 0.14 (n=3)* | - | - |"  # other seeds: none is the best
     assert "b,score,2.533333333,2.609" in made["table.csv"]
     assert "a,none,,,,,," in made["table.csv"]
-    lower = results.tables(records({"b": {0: 1.0}, "a": {0: 2.0}}), layout.replace(better={"score": "lower"}))
-    assert "| b | **1 (n=1)** | -1 (n=1) |" in lower["table.md"]
+    layout = layout.replace(better={"score": "lower"})
+    once = results.tables(records({"b": {0: 1.0}, "a": {0: 2.0}}), layout)
+    assert "| b | 1 (n=1) | -1 (n=1) |" in once["table.md"] and "Bold" not in once["table.md"]
+    twice = results.tables(records({"b": {0: 1.0, 1: 1.0}, "a": {0: 2.0, 1: 2.0}}), layout)
+    assert "| b | **1 ± 0 (n=2)** |" in twice["table.md"] and "Bold" in twice["table.md"]
 
 
 def test_numbers_by_dotted_path():
