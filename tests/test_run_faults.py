@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 import toys
 from test_runs import command, execute_once, expected, result, toy_runs
 
-from labcore.runs import results, runner, state
+from labcore.runs import kernel, results, runner, state
 from labcore.runs.spec import load_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run")]
@@ -298,3 +299,19 @@ def test_overhead(tmp_path, root):
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - cpu
     print(f"\na run of nothing: {wall:.1f} s wall, {cpu:.1f} s of processor time, load {os.getloadavg()[0]:.1f}")
     assert cpu < 15
+
+
+def test_a_kernel_that_never_answers_is_ended(tmp_path):
+    """By its lock: nothing is killed where nobody holds it."""
+    lock, script = (
+        tmp_path / "kernel",
+        "import sys, time; from labcore.runs.kernel import hold; hold(sys.argv[1]); time.sleep(99)",
+    )
+    hung = subprocess.Popen([sys.executable, "-c", script, str(lock)])
+    while not (lock.exists() and lock.read_text()):
+        time.sleep(0.05)
+    kernel.end(lock)
+    assert hung.wait(30) == -signal.SIGKILL
+    lock.write_text(str(os.getpid()))
+    kernel.end(lock)
+    kernel.end(tmp_path / "none")

@@ -21,7 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from labcore.runs import kernel
+
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
+START = 120  # seconds that a kernel may take to start, by a clock that does not jump
+NEVER = 10**9  # seconds; jupyter_client counts them by the time of day
 AGAIN = 60  # seconds until a cell that goes on after an interrupt is interrupted again
 
 
@@ -110,12 +114,17 @@ def execute(
     with _kernel(stop.kernel), _Lines(log) as lines, stop.watching():
         for attempt in range(1, STARTS + 1):
             begun: list[int] = []
+            patience = threading.Timer(START, kernel.end, [stop.kernel])
+            patience.daemon = True
 
-            def starts(cell, cell_index: int, begun: list[int] = begun) -> None:
+            def starts(cell, cell_index: int, begun: list[int] = begun, patience: threading.Timer = patience) -> None:
+                patience.cancel()
                 begun.append(cell_index)
                 stop.starts(cell, cell_index)
 
             try:
+                if stop.kernel is not None:
+                    patience.start()
                 result = papermill.execute_notebook(
                     _literally(notebook),
                     _literally(executed),
@@ -127,6 +136,7 @@ def execute(
                     stderr_file=None if log is None else lines,
                     cwd=executed.parent,
                     execution_timeout=timeout,
+                    start_timeout=START if stop.kernel is None else NEVER,
                     on_cell_start=starts,
                     on_cell_execute=stop.runs,
                     on_cell_executed=stop.ran,
@@ -137,6 +147,8 @@ def execute(
                     raise
                 lines.write(f"the kernel did not start ({error}); trying again\n")
                 time.sleep(attempt)
+            finally:
+                patience.cancel()
     if stop.interrupted:
         raise Stopped("stopped in its last cell")
     if index := _cut_short(result):
