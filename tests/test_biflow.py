@@ -87,6 +87,13 @@ def test_class_and_guidance_matter_and_images_do_not_mix(z, y):
 
 
 @pytest.mark.parametrize("most", [0.0, 2.0])
+def test_certain_probabilities_are_labels(z, most):
+    model, labels = backward(max_guidance=most), torch.tensor([0, 1, 2, 3, 0, 1])
+    certain = torch.nn.functional.one_hot(labels, 4).double()
+    assert torch.allclose(model(z, certain, 1.5).x, model(z, labels, 1.5).x)
+
+
+@pytest.mark.parametrize("most", [0.0, 2.0])
 def test_no_class_is_not_guided(z, y, most):
     model = backward(max_guidance=most)
     plain, guided = model(z, y, 0.0).x, model(z, y, 1.5).x
@@ -115,11 +122,11 @@ class Guided(nn.Module):
         self.a = nn.Parameter(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)).double())
 
     def plain(self, h, y):
-        return torch.tanh(h @ self.a) + 0.1 * (y + 1)[:, None, None]
+        return torch.tanh(h @ self.a) + (0 if y is None else 0.1 * (y + 1)[:, None, None])
 
     def forward(self, h, y, embedded):
         w = embedded[:, :1, None]
-        return (1 + w) * self.plain(h, y) - w * self.plain(h, torch.full_like(y, NULL))
+        return (1 + w) * self.plain(h, y) - w * self.plain(h, None)
 
 
 def test_training_and_sampling_with_guidance_as_input_are_equation_5(y):

@@ -98,6 +98,15 @@ def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
         sample(back, 4, 1, noise_std=0.1)
 
 
+def test_it_learns_by_the_embedded_encoder_too(flow, folder, tmp_path):  # noqa: F811
+    run = config(flow, folder, steps=4, perceptual={"efflite0": 0.5}, adaptive_power=0.0)
+    assert run_inversion(run, tmp_path / "run", previews=False).finished
+    log = read_log(tmp_path / "run")[-1]
+    hidden = (log["distance/state-1"] + log["distance/state-0"]) / 2
+    assert log["distance/efflite0"] > 0
+    assert log["loss"] == pytest.approx(log["distance/image"] + hidden + 0.5 * log["distance/efflite0"], rel=1e-5)
+
+
 def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     out = tmp_path / "run"
     settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "inversion.adaptive_power=0.5"]

@@ -1,11 +1,13 @@
 """README's numbers are those of the committed records."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from labcore.runs import arms, results
+from labcore.runs.presets import MEASURED
 from labcore.runs.spec import TableSpec
 from labcore.runs.verdicts import judge
 
@@ -34,6 +36,17 @@ def test_the_alignment_verdicts(campaign):
     judged = [judge(claim, campaign.records).verdict for claim in arms.CLAIMS]
     assert set(judged) == {"undetermined"} and f"all {len(judged)} claims" in README
     assert {r["seed"] for r in campaign.records} == {0, 1, 2} and "600 steps and three seeds" in README
+
+
+def test_the_measured_preset(campaign):
+    """Its accuracy is the baseline's mean; its cost, seconds a step of the baseline's runs."""
+    cost, numbers = MEASURED["fashion-16"]
+    baseline = [r for r in campaign.records if r["row"] == "baseline"]
+    mean = sum(r["metrics"]["last"]["training_free"] for r in baseline) / len(baseline)
+    assert f"accuracy {mean:.2f}" in numbers
+    lines = " ".join(line for r in baseline for line in r["log"])
+    found = [float(text) for text in re.findall(r"seconds_per_step ([0-9.]+)", lines)]
+    assert found and f"{round(600 * sum(found) / len(found) / 60)} minutes" in cost
 
 
 def test_the_share_of_the_alignment(campaign):

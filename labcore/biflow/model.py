@@ -119,9 +119,8 @@ class BackwardModel(Pretrained, nn.Module):
         """
         self._check(z, y)
         rows = per_block(guidance, self.config.num_states, z)
-        nobody = None if y is None else torch.full_like(y, -1)
         if self.guidance_embedding is None:
-            return self._pass(z, [self._two(y, nobody, w) for w in rows])
+            return self._pass(z, [self._two(y, w) for w in rows])
         warn_outside(rows, self.config.max_guidance)
         scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
         return self._pass(z, [self._one(y, self._embedded(w, y)) for w in scales])
@@ -135,11 +134,11 @@ class BackwardModel(Pretrained, nn.Module):
         if self.guidance_embedding is None:
             raise ValueError("this model has no guidance input; make it with max_guidance above 0")
         given, off = self._embedded(w, y), self._embedded(torch.zeros_like(w), y)
-        nobody, scale = torch.full_like(y, -1), w[:, None, None]
+        scale = w[:, None, None]
 
         def step(block: nn.Module, h: Tensor) -> Tensor:
             with torch.no_grad():
-                unguided = block(h, nobody, off)
+                unguided = block(h, None, off)
             return blend(block(h, y, given), unguided, scale)
 
         return self._pass(z, [step] * self.config.num_states)
@@ -158,10 +157,10 @@ class BackwardModel(Pretrained, nn.Module):
         states = tuple(state.to(torch.promote_types(state.dtype, torch.float32)) for state in states)
         return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.channels), states)
 
-    def _two(self, y: Labels, nobody: Tensor | None, w: Tensor | None) -> Step:
-        if w is None or nobody is None:
+    def _two(self, y: Labels, w: Tensor | None) -> Step:
+        if w is None or y is None:
             return lambda block, h: block(h, y)
-        return lambda block, h: guide(block(h, y), block(h, nobody), w[:, None])
+        return lambda block, h: guide(block(h, y), block(h, None), w[:, None])
 
     def _one(self, y: Labels, embedded: Tensor) -> Step:
         return lambda block, h: block(h, y, embedded)
