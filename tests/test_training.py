@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes bit for bit, it stops cleanly, and it never loses what was saved."""
 
+import contextlib
 import json
 import os
 import resource
@@ -20,8 +21,8 @@ from labcore.config import RunConfig, TrainConfig
 from labcore.nn.pretrained import read_tensors
 from labcore.runs import training
 from labcore.runs.models import find_model
-from labcore.runs.training import new_flow, run_training
-from labcore.train import checkpoint
+from labcore.runs.training import initialised, run_training
+from labcore.train import checkpoint, loop
 from labcore.train.log import read_log
 from labcore.train.optim import Ema, learning_rate
 
@@ -50,6 +51,21 @@ def folder(tmp_path_factory) -> Path:
             pixels[4 * k : 4 * k + 4] += 150
             Image.fromarray(pixels).save(root / f"class{k}" / f"{i:03d}.png")
     return root
+
+
+@contextlib.contextmanager
+def unplugged(step: int):
+    """Training within fails before this step is taken, as if the machine had gone."""
+    real = loop._Run._one_step
+
+    def fail_at(self, batches):
+        if self.step == step:
+            raise OSError("the plug was pulled")
+        return real(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="plug"):
+        patch.setattr(loop._Run, "_one_step", fail_at)
+        yield
 
 
 def run_config(folder: Path, **train) -> RunConfig:
@@ -154,7 +170,6 @@ def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path)
 
 
 def test_sigterm_saves_and_returns(folder, undisturbed, tmp_path, monkeypatch):
-    from labcore.train import loop
 
     real = loop._Run._one_step
 
@@ -266,7 +281,6 @@ def test_a_failing_evaluation_does_not_cost_the_steps(folder, tmp_path, monkeypa
 
 def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, monkeypatch):
     """The second micro-batch of step 17 cannot be read; after the repair the run ends as if nothing had been."""
-    from labcore.train import loop
 
     real, calls = loop._Run._prepare, []
 
@@ -402,7 +416,7 @@ def test_previews_and_finding_the_model(folder, undisturbed, tmp_path):
 
 def test_initialisation_is_a_function_of_the_seed(folder):
     state = torch.get_rng_state()
-    a, b, c = (new_flow(run_config(folder, seed=s)).state_dict() for s in (0, 0, 1))
+    a, b, c = (initialised(TarFlow, run_config(folder, seed=s)).state_dict() for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["blocks.0.position"], c["blocks.0.position"])

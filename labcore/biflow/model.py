@@ -20,7 +20,7 @@ from labcore.guidance import guide, per_block
 from labcore.nn.bidirectional import BidirectionalLayer
 from labcore.nn.embed import ClassEmbedding, check_labels, rope_table
 from labcore.nn.layer import make_norm
-from labcore.nn.patch import unpatchify
+from labcore.nn.patch import check_tokens, unpatchify
 from labcore.nn.pretrained import Pretrained
 from labcore.types import BackwardOutput
 
@@ -173,13 +173,7 @@ class BackwardModel(Pretrained, nn.Module):
         return self.guidance_embedding(w)
 
     def _check(self, z: Tensor, y: Labels) -> None:
-        c = self.config
-        if not z.is_floating_point() or z.ndim != 3 or z.shape[1:] != (c.tokens, c.token_dim):
-            raise ValueError(
-                f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {c.tokens}, {c.token_dim})"
-            )
-        if z.dtype != self.dtype:
-            raise ValueError(f"z is {z.dtype} and the model is {self.dtype}; convert one, as in z.to(model.dtype)")
+        check_tokens(z, self.config.tokens, self.config.token_dim, self.dtype)
         self.check_labels(y, len(z))
 
     def check_labels(self, y: Labels, batch: int, ranges: bool = False) -> None:

@@ -17,6 +17,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
 from labcore.inverse.params import GuidedParams
 from labcore.kernels.affine import affine_inverse
+from labcore.nn.patch import check_tokens
 from labcore.types import BlockStats, InverseOutput
 
 Solver = Literal["sequential"]
@@ -80,11 +81,6 @@ def invert_block(block: MetaBlock, z: Float[Tensor, "b t d"], params: GuidedPara
 def check_latents(flow: TarFlow, z: Tensor) -> None:
     """ValueError unless z is a floating, finite (b, t, d) of this flow."""
     c = flow.config
-    if not z.is_floating_point() or z.ndim != 3 or z.shape[1:] != (c.tokens, c.token_dim):
-        raise ValueError(
-            f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {c.tokens}, {c.token_dim})"
-        )
-    if z.dtype != flow.dtype:
-        raise ValueError(f"z is {z.dtype} and the model is {flow.dtype}; convert one, as in z.to(flow.dtype)")
+    check_tokens(z, c.tokens, c.token_dim, flow.dtype)
     if not bool(z.isfinite().all()):
         raise ValueError("z holds NaN or infinity; check what made it, for example with flow(x).z.isfinite()")

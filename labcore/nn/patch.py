@@ -5,6 +5,7 @@ That is the order of torch's unfold, which ml-tarflow uses; a reshape gives the 
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,3 +23,13 @@ def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, channels: int) -> Flo
     side = round(t**0.5)
     rows = tokens.reshape(b, side, side, channels, patch, patch)
     return rows.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, side * patch, side * patch)
+
+
+def check_tokens(z: Tensor, tokens: int, token_dim: int, dtype: torch.dtype) -> None:
+    """ValueError unless z is (b, tokens, token_dim) of a model's floating type."""
+    if not z.is_floating_point() or z.ndim != 3 or z.shape[1:] != (tokens, token_dim):
+        raise ValueError(
+            f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {tokens}, {token_dim})"
+        )
+    if z.dtype != dtype:
+        raise ValueError(f"z is {z.dtype} and the model is {dtype}; convert one, as in z.to(model.dtype)")

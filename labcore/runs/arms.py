@@ -14,7 +14,8 @@ from torch import Tensor
 from labcore.config import RunConfig
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import to_float
-from labcore.encoders import load as load_encoder
+from labcore.encoders.specs import spec
+from labcore.encoders.weights import find_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
 from labcore.evaluate import fidelity as fidelity_of
 from labcore.evaluate.cknna import cknna
@@ -27,7 +28,7 @@ from labcore.rng import StepNoise
 from labcore.runs.along import steps_to_reach
 from labcore.runs.configure import configure, default_sites
 from labcore.runs.evaluation import Data, reference_of
-from labcore.runs.training import datasets, new_flow, objective_of
+from labcore.runs.training import datasets, initialised, objective_of
 from labcore.runs.verdicts import Claim
 from labcore.train import checkpoint
 from labcore.train.conflict import BlockConflict, conflict
@@ -73,7 +74,7 @@ def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, los
         raise ValueError(
             f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps"
         )
-    load_encoder(encoder)
+    find_weights(spec(encoder))
     direction = "reverse" if name == "baseline" else known[1]
     align = dict(direction=direction, adjoint_sweeps=int(known[2] or 0), weight=weight, loss=loss, encoder=encoder)
     align["sites"] = default_sites(direction, base.model) if sites is None else sites
@@ -169,7 +170,7 @@ def conflicts(
     """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
     if num < 1:
         raise ValueError(f"conflicts were asked for on {num} images; give at least 1")
-    flow, objective = new_flow(config).to(device), objective_of(config, training).to(device)
+    flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
     n = min(num, len(training))
     pixels, labels, index = Numbered(training).__getitems__(list(range(n)))
     batch = Batch(

@@ -42,7 +42,8 @@ def configure(
     "train.steps=100" and the like, the last word. A model's image size, channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
-    sections = _sections(_read(file) if file else preset_sections(preset), SECTIONS, data, image_size, channels)
+    sections = _sections(_read(file) if file else preset_sections(preset), SECTIONS)
+    _choose_data(sections["data"], data, image_size, channels)
     chosen = _settings(sections, settings)
     if data is not None or image_size is not None or channels is not None:
         d = DataConfig(**sections["data"])
@@ -76,10 +77,9 @@ def configure_inversion(
     `INVERSION`. Raises as `configure`, and as `find_model`.
     """
     teacher = find_model(flow)
-    values = {
-        name: section for name, section in (_read(file) if file else {}).items() if name != "flow"
-    }  # a run's own file
-    sections = _sections(values, INVERSION_SECTIONS, None, None, None)
+    values = _read(file) if file else {}
+    values.pop("flow", None)  # a run's own file has one
+    sections = _sections(values, INVERSION_SECTIONS)
     same = {key: getattr(teacher.config, key) for key in TokensConfig.model_fields}
     size = dict(image_size=teacher.config.image_size, channels=teacher.config.channels)
     sections["model"] = {**same, **sections["model"]}
@@ -102,17 +102,14 @@ def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
-def _sections(
-    values: dict[str, Any], names: Sequence[str], data: str | None, image_size: int | None, channels: int | None
-) -> dict[str, dict[str, Any]]:
-    """Every section of a run by name, with the data that was asked for; ValueError for what is no section."""
+def _sections(values: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every section of a run by name; ValueError for what is no section."""
     for name, section in values.items():
         if section is not None and not isinstance(section, dict):
             raise ValueError(f"section {name} is {section!r}; it needs settings like key: value")
     sections = {name: dict(values.get(name) or {}) for name in names}
     if unknown := values.keys() - sections.keys():
         raise ValueError(f"unknown sections {sorted(map(str, unknown))}; a run has {', '.join(names)}")
-    _choose_data(sections["data"], data, image_size, channels)
     return sections
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from labcore import provenance
@@ -16,24 +15,17 @@ from labcore.data.loaders import Numbered
 from labcore.data.transforms import to_float
 from labcore.encoders.perceptual import load_perceptual
 from labcore.flows.tarflow import TarFlow
-from labcore.rng import StepNoise, seed_of
+from labcore.rng import StepNoise
 from labcore.runs.models import find_model
-from labcore.runs.training import check_writable, datasets, is_main, write_preview
+from labcore.runs.training import carry_out, check_writable, datasets, initialised, preview_in
 from labcore.train.inversion import Inversion, check_pair, measure_rms
-from labcore.train.loop import Hooks, TrainResult, train
+from labcore.train.loop import Hooks, TrainResult
 from labcore.types import Batch
 
 MEASURED = 512
 """Training images on which the constants of normalise "block" are measured; our choice."""
 EVALUATED = 512
 """Test images whose distances are logged while training; our choice."""
-
-
-def new_backward(config: InversionRunConfig) -> BackwardModel:
-    """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
-        return BackwardModel(config.model)
 
 
 def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
@@ -46,18 +38,10 @@ def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool
     objective = inversion_of(config, flow, training)
     hooks = Hooks(
         evaluate=lambda ema: evaluation(ema, objective, test),
-        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png"))
-        if previews
-        else None,
+        preview=preview_in(folder) if previews else None,
     )
-    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
-    describe["flow"] = provenance.weights_hash(flow)  # another flow under the same name is another run
-    result = train(new_backward(config), objective, training, config.train, folder, config.data.flip, describe, hooks)
-    if is_main():
-        (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        if result.finished:
-            result.ema.save_pretrained(folder / "model")
-    return result
+    identity = {"flow": provenance.weights_hash(flow)}  # another flow under the same name is another run
+    return carry_out(config, folder, initialised(BackwardModel, config), objective, training, hooks, identity)
 
 
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:

@@ -7,6 +7,7 @@ waits for an old one that is still going down.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -56,7 +57,8 @@ def end(path: str | os.PathLike) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if (number := os.read(handle, 20).decode()).isdigit():
-            os.kill(int(number), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(int(number), signal.SIGKILL)
     finally:
         os.close(handle)
 

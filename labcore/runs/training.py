@@ -11,8 +11,9 @@ A run's folder:
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -29,33 +30,46 @@ from labcore.train import monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
 
+T = TypeVar("T", bound=nn.Module)
+
 EVALUATED = 1000
 """Test images in the likelihood that is logged while training; our choice."""
 
 
-def new_flow(config: RunConfig) -> TarFlow:
+def initialised(model: Callable[[Any], T], config: RunConfig | InversionRunConfig) -> T:
     """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
-        return TarFlow(config.model)
+        return model(config.model)
 
 
 def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
     folder = Path(folder)
     training, test = datasets(config)
-    flow = new_flow(config)
+    flow = initialised(TarFlow, config)
     check_writable(folder)
     objective = objective_of(config, training)
     hooks = Hooks(
         diagnose=lambda model, x, y: monitor.block_health(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
-        preview=(lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png"))
-        if previews
-        else None,
+        preview=preview_in(folder) if previews else None,
     )
-    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint()}
-    result = train(flow, objective, training, config.train, folder, config.data.flip, describe, hooks)
+    return carry_out(config, folder, flow, objective, training, hooks)
+
+
+def carry_out(
+    config: RunConfig | InversionRunConfig,
+    folder: Path,
+    model: nn.Module,
+    objective: nn.Module,
+    training: Any,
+    hooks: Hooks,
+    identity: dict[str, Any] | None = None,
+) -> TrainResult:
+    """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
+    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint(), **(identity or {})}
+    result = train(model, objective, training, config.train, folder, config.data.flip, describe, hooks)
     if is_main():
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         if result.finished:
@@ -123,6 +137,11 @@ def evaluation(flow: TarFlow, test: Any) -> dict[str, float]:
     x = _noised_once(flow, to_float(pixels.to(flow.device)))
     y = labels.to(flow.device) if flow.config.num_classes else None
     return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(flow, x, y)}
+
+
+def preview_in(folder: Path) -> Callable[[Any, int], None]:
+    """A hook that writes a sample grid for a step."""
+    return lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png")
 
 
 def write_preview(flow: TarFlow | OnePass, path: Path, per_class: int = 4) -> None:
