@@ -17,7 +17,7 @@ from labcore.runs.along import along, steps_to_reach
 from labcore.runs.spec import load_spec
 from labcore.runs.training import datasets, run_training
 from labcore.runs.verdicts import Claim, judge, table
-from labcore.train.conflict import BlockConflict, conflict
+from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
 from labcore.viz import alignment
 
@@ -68,6 +68,20 @@ def test_conflict_is_the_cosine_of_both_gradients(flow, batch, direction):  # no
         else:
             same = float(torch.cosine_similarity(a, b, dim=0))
             assert c.cosine == pytest.approx(same, abs=1e-5)
+
+
+def test_sweeps_of_the_alignment_loss_itself(flow, batch):  # noqa: F811
+    o, last = objective(sites=[(2, 1), (3, 1)]), flow.config.tokens - 1
+    own = o.config
+    found = loss_gaps(flow, o, batch, noise(), [0, last])
+    assert o.config == own and found[last] == pytest.approx((1, 1, 1), abs=1e-5) and found[0].degrees > 0.1
+    grads = []
+    for sweeps in (0, last):
+        swept = objective(sites=[(2, 1), (3, 1)], direction="reverse", adjoint_sweeps=sweeps)
+        flow.zero_grad()
+        torch.stack(list(swept.terms(flow, batch, noise())[1].values())).mean().backward()
+        grads.append(torch.cat([(p.grad if p.grad is not None else 0 * p).flatten() for p in flow.blocks.parameters()]))
+    assert found[0].cosine == pytest.approx(float(torch.cosine_similarity(*grads, dim=0)), abs=1e-5)
 
 
 def test_steps_to_reach():

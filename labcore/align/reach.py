@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,11 +60,14 @@ def sweep_gaps(
     seed: int = 0,
 ) -> dict[int, SweepGap]:
     """{k: gap} between the "reverse" gradient with k sweeps and the full one (t - 1 sweeps), as in `gradient_reach`."""
+    return gaps(lambda way, k: torch.cat(_gradients(flow, x, y, sites, way, k, seed)), flow.config.tokens, sweeps)
 
-    def gradient(direction: Direction, k: int) -> Tensor:
-        return torch.cat(_gradients(flow, x, y, sites, direction, k, seed))
 
-    full, own = gradient("reverse", flow.config.tokens - 1), gradient("detach", 0)
+def gaps(
+    gradient: Callable[[Direction, int], Float[Tensor, "p"]], tokens: int, sweeps: Sequence[int]
+) -> dict[int, SweepGap]:
+    """{k: gap} of a gradient, flat, that is a function of direction and adjoint sweeps."""
+    full, own = gradient("reverse", tokens - 1), gradient("detach", 0)
     found = {}
     for k in sweeps:
         part = gradient("reverse", k)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from labcore.align.reach import SweepGap
 from labcore.config import RunConfig
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import to_float
@@ -31,7 +32,7 @@ from labcore.runs.evaluation import Data, reference_of
 from labcore.runs.training import datasets, initialised, objective_of
 from labcore.runs.verdicts import Claim
 from labcore.train import checkpoint
-from labcore.train.conflict import BlockConflict, conflict
+from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.objectives import noised
 from labcore.types import Batch, Site
 
@@ -168,21 +169,35 @@ def conflicts(
     config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str = "cpu"
 ) -> list[tuple[int, list[BlockConflict]]]:
     """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
+    found = _on_images(config, run, training, num, device)
+    return [(step, conflict(*taught)) for step, *taught in found]
+
+
+def gaps(
+    config: RunConfig, run: Path, training: Any, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
+) -> dict[int, SweepGap]:
+    """What adjoint sweeps add to the gradient of a trained arm's own alignment loss, on `num` images."""
+    *_, (_, *taught) = _on_images(config, run, training, num, device)
+    return loss_gaps(*taught, sweeps)
+
+
+def _on_images(
+    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str
+) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
+    """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
     if num < 1:
-        raise ValueError(f"conflicts were asked for on {num} images; give at least 1")
+        raise ValueError(f"gradients were asked for on {num} images; give at least 1")
     flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
     n = min(num, len(training))
     pixels, labels, index = Numbered(training).__getitems__(list(range(n)))
     batch = Batch(
         to_float(pixels).to(device), labels.to(device), index, torch.zeros(n, dtype=torch.bool, device=device)
     )
-    found = []
     for folder in sorted(checkpoint.folders(run)):
         kept = checkpoint.Checkpoint(folder, checkpoint.read_state(folder))
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
         objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
-        found.append((kept.step, conflict(flow, objective, batch, StepNoise(config.train.seed, 0, n, device))))
-    return found
+        yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, n, device)
 
 
 def fidelity_metrics(samples: int) -> list[str]:

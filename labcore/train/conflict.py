@@ -5,11 +5,15 @@ FlowBack reports that they conflict in the blocks near the image, which is why i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from labcore.align.features import Direction
+from labcore.align.reach import SweepGap, gaps
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.types import Batch
@@ -24,19 +28,40 @@ class BlockConflict(NamedTuple):
     align_norm: float
 
 
+def loss_gaps(
+    flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise, sweeps: Sequence[int]
+) -> dict[int, SweepGap]:
+    """`labcore.align.reach.sweep_gaps` of the alignment loss itself, with the objective's sites and projectors."""
+    everything = [p for block in flow.blocks for p in block.parameters()]
+    own = objective.config
+
+    def gradient(direction: Direction, k: int) -> Tensor:
+        objective.config = own.replace(direction=direction, adjoint_sweeps=k)
+        try:
+            _, losses = objective.terms(flow, batch, noise)
+        finally:
+            objective.config = own
+        return flat(torch.stack(list(losses.values())).mean(), everything)
+
+    return gaps(gradient, flow.config.tokens, sweeps)
+
+
+def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, "p"]:
+    """The gradient in the parameters as one vector, 0 where none arrives."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+    return torch.cat([part.flatten() for part in parts])
+
+
 def conflict(flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise) -> list[BlockConflict]:
     """The gradients of nats/dim and of weight x alignment on one batch, compared in every block."""
     nats, losses = objective.terms(flow, batch, noise)
     align = objective.config.weight * torch.stack(list(losses.values())).mean()
     blocks = [list(block.parameters()) for block in flow.blocks]
-    everything = [p for block in blocks for p in block]
-    pair = [iter(torch.autograd.grad(term, everything, retain_graph=True, allow_unused=True)) for term in (nats, align)]
+    everything, sizes = [p for block in blocks for p in block], [sum(p.numel() for p in block) for block in blocks]
+    pair = [flat(term, everything, retain_graph=True).split(sizes) for term in (nats, align)]
     found = []
-    for number, parameters in enumerate(blocks, 1):
-        a, b = (
-            torch.cat([(torch.zeros_like(p) if (g := next(grads)) is None else g).flatten() for p in parameters])
-            for grads in pair
-        )
+    for number, (a, b) in enumerate(zip(*pair, strict=True), 1):
         cosine = float(torch.cosine_similarity(a, b, dim=0)) if b.any() else None
         found.append(BlockConflict(number, cosine, float(a.norm()), float(b.norm())))
     return found
