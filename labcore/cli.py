@@ -61,7 +61,9 @@ def train(
     preset: Annotated[str, typer.Option(help="Where the settings start from; see lab presets.")] = "fashion-small",
     config: Annotated[
         Path | None,
-        typer.Option(help="A YAML file with model, data, train and align (or inversion), instead of a preset."),
+        typer.Option(
+            help="A YAML file with model, data, train and align instead of a preset, or with flow and inversion."
+        ),
     ] = None,
     data: Data = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it.")] = None,
@@ -86,17 +88,11 @@ def train(
     previews: Annotated[bool, typer.Option(help="Sample grids along the way.")] = True,
 ) -> None:
     """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
-    from labcore.runs.configure import configure, configure_inversion
-    from labcore.runs.inversion import run_inversion
-    from labcore.runs.training import run_training
+    from labcore.runs.configure import configure_run
+    from labcore.runs.kinds import kind_of
     from labcore.train.launch import launch, nodes_of
 
-    if invert and (align or preset != "fashion-small"):
-        raise ValueError("--invert trains no flow, so --align and --preset are not for it; see the keys of --config")
-    if invert is None:
-        run, start = configure(preset, config, data, image_size, channels, set_ or (), align), run_training
-    else:
-        run, start = configure_inversion(invert, config, data, image_size, channels, set_ or ()), run_inversion
+    run = configure_run(preset, config, data, image_size, channels, set_ or (), align, invert)
     machines = nodes_of(nodes, node_rank, rendezvous)
     if num_processes != 1 or machines.count != 1:
         share = max(num_processes, 1) * machines.count * run.train.accumulation
@@ -109,7 +105,7 @@ def train(
         for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
             words = _without(words, option)
         raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
-    result = start(run, out, previews)
+    result = kind_of(run).run(run, out, previews)
     if not result.finished:
         typer.echo(
             f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
@@ -189,10 +185,10 @@ def evaluate(
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.evaluate.generate import Sampling
     from labcore.runs.evaluation import check_out, evaluate_model, plan
-    from labcore.runs.models import find_model
+    from labcore.runs.models import find_sampler
     from labcore.runs.progress import show_progress, table
 
-    flow = find_model(model).to(_device())
+    flow = find_sampler(model).to(_device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     plan(names, flow, num_samples)
     sampling = None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import perturbed
 from PIL import Image
+from test_biflow import backward
 from typer.testing import CliRunner
 
 from labcore import TarFlow, store, zoo
@@ -329,6 +330,49 @@ def test_an_unconditional_flow_cannot_classify(tmp_path):
         "efflite0": ["kid"],
     }
     assert len(METRICS) == 3 + 2 * 6
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A learned inverse for 28x28 grey images that is no constant, saved."""
+    inverse = backward(image_size=28, patch_size=7, num_classes=10, num_blocks=2, layers_per_block=1).float()
+    return str(inverse.save_pretrained(tmp_path_factory.mktemp("learned")))
+
+
+def test_a_learned_inverse_is_measured_by_its_images(learned, folder, tmp_path, monkeypatch):
+    words = ("--num-samples", 100, "--guidance", 0.5, "--batch-size", 50, "--metrics", "kid_efflite0,is_efflite0")
+    out = tmp_path / "r.json"
+    said, record = evaluated(learned, "--data", folder, *words, out=out)
+    found = record["fidelity_efflite0"]
+    assert set(found["measures"]) == {"kid_efflite0", "is_efflite0"} and "is_efflite0" in said
+    assert found["images"] == {"num": 100, "classes": "each", "guidance": 0.5, "seed": 0, "chunk": 50} | {
+        "model": found["of"]["weights"]
+    }
+    assert found["measures"]["kid_efflite0"]["value"] > 2 * abs(found["measures"]["kid_efflite0"]["floor"])
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("drawn again"))
+    assert evaluated(learned, "--data", folder, *words, out=out)[1] == record
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            (),
+            "likelihood, classify: a learned inverse has no likelihood and cannot classify; ask for metrics of its",
+        ),
+        (("--metrics", "kid_efflite0,bayes", "--num-samples", 100), "bayes: a learned inverse has no likelihood"),
+        (("--metrics", "kid_efflite0"), "need --num-samples"),
+        (
+            ("--metrics", "kid_efflite0", "--num-samples", 100, "--noise-std", 0.1),
+            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out",
+        ),
+    ],
+)
+def test_what_a_learned_inverse_does_not_have_is_refused(words, message, learned, monkeypatch, as_users_run):
+    monkeypatch.setattr(generate_module, "sample", lambda *_, **__: pytest.fail("drawn"))
+    done = lab("evaluate", learned, *words)
+    assert done.exit_code == 2 and message in done.output, done.output
+    assert "Traceback" not in done.output
 
 
 def test_sites_are_read(model, tmp_path):

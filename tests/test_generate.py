@@ -7,16 +7,24 @@ import pytest
 import torch
 from conftest import perturbed
 from pydantic import ValidationError
+from test_biflow import backward
 
 from labcore import sample
 from labcore.data.transforms import to_uint8
 from labcore.evaluate import generate as module
 from labcore.evaluate.generate import Sampling, generate
+from labcore.provenance import weights_hash
 
 
 @pytest.fixture
 def small():
     return perturbed().float()
+
+
+@pytest.fixture
+def learned():
+    """A learned inverse that is no constant."""
+    return backward(max_guidance=1.0).float().eval()
 
 
 def test_images_are_those_of_sample(small, tmp_path):
@@ -74,10 +82,43 @@ def test_classes(small, tmp_path):
     assert generate(small, Sampling(num=5, classes=(2, 0)), tmp_path).labels.tolist() == [2, 0, 2, 0, 2]
     unconditional = perturbed(num_classes=0).float()
     assert generate(unconditional, Sampling(num=2), tmp_path).labels.tolist() == [-1, -1]
-    with pytest.raises(ValueError, match=r"classes were .*, and the flow has classes 0"):
+    with pytest.raises(ValueError, match=r"classes were .*, and the model has classes 0"):
         generate(small, Sampling(num=2, classes=(99,)), tmp_path)
-    with pytest.raises(ValueError, match="the flow has no classes"):
+    with pytest.raises(ValueError, match="the model has no classes"):
         generate(unconditional, Sampling(num=2, classes=(0,)), tmp_path)
+
+
+def test_a_learned_inverse_gives_the_images_of_sample(learned, tmp_path):
+    sampling = Sampling(num=10, chunk=4, guidance=0.5, seed=3)
+    found = generate(learned, sampling, tmp_path)
+    y = torch.arange(10) % 4
+    assert torch.equal(found.images, to_uint8(sample(learned, 10, y, guidance=0.5, seed=3, batch_size=4)))
+    assert found.labels.tolist() == y.tolist() and len(found.images.unique()) > 5, "not a constant"
+    assert found.made == {"num": 10, "classes": "each", "guidance": 0.5, "seed": 3, "chunk": 4} | {
+        "model": weights_hash(learned)
+    }
+    no_denoising = Sampling(num=10, chunk=4, guidance=0.5, seed=3, noise_std=0.0)
+    assert generate(learned, no_denoising, tmp_path).fingerprint() == found.fingerprint()
+    with torch.no_grad():
+        learned.heads[0].out.bias.add_(0.01)
+    assert generate(learned, sampling, tmp_path).fingerprint() != found.fingerprint()
+
+
+@pytest.mark.parametrize("setting", [{"noise_std": 0.1}, {"guidance_schedule": "linear"}, {"attn_temp": 0.5}])
+def test_what_a_learned_inverse_does_not_have_is_refused_as_by_sample(setting, learned, tmp_path):
+    with pytest.raises(ValueError, match="a learned inverse has no noise_std, guidance_schedule, attn_temp") as ours:
+        generate(learned, Sampling(num=2, **setting), tmp_path)
+    with pytest.raises(ValueError) as theirs:
+        sample(learned, 2, **setting)
+    assert str(ours.value) == str(theirs.value) and not list(tmp_path.iterdir())
+
+
+def test_classes_of_a_learned_inverse(learned, tmp_path):
+    assert generate(learned, Sampling(num=3, classes="none"), tmp_path).labels.tolist() == [-1, -1, -1]
+    unconditional = backward(num_classes=0).float()
+    assert generate(unconditional, Sampling(num=2), tmp_path).labels.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match=r"classes were \(4,\), and the model has classes 0..3"):
+        generate(learned, Sampling(num=2, classes=(4,)), tmp_path)
 
 
 def test_a_full_disk_is_found_before_labels_are_made(small, tmp_path, monkeypatch):

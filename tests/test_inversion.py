@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
+import yaml
 from conftest import perturbed
-from test_training import assert_same_run, folder, one_thread, unplugged  # noqa: F401
+from test_training import assert_same_run, folder, one_thread, run_config, unplugged  # noqa: F401
 from typer.testing import CliRunner
 
 from labcore import BackwardModel, sample
@@ -16,7 +17,7 @@ from labcore.cli import app
 from labcore.config import InversionRunConfig
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
-from labcore.runs.configure import configure_inversion
+from labcore.runs.configure import configure_inversion, configure_run
 from labcore.runs.inversion import run_inversion
 from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
@@ -111,7 +112,8 @@ def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     assert answer.exit_code == 0, answer.output
     assert len(list((tmp_path / "images" / "images").glob("*.png"))) == 4
     for words, message in (
-        (["--align", "reverse"], "--align and --preset are not for it"),
+        (["--align", "reverse"], "are not for it"),
+        (["--preset", "fashion-16"], "are not for it; its presets are biflow-16-w64-naive"),
         (["--set", "model.num_blocks=3"], "num_blocks (2 and 3)"),
         (["--set", "inversion.perceptual={lpips: 1.0}"], "vgg16-397923af.pth is not on this machine"),
         (["--set", "inversion.strategy=hidden-distillation"], "needs a model with handover 'state'"),
@@ -122,7 +124,52 @@ def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
         assert not (tmp_path / "no" / "checkpoints").exists()
 
 
+def test_a_file_with_a_flow_is_an_inversion_of_it(flow, folder, tmp_path):  # noqa: F811
+    """So the config.yaml of a run, as its --config, says the same run; a flow's file says a flow's."""
+    run, file = config(flow, folder, max_guidance=1.0, perceptual={"efflite0": 0.5}), tmp_path / "run.yaml"
+    for made in (run, run_config(folder)):
+        file.write_text(yaml.safe_dump(made.model_dump(mode="json")))
+        assert configure_run(file=file) == made
+    with pytest.raises(
+        ValueError, match="as in  lab train --preset biflow-16-w64-guided --invert runs/itarflow-16"
+    ):
+        configure_run("biflow-16-w64-guided")
+    file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), "flow": "nowhere"}))
+    assert configure_run(file=file, invert=str(flow)) == run
+    with pytest.raises(FileNotFoundError, match="no folder 'nowhere'"):
+        configure_run(file=file)
+    for changes, options, message in (
+        ({"flow": 3}, {}, "flow was 3; give a zoo name, a run's folder or a saved model"),
+        ({"flow": None}, {}, "flow was None"),
+        ({}, {"align": "reverse"}, "are not for it"),
+        ({}, {"preset": "fashion-medium"}, "are not for it"),
+        ({"align": {}}, {}, "unknown sections .'align'.; a run has model, data, train, inversion"),
+    ):
+        file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), **changes}))
+        with pytest.raises(ValueError, match=message):
+            configure_run(file=file, **options)
+
+
+def test_the_command_line_goes_on_with_the_file_of_a_run(flow, folder, tmp_path):  # noqa: F811
+    run, file = config(flow, folder), tmp_path / "run.yaml"
+    run_inversion(run, tmp_path / "calm", previews=False)
+    with unplugged(6):
+        run_inversion(run, tmp_path / "rough", previews=False)
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    for own in (file, tmp_path / "rough" / "config.yaml"):  # goes on, and then has nothing left to do
+        line = ["train", "--config", str(own), "--out", str(tmp_path / "rough"), "--no-previews"]
+        answer = CliRunner().invoke(app, line)
+        assert answer.exit_code == 0 and "done: 12 steps" in answer.output, answer.output
+        assert_same_run(tmp_path / "calm", tmp_path / "rough")
+    file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), "flow": 3}))
+    answer = CliRunner().invoke(app, [*line[:2], str(file), "--out", str(tmp_path / "no")])
+    assert answer.exit_code == 2 and "run.yaml: flow was 3" in answer.output and not (tmp_path / "no").exists()
+
+
 def test_what_nothing_says_follows_the_flow(tmp_path):
+    found = configure_inversion("fashion-tarflow", "biflow-16-w96-guided")
+    assert (found.model.image_size, found.model.tokens, found.data.name) == (28, 49, "fashion-mnist")
+    assert (found.model.width, found.model.max_guidance, found.train.steps) == (96, 0.5, 600)
     found = configure_inversion("fashion-tarflow")
     assert (found.model.width, found.model.num_blocks, found.model.num_states) == (64, 8, 9)
     assert (found.data.name, found.data.image_size) == ("fashion-mnist", None)  # those of the run that made it
@@ -131,7 +178,7 @@ def test_what_nothing_says_follows_the_flow(tmp_path):
     assert (found.train.steps, found.train.warmup_steps) == (40, 10)
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps({"model": {"width": 32, "head_dim": 16}, "inversion": {"strategy": "naive"}}))
-    found = configure_inversion("fashion-tarflow", file)
+    found = configure_inversion("fashion-tarflow", file=file)
     assert (found.model.width, found.model.layers_per_block, found.inversion.strategy) == (32, 2, "naive")
 
 

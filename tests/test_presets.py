@@ -5,29 +5,82 @@ import torch
 from typer.testing import CliRunner
 
 from labcore import TarFlow
+from labcore.biflow.distill import check_strategy
+from labcore.biflow.model import BackwardModel
 from labcore.cli import app
-from labcore.config import RunConfig
+from labcore.config import InversionRunConfig, RunConfig
 from labcore.runs.configure import configure
-from labcore.runs.presets import PAPER, PRESETS, about, smoke
+from labcore.runs.inversion import run_inversion
+from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, about, smoke, smoke_inversion
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
+from labcore.train.inversion import SAME
 
 
 def config_of(name: str) -> RunConfig:
     return RunConfig(**PRESETS[name])
 
 
+def inversion_of(name: str) -> InversionRunConfig:
+    return InversionRunConfig(**INVERSIONS[name])
+
+
+def parameters(model_class, config) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in model_class(config).parameters())
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_built(name):
     config = config_of(name)
-    with torch.device("meta"):
-        flow = TarFlow(config.model)
+    count = parameters(TarFlow, config.model)
     if name in PAPER:
-        assert 450e6 < sum(p.numel() for p in flow.parameters()) < 850e6
+        assert 450e6 < count < 850e6
         assert (config.model.grid, config.train.batch_size, config.train.lr) == (16, 256, 1e-4)
         assert (config.train.ema_decay, config.train.weight_decay, config.data.flip) == (0.9999, 1e-4, True)
     command, cost, expected = about(name)
     assert name in command and cost and expected
+
+
+@pytest.mark.parametrize("name", INVERSIONS)
+def test_every_learned_inverse_can_be_built(name):
+    """It fits the flow that it names, whose preset is there, and a teacher's checkpoint is one that its run keeps."""
+    config = inversion_of(name)
+    _, flow, *stopped = config.flow.split("/", 2)
+    teacher = config_of(flow)
+    assert all(getattr(teacher.model, key) == getattr(config.model, key) for key in SAME)
+    check_strategy(config.inversion.strategy, config.model.handover)
+    if stopped:
+        step = int(stopped[0].rsplit("-", 1)[1])
+        assert (
+            step % teacher.train.save_every == 0
+            and teacher.train.steps <= teacher.train.keep * teacher.train.save_every
+        )
+    assert parameters(BackwardModel, config.model) > 0
+    command, cost, expected = about(name)
+    assert f"--preset {name} --invert {config.flow}" in command and cost and expected
+
+
+def test_biflows_sizes_are_the_papers():
+    """120M and 690M of its flows, 133M of BiFlow-B, within 4%."""
+    for size, paper in (("b", 120e6), ("xl", 690e6)):
+        assert parameters(TarFlow, config_of(f"itarflow-256-{size}").model) == pytest.approx(paper, rel=0.04)
+    final = inversion_of("biflow-256-b-final")
+    assert parameters(BackwardModel, final.model) == pytest.approx(133e6, rel=0.04)
+    assert (final.model.tokens, final.model.token_dim, final.model.num_states) == (256, 16, 9)
+    assert final.train.steps * final.train.batch_size == pytest.approx(160 * 1_281_167, rel=1e-3)
+    assert about("biflow-256-b-final")[2] == "FID 2.39, IS 303.0, NFE 1"
+    assert about("biflow-256-xl-final")[2] == "FID 2.57"
+
+
+def test_the_norm_control_rows_have_no_adaptive_weight():
+    found = {}
+    for name in ("norm-none", "norm-clamp", "norm-normalise", "norm-both"):
+        config = inversion_of(f"biflow-256-b-{name}")
+        assert config.inversion.adaptive_power == 0
+        clamp = config_of(config.flow.removeprefix("runs/")).model.affine_clamp
+        found[name] = (clamp is not None, config.inversion.normalise != "none")
+    assert list(found.values()) == [(False, False), (True, False), (False, True), (True, True)]
 
 
 def test_the_papers_best_row_and_its_sites():
@@ -61,7 +114,7 @@ def test_ones_own_pictures_keep_what_the_preset_says(tmp_path):
 
 def test_the_command_line_lists_them():
     listed = CliRunner().invoke(app, ["presets"]).output
-    assert all(name in listed for name in PRESETS) and "FID 11.71" in listed and "2.5 days" in listed
+    assert all(name in listed for name in (*PRESETS, *INVERSIONS)) and "FID 11.71" in listed and "2.5 days" in listed
     one = CliRunner().invoke(app, ["presets", "flowback-64-reverse-7-8-l6"]).output
     assert "--data IMAGENET_FOLDER" in one and "direction: reverse" in one
 
@@ -80,3 +133,20 @@ def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
     assert (config.align is None) == (full.align is None)
     if full.align:
         assert config.align.sites == full.align.sites and config.align.direction == full.align.direction
+
+
+def smoke_of(name: str, flow: str = "flow") -> InversionRunConfig:
+    return smoke_inversion(inversion_of(name), flow)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", {str(smoke_of(name)): name for name in INVERSIONS}.values())
+def test_two_steps_of_a_learned_inverse_at_smoke_size(name, tmp_path, own_cache):
+    """Each smoke size once: rows of two widths have the same."""
+    full = inversion_of(name)
+    teacher = smoke(config_of(full.flow.split("/")[1]))
+    config = smoke_of(name, str(TarFlow(teacher.model).save_pretrained(tmp_path / "flow")))
+    assert run_inversion(config, tmp_path / "run", previews=False).finished
+    assert checkpoint.latest(tmp_path / "run").step == 2
+    assert (config.model.num_states, config.model.handover) == (full.model.num_states, full.model.handover)
+    assert config.inversion.strategy == full.inversion.strategy and config.model.max_guidance == full.model.max_guidance

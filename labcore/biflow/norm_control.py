@@ -18,6 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore.flows.metablock import Labels
+from labcore.flows.tarflow import TarFlow
+
 Normalise = Literal["none", "block", "sample"]
 
 
@@ -34,3 +37,23 @@ def scales(
         return rms(targets).clamp_min(1e-6)
     one = blocks if normalise == "block" else torch.ones_like(blocks)
     return one[:, None].expand(-1, len(targets[0]))
+
+
+def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> list[float]:
+    """Root mean square of x^0 (x itself) to x^T = z over a batch of images, as the flow sees them."""
+    with torch.no_grad():
+        found = rms([flow.patchify(x), *flow(x, y).latents])
+    return found.square().mean(1).sqrt().tolist()
+
+
+def shares(
+    sizes: Sequence[float], normalise: Normalise = "none", power: float = 0.0, offset: float = 1e-2
+) -> list[float]:
+    """What part of the loss each state has before anything is learned, when predictions are 0: they sum to 1.
+
+    sizes: root mean square of each state. A state's squared error is then its mean square, 1 where it is normalised, and its
+    adaptive weight (equation 7) has `power` p and `offset` c.
+    """
+    errors = [1.0 if normalise != "none" else size**2 for size in sizes]
+    weighted = [error * (error + offset) ** -power for error in errors]
+    return [value / sum(weighted) for value in weighted]

@@ -21,12 +21,14 @@ from labcore.config import Config
 from labcore.data.transforms import to_uint8
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
-from labcore.inverse.sample import sample
+from labcore.inverse.sample import Sampler, check_one_pass, sample
 from labcore.inverse.solve import Solver
 from labcore.store import Progress, Rows, Store, cache_folder
 
 MOST = 1_000_000
 """Images of one drawing; our choice, 20 times what papers draw."""
+EXACT_ONLY = ("noise_std", "guidance_schedule", "attn_temp", "solver")
+"""Settings of a flow's exact inverse that a learned one does not have."""
 
 
 class Sampling(Config):
@@ -48,7 +50,7 @@ class Sampling(Config):
             raise ValueError('classes was empty; give "each", "none", or class numbers')
         return self
 
-    def labels(self, flow: TarFlow, part: range) -> Int64[Tensor, "b"] | None:
+    def labels(self, flow: Sampler, part: range) -> Int64[Tensor, "b"] | None:
         """Classes of the images `part`; None where they have none."""
         k = flow.config.num_classes
         if self.classes == "none" or (self.classes == "each" and k == 0):
@@ -56,10 +58,17 @@ class Sampling(Config):
         cycle = torch.arange(k) if self.classes == "each" else torch.tensor(self.classes)
         return cycle[torch.tensor(part) % len(cycle)]
 
-    def describe(self, flow: TarFlow) -> dict[str, Any]:
-        """The settings as they apply to `flow`: what a record holds and what the images are keyed by."""
+    def describe(self, flow: Sampler) -> dict[str, Any]:
+        """The settings as they apply to `flow`: what a record holds and what the images are keyed by.
+
+        A learned inverse lacks `EXACT_ONLY`. Raises as `noise_level`, or as `check_one_pass`.
+        """
         classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
-        return {**self.model_dump(mode="json"), "classes": classes, "noise_std": noise_level(flow, self.noise_std)}
+        values = {**self.model_dump(mode="json"), "classes": classes}
+        if isinstance(flow, TarFlow):
+            return {**values, "noise_std": noise_level(flow, self.noise_std)}
+        check_one_pass(**{name: values.pop(name) for name in EXACT_ONLY})
+        return values
 
 
 class SampleSet:
@@ -92,18 +101,18 @@ class SampleSet:
 
 
 def generate(
-    flow: TarFlow, sampling: Sampling, root: Path | None = None, progress: Progress | None = None
+    flow: Sampler, sampling: Sampling, root: Path | None = None, progress: Progress | None = None
 ) -> SampleSet:
     """Draw the images that are not on disk yet, and return all of them.
 
-    root: default samples/ in the cache folder. Raises ValueError for settings that do not fit the flow, before the first
-    image, and for images that come out as NaN.
+    flow: a flow, or the learned inverse of one. root: default samples/ in the cache folder. Raises ValueError for
+    settings that do not fit the model, before the first image, and for images that come out as NaN.
     """
     made, c = sampling.describe(flow), flow.config
     k = c.num_classes
     if isinstance(sampling.classes, tuple) and not all(0 <= y < k for y in sampling.classes):
         has = f"classes 0..{k - 1}" if k else "no classes"
-        raise ValueError(f"classes were {sampling.classes}, and the flow has {has}")
+        raise ValueError(f"classes were {sampling.classes}, and the model has {has}")
 
     def draw(part: range) -> dict[str, Tensor]:
         images = sample(
@@ -111,7 +120,7 @@ def generate(
             len(part),
             sampling.labels(flow, part),
             sampling.guidance,
-            made["noise_std"],
+            made.get("noise_std"),
             sampling.seed,
             sampling.chunk,
             guidance_schedule=sampling.guidance_schedule,

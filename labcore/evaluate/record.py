@@ -16,16 +16,16 @@ from typing import Any
 
 from labcore import provenance
 from labcore.evaluate.fidelity import METRICS, Measure
-from labcore.flows.tarflow import TarFlow
+from labcore.nn.pretrained import Pretrained
 
 SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "training_free_accuracy"}
 """Metric of the test set -> the part that holds it."""
 
 
-def identity(flow: TarFlow) -> dict[str, str]:
+def identity(model: Pretrained) -> dict[str, str]:
     """Which model it is: 16 hex digits each of its weights and its configuration."""
-    config = json.dumps(flow.config.model_dump(mode="json"), sort_keys=True)
-    return {"weights": provenance.weights_hash(flow), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
+    config = json.dumps(model.config.model_dump(mode="json"), sort_keys=True)
+    return {"weights": provenance.weights_hash(model), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
 
 
 def of_test_set(model: Mapping[str, str], test: Any, limit: int | None, seed: int | None) -> dict[str, Any]:

@@ -32,9 +32,13 @@ class OnePass(Protocol):
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None: ...
 
 
+Sampler = TarFlow | OnePass
+"""What images are drawn from."""
+
+
 @torch.no_grad()
 def sample(
-    flow: TarFlow | OnePass,
+    flow: Sampler,
     num: int = 16,
     y: int | Int[Tensor, "b"] | None = None,
     guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
@@ -65,10 +69,8 @@ def sample(
             f"guidance has shape {tuple(guidance.shape)}; give a number, ({num},) for each image, or a list"
         )
     exact = isinstance(flow, TarFlow)
-    if not exact and (noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential"):
-        raise ValueError(
-            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out, or give the flow"
-        )
+    if not exact:
+        check_one_pass(noise_std, guidance_schedule, attn_temp, solver)
     labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
     seed = secrets.randbits(31) if seed is None else seed
     c, images = flow.config, []
@@ -93,7 +95,15 @@ def sample(
     return x.clamp(-1, 1) if clip else x
 
 
-def as_labels(flow: TarFlow | OnePass, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
+def check_one_pass(noise_std: float | None, guidance_schedule: Schedule, attn_temp: float, solver: Solver) -> None:
+    """ValueError for settings that a learned inverse does not have; noise_std 0, no denoising by the flow, is none."""
+    if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential":
+        raise ValueError(
+            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out, or give the flow"
+        )
+
+
+def as_labels(flow: Sampler, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
     """Labels (num,) on the flow's device, with their range checked; None stays None."""
     if y is None:
         return None

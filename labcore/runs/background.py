@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from labcore.config import RunConfig, TrainConfig
+from labcore.config import TrainConfig
 from labcore.runs import detached
-from labcore.runs.training import check_writable, datasets, run_training
+from labcore.runs.kinds import AnyRun, kind_of
+from labcore.runs.training import check_writable, datasets
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult
@@ -31,7 +32,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 def train_streamed(
-    config: RunConfig,
+    config: AnyRun,
     folder: str | Path,
     num_processes: int = 1,
     previews: bool = True,
@@ -39,9 +40,9 @@ def train_streamed(
 ) -> TrainResult:
     """Train what `config` says in `folder` on `num_processes` devices, or find it, or go on with it; the finished result.
 
-    show takes each line that the training writes. With several machines (see `labcore.train.launch.nodes_of`) this starts
-    the processes of this one. Raises ValueError as `run_training`, TrainingStopped where the training was stopped and saved,
-    and RuntimeError with its last lines where it failed.
+    show takes each line that the training writes. With several machines (see `labcore.train.launch.nodes_of`) this
+    starts the processes of this one. Raises as `run_training` or `run_inversion`, TrainingStopped where the training
+    was stopped and saved, and RuntimeError with its last lines where it failed.
     """
     folder, nodes = Path(folder), nodes_of()
     if detached.running(folder):
@@ -54,7 +55,7 @@ def train_streamed(
         )
     _wait_for_others(folder, show)
     if num_processes == 1 and nodes.count == 1:
-        result = run_training(config, folder, previews)
+        result = kind_of(config).run(config, folder, previews)
         if not result.finished:
             raise TrainingStopped(_stopped_at(result.step, config))
         return result
@@ -65,7 +66,7 @@ def train_streamed(
             f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
             f"{num_processes * nodes.count} processes; give a multiple of {share}"
         )
-    about = {**config.model_dump(mode="json"), "data_fingerprint": datasets(config)[0].fingerprint()}
+    about = _about(config, datasets(config)[0].fingerprint())
     check_writable(folder)
     if found := _newest(folder):
         checkpoint.check_same_run(found, about, _free())
@@ -86,14 +87,14 @@ def train_streamed(
         process.poll()
 
 
-def _write_config(config: RunConfig, folder: Path) -> Path:
+def _write_config(config: AnyRun, folder: Path) -> Path:
     path, unfinished = folder / "config.yaml", folder / "config.yaml.tmp"
     unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     os.replace(unfinished, path)
     return path
 
 
-def _follow(config: RunConfig, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:
+def _follow(config: AnyRun, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:
     """Show what the training writes until it ends, and judge how it ended."""
     output = detached.Output(folder, again)
     try:
@@ -115,14 +116,12 @@ def _follow(config: RunConfig, folder: Path, show: Callable[[str], None], again:
     )
 
 
-def _result(config: RunConfig, folder: Path) -> TrainResult:
-    """What `run_training` returns, read from the folder of a finished run."""
+def _result(config: AnyRun, folder: Path) -> TrainResult:
+    """What a run returns, read from its folder when it is finished."""
     import torch
 
-    from labcore.flows.tarflow import TarFlow
-
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    ema = TarFlow.from_pretrained(folder / "model").to(device).eval().requires_grad_(False)
+    ema = kind_of(config).model.from_pretrained(folder / "model").to(device).eval().requires_grad_(False)
     return TrainResult(_step(folder), _step(folder) == config.train.steps, folder, ema)
 
 
@@ -141,10 +140,14 @@ def _step(folder: Path) -> int:
     return found.step if found else 0
 
 
-def _check_same(config: RunConfig, folder: Path, about: dict[str, Any]) -> None:
+def _about(config: AnyRun, data_fingerprint: str | None) -> dict[str, Any]:
+    """What a run is of, as its checkpoints say it; raises for what cannot be trained."""
+    return {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint, **kind_of(config).identity(config)}
+
+
+def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
     """ValueError where the training that runs in `folder` is another one."""
-    now = {**config.model_dump(mode="json"), "data_fingerprint": about.get("data_fingerprint")}
-    if changed := checkpoint.changes(about, now, _free()):
+    if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), _free()):
         raise ValueError(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
             "or another folder to start anew"
@@ -155,7 +158,7 @@ def _free() -> set[str]:
     return {f"train.{name}" for name in TrainConfig.OPERATIONAL}
 
 
-def _stopped_at(step: int, config: RunConfig) -> str:
+def _stopped_at(step: int, config: AnyRun) -> str:
     return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to go on"
 
 

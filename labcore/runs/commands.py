@@ -131,10 +131,10 @@ def presets(
     import yaml
 
     from labcore.runs.configure import preset_sections
-    from labcore.runs.presets import PRESETS, about
+    from labcore.runs.presets import INVERSIONS, PRESETS, about
 
     if name is None:
-        for each in PRESETS:
+        for each in (*PRESETS, *INVERSIONS):
             _, cost, expected = about(each)
             typer.echo(f"{each}\n    cost: {cost}\n    expected: {expected}")
         return
@@ -143,6 +143,8 @@ def presets(
     typer.echo(f"# {command}\n# cost: {cost}\n# expected: {expected}")
     plain = {
         key: {k: [list(v) for v in value] if k == "sites" else value for k, value in part.items()}
+        if isinstance(part, dict)
+        else part
         for key, part in sections.items()
     }
     typer.echo(yaml.safe_dump(plain, sort_keys=False).rstrip())

@@ -15,7 +15,8 @@ from labcore.data import load
 from labcore.data.datasets import NAMES
 from labcore.runs.models import find_model, run_section
 from labcore.runs.parameters import nearest
-from labcore.runs.presets import PRESETS, SMALL
+from labcore.runs.presets import INVERSIONS, PRESETS, SMALL, about
+from labcore.train.inversion import SAME
 from labcore.types import Site
 
 SECTIONS = ("model", "data", "train", "align")
@@ -42,6 +43,10 @@ def configure(
     "train.steps=100" and the like, the last word. A model's image size, channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
+    if file is None and preset in INVERSIONS:
+        raise ValueError(
+            f"preset {preset!r} trains the learned inverse of a flow; name that, as in  {about(preset)[0]}"
+        )
     sections = _sections(_read(file) if file else preset_sections(preset), SECTIONS)
     _choose_data(sections["data"], data, image_size, channels)
     chosen = _settings(sections, settings)
@@ -64,6 +69,7 @@ def configure(
 
 def configure_inversion(
     flow: str,
+    preset: str | None = None,
     file: Path | None = None,
     data: str | None = None,
     image_size: int | None = None,
@@ -72,17 +78,18 @@ def configure_inversion(
 ) -> InversionRunConfig:
     """A validated configuration of a learned inverse of `flow` (what `find_model` takes).
 
-    file: a YAML file with the keys model, data, train and inversion. What nothing says follows the flow: image, tokens,
-    blocks, layers, widths and classes from its model, and the data from its run where that is at hand; training is that of
-    `INVERSION`. Raises as `configure`, and as `find_model`.
+    preset: one of a learned inverse, whose image and blocks give way to the flow's. file: a YAML file with the keys
+    model, data, train and inversion instead; a key flow is passed over. What nothing says follows the flow: image,
+    tokens, blocks, layers, widths and classes from its model, and the data from its run where that is at hand;
+    training is that of `INVERSION`. Raises as `configure`, and as `find_model`.
     """
     teacher = find_model(flow)
-    values = _read(file) if file else {}
-    values.pop("flow", None)  # a run's own file has one
-    sections = _sections(values, INVERSION_SECTIONS)
+    values = _read(file) if file else INVERSIONS[preset] if preset else {}
+    sections = _sections({name: section for name, section in values.items() if name != "flow"}, INVERSION_SECTIONS)
     same = {key: getattr(teacher.config, key) for key in TokensConfig.model_fields}
     size = dict(image_size=teacher.config.image_size, channels=teacher.config.channels)
-    sections["model"] = {**same, **sections["model"]}
+    fixed = {key: same[key] for key in SAME} if preset else {}  # a preset is a way to teach, for any flow
+    sections["model"] = {**same, **sections["model"], **fixed}
     sections["data"] = {**(run_section(flow, "data") or size), **sections["data"]}
     sections["train"] = {**INVERSION, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
@@ -90,6 +97,35 @@ def configure_inversion(
         sections["data"] |= size
     _settings(sections, settings)
     return InversionRunConfig(flow=flow, **sections)
+
+
+def configure_run(
+    preset: str = "fashion-small",
+    file: Path | None = None,
+    data: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    settings: Sequence[str] = (),
+    align: str | None = None,
+    invert: str | None = None,
+) -> RunConfig | InversionRunConfig:
+    """The configuration of a learned inverse, of `invert` or of what `file` says under flow; else that of a flow.
+
+    So the config.yaml in a run's folder says the same run again, of either kind. Raises as `configure` and
+    `configure_inversion`, and ValueError for what is not for a learned inverse.
+    """
+    own, inverse = _read(file) if file else {}, preset if preset in INVERSIONS and file is None else None
+    if invert is None and "flow" not in own:
+        return configure(preset, file, data, image_size, channels, settings, align)
+    if align or (preset != "fashion-small" and not inverse):
+        raise ValueError(
+            "a learned inverse is trained (--invert, or flow in --config), and no flow, so --align and a flow's --preset "
+            f"are not for it; its presets are {', '.join(INVERSIONS)}"
+        )
+    flow = own["flow"] if invert is None else invert
+    if not isinstance(flow, str):
+        raise ValueError(f"{file}: flow was {flow!r}; give a zoo name, a run's folder or a saved model")
+    return configure_inversion(flow, inverse, file, data, image_size, channels, settings)
 
 
 def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
@@ -137,11 +173,10 @@ def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> s
 
 def preset_sections(name: str) -> dict[str, Any]:
     """The sections of a preset; ValueError, with a guess, for a name that is none."""
-    if name not in PRESETS:
-        raise ValueError(
-            f"no preset {name!r}{nearest(name, PRESETS)}; `lab presets` lists them: {', '.join(SMALL)}, ..."
-        )
-    return PRESETS[name]
+    known = {**PRESETS, **INVERSIONS}
+    if name not in known:
+        raise ValueError(f"no preset {name!r}{nearest(name, known)}; `lab presets` lists them: {', '.join(SMALL)}, ...")
+    return known[name]
 
 
 def _read(file: Path) -> dict[str, Any]:

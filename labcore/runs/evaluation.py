@@ -31,6 +31,7 @@ from labcore.evaluate.statistics import (
     save_reference,
 )
 from labcore.flows.tarflow import TarFlow
+from labcore.inverse.sample import Sampler
 from labcore.runs.training import check_writable
 from labcore.store import Progress, cache_folder, process_share
 
@@ -44,8 +45,8 @@ class Plan(NamedTuple):
     by_extractor: dict[str, list[str]]
 
 
-def plan(metrics: Sequence[str], flow: TarFlow, num_samples: int | None) -> Plan:
-    """Sort the metrics, and refuse now what would fail after hours: unknown names, too few samples, no classes."""
+def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan:
+    """Sort the metrics, and refuse now what would fail later: unknown names, too few samples, no classes or likelihood."""
     simple, by_extractor = [], {}
     for name in dict.fromkeys(metrics):
         if name not in METRICS:
@@ -57,6 +58,11 @@ def plan(metrics: Sequence[str], flow: TarFlow, num_samples: int | None) -> Plan
             by_extractor.setdefault(extractor, []).append(metric)
     if not simple and not by_extractor:
         raise ValueError(f"no metrics were given; the names are {', '.join(METRICS)}")
+    if simple and not isinstance(flow, TarFlow):
+        raise ValueError(
+            f"{', '.join(simple)}: a learned inverse has no likelihood and cannot classify; ask for metrics of its "
+            f"images, as --metrics {','.join(fidelity.METRICS)}, or measure the flow"
+        )
     if flow.config.num_classes == 0 and (asked := {"bayes", "classify"} & set(simple)):
         raise ValueError(f"{', '.join(sorted(asked))}: this flow is unconditional and cannot classify; leave it out")
     if by_extractor and num_samples is None:
@@ -79,7 +85,7 @@ class Data(NamedTuple):
 
 
 def evaluate_model(
-    flow: TarFlow,
+    flow: Sampler,
     data: Data,
     metrics: Sequence[str] = ("likelihood",),
     sampling: Sampling | None = None,
@@ -91,11 +97,11 @@ def evaluate_model(
     progress: Progress | None = None,
     say: Callable[[str, Any], None] = lambda name, value: None,
 ) -> dict[str, Any]:
-    """Measure `flow` and return the record; `out` has it as JSON after each part. `say(name, value)` hears each result.
+    """Measure a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
     of `lab stats`. limit: first images of the test split. seed: 0..2**32-1. A record of the same weights at `out` is added
-    to. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
+    to. `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
     """
     todo = plan(metrics, flow, sampling and sampling.num)
     check_limit(limit)
@@ -114,7 +120,7 @@ def evaluate_model(
     return book.record
 
 
-def check_out(out: Path, flow: TarFlow) -> dict[str, Any]:
+def check_out(out: Path, flow: Sampler) -> dict[str, Any]:
     """What the record at `out` holds, {} where there is none. ValueError or OSError where one of `flow` cannot be there."""
     check_file(out)
     return record.load_record(out, record.identity(flow))
@@ -174,7 +180,7 @@ class _Comparison(NamedTuple):
 
 def _comparison(
     book: _Book,
-    flow: TarFlow,
+    flow: Sampler,
     data: Data,
     sampling: Sampling,
     extractor: Extractor,
@@ -197,7 +203,7 @@ def _comparison(
 
 
 def _compare(
-    book: _Book, comparison: _Comparison, flow: TarFlow, data: Data, sampling: Sampling, progress: Progress | None
+    book: _Book, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
     """The metrics of generated images: out of the record where they were measured on the same, else now."""
     extractor, wanted, reference, said, known = comparison
@@ -222,7 +228,7 @@ def _compare(
 
 
 def _prepare(
-    name: str, metrics: list[str], flow: TarFlow, data: Data, reference: str | Path | None
+    name: str, metrics: list[str], flow: Sampler, data: Data, reference: str | Path | None
 ) -> tuple[Extractor, list[str], Reference | None]:
     """The extractor, its metrics, and the statistics where a file was given, checked against flow and metrics."""
     extractor = load_extractor(name).to(flow.device)

@@ -31,8 +31,7 @@ EVALUATED = 512
 def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
     folder = Path(folder)
-    flow = find_model(config.flow)
-    check_pair(flow, config.model)
+    flow = find_flow(config)
     training, test = datasets(config)
     check_writable(folder)
     objective = inversion_of(config, flow, training)
@@ -40,8 +39,19 @@ def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool
         evaluate=lambda ema: evaluation(ema, objective, test),
         preview=preview_in(folder) if previews else None,
     )
-    identity = {"flow": provenance.weights_hash(flow)}  # another flow under the same name is another run
-    return carry_out(config, folder, initialised(BackwardModel, config), objective, training, hooks, identity)
+    return carry_out(config, folder, initialised(BackwardModel, config), objective, training, hooks, identity(flow))
+
+
+def find_flow(config: InversionRunConfig) -> TarFlow:
+    """The flow that is inverted. Raises as `find_model`, and ValueError where the model cannot learn to invert it."""
+    flow = find_model(config.flow)
+    check_pair(flow, config.model)
+    return flow
+
+
+def identity(flow: TarFlow) -> dict[str, str]:
+    """What beside its configuration makes it another run: the flow's weights, under whatever name."""
+    return {"flow": provenance.weights_hash(flow)}
 
 
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:

@@ -1,83 +1,12 @@
-"""Named runs: small ones of our own, ml-tarflow's, and every 64-pixel row of FlowBack's tables, with cost and expected numbers.
+"""Every 64-pixel row of FlowBack's tables (arXiv 2511.22345).
 
-A preset has the sections of a run's configuration. FlowBack (arXiv 2511.22345) gives neither the warm-up nor the noise of its
-64-pixel runs: an epoch, as ml-tarflow, and 0.05, as all public TARFlow configurations for 64 pixels. Clipping is off, as there.
+The paper gives neither the warm-up nor the noise of its 64-pixel runs: an epoch, as ml-tarflow, and 0.05, as all public
+TARFlow configurations for 64 pixels. Clipping is off, as there.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-
-from labcore.config import RunConfig
-
-SMALL: dict[str, dict[str, Any]] = {
-    # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
-    "fashion-small": {
-        "model": dict(
-            image_size=28,
-            channels=1,
-            patch_size=4,
-            width=64,
-            num_blocks=8,
-            layers_per_block=2,
-            head_dim=32,
-            num_classes=10,
-        ),
-        "data": dict(name="fashion-mnist-12k"),
-        "train": dict(
-            steps=2000,
-            batch_size=128,
-            lr=2e-3,
-            warmup_steps=100,
-            weight_decay=1e-2,
-            ema_decay=0.999,
-            eval_every=500,
-            save_every=500,
-        ),
-    },
-    # our choice: FlowBack's 8 blocks, so that its positions mean something, in the size of minutes: 16 tokens
-    "fashion-16": {
-        "model": dict(
-            image_size=16,
-            channels=1,
-            patch_size=4,
-            width=64,
-            num_blocks=8,
-            layers_per_block=2,
-            head_dim=32,
-            num_classes=10,
-        ),
-        "data": dict(name="fashion-mnist-12k", image_size=16),
-        "train": dict(
-            steps=400,
-            batch_size=128,
-            lr=2e-3,
-            warmup_steps=30,
-            weight_decay=1e-2,
-            ema_decay=0.99,
-            eval_every=400,
-            save_every=100,
-            keep=20,
-        ),
-    },
-    # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
-    "ml-tarflow-28": {
-        "model": dict(
-            image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10
-        ),
-        "data": dict(name="fashion-mnist"),
-        "train": dict(
-            steps=23400,
-            batch_size=256,
-            lr=2e-3,
-            warmup_steps=234,
-            label_dropout=0.0,
-            clip_norm=None,
-            precision="fp32",
-            seed=100,
-        ),
-    },
-}
 
 ALL_BLOCKS = tuple(range(1, 9))
 
@@ -139,13 +68,6 @@ ROWS = (
 )
 """The 64-pixel rows of Tables 1, 7 and 8, and both runs of a million steps of Table 2."""
 
-MEASURED = {
-    "fashion-16": (
-        "3 minutes on one processor core",
-        "training-free accuracy 0.63, in papermill_runs/results/01_alignment_strategies",
-    )
-}
-"""Cost and numbers of small presets that have been run as they are."""
 COSTS = {400: "2.5 days on 8 GPUs (the paper's)", 1000: "6 to 7 days on 8 GPUs (the paper's)"}
 
 
@@ -173,30 +95,3 @@ def sections(row: Row) -> dict[str, dict[str, Any]]:
         sites = tuple((block, row.layer) for block in row.blocks)
         found["align"] = dict(direction=row.direction, sites=sites, encoder=row.encoder)
     return found
-
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {**SMALL, **{row.name: sections(row) for row in ROWS}}
-PAPER: dict[str, Row] = {row.name: row for row in ROWS}
-
-
-def about(name: str) -> tuple[str, str, str]:
-    """Command, cost, and expected numbers of a preset, "unknown" where nobody has measured them."""
-    data = " --data IMAGENET_FOLDER" if name in PAPER else ""
-    command = f"lab train --preset {name}{data} --out runs/{name}"
-    if (row := PAPER.get(name)) is None:
-        return command, *MEASURED.get(name, ("unknown", "unknown"))
-    return command, COSTS[row.thousands], str(row.paper)
-
-
-def smoke(config: RunConfig) -> RunConfig:
-    """A run's smoke size: two steps of four 16x16 pictures of the embedded set, a width of 32, the embedded encoder.
-
-    Blocks, layers, sites, directions and losses stay, so the code of the full run is what runs.
-    """
-    model = config.model.replace(image_size=16, width=32, head_dim=16, num_classes=10)
-    data = dict(name="fashion-mnist-12k", image_size=16, channels=model.channels, flip=config.data.flip)
-    few = dict(steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32")
-    align = None
-    if config.align:
-        align = config.align.replace(encoder="efficientnet-lite0", targets="computed").model_dump()
-    return RunConfig(model=model.model_dump(), data=data, train=config.train.replace(**few).model_dump(), align=align)

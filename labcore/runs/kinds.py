@@ -1,0 +1,34 @@
+"""The two kinds of training run, a flow's and a learned inverse's, and everything in which starting one differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from labcore.biflow.model import BackwardModel
+from labcore.config import InversionRunConfig, RunConfig
+from labcore.flows.tarflow import TarFlow
+from labcore.runs.inversion import find_flow, identity, run_inversion
+from labcore.runs.training import run_training
+from labcore.train.loop import TrainResult
+
+AnyRun = RunConfig | InversionRunConfig
+
+
+class Kind(NamedTuple):
+    """What a run trains, how, and what beside configuration and data makes it another run."""
+
+    model: type[TarFlow] | type[BackwardModel]
+    run: Callable[..., TrainResult]  # (configuration, folder, previews)
+    identity: Callable[[Any], dict[str, str]]  # of its configuration; raises for what cannot be trained
+
+
+KINDS = {
+    RunConfig: Kind(TarFlow, run_training, lambda config: {}),
+    InversionRunConfig: Kind(BackwardModel, run_inversion, lambda config: identity(find_flow(config))),
+}
+
+
+def kind_of(config: AnyRun) -> Kind:
+    """The kind of run that a configuration is of."""
+    return KINDS[type(config)]

@@ -1,0 +1,165 @@
+"""BiFlow's rows (arXiv 2512.10953): the flows that are inverted, and their learned inverses, at the paper's size and at ours.
+
+The paper gives no table of architectures, no optimizer and no schedule. B is 8 blocks of 2 layers of width 768 and XL 8 of
+3 of 1536, which meet its parameter counts (120M and 690M); L, 8 of 3 of 1024, is our choice. 160 epochs of ImageNet in batches
+of 256 are the paper's for its ablations. Everything else is our choice: AdamW with a rate of 1e-4 after 10 epochs of
+warm-up, as later code of its group; affine parameters held in [-3, 3]; noise of 0.2 in latents; guidance of 0 to 0.5.
+
+Rows of the paper's size are for latents of a VAE, 4 x 32 x 32. Storing these is not part of the lab yet, so only their smoke
+sizes run. The small rows are the same rows on 16x16 pictures of the embedded set, with 16 tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+CLAMP = 3.0
+SIZES: dict[str, dict[str, int]] = {
+    "b": dict(width=768, layers_per_block=2),
+    "l": dict(width=1024, layers_per_block=3),
+    "xl": dict(width=1536, layers_per_block=3),
+}
+LATENTS: dict[str, Any] = dict(image_size=32, channels=4, patch_size=2, num_blocks=8, num_classes=1000)
+PICTURES: dict[str, Any] = dict(
+    image_size=16, channels=1, patch_size=4, num_blocks=8, layers_per_block=2, head_dim=32, num_classes=10
+)
+MODERN: dict[str, Any] = dict(positions="rope", mlp="swiglu", norm="rmsnorm")
+"""What makes a TARFlow an "improved" one; the paper does not say what it changes, so this is our choice."""
+
+EPOCHS_160: dict[str, Any] = dict(
+    steps=800_640,
+    batch_size=256,
+    lr=1e-4,
+    warmup_steps=50_040,
+    weight_decay=0.0,
+    clip_norm=None,
+    ema_decay=0.9999,
+    save_every=5000,
+    eval_every=10_000,
+)
+MINUTES: dict[str, Any] = dict(
+    steps=600, batch_size=128, warmup_steps=30, eval_every=600, save_every=150, keep=20, ema_decay=0.99
+)
+SMALL_FLOW, SMALL_INVERSE = dict(lr=2e-3, weight_decay=1e-2), dict(lr=2e-3, weight_decay=0.0)
+
+
+def _flow(
+    size: dict[str, Any], clamp: float | None, noise_std: float, train: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    model = {**size, **MODERN, "affine_clamp": clamp, "noise_std": noise_std}
+    data = dict(name="fashion-mnist-12k", image_size=16) if size["image_size"] == 16 else {}
+    return {"model": model, "data": data, "train": train}
+
+
+FLOWS: dict[str, dict[str, dict[str, Any]]] = {
+    "itarflow-16": _flow({**PICTURES, "width": 64}, CLAMP, 0.1, {**MINUTES, **SMALL_FLOW}),
+    "itarflow-16-unclamped": _flow({**PICTURES, "width": 64}, None, 0.1, {**MINUTES, **SMALL_FLOW}),
+    **{f"itarflow-256-{size}": _flow({**LATENTS, **s}, CLAMP, 0.2, EPOCHS_160) for size, s in SIZES.items()},
+    "itarflow-256-b-unclamped": _flow({**LATENTS, **SIZES["b"]}, None, 0.2, EPOCHS_160),
+}
+"""The flows, each trained by likelihood on noisy images."""
+
+UNKNOWN = "unknown; needs VAE latents, which cannot be stored here yet"
+ABOUT: dict[str, tuple[str, str]] = {
+    "itarflow-16": ("unknown", "unknown"),
+    "itarflow-16-unclamped": ("unknown", "unknown"),
+    "itarflow-256-b": (UNKNOWN, "FID 6.83 with guidance, 44.46 without (exact inverse)"),
+    "itarflow-256-l": (UNKNOWN, "unknown; the paper has no such size"),
+    "itarflow-256-xl": (UNKNOWN, "FID 4.54 with guidance (exact inverse)"),
+    "itarflow-256-b-unclamped": (UNKNOWN, "unknown"),
+}
+"""Cost and expected numbers of the flows."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to teach: what differs from hidden alignment with mean squared errors, and what the paper reports for it."""
+
+    name: str
+    paper: str = "unknown"
+    unclamped: bool = False  # taught by a flow without clamp
+    model: dict[str, Any] = field(default_factory=dict)
+    inversion: dict[str, Any] = field(default_factory=dict)
+
+
+PLAIN = dict(adaptive_power=0.0)  # p = 1 hides what norm control does
+BOTH = {"lpips": 0.4, "convnextv2": 0.1}  # the weights of later code of the group
+ARMS = (
+    Arm("naive", "FID 43.41, no guidance", inversion=dict(strategy="naive")),
+    Arm(
+        "hidden-distillation",
+        "FID 55.00, no guidance",
+        model=dict(handover="state"),
+        inversion=dict(strategy="hidden-distillation"),
+    ),
+    Arm(
+        "hidden-alignment", "FID 36.93 among the strategies and 31.88 with learned denoising; 6.90 with guidance, NFE 2"
+    ),
+    Arm("no-denoiser", "FID 42.62 with score-based denoising, 100.51 with none", model=dict(denoiser=False)),
+    Arm("norm-both", "FID 31.88 with the clamp (p unknown)", inversion=PLAIN),
+    Arm("norm-clamp", "FID 31.88 with the clamp (p unknown)", inversion={**PLAIN, "normalise": "none"}),
+    Arm("norm-normalise", unclamped=True, inversion=PLAIN),
+    Arm("norm-none", "FID 45.54", unclamped=True, inversion={**PLAIN, "normalise": "none"}),
+    Arm("guided", "FID 6.79, NFE 1", model=dict(max_guidance=0.5)),
+    Arm("lpips", "FID 14.15", inversion=dict(perceptual={"lpips": 0.4})),
+    Arm("lpips-convnext", "FID 2.46", inversion=dict(perceptual=BOTH)),
+    Arm("final", "FID 2.39, IS 303.0, NFE 1", model=dict(max_guidance=0.5), inversion=dict(perceptual=BOTH)),
+)
+"""The rows of the paper's ablations and its final model."""
+
+SCALING = {
+    ("l", "guided"): "unknown",
+    ("l", "final"): "unknown",
+    ("xl", "guided"): "FID 4.61",
+    ("xl", "final"): "FID 2.57",
+}
+"""Scaling, with and without ConvNeXt V2; size B is among the arms."""
+
+FEATURES = Arm("features", inversion=dict(perceptual={"efflite0": 1.0}))
+SMALL_ARMS = (*(arm for arm in ARMS if not {"lpips", "convnextv2"} & {*arm.inversion.get("perceptual", ())}), FEATURES)
+"""The rows that the embedded set can have: "features" stands in for LPIPS and ConvNeXt V2, which no package brings."""
+
+WIDTHS = (64, 96)
+STOPPED = (25, 50)
+"""Percent of its training after which a flow is the teacher; 100 is hidden-alignment."""
+
+
+class Row(NamedTuple):
+    """A learned inverse: name, the flow it inverts (a run of that preset), size, arm, training, cost, expected numbers."""
+
+    name: str
+    flow: str
+    size: dict[str, Any]
+    arm: Arm
+    train: dict[str, Any]
+    cost: str
+    expected: str
+
+
+def _paper_row(size: str, arm: Arm, expected: str) -> Row:
+    flow = f"runs/itarflow-256-{size}" + "-unclamped" * arm.unclamped
+    return Row(f"biflow-256-{size}-{arm.name}", flow, {**LATENTS, **SIZES[size]}, arm, EPOCHS_160, UNKNOWN, expected)
+
+
+def _small_row(width: int, arm: Arm, stopped: int | None = None) -> Row:
+    flow = "runs/itarflow-16" + "-unclamped" * arm.unclamped
+    name = f"biflow-16-w{width}-" + (arm.name if stopped is None else f"teacher-{stopped}")
+    if stopped is not None:
+        flow += f"/checkpoints/step-{MINUTES['steps'] * stopped // 100:08d}"
+    return Row(name, flow, {**PICTURES, "width": width}, arm, {**MINUTES, **SMALL_INVERSE}, "unknown", "unknown")
+
+
+_BY_NAME = {arm.name: arm for arm in ARMS}
+ROWS = (
+    *(_small_row(width, arm) for width in WIDTHS for arm in SMALL_ARMS),
+    *(_small_row(WIDTHS[0], _BY_NAME["hidden-alignment"], stopped) for stopped in STOPPED),
+    *(_paper_row("b", arm, arm.paper) for arm in ARMS),
+    *(_paper_row(size, _BY_NAME[arm], paper) for (size, arm), paper in SCALING.items()),
+)
+
+
+def sections(row: Row) -> dict[str, Any]:
+    """The configuration of a row; its data are those of its flow's run."""
+    model = {**row.size, **row.arm.model}
+    return {"flow": row.flow, "model": model, "train": row.train, "inversion": row.arm.inversion}

@@ -1,0 +1,82 @@
+"""Small flows of our own, on the embedded data, and ml-tarflow's MNIST notebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL: dict[str, dict[str, Any]] = {
+    # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
+    "fashion-small": {
+        "model": dict(
+            image_size=28,
+            channels=1,
+            patch_size=4,
+            width=64,
+            num_blocks=8,
+            layers_per_block=2,
+            head_dim=32,
+            num_classes=10,
+        ),
+        "data": dict(name="fashion-mnist-12k"),
+        "train": dict(
+            steps=2000,
+            batch_size=128,
+            lr=2e-3,
+            warmup_steps=100,
+            weight_decay=1e-2,
+            ema_decay=0.999,
+            eval_every=500,
+            save_every=500,
+        ),
+    },
+    # our choice: FlowBack's 8 blocks, so that its positions mean something, in the size of minutes: 16 tokens
+    "fashion-16": {
+        "model": dict(
+            image_size=16,
+            channels=1,
+            patch_size=4,
+            width=64,
+            num_blocks=8,
+            layers_per_block=2,
+            head_dim=32,
+            num_classes=10,
+        ),
+        "data": dict(name="fashion-mnist-12k", image_size=16),
+        "train": dict(
+            steps=400,
+            batch_size=128,
+            lr=2e-3,
+            warmup_steps=30,
+            weight_decay=1e-2,
+            ema_decay=0.99,
+            eval_every=400,
+            save_every=100,
+            keep=20,
+        ),
+    },
+    # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
+    "ml-tarflow-28": {
+        "model": dict(
+            image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10
+        ),
+        "data": dict(name="fashion-mnist"),
+        "train": dict(
+            steps=23400,
+            batch_size=256,
+            lr=2e-3,
+            warmup_steps=234,
+            label_dropout=0.0,
+            clip_norm=None,
+            precision="fp32",
+            seed=100,
+        ),
+    },
+}
+
+MEASURED = {
+    "fashion-16": (
+        "3 minutes on one processor core",
+        "training-free accuracy 0.63, in papermill_runs/results/01_alignment_strategies",
+    )
+}
+"""Cost and numbers of small presets that have been run as they are."""

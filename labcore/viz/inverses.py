@@ -1,0 +1,125 @@
+"""Figures of inverting a flow: how large its states are, what of a squared error each has, and ways back compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from labcore.viz import style
+from labcore.viz.alignment import LINES, MARKERS
+from labcore.viz.figures import _figure, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@_styled
+def norms(found: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """Root mean square of each state, x^0 the image to x^T = z, a line a flow, on a log scale; dashed: standard normal."""
+    figure = _figure((style.WIDTH, 4.0))
+    axes = figure.subplots()
+    for (name, values), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
+        axes.plot(range(len(values)), list(values), linestyle=line, marker=marker, label=name)
+    axes.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
+    last = max(map(len, found.values())) - 1
+    axes.set_xticks(range(last + 1), ["$x^0$", *(f"$x^{{{i}}}$" for i in range(1, last)), "$z$"])
+    _log(axes, [value for values in found.values() for value in values])
+    axes.set_xlabel("state, from the noisy image to the prior")
+    axes.set_ylabel("root mean square")
+    axes.set_title(title)
+    axes.legend()
+    return figure
+
+
+@_styled
+def norms_along(found: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Root mean square of each state against steps, a panel a flow, a line a state.
+
+    found: flow -> {step: values of x^0 ... x^T}.
+    """
+    figure = _figure((style.WIDTH, 4.2))
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    everything = [value for along in found.values() for values in along.values() for value in values]
+    for axes, (name, along) in zip(panels, found.items(), strict=True):
+        for state, values in enumerate(zip(*along.values(), strict=True)):
+            shade = state / max(len(next(iter(along.values()))) - 1, 1)
+            colour = _between(shade)
+            axes.plot(list(along), values, color=colour, marker="o", label=f"$x^{{{state}}}$")
+        axes.set_title(name)
+        axes.set_xlabel("optimizer steps")
+        _log(axes, everything)
+    panels[0].set_ylabel("root mean square of the state")
+    panels[-1].legend(fontsize=10, ncols=2)
+    return figure
+
+
+@_styled
+def shares(found: Mapping[str, Sequence[float]], states: Sequence[str], title: str = "") -> Figure:
+    """Shares of a sum, one bar a name, one segment a state, in the order of generation."""
+    figure = _figure((style.WIDTH, 1.5 + 0.6 * len(found)))
+    axes = figure.subplots()
+    for row, values in enumerate(found.values()):
+        left = 0.0
+        for number, value in enumerate(values):
+            share = value / sum(values)
+            colour = _between(number / max(len(values) - 1, 1))
+            axes.barh(row, share, left=left, color=colour, edgecolor="white")
+            if share > 0.06:
+                dark = number / max(len(values) - 1, 1) < 0.5
+                where = (left + share / 2, row)
+                text = f"{states[number]}\n{100 * share:.0f}%"
+                axes.text(*where, text, ha="center", va="center", fontsize=10, color="white" if dark else "black")
+            left += share
+    axes.set_yticks(range(len(found)), list(found))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the sum over states; from left to right as they are generated, from z to the image")
+    axes.set_title(title)
+    axes.grid(False)
+    return figure
+
+
+@_styled
+def ways(found: Mapping[str, Mapping[str, float]], names: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
+    """Numbers of several ways, a panel a number, a point a way; what a way has no number for is left out.
+
+    found: way -> its numbers. names: key -> label. log: keys that are drawn on a log scale.
+    """
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure((style.WIDTH, rows * (1.1 + 0.34 * len(found))))
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    colours = list(style.COLOURS.values())
+    for axes, (key, label) in zip(panels, names.items(), strict=False):
+        for row, numbers in enumerate(found.values()):
+            if key in numbers:
+                axes.plot(numbers[key], row, "o", color=colours[row % len(colours)])
+        axes.set_xlabel(label)
+        if key in log:
+            axes.set_xscale("log")
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    panels[0].set_yticks(range(len(found)), list(found))
+    panels[0].set_ylim(len(found) - 0.5, -0.5)
+    return figure
+
+
+def _between(share: float) -> tuple[float, float, float, float]:
+    """A colour of one scale, dark at 0 and light at 1."""
+    import matplotlib as mpl
+
+    return mpl.colormaps["viridis"](0.05 + 0.85 * share)
+
+
+def _log(axes, values: Sequence[float]) -> None:
+    """A log scale with plain numbers, at least a factor of four high."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = min(values), max(values)
+    middle = (low * high) ** 0.5
+    axes.set_ylim(min(low / 1.2, middle / 2), max(high * 1.2, middle * 2))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
