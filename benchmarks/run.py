@@ -1,7 +1,8 @@
 """`make bench`: the numbers that the lab promises, measured on this machine in one run.
 
     make bench                                      our own numbers
-    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align or batch
+    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch
+                                                    or inversion
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import align, batch, compare_ml_tarflow, measures
+from benchmarks import align, batch, compare_ml_tarflow, inversion, measures
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -100,6 +101,7 @@ PARTS = {
     "fidelity": lambda args: measures.scoring(args.threads),
     "align": lambda args: align.align(args.repeats, args.threads),
     "batch": lambda args: batch.batch(args.repeats),
+    "inversion": lambda args: inversion.inversion(args.repeats, args.reference),
 }
 
 

@@ -130,9 +130,7 @@ def test_a_file_with_a_flow_is_an_inversion_of_it(flow, folder, tmp_path):  # no
     for made in (run, run_config(folder)):
         file.write_text(yaml.safe_dump(made.model_dump(mode="json")))
         assert configure_run(file=file) == made
-    with pytest.raises(
-        ValueError, match="as in  lab train --preset biflow-16-w64-guided --invert runs/itarflow-16"
-    ):
+    with pytest.raises(ValueError, match="as in  lab train --preset biflow-16-w64-guided --invert runs/itarflow-16"):
         configure_run("biflow-16-w64-guided")
     file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), "flow": "nowhere"}))
     assert configure_run(file=file, invert=str(flow)) == run

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,34 @@ def test_the_alignment_table(campaign):
 
 
 def test_the_alignment_verdicts(campaign):
-    judged = [judge(claim, campaign.records).verdict for claim in arms.CLAIMS]
-    assert set(judged) == {"undetermined"} and f"all {len(judged)} claims" in README
-    assert {r["seed"] for r in campaign.records} == {0, 1, 2} and "600 steps and three seeds" in README
+    judged = {claim: judge(claim, campaign.records) for claim in arms.CLAIMS}
+    counts = Counter(found.verdict for found in judged.values())
+    assert f"Of the {len(judged)} claims" in README and f"{counts['supported']} are **supported**" in README
+    assert f"The other {counts['undetermined']} are **undetermined**" in README
+    assert counts["not supported"] == 1 and "One is **not supported**" in README
+    assert {r["seed"] for r in campaign.records} == {1, 2, 3} and "400 steps and three seeds" in " ".join(
+        README.split()
+    )
+    assert {r["parameters"]["weight"] for r in campaign.records} == {1.0} and "a weight of 1," in README
+
+
+@pytest.mark.parametrize(
+    ("row", "than", "number", "verdict", "scale", "digits"),
+    [
+        ("reverse", "baseline", "last.fid_efflite0", "supported", 1, 1),
+        ("reverse", "forward", "last.fid_efflite0", "supported", 1, 1),
+        ("forward", "baseline", "last.sfid_efflite0", "supported", 1, 0),
+        ("reverse-8", "reverse", "last.nats_per_dim", "not supported", 1, 4),
+        ("reverse", "detach", "last.fid_efflite0", "undetermined", 1, 1),
+        ("reverse", "baseline", "last.training_free", "undetermined", 100, 1),
+    ],
+)
+def test_the_differences_that_readme_tells(campaign, row, than, number, verdict, scale, digits):
+    (claim,) = (c for c in arms.CLAIMS if (c.row, c.than, c.number) == (row, than, number))
+    found = judge(claim, campaign.records)
+    mean, half = scale * found.difference.mean, scale * found.difference.half
+    assert found.verdict == verdict
+    assert f"{mean:+.{digits}f} ± {half:.{digits}f}" in README
 
 
 def test_the_measured_preset(campaign):
@@ -46,7 +72,7 @@ def test_the_measured_preset(campaign):
     assert f"accuracy {mean:.2f}" in numbers
     lines = " ".join(line for r in baseline for line in r["log"])
     found = [float(text) for text in re.findall(r"seconds_per_step ([0-9.]+)", lines)]
-    assert found and f"{round(600 * sum(found) / len(found) / 60)} minutes" in cost
+    assert found and f"{round(400 * sum(found) / len(found) / 60)} minutes" in cost
 
 
 def test_the_share_of_the_alignment(campaign):
@@ -58,7 +84,7 @@ def test_the_share_of_the_alignment(campaign):
         for _, cosine, likelihood, align in blocks
         if cosine is not None
     ]
-    assert f"{100 * min(ratios):.1f}% to {100 * max(ratios):.1f}% of the likelihood's" in README
+    assert f"{100 * min(ratios):.0f}% to {100 * max(ratios):.0f}% of the likelihood's" in README
 
 
 def test_the_alignment_bench():

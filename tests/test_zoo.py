@@ -8,7 +8,9 @@ import torch
 from labcore import TarFlow, denoise, invert, sample, zoo
 from labcore.data import load, to_float
 from labcore.evaluate import bayes_accuracy, likelihood
+from labcore.evaluate.classifier import recognised
 from labcore.nn.pretrained import read_tensors
+from labcore.provenance import weights_hash
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,25 @@ def test_the_card_says_what_was_measured():
     assert f"{record['bayes_accuracy']['accuracy']:.1%} (95%" in card
     assert f"{record['parameters']:,} parameters" in card
     assert f"{record['steps']:,} steps" in card and record["trained_with"]["revision"] in card
+
+
+def test_the_classifier_is_a_judge():
+    """At least 90% of test images; its card says what was measured, and the embedded test images agree."""
+    folder, judge = zoo.path(zoo.CLASSIFIER), zoo.load_classifier()
+    card, record = (folder / "README.md").read_text(), json.loads((folder / "record.json").read_text())
+    assert (
+        record["at_16_pixels"]["accuracy"] >= 0.9
+        and record["accuracy"]["accuracy"] >= 0.9
+        and record["accuracy"]["n"] == 10_000
+    )
+    assert f"{record['accuracy']['accuracy']:.1%} ({record['accuracy']['low']:.1%}" in card
+    assert f"{record['at_16_pixels']['accuracy']:.1%} (" in card and f"{record['parameters']:,} parameters" in card
+    assert record["weights"] == weights_hash(judge) and (folder / "model.safetensors").stat().st_size < 1e6
+    test = load("fashion-mnist-12k", "test")
+    found = recognised(judge, to_float(test.images), test.labels)
+    assert found.low <= record["accuracy"]["accuracy"] <= found.high
+    with pytest.raises(ValueError, match="no shipped model"):
+        zoo.load("fashion")
 
 
 def test_the_record_is_reproduced(shipped):

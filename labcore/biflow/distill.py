@@ -1,8 +1,8 @@
 """What a learned inverse is taught by (BiFlow): which states are compared with the flow's, how far they are, what that weighs.
 
     naive                  the image alone:                       D(x, x')
-    hidden-alignment       every block's state, through a head:   D(x, x') + mean_i D(x^i, phi_i(h^i))        (equation 2)
-    hidden-distillation    the same sum, for a model whose next block sees nothing but the state (handover "state")
+    hidden-alignment       every block's state, through a head:   D(x, x') + mean_i D(x^i, phi_i(h^i)) (equation 2: a sum)
+    hidden-distillation    the same, for a model whose next block sees nothing but the state (handover "state")
 
 Distances are kept for each image and term, so that each can be weighted by its own size (equation 7).
 """

@@ -49,7 +49,7 @@ def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> lis
 def shares(
     sizes: Sequence[float], normalise: Normalise = "none", power: float = 0.0, offset: float = 1e-2
 ) -> list[float]:
-    """What part of the loss each state has before anything is learned, when predictions are 0: they sum to 1.
+    """What part of the sum over states each one has before anything is learned, when predictions are 0: they sum to 1.
 
     sizes: root mean square of each state. A state's squared error is then its mean square, 1 where it is normalised, and its
     adaptive weight (equation 7) has `power` p and `offset` c.

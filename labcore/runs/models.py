@@ -39,7 +39,8 @@ def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
         file = path(str(source)) / "spec.yaml"
     else:
         folder = Path(source)
-        file = next((f / "config.yaml" for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
+        above = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
+        file = next((f / "config.yaml" for f in (folder, folder.parent, *above) if (f / "config.yaml").is_file()), None)
     values = yaml.safe_load(file.read_text()) if file else None
     return values.get(section) if isinstance(values, dict) else None
 

@@ -110,6 +110,10 @@ def rebuild(folder: Path) -> dict[str, str]:
 
 def tables(records: Sequence[dict[str, Any]], layout: TableSpec, rows: Sequence[str] = ()) -> dict[str, str]:
     """table.md and table.csv of records: rows in the order given, then others by name."""
+    if layout.each is not None:
+        places = {row: place for place, row in enumerate(rows)}
+        records = exploded(sorted(records, key=lambda r: places.get(r["row"], len(places))), layout.each)
+        rows = list(dict.fromkeys(record["row"] for record in records))
     order = [*rows, *sorted({r["row"] for r in records} - set(rows))]
     order = [row for row in order if any(r["row"] == row for r in records)]
     values = {
@@ -131,6 +135,18 @@ def tables(records: Sequence[dict[str, Any]], layout: TableSpec, rows: Sequence[
         "table.md": _markdown(order, layout, means, differences),
         "table.csv": _csv(order, layout, means, differences),
     }
+
+
+def exploded(records: Sequence[dict[str, Any]], each: str) -> list[dict[str, Any]]:
+    """A record for every entry of `each` in the records' metrics, in the row that is called as the entry is.
+
+    An entry whose name does not begin with its run's row has that row's name beside its own.
+    """
+    return [
+        {**record, "row": name if name.startswith(record["row"]) else f"{name} ({record['row']})", "metrics": found}
+        for record in records
+        for name, found in record["metrics"][each].items()
+    ]
 
 
 Cells = dict[tuple[str, str], Interval]

@@ -37,7 +37,17 @@ RESERVED = {
 }
 SMOKE_MAY_TOUCH = frozenset(
     {
-        *("smoke", "steps", "warmup_steps", "epochs", "probe_epochs", "batch_size", "limit", "repeats"),
+        *(
+            "smoke",
+            "steps",
+            "teacher_steps",
+            "warmup_steps",
+            "epochs",
+            "probe_epochs",
+            "batch_size",
+            "limit",
+            "repeats",
+        ),
         *(
             "images",
             "samples",
@@ -67,9 +77,13 @@ class Expected(Config):
 
 
 class TableSpec(Config):
-    """The collected table: title -> dotted path into result.json, the row that others are compared with, what is better."""
+    """The collected table: title -> dotted path into result.json, the row that others are compared with, what is better.
+
+    each: a key of result.json that holds several results by name; each of them is a row then, and columns are paths into it.
+    """
 
     model_config = _STRICT
+    each: str | None = None
     columns: dict[str, str] = Field(default={})
     baseline: str | None = None
     better: dict[str, Literal["higher", "lower"]] = Field(default={})
@@ -125,7 +139,7 @@ class RunSpec(Config):
             raise ValueError(
                 f"smoke changes {sorted(outside)}; it may change only counts and sizes: {', '.join(sorted(SMOKE_MAY_TOUCH))}"
             )
-        if self.table.baseline is not None and self.table.baseline not in self.row_parameters():
+        if self.table.each is None and self.table.baseline not in (None, *self.row_parameters()):
             raise ValueError(f"baseline is {self.table.baseline!r}; the rows are {', '.join(self.row_parameters())}")
         return self
 

@@ -1,0 +1,53 @@
+"""Flows that an experiment needs before it can begin: found, or trained once on this machine and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+
+import labcore
+from labcore.config import RunConfig
+from labcore.runs.configure import configure
+from labcore.runs.presets import PRESETS
+from labcore.runs.training import datasets, run_training
+from labcore.store import cache_folder, make_folder
+
+
+def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int = 100) -> Path | str:
+    """What `find_model` takes: `source` itself, or for a preset's name the folder of its run in the cache.
+
+    That run is trained first where it is not there, with this seed and so many steps (None: the preset's). Who needs the
+    same run meanwhile waits for it. stopped: percent of the training after which the flow is wanted, 25, 50, 75 or 100.
+    Raises as `run_training`; ValueError for another percentage; RuntimeError where the training was stopped.
+    """
+    if stopped not in (25, 50, 75, 100) or (stopped < 100 and source not in PRESETS):
+        raise ValueError(f"stopped was {stopped} for {source!r}; give 100, or for a preset 25, 50 or 75 percent")
+    if source not in PRESETS:
+        return source
+    config = teacher_config(source, seed, steps)
+    if stopped < 100 and config.train.steps % 4:
+        raise ValueError(f"steps was {config.train.steps}; give a multiple of 4 to stop at {stopped} percent")
+    folder = trained(config)
+    return folder if stopped == 100 else folder / "checkpoints" / f"step-{config.train.save_every * stopped // 25:08d}"
+
+
+def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfig:
+    """The configuration of such a run: a preset with a seed, and with so many steps, a quarter of them to a checkpoint."""
+    steps = steps or PRESETS[preset]["train"]["steps"]
+    train = dict(seed=seed, steps=steps, eval_every=steps, save_every=max(steps // 4, 1), keep=8)
+    return configure(preset, settings=[f"train.{key}={value}" for key, value in train.items()])
+
+
+def trained(config: RunConfig) -> Path:
+    """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version."""
+    data = datasets(config)[0].fingerprint()
+    text = json.dumps([config.model_dump(mode="json"), data, labcore.__version__], sort_keys=True)
+    folder = cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    make_folder(folder.parent)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "model" / "config.json").is_file() and not run_training(config, folder, False).finished:
+            raise RuntimeError(f"the training of the teacher in {folder} was stopped; run this again to go on")
+    return folder
