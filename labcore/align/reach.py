@@ -76,6 +76,13 @@ def gaps(
     return found
 
 
+def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, "p"]:
+    """The gradient in the parameters as one vector, 0 where none arrives."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+    return torch.cat([part.flatten() for part in parts])
+
+
 def _gradients(
     flow: nn.Module, x: Tensor, y: Labels, sites: Sequence[Site], direction: Direction, sweeps: int, seed: int
 ) -> list[Tensor]:
@@ -89,8 +96,5 @@ def _gradients(
     blocks = [list(block.parameters()) for block in flow.blocks]
     if not all(p.requires_grad for block in blocks for p in block):
         raise ValueError("some parameters of the flow are frozen; call flow.requires_grad_(True) first")
-    gradients = iter(torch.autograd.grad(total, [p for block in blocks for p in block], allow_unused=True))
-    return [
-        torch.cat([(torch.zeros_like(p) if (g := next(gradients)) is None else g).flatten() for p in block])
-        for block in blocks
-    ]
+    sizes = [sum(p.numel() for p in block) for block in blocks]
+    return list(flat(total, [p for block in blocks for p in block]).split(sizes))

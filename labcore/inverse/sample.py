@@ -73,11 +73,10 @@ def sample(
         check_one_pass(noise_std, guidance_schedule, attn_temp, solver)
     labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
     seed = secrets.randbits(31) if seed is None else seed
-    c, images = flow.config, []
+    images = []
     for start in range(0, num, batch_size):
         rows = range(start, min(start + batch_size, num))
-        z = normal_per_item(seed, "sample", range(first + rows.start, first + rows.stop), (c.tokens, c.token_dim))
-        z = z.to(flow.device, flow.dtype)
+        z = prior_noise(flow, seed, range(first + rows.start, first + rows.stop))
         part = None if labels is None else labels[rows.start : rows.stop]
         g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
         if exact:
@@ -93,6 +92,12 @@ def sample(
         images.append(denoise(flow, x, part, std) if exact else x)
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x
+
+
+def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]:
+    """Standard normal noise of the images `rows` of a seed, in the model's device and type."""
+    c = flow.config
+    return normal_per_item(seed, "sample", rows, (c.tokens, c.token_dim)).to(flow.device, flow.dtype)
 
 
 def check_one_pass(noise_std: float | None, guidance_schedule: Schedule, attn_temp: float, solver: Solver) -> None:

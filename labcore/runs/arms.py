@@ -13,14 +13,11 @@ from torch import Tensor, nn
 
 from labcore.align.reach import SweepGap
 from labcore.config import RunConfig
-from labcore.data.loaders import Numbered
-from labcore.data.transforms import to_float
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import find_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
 from labcore.evaluate import fidelity as fidelity_of
 from labcore.evaluate.cknna import cknna
-from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.generate import Sampling, generate
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
@@ -28,7 +25,8 @@ from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.runs.along import steps_to_reach
 from labcore.runs.configure import configure, default_sites
-from labcore.runs.evaluation import Data, reference_of
+from labcore.runs.evaluation import Data, scores
+from labcore.runs.inversion import first_images
 from labcore.runs.training import datasets, initialised, objective_of
 from labcore.runs.verdicts import Claim
 from labcore.train import checkpoint
@@ -96,8 +94,8 @@ def describe(config: RunConfig) -> str:
 
 def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """The first images of a data set as the flow sees them in training, and their labels, on the flow's device."""
-    x, y = to_float(data.images[:num]).to(flow.device), data.labels[:num].to(flow.device)
-    return noised(flow, x, StepNoise(seed, 0, num, flow.device)), y if flow.config.num_classes else None
+    batch = first_images(data, num, flow.config.num_classes > 0, flow.device)
+    return noised(flow, batch.x, StepNoise(seed, 0, len(batch.x), flow.device)), batch.y
 
 
 class Looks:
@@ -188,16 +186,12 @@ def _on_images(
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
     flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
-    n = min(num, len(training))
-    pixels, labels, index = Numbered(training).__getitems__(list(range(n)))
-    batch = Batch(
-        to_float(pixels).to(device), labels.to(device), index, torch.zeros(n, dtype=torch.bool, device=device)
-    )
+    batch = first_images(training, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
         kept = checkpoint.Checkpoint(folder, checkpoint.read_state(folder))
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
         objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
-        yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, n, device)
+        yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
 
 
 def fidelity_metrics(samples: int) -> list[str]:
@@ -210,11 +204,9 @@ def fidelity_metrics(samples: int) -> list[str]:
 
 def fidelity(flow: TarFlow, config: RunConfig, metrics: list[str], num: int, seed: int) -> dict[str, float]:
     """Those metrics of `num` samples by the embedded encoder, without intervals; samples follow the seed."""
-    d, extractor = config.data, load_extractor("efflite0").to(flow.device)
-    reference = reference_of(Data(d.name, d.path, d.image_size, d.channels), extractor)
+    d = config.data
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
-    record = fidelity_of.fidelity(drawn, reference, extractor, metrics, seed=seed, resamples=0)
-    return {name: float(measure.value) for name, measure in record.measures.items()}
+    return scores(drawn, Data(d.name, d.path, d.image_size, d.channels), metrics, seed, flow.device)
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:

@@ -83,20 +83,25 @@ def configure_inversion(
     tokens, blocks, layers, widths and classes from its model, and the data from its run where that is at hand;
     training is that of `INVERSION`. Raises as `configure`, and as `find_model`.
     """
-    teacher = find_model(flow)
     values = _read(file) if file else INVERSIONS[preset] if preset else {}
     sections = _sections({name: section for name, section in values.items() if name != "flow"}, INVERSION_SECTIONS)
-    same = {key: getattr(teacher.config, key) for key in TokensConfig.model_fields}
-    size = dict(image_size=teacher.config.image_size, channels=teacher.config.channels)
-    fixed = {key: same[key] for key in SAME} if preset else {}  # a preset is a way to teach, for any flow
-    sections["model"] = {**same, **sections["model"], **fixed}
-    sections["data"] = {**(run_section(flow, "data") or size), **sections["data"]}
+    if preset:  # a way to teach, for any flow
+        sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
+    sections = follow(flow, sections)
     sections["train"] = {**INVERSION, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
     if data is not None and image_size is None:
-        sections["data"] |= size
+        sections["data"] |= {key: sections["model"][key] for key in ("image_size", "channels")}
     _settings(sections, settings)
     return InversionRunConfig(flow=flow, **sections)
+
+
+def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A learned inverse's sections with what `model` and `data` do not say from the flow (what `find_model` takes)."""
+    config = find_model(flow).config
+    model = {key: getattr(config, key) for key in TokensConfig.model_fields}
+    data = run_section(flow, "data") or dict(image_size=config.image_size, channels=config.channels)
+    return {**sections, "model": {**model, **sections["model"]}, "data": {**data, **sections["data"]}}
 
 
 def configure_run(

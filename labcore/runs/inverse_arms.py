@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labcore.biflow.model import BackwardModel
-from labcore.config import BackwardConfig, InversionRunConfig, TokensConfig, TrainConfig
+from labcore.config import InversionRunConfig
 from labcore.flows.tarflow import TarFlow
-from labcore.runs.models import find_model, run_section
+from labcore.runs.configure import follow
+from labcore.runs.models import find_model
 from labcore.runs.presets import PRESETS
 from labcore.runs.presets.biflow import MINUTES, SMALL_ARMS, SMALL_INVERSE
 from labcore.runs.ways import Way, exact, learned
@@ -51,19 +52,12 @@ def inverse(
     """
     if not 1 <= save_every <= steps:
         raise ValueError(f"save_every was {save_every} with steps {steps}; give 1 to {steps}")
-    chosen, found = ARMS[arm], find_model(flow).config
-    same = {key: getattr(found, key) for key in TokensConfig.model_fields}
+    chosen = ARMS[arm]
     train = {**MINUTES, **SMALL_INVERSE, "steps": steps, "batch_size": batch_size, "seed": seed}
     train |= dict(save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
     train["warmup_steps"] = min(MINUTES["warmup_steps"], steps // 4)
-    size = dict(image_size=found.image_size, channels=found.channels)
-    return InversionRunConfig(
-        flow=flow,
-        model=BackwardConfig(**{**same, "width": width, **chosen.model}).model_dump(),
-        data=run_section(flow, "data") or size,
-        train=TrainConfig(**train).model_dump(),
-        inversion=chosen.inversion,
-    )
+    sections = dict(model={"width": width, **chosen.model}, data={}, train=train, inversion=chosen.inversion)
+    return InversionRunConfig(flow=flow, **follow(flow, sections))
 
 
 def describe(config: InversionRunConfig) -> str:

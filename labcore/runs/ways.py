@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,16 +15,16 @@ from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
-from labcore.evaluate import fidelity as fidelity_of
 from labcore.evaluate.classifier import Classifier, recognised
-from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.flops import count_flops
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
+from labcore.inverse.sample import prior_noise
 from labcore.inverse.solve import invert
 from labcore.nn.patch import unpatchify
 from labcore.rng import normal_per_item
-from labcore.runs.evaluation import Data, reference_of
+from labcore.runs.evaluation import Data, scores
+from labcore.runs.inversion import first_images as first_batch
 from labcore.runs.models import find_model, run_section
 
 BATCH = 100
@@ -85,7 +86,7 @@ def data_of(flow: str) -> Data:
 def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Tensor, "n t d"], Int[Tensor, "n"] | None]:
     """z of the images first ... first + num - 1 of a seed, as `labcore.sample` has it, and their classes, each in turn."""
     c = flow.config
-    z = normal_per_item(seed, "sample", range(first, first + num), (c.tokens, c.token_dim)).to(flow.device, flow.dtype)
+    z = prior_noise(flow, seed, range(first, first + num))
     y = torch.arange(first, first + num, device=flow.device) % c.num_classes if c.num_classes else None
     return z * flow.prior_var.sqrt(), y
 
@@ -126,12 +127,8 @@ def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) ->
 def quality(
     drawn: ImageData, data: Data, classifier: Classifier | None, metrics: list[str], seed: int, device: Any
 ) -> dict[str, float]:
-    """`labcore.evaluate.fidelity` of drawn images by the embedded encoder, without intervals, and the share recognised."""
-    found = {}
-    if metrics:
-        extractor = load_extractor("efflite0").to(device)
-        record = fidelity_of.fidelity(drawn, reference_of(data, extractor), extractor, metrics, seed=seed, resamples=0)
-        found = {name: float(measure.value) for name, measure in record.measures.items()}
+    """`labcore.runs.evaluation.scores` of drawn images, and the share recognised."""
+    found = scores(drawn, data, metrics, seed, device) if metrics else {}
     if classifier is not None:
         found["recognised"] = recognised(classifier, to_float(drawn.images), drawn.labels).accuracy
     return found
@@ -189,7 +186,7 @@ def seconds(ways: Mapping[str, Way], flow: TarFlow, batch: int, repeats: int = 3
             if z.is_cuda:
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - began)
-    return {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
@@ -204,5 +201,5 @@ def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
 
 def first_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"] | None]:
     """The first images of a data set on the flow's device, and their classes where the flow has any."""
-    pixels, labels = data.__getitems__(list(range(min(num, len(data)))))
-    return to_float(pixels).to(flow.device), labels.to(flow.device) if flow.config.num_classes else None
+    batch = first_batch(data, num, flow.config.num_classes > 0, flow.device)
+    return batch.x, batch.y

@@ -5,15 +5,15 @@ FlowBack reports that they conflict in the blocks near the image, which is why i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from labcore.align.features import Direction
-from labcore.align.reach import SweepGap, gaps
+from labcore.align.reach import SweepGap, flat, gaps
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.types import Batch
@@ -33,24 +33,14 @@ def loss_gaps(
 ) -> dict[int, SweepGap]:
     """`labcore.align.reach.sweep_gaps` of the alignment loss itself, with the objective's sites and projectors."""
     everything = [p for block in flow.blocks for p in block.parameters()]
-    own = objective.config
 
     def gradient(direction: Direction, k: int) -> Tensor:
-        objective.config = own.replace(direction=direction, adjoint_sweeps=k)
-        try:
-            _, losses = objective.terms(flow, batch, noise)
-        finally:
-            objective.config = own
+        other = copy.copy(objective)  # the same projectors and targets
+        other.config = objective.config.replace(direction=direction, adjoint_sweeps=k)
+        _, losses = other.terms(flow, batch, noise)
         return flat(torch.stack(list(losses.values())).mean(), everything)
 
     return gaps(gradient, flow.config.tokens, sweeps)
-
-
-def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, "p"]:
-    """The gradient in the parameters as one vector, 0 where none arrives."""
-    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-    return torch.cat([part.flatten() for part in parts])
 
 
 def conflict(flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise) -> list[BlockConflict]:
