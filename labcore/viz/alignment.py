@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from labcore.viz import style
@@ -112,11 +113,12 @@ def curves(
             axes.plot([p["step"] for p in along], [p[key] for p in along], linestyle=line, marker=marker, label=arm)
         if baseline in points:
             axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8, label=f"{baseline}, last")
-        axes.set_title(label)
+        axes.set_title(fill(label, 26))  # long ones would run into the next panel's
         axes.set_xlabel("optimizer steps")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    panels[0].legend(fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=11)
     return figure
 
 
