@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labcore.runs import commands
+from labcore.runs import commands, draw_commands
+from labcore.runs.draw_commands import Model, class_numbers, device
 
 app = typer.Typer(
     help="Train, sample and measure transformer normalizing flows.",
@@ -19,8 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
-Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Data = Annotated[
     str | None, typer.Option("--data", help="fashion-mnist-12k, fashion-mnist, or a folder of class folders.")
 ]
@@ -34,6 +33,8 @@ def plain_errors(command):
         warnings.showwarning = lambda message, *_: typer.echo(f"note: {message}", err=True)
         try:
             return command(*args, **kwargs)
+        except BrokenPipeError:  # the reader left, as `head` does: click ends the command quietly
+            raise
         except (ValueError, OSError, FloatingPointError) as error:
             typer.echo(f"lab: {_message(error)}", err=True)
             raise typer.Exit(2) from None
@@ -116,42 +117,6 @@ def train(
 
 @app.command()
 @plain_errors
-def sample(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for grid.png and images/.")] = Path("outputs/samples"),
-    num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
-    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
-    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
-    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
-    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
-    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
-    seed: Annotated[int, typer.Option(help="Image i is a function of seed and i.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 100,
-) -> None:
-    """Draw images: a PNG grid and a folder of single images."""
-
-    from labcore.data.transforms import save_png, tile
-    from labcore.inverse.sample import sample as draw
-    from labcore.runs.models import find_sampler
-    from labcore.runs.training import check_writable
-
-    flow = find_sampler(model).to(_device())
-    check_writable(out)
-    if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
-        raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
-    y = _labels(classes, num, flow.config.num_classes)
-    images = draw(
-        flow, num, y, guidance, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp
-    ).cpu()
-    columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
-    save_png(tile(images, columns), out / "grid.png", scale=2 if flow.config.image_size < 64 else 1)
-    for i, image in enumerate(images):
-        save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
-    typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
-
-
-@app.command()
-@plain_errors
 def evaluate(
     model: Model,
     metrics: Annotated[
@@ -188,14 +153,14 @@ def evaluate(
     from labcore.runs.models import find_sampler
     from labcore.runs.progress import show_progress, table
 
-    flow = find_sampler(model).to(_device())
+    flow = find_sampler(model).to(device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     plan(names, flow, num_samples)
     sampling = None
     if num_samples is not None:
         sampling = Sampling(
             num=num_samples,
-            classes=classes if classes in ("each", "none") else tuple(_numbers(classes)),
+            classes=classes if classes in ("each", "none") else tuple(class_numbers(classes)),
             guidance=guidance,
             guidance_schedule=schedule,
             attn_temp=attn_temp,
@@ -247,7 +212,7 @@ def stats(
     from labcore.store import cache_folder, make_folder
 
     source = _source(data, path, image_size, channels)
-    train, network = source.split("train"), load_extractor(extractor).to(_device())
+    train, network = source.split("train"), load_extractor(extractor).to(device())
     where = out or cache_folder() / "statistics" / file_name(train, network)
     make_folder(where.parent)
     check_file(where)
@@ -278,13 +243,14 @@ def probe(
     from labcore.evaluate import training_free_accuracy
     from labcore.evaluate.hiddens import all_sites, hidden_features
     from labcore.evaluate.probe import probe_sites
-    from labcore.runs.evaluation import check_classes, check_file, write_json
+    from labcore.jsonfile import write_json
+    from labcore.runs.evaluation import check_classes, check_file
     from labcore.runs.models import find_model
     from labcore.runs.progress import show_progress, table
     from labcore.store import process_share
     from labcore.viz import measures
 
-    flow = find_model(model).to(_device())
+    flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
     source = _source(data, path, flow.config.image_size, flow.config.channels)
     train, test = source.split("train"), source.split("test")
@@ -319,15 +285,6 @@ def doctor() -> None:
     typer.echo("nothing is missing" if not missing else f"{len(missing)} missing; the rest works without")
 
 
-def _device() -> str:
-    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
-    import os
-
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
 def _share(num_processes: int) -> None:
     """Start this command again in several processes and leave with their status; returns at once for one."""
     if num_processes != 1:
@@ -355,26 +312,6 @@ def _sites(words: str) -> list[tuple[int, int]]:
     return pairs
 
 
-def _numbers(classes: str) -> list[int]:
-    """Class numbers of `--classes`."""
-    try:
-        return [int(word) for word in classes.split(",")]
-    except ValueError:
-        raise ValueError(f'classes was {classes!r}; write "each", "none", or numbers like 3 or 0,5,9') from None
-
-
-def _labels(classes: str, num: int, known: int):
-    """Labels for `lab sample --classes`."""
-    import torch
-
-    if classes == "none" or (classes == "each" and not known):
-        return None
-    if classes == "each":
-        return torch.arange(num) % known
-    chosen = torch.tensor(_numbers(classes))
-    return chosen[torch.arange(num) % len(chosen)]
-
-
 def _without(words: list[str], option: str) -> list[str]:
     """Command-line words without an option and its value."""
     kept, skip = [], False
@@ -388,6 +325,7 @@ def _without(words: list[str], option: str) -> list[str]:
     return kept
 
 
+draw_commands.add_to(app, plain_errors)
 commands.add_to(app, plain_errors)
 
 if __name__ == "__main__":

@@ -61,12 +61,14 @@ class BlockStats(NamedTuple):
     """How one block was inverted.
 
     block: 1-based block number. sweeps: network evaluations over the block's tokens (the sequential solver needs t - 1
-    one-token steps). residual: largest change of the last sweep, None for the sequential solver.
+    one-token steps). residual: largest change of the last sweep, None for the sequential solver. diverged: whether images
+    had to be solved token by token after all.
     """
 
     block: int
     sweeps: int
     residual: float | None
+    diverged: bool = False
 
 
 class InverseOutput(NamedTuple):

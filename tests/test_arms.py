@@ -157,7 +157,7 @@ def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
 
 def test_arms():
     base = arms.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
-    assert (base.align, base.train.seed, base.train.keep) == (None, 3, 5)
+    assert (base.align, base.train.seed, base.train.keep, base.train.precision) == (None, 3, 5, "fp32")
     assert arms.arm(base, "baseline", None, 0.1, "cosine", "efficientnet-lite0") is base
     swept = arms.arm(base, "reverse-8", None, 0.1, "cosine", "efficientnet-lite0").align
     assert (swept.direction, swept.adjoint_sweeps, swept.sites, swept.targets) == (
@@ -200,6 +200,8 @@ def test_numbers_of_images_that_cannot_be():
     for save_every in (0, 3):
         with pytest.raises(ValueError, match="save_every was"):
             arms.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
+    with pytest.raises(ValueError, match="precision was 'auto'; runs that are compared need one and the same"):
+        arms.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0, precision="auto")
     assert arms.fidelity_metrics(0) == [] and "sfid" in arms.fidelity_metrics(1500)
     for samples in (-1, 3, 1280):
         with pytest.raises(ValueError, match="fid_efflite0 needs at least 1281 drawn images"):

@@ -53,9 +53,20 @@ def batch() -> Batch:
     return Batch(torch.rand(6, 1, 8, 8) * 2 - 1, torch.tensor([0, 1, 2, 3, 0, 1]), torch.arange(6), torch.zeros(6) > 0)
 
 
+class Distance:
+    """A perceptual distance of so many images of a step."""
+
+    def __init__(self, most: int | None):
+        self.most = most
+
+    def __call__(self, ours, theirs, noise):
+        return (ours - theirs).abs().mean((1, 2, 3))[: self.most]
+
+
 def objective(flow, batch, model: nn.Module, label_dropout: float = 0.0, **changes) -> Inversion:
     constants = measure_rms(flow, batch, noise(), model.config.denoiser)
-    return Inversion(InversionConfig(**changes), model.config, flow, constants, label_dropout)
+    given = {"lpips": Distance(None), "efflite0": Distance(2)}
+    return Inversion(InversionConfig(**changes), model.config, flow, constants, label_dropout, given)
 
 
 @pytest.mark.parametrize("changes", [{}, dict(max_guidance=2.0), dict(handover="state"), dict(denoiser=False)])
@@ -196,26 +207,36 @@ def test_the_trajectory_goes_from_z_to_the_image(flow, batch, denoiser):
     assert len(targets) == 3 + denoiser
     assert torch.equal(targets[-1], flow.patchify(batch.x if denoiser else noisy))
     assert not any(state.requires_grad for state in (*targets, found.z))
+    with torch.autocast("cpu", torch.bfloat16):  # what is taught is the map that the inverse is judged on
+        assert torch.equal(trajectory(flow, noisy, batch.y, batch.x).z, found.z)
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
 @pytest.mark.parametrize("normalise", ["none", "block", "sample"])
 @pytest.mark.parametrize("strategy", ["naive", "hidden-distillation", "hidden-alignment"])
-def test_the_loss_is_zero_at_the_flows_own_trajectory(flow, batch, strategy, normalise):
+def test_the_loss_is_zero_at_the_flows_own_trajectory(flow, batch, strategy, normalise, guidance):
     class Perfect(nn.Module):
-        config = BackwardConfig(**SIZES, num_classes=4, handover="state" if "dist" in strategy else "hidden")
+        config = BackwardConfig(
+            **SIZES, num_classes=4, handover="state" if "dist" in strategy else "hidden", max_guidance=guidance
+        )
 
-        def forward(self, z, y):
+        def forward(self, z, y, w=None):
+            assert (w is None) == (guidance == 0)
             states = taught.targets(True)
             return BackwardOutput(batch.x + self.off, tuple(state + self.off for state in states))
 
+        blended = forward
+
     model = Perfect()
-    o = objective(flow, batch, model, strategy=strategy, normalise=normalise)
+    both = dict(lpips=0.4, efflite0=1.0)
+    o = objective(flow, batch, model, strategy=strategy, normalise=normalise, perceptual=both)
     taught = o.taught(batch, noise())
     for off, zero in ((0.0, True), (0.1, False)):
         model.off = off
         loss, logs = o(model, batch, noise())
         assert (loss == 0) == zero
         assert ("distance/state-0" in logs) == (strategy != "naive")
+        assert torch.allclose(torch.stack([logs["distance/lpips"], logs["distance/efflite0"]]), torch.tensor(off))
 
 
 def test_the_loss_by_hand(flow, batch):

@@ -122,6 +122,25 @@ def test_a_job_is_known_while_it_lives(tmp_path, monkeypatch):
     assert not slurm.has_job(tmp_path, set())
 
 
+def test_a_job_that_is_about_to_end_is_not_queued_again(tmp_path, root, capsys, monkeypatch):
+    """Seen running, then failed with its job still there, then without: two lines, and the last says how long."""
+    (run,) = toy_runs(tmp_path, seeds=[0])
+    found = state.prepare(run, root)
+
+    def looks(folders):
+        for status, held, job in [("running", True, True), ("failed", False, True), ("failed", False, False)]:
+            found.values.update(status=status, attempts=[{"error": "no such luck"}])
+            (found.folder / state.STATE).write_text(json.dumps(found.values))
+            monkeypatch.setattr(state, "holder", lambda folder, held=held: held)
+            monkeypatch.setattr(slurm, "has_job", lambda folder, queue, job=job: job)
+            yield set()
+
+    monkeypatch.setattr(slurm, "_looks", looks)
+    assert slurm.follow([run], root, live=False) == 1
+    running, failed, count = capsys.readouterr().out.splitlines()
+    assert running.endswith("running") and failed.endswith("failed after 0 s, no such luck") and count == "1 failed"
+
+
 def wait_for(condition, seconds: float = 90) -> None:
     until = time.monotonic() + seconds
     while not condition():

@@ -15,8 +15,9 @@ from labcore.cli import app
 from labcore.data import load
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import statistics
+from labcore.jsonfile import write_json
 from labcore.runs import evaluation
-from labcore.runs.evaluation import METRICS, Data, evaluate_model, plan, write_json
+from labcore.runs.evaluation import METRICS, Data, evaluate_model, plan
 from labcore.runs.progress import show_progress, table
 
 LAB = CliRunner()

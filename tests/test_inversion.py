@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import perturbed
+from PIL import Image
 from test_training import assert_same_run, folder, one_thread, run_config, unplugged  # noqa: F401
 from typer.testing import CliRunner
 
@@ -15,6 +17,7 @@ from labcore import BackwardModel, sample
 from labcore.biflow.trajectory import trajectory
 from labcore.cli import app
 from labcore.config import InversionRunConfig
+from labcore.data.transforms import to_uint8
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.runs.configure import configure_inversion, configure_run
@@ -99,6 +102,31 @@ def test_it_learns_by_the_embedded_encoder_too(flow, folder, tmp_path):  # noqa:
     assert log["loss"] == pytest.approx(log["distance/image"] + hidden + 0.5 * log["distance/efflite0"], rel=1e-5)
 
 
+def test_parts_of_a_step_add_up_to_it(flow, folder, tmp_path):  # noqa: F811
+    """With more images than the embedded encoder compares, one micro-batch or four train the same model."""
+    logs = []
+    for parts in (1, 4):
+        run = config(flow, folder, steps=3, perceptual={"efflite0": 0.5}, adaptive_power=0.5)
+        run = run.replace(train=run.train.replace(batch_size=64, accumulation=parts, log_every=1).model_dump())
+        run_inversion(run, tmp_path / str(parts), previews=False)
+        logs.append([line for line in read_log(tmp_path / str(parts)) if "loss" in line])
+    for one, four in zip(*logs, strict=True):
+        for name in ("loss", "distance/efflite0", "distance/image", "grad_norm"):
+            assert four[name] == pytest.approx(one[name], rel=2e-3), name
+
+
+def test_what_is_compiled_trains_guided_models_too(flow, folder, tmp_path, monkeypatch):  # noqa: F811
+    calls = []
+
+    def compiled(self):
+        self._compiled_call_impl = lambda *a, **k: calls.append(type(self).__name__) or self._call_impl(*a, **k)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    run = config(flow, folder, steps=3, max_guidance=0.5)
+    run_inversion(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
+    assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BackwardBlock"}  # trial and steps, guided and not, 3 blocks
+
+
 def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     out = tmp_path / "run"
     settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "inversion.adaptive_power=0.5"]
@@ -111,6 +139,12 @@ def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     answer = CliRunner().invoke(app, ["sample", str(out), "--out", str(tmp_path / "images"), "--num", "4"])
     assert answer.exit_code == 0, answer.output
     assert len(list((tmp_path / "images" / "images").glob("*.png"))) == 4
+    apart = ["sample", str(out), "--out", str(tmp_path / "apart"), "--num", "4", "--guidance", "0.4"]
+    assert CliRunner().invoke(app, [*apart, "--denoiser-guidance", "0"]).exit_code == 0
+    for where, guidance in (("apart", [0.4, 0.4, 0.0]), ("images", 0.0)):
+        drawn = sample(find_sampler(out), 4, torch.tensor([0, 1, 0, 1]), guidance, seed=0)
+        drawn_there = np.asarray(Image.open(tmp_path / where / "images" / "00000.png"))
+        assert np.array_equal(drawn_there, to_uint8(drawn)[0, 0].numpy())
     for words, message in (
         (["--align", "reverse"], "are not for it"),
         (["--preset", "fashion-16"], "are not for it; its presets are biflow-16-w64-naive"),

@@ -52,11 +52,15 @@ def test_distances(images, distances, name):
     assert (ours.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_the_embedded_one_compares_the_first_images_only(distances):
+def test_the_embedded_one_compares_so_many_of_a_step(distances):
     images = to_float(load("fashion-mnist-12k", "test").images[: MOST + 3])
     assert distances["efflite0"](images, images + 0.1, noise(MOST + 3)).shape == (MOST,)
     few = MultiStage(encoders.untrained("efficientnet-lite0"), most=2)
-    assert few(images, images + 0.1, noise(MOST + 3)).shape == (2,)
+    whole = few(images, images + 0.1, noise(MOST + 3))
+    assert whole.shape == (2,)
+    cuts = (slice(0, 10), slice(10, 16), slice(16, MOST + 3))
+    parts = [few(images[rows], images[rows] + 0.1, noise(MOST + 3).share(rows)) for rows in cuts]
+    assert torch.allclose(torch.cat(parts), whole, rtol=1e-4) and len(parts[1]) == 0
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -82,8 +86,8 @@ def test_lpips_with_a_backbone_from_a_file(images, tmp_path):
     slices = [layer for part in reference.net.children() for layer in part]
     for mine, theirs in zip(slices, backbone, strict=False):
         mine.load_state_dict(theirs.state_dict())
-    ours, theirs = (x.expand(-1, 3, -1, -1) for x in crops(images[:2], images[2:4], noise(), 224))
-    found = distance(images[:2], images[2:4], noise())
+    ours, theirs = (x.expand(-1, 3, -1, -1) for x in crops(images[:2], images[2:4], noise(2), 224))
+    found = distance(images[:2], images[2:4], noise(2))
     assert torch.allclose(found, reference(ours, theirs).flatten(), rtol=1e-4) and (found > 0).all()
     torch.save({"features.0.weight": backbone[0].weight}, tmp_path / VGG)
     with pytest.raises(ValueError, match=r"has no features\.0\.bias; it is not torchvision's VGG-16"):

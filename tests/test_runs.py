@@ -265,8 +265,9 @@ def records(values: dict[str, dict[int, float]]) -> list[dict]:
 def test_a_table_says_mean_interval_and_n():
     layout = TableSpec(columns={"score": "x.y", "none": "x.z"}, baseline="a", better={"score": "higher"})
     made = results.tables(
-        records({"b": {0: 1.5, 1: 2.5, 2: 3.6}, "a": {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}}), layout, ["a", "b"]
+        records({"b": {0: 1.5, 1: 2.5, 2: 3.6}, "a": {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}}), layout, ["a", "b", "c", "d"]
     )
+    assert made["table.md"].endswith(" Not run: c; d.\n") and "c" not in {row[0] for row in made["table.csv"].split()}
     lines = made["table.md"].splitlines()
     assert lines[0] == "| row | score | difference from a | none | difference from a |"
     assert lines[2] == "| a | 2.5 ± 2.1 (n=4) | - | - | - |"
@@ -278,6 +279,7 @@ def test_a_table_says_mean_interval_and_n():
     assert "| b | 1 (n=1) | -1 (n=1) |" in once["table.md"] and "Bold" not in once["table.md"]
     twice = results.tables(records({"b": {0: 1.0, 1: 1.0}, "a": {0: 2.0, 1: 2.0}}), layout)
     assert "| b | **1 ± 0 (n=2)** |" in twice["table.md"] and "Bold" in twice["table.md"]
+    assert "Not run" not in twice["table.md"]
 
 
 def test_numbers_by_dotted_path():

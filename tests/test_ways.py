@@ -5,8 +5,9 @@ import torch
 from conftest import perturbed
 
 from labcore import denoise, sample
+from labcore.biflow.edit import inpaint
 from labcore.biflow.model import BackwardModel
-from labcore.biflow.norm_control import shares, trajectory_rms
+from labcore.biflow.norm_control import largest_parameters, shares, trajectory_rms
 from labcore.config import BackwardConfig
 from labcore.data import load
 from labcore.data.images import ImageData
@@ -21,6 +22,7 @@ from labcore.runs import results, teachers, ways
 from labcore.runs.models import find_model, run_section
 from labcore.runs.spec import load_spec
 from labcore.train.classification import SHIFT, CrossEntropy, coarse, shifted
+from labcore.train.monitor import block_health
 from labcore.types import Batch
 from labcore.viz import inverses
 
@@ -80,9 +82,17 @@ def test_errors_of_the_exact_inverse_are_known(flow, model, test):
 
 
 def test_edits_by_the_exact_inverse(flow, test):
-    """Half of the tokens are known, and come back as they were but for noise; those that are not known do not."""
-    found = ways.edits(ways.exact(flow, score=False), flow, test, 20, None, seed=0)
+    """Known tokens come back nearly as they were, and with no other unknown exactly so but for noise."""
+    plain = ways.exact(flow, score=False)
+    found = ways.edits(plain, flow, test, 20, None, seed=0)
     assert set(found) == {"edit_rms", "inpaint_known_rms"}
+    x, y = ways.some_images(flow, test, 20)
+    known = ways.upper_half(flow)
+    off = (inpaint(flow, plain.image, x, known, y, 0).clamp(-1, 1) - x).square()
+    assert found["inpaint_known_rms"] == pytest.approx(float(off[..., known].mean().sqrt()))
+    assert found["inpaint_known_rms"] < 0.3 * off[..., ~known].mean().sqrt()
+    whole = inpaint(flow, plain.image, x, torch.ones_like(known), y, 0) - x
+    assert whole.square().mean().sqrt() == pytest.approx(flow.config.noise_std, rel=0.05)
     judge = Classifier(ClassifierConfig()).eval()
     assert {"edit_recognised", "inpaint_recognised"} <= ways.edits(ways.exact(flow), flow, test, 20, judge, 0).keys()
     unconditional = perturbed(dtype=torch.float32, **{**SIZE, "num_classes": 0})
@@ -92,6 +102,27 @@ def test_edits_by_the_exact_inverse(flow, test):
 def test_the_mask_is_of_whole_tokens():
     flow = perturbed(dtype=torch.float32, **{**SIZE, "image_size": 12})
     assert ways.upper_half(flow).sum(0).tolist() == [4] * 12  # 3 rows of tokens, of which one
+
+
+def test_images_are_spread_over_a_set_that_is_sorted_by_class(flow, test):
+    order = test.labels.argsort(stable=True)
+    ordered = test.subset(order.tolist())
+    _, y = ways.some_images(flow, ordered, 50)
+    assert y.bincount().min() >= 4
+    assert len(ways.some_images(flow, ordered.subset(range(7)), 50)[0]) == 7
+
+
+def test_rows_that_were_known_change_less(flow, test):
+    changed = ways.changed_rows(ways.exact(flow, score=False), flow, test, 20, 0)
+    assert len(changed) == 16 and max(changed[:8]) < min(changed[8:])
+
+
+def test_the_largest_parameters_are_what_a_clamp_holds(test):
+    plain, held = (perturbed(dtype=torch.float32, **SIZE, affine_clamp=clamp) for clamp in (None, 0.05))
+    x, y = ways.some_images(plain, test, 8)
+    scale, shift = largest_parameters(plain, x, y)
+    assert scale == pytest.approx(block_health(plain, x, y)["max_log_scale"]) and min(scale, shift) > 0.1
+    assert largest_parameters(held, x, y) == pytest.approx((0.05, 0.05), rel=1e-4)
 
 
 def test_nearest(test):
@@ -113,6 +144,15 @@ def test_what_ways_cost(flow, model):
     assert found.keys() == {"exact", "learned"} and min(found.values()) > 0
     parts = ways.denoiser_flops(model, flow)
     assert parts["score"] > 3 * parts["learned block"] > 0  # forward and backward through both blocks
+
+
+def test_what_the_paper_counts():
+    """BiFlow: the score costs 15.8 times its denoising block, a VAE decoder 308 GFLOPs where a multiply-add is one."""
+    found = ways.paper_flops()
+    assert found["score"] / found["learned block"] == pytest.approx(15.8, rel=0.05)
+    assert found["VAE decoder"] == pytest.approx(2 * 308e9, rel=0.02)
+    guided = 2 * found["one pass of the flow"] + found["score"]
+    assert 3.5 < guided / found["one pass of the learned inverse"] < 4  # "about 4"
 
 
 def test_a_teacher_is_trained_once(own_cache):
@@ -144,6 +184,8 @@ def test_arms(tmp_path, flow):
     assert experiment.inverse("guided", place, 24, 10, 4, 5, 7).model.max_guidance == 0.5
     assert experiment.teacher_of("norm-none", "itarflow-16") == "itarflow-16-unclamped"
     assert experiment.teacher_of("exact", "itarflow-16") == "itarflow-16"
+    with pytest.raises(ValueError, match="arms were the text 'exact'; give a list"):
+        experiment.check_arms("exact", "itarflow-16")
     with pytest.raises(ValueError, match=r"give some of exact, naive.* not \['nave'\]"):
         experiment.check_arms(["exact", "nave"], "itarflow-16")
     with pytest.raises(ValueError, match="'fashion-tarflow' is no preset"):

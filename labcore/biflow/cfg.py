@@ -32,6 +32,13 @@ def draw_guidance(noise: StepNoise, most: float, y: Int[Tensor, "b"]) -> Float[T
     return torch.where(y == NULL, torch.zeros_like(w), w)
 
 
+def per_state(guidance: float, denoiser: float, config: object) -> list[float]:
+    """A scale for each block, the denoising one's apart. ValueError for a model that has no denoising block."""
+    if not getattr(config, "denoiser", False):
+        raise ValueError("a separate guidance of the denoising block needs a learned inverse that has such a block")
+    return [guidance] * config.num_blocks + [denoiser]
+
+
 def warn_outside(rows: list[Tensor | None], most: float) -> None:
     """Warn where a scale lies outside of what the model was trained on."""
     given = [float(end) for row in rows if row is not None for end in (row.min(), row.max())]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,11 +19,15 @@ from torch import Tensor
 def squared_errors(
     states: Sequence[Float[Tensor, "b t d"]], targets: Sequence[Float[Tensor, "b t d"]], scales: Float[Tensor, "s b"]
 ) -> list[Float[Tensor, "b"]]:
-    """Mean squared error of each state of each image, both divided by its scale; float32."""
+    """Mean squared error of each state of each image, both divided by its scale; in float32 or wider."""
     return [
-        ((state.float() - target.float()) / scale[:, None, None]).square().mean((1, 2))
+        ((_wide(state) - _wide(target)) / scale[:, None, None]).square().mean((1, 2))
         for state, target, scale in zip(states, targets, scales, strict=True)
     ]
+
+
+def _wide(state: Tensor) -> Tensor:
+    return state.to(torch.promote_types(state.dtype, torch.float32))
 
 
 def adaptive(distance: Float[Tensor, "b"], power: float, offset: float) -> Float[Tensor, "b"]:

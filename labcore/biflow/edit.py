@@ -53,7 +53,7 @@ def inpaint(
     keep = known_tokens(flow, x, known)
     masked = torch.where(_pixels(flow, keep), x, torch.zeros_like(x))
     z = encode(flow, masked, y, seed)
-    fresh = normal_per_item(seed, "inpainting", range(len(x)), tuple(z.shape[1:])).to(z)
+    fresh = normal_per_item(seed, "inpainting", range(len(x)), tuple(z.shape[1:])).to(z) * flow.prior_var.sqrt()
     return inverse(torch.where(keep[..., None], z, fresh), y)
 
 

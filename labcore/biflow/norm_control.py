@@ -26,7 +26,8 @@ Normalise = Literal["none", "block", "sample"]
 
 def rms(states: Sequence[Float[Tensor, "b t d"]]) -> Float[Tensor, "s b"]:
     """Root mean square of each state of each image."""
-    return torch.stack([state.float().square().mean((1, 2)).sqrt() for state in states])
+    wide = torch.promote_types(states[0].dtype, torch.float32)
+    return torch.stack([state.to(wide).square().mean((1, 2)).sqrt() for state in states])
 
 
 def scales(
@@ -44,6 +45,15 @@ def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> lis
     with torch.no_grad():
         found = rms([flow.patchify(x), *flow(x, y).latents])
     return found.square().mean(1).sqrt().tolist()
+
+
+@torch.no_grad()
+def largest_parameters(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> tuple[float, float]:
+    """Largest |log-scale| and largest |shift| of any block over a batch of images: what a clamp would have held."""
+    scales: list[Tensor] = []
+    states = [flow.patchify(x), *flow(x, y, callback=lambda _, block: scales.append(block.log_scale)).latents]
+    shifts = [before - after * scale.exp() for before, after, scale in zip(states, states[1:], scales, strict=False)]
+    return tuple(max(float(values.abs().amax()) for values in found) for found in (scales, shifts))
 
 
 def shares(

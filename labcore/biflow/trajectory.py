@@ -28,8 +28,12 @@ class Trajectory(NamedTuple):
 def trajectory(
     flow: TarFlow, noisy: Float[Tensor, "b c h w"], y: Labels, clean: Float[Tensor, "b c h w"]
 ) -> Trajectory:
-    """What the flow does to noisy images of class y, without gradient. The labels are the true ones, never dropped."""
-    out = flow(noisy, y)
+    """What the flow does to noisy images of class y, without gradient. The labels are the true ones, never dropped.
+
+    In the flow's own dtype, where training runs under autocast too: that is the map which the inverse is judged on.
+    """
+    with torch.autocast(noisy.device.type, enabled=False):
+        out = flow(noisy, y)
     return Trajectory(out.z, (*out.latents[-2::-1], flow.patchify(noisy)), flow.patchify(clean))
 
 

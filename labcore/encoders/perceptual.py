@@ -12,6 +12,7 @@ differentiable in the images, and every draw is a function of the step's noise.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -27,7 +28,7 @@ from labcore.rng import StepNoise
 
 NAMES = ("efflite0", "lpips", "convnextv2")
 MOST = 32
-"""Images of a micro-batch that efflite0 compares, the first ones, so that two cores bear it; our choice."""
+"""Images of a step that efflite0 compares, whoever computes them, so that two cores bear it; our choice."""
 SIZE = 64
 """Pixels along a side of efflite0's crops; our choice."""
 STAGES = (16, 24, 40)
@@ -54,7 +55,9 @@ CONVNEXT = EncoderSpec(
 
 @runtime_checkable
 class PerceptualDistance(Protocol):
-    """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances, of the first n <= b pairs."""
+    """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances: of all, or of those that `some` chooses for `most` a step."""
+
+    most: int | None
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
 
@@ -66,7 +69,10 @@ class MultiStage:
         self.encoder, self.size, self.stages, self.most = encoder, size, stages, most
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
-        ours, theirs = _on(self.encoder, crops(ours[: self.most], theirs[: self.most], noise, self.size))
+        rows = some(noise, self.most)
+        if not rows:
+            return ours.new_zeros(0)
+        ours, theirs = _on(self.encoder, crops(ours, theirs, noise, self.size, rows))
         found = self.encoder.maps(torch.cat([ours, theirs]), self.stages, self.size)
         distances = []
         for features in found.values():
@@ -77,6 +83,8 @@ class MultiStage:
 
 class Pooled:
     """|f(x) - f(x')|^2 of the pooled features at the network's own size."""
+
+    most = None
 
     def __init__(self, encoder: Encoder):
         self.encoder = encoder
@@ -89,6 +97,8 @@ class Pooled:
 
 class Lpips:
     """LPIPS on crops of 224 pixels; grey images are repeated to RGB."""
+
+    most = None
 
     def __init__(self, network: torch.nn.Module):
         self.network = network.eval().requires_grad_(False)
@@ -116,13 +126,25 @@ def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualD
     raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
 
 
+def some(noise: StepNoise, most: int) -> list[int]:
+    """Which rows of this micro-batch are compared: those of `most` images that are evenly spread over the step."""
+    count = min(most, noise.total)
+    chosen = {i * noise.total // count for i in range(count)}
+    return [row for row, image in enumerate(range(noise.total)[noise.rows]) if image in chosen]
+
+
 def crops(
-    ours: Float[Tensor, "b c h w"], theirs: Float[Tensor, "b c h w"], noise: StepNoise, size: int
-) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b c s s"]]:
-    """The same random crop of each pair, resized to size x size."""
-    area = 0.08 + 0.92 * noise.uniform("crop area")[: len(ours)]
-    aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[: len(ours)]).exp()
-    top, left = (noise.uniform(f"crop {side}")[: len(ours)] for side in ("top", "left"))
+    ours: Float[Tensor, "b c h w"],
+    theirs: Float[Tensor, "b c h w"],
+    noise: StepNoise,
+    size: int,
+    rows: Sequence[int] | slice = slice(None),
+) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n c s s"]]:
+    """The same random crop of each pair, of some rows only, resized to size x size."""
+    ours, theirs = ours[rows], theirs[rows]
+    area = 0.08 + 0.92 * noise.uniform("crop area")[rows]
+    aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[rows]).exp()
+    top, left = (noise.uniform(f"crop {side}")[rows] for side in ("top", "left"))
     h, w = ours.shape[-2:]
     both, cut = torch.stack([ours, theirs], dim=1), []
     high = (h * (area / aspect).sqrt()).round().clamp(1, h).int().tolist()

@@ -21,8 +21,8 @@ from labcore.config import Config
 from labcore.data.transforms import to_uint8
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
+from labcore.inverse.methods import Method, Solver
 from labcore.inverse.sample import Sampler, check_one_pass, sample
-from labcore.inverse.solve import Solver
 from labcore.store import Progress, Rows, Store, cache_folder
 
 MOST = 1_000_000
@@ -40,7 +40,7 @@ class Sampling(Config):
     guidance_schedule: Literal["constant", "linear"] = "constant"
     attn_temp: PositiveFloat = 1.0  # of the unconditional branch
     noise_std: NonNegativeFloat | None = None  # denoising; None: as the flow was trained, 0: none
-    solver: Solver = "sequential"
+    solver: Solver | tuple[Method, ...] = "sequential"  # a name is exact; or a method for each block
     seed: int = 0
     chunk: PositiveInt = Field(default=100, le=10_000)  # images drawn at a time
 

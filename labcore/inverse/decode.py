@@ -9,9 +9,11 @@ Weights are prepared when a `BlockDecoder` is made, and its cache is another obj
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from labcore.flows.metablock import MetaBlock
@@ -25,7 +27,22 @@ class KVCache:
 
     def __init__(self, layers: int, batch: int, heads: int, tokens: int, head_dim: int, like: Tensor):
         self.kv = like.new_empty(layers, 2, batch * heads, tokens, head_dim)
-        self.length = 0
+        self.heads, self.length = heads, 0
+
+    def take(self, rows: Int[Tensor, "r"]) -> KVCache:
+        """A cache of these sequences alone, with the tokens that are in."""
+        layers, _, _, tokens, head_dim = self.kv.shape
+        part = KVCache(layers, len(rows), self.heads, tokens, head_dim, self.kv)
+        part.length = self.length
+        part._by_sequence()[:, :, :, :, : self.length] = self._by_sequence()[:, :, rows, :, : self.length]
+        return part
+
+    def put(self, rows: Int[Tensor, "r"], part: KVCache, since: int, until: int) -> None:
+        """Tokens since ... until - 1 of these sequences as they are in `part`."""
+        self._by_sequence()[:, :, rows, :, since:until] = part._by_sequence()[:, :, :, :, since:until]
+
+    def _by_sequence(self) -> Float[Tensor, "layers 2 b heads t e"]:
+        return self.kv.unflatten(2, (-1, self.heads))
 
 
 class BlockDecoder:
@@ -54,6 +71,15 @@ class BlockDecoder:
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache on the device and in the dtype of `like`."""
         return KVCache(len(self.layers), batch, self.heads, tokens, self.head_dim, like)
+
+    def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
+        """The same block for these sequences alone."""
+        part = copy.copy(self)
+        if self.condition is not None and len(self.condition) > 1:
+            part.condition = self.condition[rows]
+        if isinstance(self.query_scale, Tensor):
+            part.query_scale = self.query_scale[rows]
+        return part
 
     @torch.no_grad()
     def next_params(

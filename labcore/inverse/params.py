@@ -6,8 +6,10 @@ with attention logits divided by `attn_temp` (TARFlow, guidance).
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from labcore.flows.metablock import Labels, MetaBlock
@@ -31,7 +33,7 @@ class GuidedParams:
         attn_temp: float = 1.0,
     ):
         b, t, _ = z.shape
-        self.g, self.weights = g, weights.to(z)
+        self.images, self.g, self.weights = b, g, weights.to(z)
         condition, temperature, branches = block.condition(y), None, 1
         if g is not None:
             branches = 2
@@ -41,6 +43,23 @@ class GuidedParams:
                 temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
         self.decoder = BlockDecoder(block, condition, temperature)
         self.cache = self.decoder.new_cache(branches * b, t, z)
+
+    def keep(self, length: int) -> None:
+        """Forget all but the first `length` tokens that were given."""
+        self.cache.length = length
+
+    def take(self, rows: Int[Tensor, "r"]) -> GuidedParams:
+        """The parameters of these images alone, after the same tokens; a copy."""
+        part = copy.copy(self)
+        both = rows if self.g is None else torch.cat([rows, rows + self.images])
+        part.images, part.g = len(rows), None if self.g is None else self.g[rows]
+        part.decoder, part.cache = self.decoder.take(both), self.cache.take(both)
+        return part
+
+    def put(self, rows: Int[Tensor, "r"], part: GuidedParams, since: int, until: int) -> None:
+        """Tokens since ... until - 1 as `part`, which was taken for these images, has seen them."""
+        both = rows if self.g is None else torch.cat([rows, rows + self.images])
+        self.cache.put(both, part.cache, since, until)
 
     def after(self, u: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """(log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens seen so far."""

@@ -1,11 +1,13 @@
 """Drawing images: noise, the flow's exact inverse and score denoising, or a learned inverse in one pass, clip.
 
-Image i's noise depends on (seed, i) alone, so a batch size, a device or a number of processes changes nothing but speed.
+Image i's noise depends on (seed, i) alone, so a batch size, a device or a number of processes changes nothing but speed; with
+methods that have a tolerance, nothing beyond that tolerance.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule
 from labcore.inverse.denoise import denoise, noise_level
-from labcore.inverse.solve import Solver, invert
+from labcore.inverse.methods import Method, Solver
+from labcore.inverse.solve import invert
 from labcore.rng import normal_per_item
 
 
@@ -49,7 +52,7 @@ def sample(
     first: int = 0,
     guidance_schedule: Schedule = "constant",
     attn_temp: float = 1.0,
-    solver: Solver = "sequential",
+    solver: Solver | Sequence[Method] = "sequential",
 ) -> Float[Tensor, "b c h w"]:
     """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
 
@@ -57,6 +60,7 @@ def sample(
     (num,) each image's, or a list with one per block. noise_std: None
     denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
     so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
+    solver: a name, which is exact, or a Method for each block, as a calibration has them.
     torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at all, so
     noise_std, guidance_schedule, attn_temp and solver are not for it.
     """
@@ -100,7 +104,9 @@ def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]
     return normal_per_item(seed, "sample", rows, (c.tokens, c.token_dim)).to(flow.device, flow.dtype)
 
 
-def check_one_pass(noise_std: float | None, guidance_schedule: Schedule, attn_temp: float, solver: Solver) -> None:
+def check_one_pass(
+    noise_std: float | None, guidance_schedule: Schedule, attn_temp: float, solver: Solver | Sequence[Method]
+) -> None:
     """ValueError for settings that a learned inverse does not have; noise_std 0, no denoising by the flow, is none."""
     if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential":
         raise ValueError(

@@ -1,27 +1,24 @@
 """The exact inverse of a flow: x_i = z_i exp(log_scale_i(x_<i)) + shift_i(x_<i), block by block from z to the image.
 
-Within a block the tokens depend on each other in order, so the sequential solver makes t - 1 one-token steps with cached
-keys and values (TARFlow, sampling).
+How a block is solved is a `Method` (`labcore.inverse.methods`): token by token, by sweeps over all tokens, or in segments.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labcore.flows.metablock import Labels, MetaBlock
+from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
+from labcore.inverse.fixed_point import Report, solve_block
+from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods, named
 from labcore.inverse.params import GuidedParams
-from labcore.kernels.affine import affine_inverse
 from labcore.nn.patch import check_tokens
-from labcore.types import BlockStats, InverseOutput
-
-Solver = Literal["sequential"]
-SOLVERS: tuple[Solver, ...] = ("sequential",)
+from labcore.types import InverseOutput
 
 
 @torch.no_grad()
@@ -32,7 +29,12 @@ def invert(
     guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
     guidance_schedule: Schedule = "constant",
     attn_temp: float = 1.0,
-    solver: Solver = "sequential",
+    solver: Solver | Method | Sequence[Method] = "sequential",
+    tolerance: float | None = None,
+    max_sweeps: int | None = None,
+    start: Start | Sequence[Tensor] | None = None,
+    segments: int | None = None,
+    callback: Report | None = None,
 ) -> InverseOutput:
     """Noise to images; the exact inverse of `flow(x, y).z` at guidance 0.
 
@@ -41,13 +43,19 @@ def invert(
     per block 1..T. guidance_schedule: "linear" gives position j of a block's own order g j / (t - 1).
     attn_temp: temperature of the attention logits in the second branch; an unconditional model (or y=None) needs one other
     than 1 to have two different branches at all.
+    solver: "sequential", "jacobi", "gs-jacobi" with `segments` (8, or fewer where that does not divide the tokens), a Method
+    for all blocks, or a Method for each block 1..T. tolerance: a block's segment is done when no value of an image changes by
+    more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes. start: "z" (what
+    the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
+    `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
+    tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
     Raises ValueError for shapes, labels or settings that do not fit.
     """
     check_latents(flow, z)
     flow.check_labels(y, z.shape[0], ranges=True)
-    if solver not in SOLVERS:
-        raise ValueError(f"solver was {solver!r}; allowed are {', '.join(SOLVERS)}")
+    guesses = None if start is None or isinstance(start, str) else _guesses(flow, z, start)
+    methods = _methods(flow, solver, segments, tolerance, max_sweeps, start if guesses is None else None)
     if not attn_temp > 0:
         raise ValueError(
             f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 (1 changes nothing)"
@@ -63,19 +71,48 @@ def invert(
     for number in range(len(flow.blocks), 0, -1):
         block = flow.blocks[number - 1]
         params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp)
-        tokens = invert_block(block, tokens, params)
-        stats.append(BlockStats(number, tokens.shape[1] - 1, None))
+        guess = None if guesses is None else guesses[len(flow.blocks) - number]
+        tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
+        stats.append(found)
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
 
 
-def invert_block(block: MetaBlock, z: Float[Tensor, "b t d"], params: GuidedParams) -> Float[Tensor, "b t d"]:
-    """One block, token by token: the first token is z's, each next one needs the parameters after the ones before."""
-    z = block.permute(z)
-    x = z.clone()
-    for i in range(1, z.shape[1]):
-        log_scale, shift = params.after(x[:, i - 1 : i])
-        x[:, i : i + 1] = affine_inverse(z[:, i : i + 1], log_scale, shift)
-    return block.permute(x)
+def _methods(
+    flow: TarFlow,
+    solver: Solver | Method | Sequence[Method],
+    segments: int | None,
+    tolerance: float | None,
+    max_sweeps: int | None,
+    start: Start | None,
+) -> list[Method]:
+    """One method per block 1..T."""
+    blocks, given = len(flow.blocks), {"segments": segments, "tolerance": tolerance, "max_sweeps": max_sweeps}
+    if start is not None and start not in STARTS:
+        raise ValueError(
+            f"start was {start!r}; allowed are {', '.join(STARTS)}, or T states (b, t, d) in sampling order"
+        )
+    if isinstance(solver, str):
+        methods = [named(solver, flow.config.tokens, start=start or "z", **given)] * blocks
+    else:
+        twice = [name for name, value in {**given, "start": start}.items() if value is not None]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stand in a Method; give them there, or a solver by its name")
+        methods = [solver] * blocks if isinstance(solver, Method) else list(solver)
+    check_methods(methods, flow.config.tokens, blocks)
+    return methods
+
+
+def _guesses(flow: TarFlow, z: Tensor, start: Sequence[Tensor]) -> list[Tensor]:
+    """The first T states of `start` in z's dtype; ValueError unless they are finite and of z's shape."""
+    found = list(start)[: len(flow.blocks)]
+    if len(found) < len(flow.blocks):
+        raise ValueError(f"start has {len(found)} states; one per block is needed, {len(flow.blocks)} of them")
+    for state in found:
+        if state.shape != z.shape or not bool(state.isfinite().all()):
+            raise ValueError(
+                f"a state of start has shape {tuple(state.shape)} or is not finite; z's is {tuple(z.shape)}"
+            )
+    return [state.to(z) for state in found]
 
 
 def check_latents(flow: TarFlow, z: Tensor) -> None:

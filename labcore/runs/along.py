@@ -12,7 +12,7 @@ import torch
 
 from labcore import provenance
 from labcore.flows.tarflow import TarFlow
-from labcore.runs.evaluation import write_json
+from labcore.jsonfile import write_json
 from labcore.train import checkpoint
 
 KEPT = "along.json"

@@ -24,9 +24,9 @@ from labcore.inverse.sample import sample
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.runs.along import steps_to_reach
-from labcore.runs.configure import configure, default_sites
+from labcore.runs.configure import at_length, configure, default_sites
 from labcore.runs.evaluation import Data, scores
-from labcore.runs.inversion import first_images
+from labcore.runs.inversion import spread_images
 from labcore.runs.training import datasets, initialised, objective_of
 from labcore.runs.verdicts import Claim
 from labcore.train import checkpoint
@@ -41,24 +41,9 @@ BAYES_IMAGES = 500
 """Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
 
 
-def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int) -> RunConfig:
-    """The baseline's configuration: a preset with so many steps and images a step, all of whose checkpoints are kept.
-
-    Raises ValueError unless there is a checkpoint on the way or at the end.
-    """
-    if not 1 <= save_every <= steps:
-        raise ValueError(f"save_every was {save_every} with steps {steps}; give 1 to {steps}")
-    found = configure(preset, align="off")
-    t = found.train
-    changes = dict(
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        save_every=save_every,
-        eval_every=steps,
-        keep=steps // save_every + 1,
-    )
-    return found.replace(train=t.replace(**changes, warmup_steps=min(t.warmup_steps, steps // 4)).model_dump())
+def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32") -> RunConfig:
+    """The baseline's configuration: a preset without alignment, at this length. Raises as `at_length`."""
+    return at_length(configure(preset, align="off"), steps, batch_size, save_every, seed, precision)
 
 
 def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, loss: str, encoder: str) -> RunConfig:
@@ -93,8 +78,8 @@ def describe(config: RunConfig) -> str:
 
 
 def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The first images of a data set as the flow sees them in training, and their labels, on the flow's device."""
-    batch = first_images(data, num, flow.config.num_classes > 0, flow.device)
+    """Images of a data set as the flow sees them in training, and their labels, on the flow's device."""
+    batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return noised(flow, batch.x, StepNoise(seed, 0, len(batch.x), flow.device)), batch.y
 
 
@@ -186,7 +171,7 @@ def _on_images(
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
     flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
-    batch = first_images(training, num, True, device)
+    batch = spread_images(training, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
         kept = checkpoint.Checkpoint(folder, checkpoint.read_state(folder))
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -25,6 +25,8 @@ INVERSION: dict[str, Any] = dict(
     steps=2000, batch_size=128, lr=1e-3, warmup_steps=100, weight_decay=0.0, ema_decay=0.999
 )
 """How a learned inverse is trained where nothing is said; our choice, for the sizes that two cores bear."""
+
+AnyRun = TypeVar("AnyRun", RunConfig, InversionRunConfig)
 
 
 def configure(
@@ -174,6 +176,25 @@ def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> s
     if ("train", "steps") in chosen and ("train", "warmup_steps") not in chosen and isinstance(train["steps"], int):
         train["warmup_steps"] = min(train.get("warmup_steps", 0), train["steps"] // 4)  # a short trial needs no more
     return chosen
+
+
+def at_length(run: AnyRun, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32") -> AnyRun:
+    """A run that is compared with others: so many steps and images a step, all of its checkpoints kept.
+
+    Raises ValueError unless there is a checkpoint on the way or at the end, and for precision "auto", which on a CPU times
+    formats and may choose another for each of the runs.
+    """
+    allowed = ("fp32", "bf16", "fp16")
+    if precision not in allowed:
+        raise ValueError(
+            f"precision was {precision!r}; runs that are compared need one and the same: {', '.join(allowed)}"
+        )
+    if not 1 <= save_every <= steps:
+        raise ValueError(f"save_every was {save_every} with steps {steps}; give 1 to {steps}")
+    changes = dict(steps=steps, batch_size=batch_size, seed=seed, precision=precision)
+    changes |= dict(save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
+    changes["warmup_steps"] = min(run.train.warmup_steps, steps // 4)
+    return run.replace(train=run.train.replace(**changes).model_dump())
 
 
 def preset_sections(name: str) -> dict[str, Any]:

@@ -7,8 +7,6 @@ and a metric asked for later draws nothing again.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +30,7 @@ from labcore.evaluate.statistics import (
 )
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
+from labcore.jsonfile import write_json
 from labcore.runs.training import check_writable
 from labcore.store import Progress, cache_folder, process_share
 
@@ -291,18 +290,6 @@ def check_classes(flow: TarFlow, test: Any) -> None:
             f"{test.name} has {test.num_classes} classes and the model {flow.config.num_classes}; give the data it was "
             "trained on"
         )
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A JSON file that is replaced at once. Raises ValueError, and leaves what is there, where a number is not finite."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        new.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-        os.replace(new, path)
-    except ValueError as error:
-        raise ValueError(f"{path} was not written: a number is NaN or infinity ({error})") from None
-    finally:
-        new.unlink(missing_ok=True)
 
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {

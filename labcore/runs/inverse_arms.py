@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig
 from labcore.flows.tarflow import TarFlow
-from labcore.runs.configure import follow
+from labcore.runs.configure import at_length, follow
 from labcore.runs.models import find_model
 from labcore.runs.presets import PRESETS
 from labcore.runs.presets.biflow import MINUTES, SMALL_ARMS, SMALL_INVERSE
@@ -20,6 +20,8 @@ ARMS = {arm.name: arm for arm in SMALL_ARMS}
 def check_arms(arms: Sequence[str], teacher: str) -> None:
     """ValueError for names that are no arms, and for a flow without clamp that nobody knows how to make."""
     unknown = sorted(set(arms) - {EXACT, *ARMS})
+    if isinstance(arms, str):
+        raise ValueError(f"arms were the text {arms!r}; give a list (papermill: -y 'arms: [exact, naive]')")
     if unknown or not arms:
         raise ValueError(f"arms were {list(arms)}; give some of {EXACT}, {', '.join(ARMS)}, and not {unknown}")
     unclamped = [arm for arm in arms if arm in ARMS and ARMS[arm].unclamped]
@@ -44,20 +46,16 @@ def teacher_of(arm: str, teacher: str) -> str:
 
 
 def inverse(
-    arm: str, flow: str, width: int, steps: int, batch_size: int, save_every: int, seed: int
+    arm: str, flow: str, width: int, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32"
 ) -> InversionRunConfig:
     """An arm's configuration for a flow (what `find_model` takes): same tokens, blocks and layers, another width.
 
-    Raises ValueError unless there is a checkpoint on the way or at the end.
+    Raises as `at_length`.
     """
-    if not 1 <= save_every <= steps:
-        raise ValueError(f"save_every was {save_every} with steps {steps}; give 1 to {steps}")
     chosen = ARMS[arm]
-    train = {**MINUTES, **SMALL_INVERSE, "steps": steps, "batch_size": batch_size, "seed": seed}
-    train |= dict(save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
-    train["warmup_steps"] = min(MINUTES["warmup_steps"], steps // 4)
-    sections = dict(model={"width": width, **chosen.model}, data={}, train=train, inversion=chosen.inversion)
-    return InversionRunConfig(flow=flow, **follow(flow, sections))
+    model, train = {"width": width, **chosen.model}, {**MINUTES, **SMALL_INVERSE}
+    sections = follow(flow, dict(model=model, data={}, train=train, inversion=chosen.inversion))
+    return at_length(InversionRunConfig(flow=flow, **sections), steps, batch_size, save_every, seed, precision)
 
 
 def describe(config: InversionRunConfig) -> str:

@@ -27,18 +27,11 @@ CLAIMS = tuple(
             "lower",
             "42.62 / 100.51",
         ),
-        (
-            "norm control (clamp and normalised states) beats none",
-            "norm-both",
-            "norm-none",
-            FID,
-            "lower",
-            "31.88 / 45.54",
-        ),
-        ("the clamp alone beats none", "norm-clamp", "norm-none", FID, "lower", ""),
+        ("the clamp beats none", "norm-clamp", "norm-none", FID, "lower", "31.88 / 45.54"),
+        ("clamp and normalised states beat neither", "norm-both", "norm-none", FID, "lower", ""),
         ("normalised states alone beat none", "norm-normalise", "norm-none", FID, "lower", ""),
         (
-            "features beat squared errors alone (judge: the teacher)",
+            "features beat squared errors alone (judged by the encoder that taught them)",
             "features",
             "hidden-alignment",
             FID,
@@ -62,7 +55,7 @@ CLAIMS = tuple(
             "",
         ),
         (
-            "a flow stopped at 25% of its training teaches worse",
+            "the inverse of a flow stopped at 25% of its training has a higher FID",
             "hidden-alignment (teacher at 25%)",
             "hidden-alignment",
             FID,
@@ -103,8 +96,14 @@ PAPER = (
 )
 
 
+NOTE = (
+    "160 epochs but for the final model, whose length is not given. Hidden alignment has 36.93 in one table and, as learned "
+    "denoising, 31.88 in others; what changed is not said, so compare within a table."
+)
+
+
 def paper_table() -> str:
     """The paper's ablations as Markdown."""
     lines = ["| BiFlow, B/2, ImageNet 256 | FID | its table of |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in PAPER]
-    return "\n".join(lines) + "\n\n160 epochs but for the final model, whose length is not given.\n"
+    return "\n".join([*lines, "", NOTE, ""])

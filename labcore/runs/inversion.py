@@ -55,17 +55,17 @@ def identity(flow: TarFlow) -> dict[str, str]:
 
 
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
-    """What is minimised; the flow's states are measured on the first training images. Raises as `load_perceptual`."""
-    batch = first_images(training, MEASURED, config.model.num_classes > 0)
+    """What is minimised; the flow's states are measured on some training images. Raises as `load_perceptual`."""
+    batch = spread_images(training, MEASURED, config.model.num_classes > 0)
     constants = measure_rms(flow, batch, StepNoise(config.train.seed, 0, len(batch.x), "cpu"), config.model.denoiser)
     perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
     return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual)
 
 
-def first_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
-    """The first images of a data set as a batch."""
+def spread_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
+    """Up to `most` images as a batch, evenly spread over a data set, which a folder of classes has sorted by class."""
     num = min(most, len(data))
-    pixels, y, index = Numbered(data).__getitems__(list(range(num)))
+    pixels, y, index = Numbered(data).__getitems__([i * len(data) // num for i in range(num)])
     x = to_float(pixels).to(device)
     return Batch(x, y.to(device) if labels else None, index, torch.zeros(num, dtype=torch.bool, device=device))
 
@@ -73,7 +73,7 @@ def first_images(data: Any, most: int, labels: bool, device: torch.device | str 
 @torch.no_grad()
 def evaluation(model: BackwardModel, objective: Inversion, test: Any) -> dict[str, float]:
     """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
-    batch = first_images(test, EVALUATED, model.config.num_classes > 0, model.device)
+    batch = spread_images(test, EVALUATED, model.config.num_classes > 0, model.device)
     taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))
     found: dict[str, Tensor] = objective.distances(model(taught.z, batch.y), taught.targets(model.config.denoiser))
     return {f"test_{name}": float(distance.mean()) for name, distance in found.items()}

@@ -9,7 +9,12 @@ import yaml
 
 from labcore.biflow.model import BackwardModel
 from labcore.flows.tarflow import TarFlow
+from labcore.inverse.calibrate import FILE
+from labcore.inverse.calibrate import load as load_calibration
+from labcore.inverse.methods import SOLVERS, Method, Solver, named
 from labcore.nn.pretrained import CONFIG, saved_class
+from labcore.provenance import weights_hash
+from labcore.store import cache_folder
 from labcore.train import checkpoint
 from labcore.zoo import NAMES, load, path
 
@@ -43,6 +48,33 @@ def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
         file = next((f / "config.yaml" for f in (folder, folder.parent, *above) if (f / "config.yaml").is_file()), None)
     values = yaml.safe_load(file.read_text()) if file else None
     return values.get(section) if isinstance(values, dict) else None
+
+
+def calibration_file(source: str | Path, model: TarFlow) -> Path:
+    """Where a model's measured solvers lie: in its folder; in the cache folder for the zoo's and the hub's."""
+    folder = Path(source)
+    if str(source) not in NAMES and folder.is_dir():
+        return folder / FILE
+    return cache_folder() / "solvers" / f"{weights_hash(model)}.json"
+
+
+def solvers(
+    source: str | Path, model: TarFlow | BackwardModel, name: str, tolerance: float | None, batch: int, guided: bool
+) -> Solver | tuple[Method, ...]:
+    """What `labcore.sample` takes for a solver's name as a user gives it: "auto" is what was calibrated for such a batch.
+
+    Raises ValueError for an unknown name, a tolerance that is not above 0, and where there is no calibration.
+    """
+    if not isinstance(model, TarFlow):
+        if name == "sequential" and tolerance is None:
+            return "sequential"
+        raise ValueError("a learned inverse has no solver and no tolerance; leave them out, or give the flow")
+    if name == "auto":
+        return load_calibration(calibration_file(source, model), model, batch, guided, tolerance).methods
+    if name not in SOLVERS:
+        raise ValueError(f"solver was {name!r}; allowed are {', '.join(SOLVERS)}, auto")
+    method = named(name, model.config.tokens, tolerance=tolerance)
+    return name if tolerance is None else (method,) * len(model.blocks)
 
 
 def _folder(source: str | Path) -> Path | str:

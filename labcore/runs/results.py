@@ -109,7 +109,8 @@ def rebuild(folder: Path) -> dict[str, str]:
 
 
 def tables(records: Sequence[dict[str, Any]], layout: TableSpec, rows: Sequence[str] = ()) -> dict[str, str]:
-    """table.md and table.csv of records: rows in the order given, then others by name."""
+    """table.md and table.csv of records: rows in the order given, then others by name; a note names those not run."""
+    not_run = [row for row in rows if row not in {record["row"] for record in records}]
     if layout.each is not None:
         places = {row: place for place, row in enumerate(rows)}
         records = exploded(sorted(records, key=lambda r: places.get(r["row"], len(places))), layout.each)
@@ -132,7 +133,7 @@ def tables(records: Sequence[dict[str, Any]], layout: TableSpec, rows: Sequence[
         and (difference := paired(by_seed, values[layout.baseline, title])) is not None
     }
     return {
-        "table.md": _markdown(order, layout, means, differences),
+        "table.md": _markdown(order, layout, means, differences, not_run),
         "table.csv": _csv(order, layout, means, differences),
     }
 
@@ -152,7 +153,7 @@ def exploded(records: Sequence[dict[str, Any]], each: str) -> list[dict[str, Any
 Cells = dict[tuple[str, str], Interval]
 
 
-def _markdown(rows: list[str], layout: TableSpec, means: Cells, differences: Cells) -> str:
+def _markdown(rows: list[str], layout: TableSpec, means: Cells, differences: Cells, not_run: list[str]) -> str:
     best = {}
     for title, direction in layout.better.items():
         there = [means[row, title] for row in rows if (row, title) in means]
@@ -177,6 +178,8 @@ def _markdown(rows: list[str], layout: TableSpec, means: Cells, differences: Cel
         note += " Bold: the best mean of a column, however small its lead."
     if differences:
         note += " Differences are paired by seed, with their own interval; * marks one that excludes 0."
+    if not_run:
+        note += f" Not run: {'; '.join(not_run)}."
     return "\n".join([*lines, "", note]) + "\n"
 
 

@@ -163,7 +163,7 @@ def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
     try:
         for queue in _looks(list(left.values())):
             for name, folder in list(left.items()):
-                now, ended = _state(folder, queue)
+                now, ended = _state(folder, queue, board.status[name])
                 board.drain(name, last=ended)
                 if now != board.status[name]:
                     board.set(name, now, _why(folder) if ended and now != "done" else "")
@@ -220,10 +220,11 @@ def _looks(folders: Sequence[Path]) -> Iterator[set[str]]:
                 queue = queued(folders)
 
 
-def _state(folder: Path, queue: set[str]) -> tuple[str, bool]:
+def _state(folder: Path, queue: set[str], before: str) -> tuple[str, bool]:
     """A run's status, and whether that is its end: not while it runs or its job is queued.
 
-    The queue was looked at first, so that what leaves it in between is taken for queued once more.
+    The queue was looked at first, so that what leaves it in between is taken for queued once more. A run that was seen
+    running `before` and has failed since is not queued again: its job is about to end.
     """
     waits = has_job(folder, queue)
     found = None
@@ -234,7 +235,8 @@ def _state(folder: Path, queue: set[str]) -> tuple[str, bool]:
     if state.holder(folder):
         return "running", False
     if waits:
-        return "new", False
+        ends = before == "running" and found is not None and found.status == "failed"
+        return "running" if ends else "new", False
     now = "new" if found is None else state.status_of(found)
     return "killed" if now == "new" else now, True
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
+from labcore.config import BackwardConfig, TarFlowConfig
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import Classifier, recognised
@@ -24,8 +25,9 @@ from labcore.inverse.solve import invert
 from labcore.nn.patch import unpatchify
 from labcore.rng import normal_per_item
 from labcore.runs.evaluation import Data, scores
-from labcore.runs.inversion import first_images as first_batch
+from labcore.runs.inversion import spread_images
 from labcore.runs.models import find_model, run_section
+from labcore.runs.presets.biflow import LATENTS, MODERN, SIZES
 
 BATCH = 100
 """Images at a time; our choice."""
@@ -109,7 +111,7 @@ def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) ->
     cycle_rms    of F(x^0) against z drawn from the prior, x^0 the noisy state before denoising; not where none was taught
     nats_per_dim of the images drawn under the flow, with training noise where they were denoised
     """
-    x, y = first_images(flow, test, num)
+    x, y = some_images(flow, test, num)
     eps = normal_per_item(seed, "ways", range(len(x)), tuple(x.shape[1:])).to(x)
     back = way.image(flow(x + flow.config.noise_std * eps, y).z, y)
     z, drawn_as = noise(flow, len(x), seed)
@@ -144,7 +146,7 @@ def edits(way: Way, flow: TarFlow, test: Any, num: int, classifier: Classifier |
     k = flow.config.num_classes
     if not k:
         return {}
-    x, y = first_images(flow, test, num)
+    x, y = some_images(flow, test, num)
     new = (y + 1) % k
     edited = change_class(flow, way.image, x, y, new, seed).clamp(-1, 1)
     known = upper_half(flow)
@@ -157,6 +159,14 @@ def edits(way: Way, flow: TarFlow, test: Any, num: int, classifier: Classifier |
         found["edit_recognised"] = recognised(classifier, edited, new).accuracy
         found["inpaint_recognised"] = recognised(classifier, filled, y).accuracy
     return found
+
+
+@torch.no_grad()
+def changed_rows(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> list[float]:
+    """Mean |inpainted - source| of each row of pixels, on [-1, 1], where the upper half was known."""
+    x, y = some_images(flow, test, num)
+    filled = inpaint(flow, way.image, x, upper_half(flow), y, seed).clamp(-1, 1)
+    return (filled - x).abs().mean((0, 1, 3)).tolist()
 
 
 def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
@@ -196,10 +206,36 @@ def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
     handed_on = z if c.handover == "state" else z.new_zeros(1, c.tokens, c.width)
     with torch.no_grad():
         block = count_flops(lambda: model.heads[-1](model.blocks[-1](handed_on, y)))
-    return {"learned block": block, "score": count_flops(lambda: denoise(flow, flow.unpatchify(z), y))}
+    with torch.enable_grad():
+        x = flow.unpatchify(z).requires_grad_()
+        score = count_flops(lambda: torch.autograd.grad(flow.log_prob(x, y).sum(), x))
+    return {"learned block": block, "score": score}
 
 
-def first_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"] | None]:
-    """The first images of a data set on the flow's device, and their classes where the flow has any."""
-    batch = first_batch(data, num, flow.config.num_classes > 0, flow.device)
+def paper_flops(size: str = "b") -> dict[str, int]:
+    """FLOPs of one 256x256 image at BiFlow's size B (or "l", "xl"), a multiply-add being two.
+
+    Counted on the meta device: no weights, and nothing is computed. The decoder is of Stable Diffusion's layout, which turns
+    4 x 32 x 32 latents into images.
+    """
+    from diffusers import AutoencoderKL
+
+    kinds = {
+        f"{way}_block_types": (f"{name}Block2D",) * 4 for way, name in (("down", "DownEncoder"), ("up", "UpDecoder"))
+    }
+    with torch.device("meta"), torch.no_grad():
+        flow = TarFlow(TarFlowConfig(**LATENTS, **SIZES[size], **MODERN))
+        model = BackwardModel(BackwardConfig(**LATENTS, **SIZES[size]))
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=256, **kinds)
+        z, y = noise(flow, 1, 0)
+        found = {"one pass of the learned inverse": count_flops(lambda: model(z, y))}
+        found["one pass of the flow"] = count_flops(lambda: flow(flow.unpatchify(z), y))
+        found |= denoiser_flops(model, flow)
+        found["VAE decoder"] = count_flops(lambda: vae.decode(flow.unpatchify(z)))
+    return found
+
+
+def some_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"] | None]:
+    """Up to `num` images, spread over a data set, on the flow's device, and their classes where the flow has any."""
+    batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return batch.x, batch.y

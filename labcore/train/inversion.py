@@ -76,13 +76,21 @@ class Inversion(nn.Module):
         image = unpatchify(targets[-1], model.config.patch_size, model.config.channels)
         raw |= {name: self.perceptual[name](out.x, image, noise) for name in c.perceptual}
         loss = sum(
-            weight * adaptive(raw[name], c.adaptive_power, c.adaptive_offset).mean()
+            weight * self.mean(name, adaptive(raw[name], c.adaptive_power, c.adaptive_offset), noise)
             for name, weight in self.weights.items()
         )
-        logs = {f"distance/{name}": d.detach().mean() for name, d in raw.items() if self.weights[name]}
+        logs = {f"distance/{name}": self.mean(name, d.detach(), noise) for name, d in raw.items() if self.weights[name]}
         logs |= {f"rms/{name}": r.mean() for name, r in zip(self.names, rms(targets), strict=True)}
         logs |= {f"seconds/{part}": loss.new_tensor(seconds) for part, seconds in watch.seconds().items()}
         return loss, logs
+
+    def mean(self, name: str, values: Float[Tensor, "n"], noise: StepNoise) -> Float[Tensor, ""]:
+        """This micro-batch's part of the mean over all images of the step that are compared; micro-batches average to it."""
+        most = getattr(self.perceptual.get(name), "most", None)
+        if most is None:
+            return values.mean()
+        here = len(range(noise.total)[noise.rows])
+        return values.sum() * noise.total / (min(most, noise.total) * here)
 
     def taught(self, batch: Batch, noise: StepNoise) -> Trajectory:
         """The flow's trajectory of a batch."""

@@ -132,7 +132,7 @@ class _Run:
         if found:
             self._restore(found, optimizer)
         if config.compile:
-            precision.try_compile(model, self._trial_step)
+            precision.try_compile(model.blocks, self._trial_step)
         self.sharded = config.parallel == "fsdp2" and world.num_processes > 1
         if self.sharded:
             optimizer, trained = self._share_out(optimizer, trained)

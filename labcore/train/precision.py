@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -48,14 +48,20 @@ def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callabl
     return step
 
 
-def try_compile(model: nn.Module, step: Callable[[], None]) -> bool:
-    """Compile `model` in place and run `step` once; where that fails, undo it with one message."""
-    model.compile()
+def try_compile(blocks: Iterable[nn.Module], step: Callable[[], None]) -> bool:
+    """Compile `blocks` in place and run `step` once; where that fails, undo it with one message.
+
+    Block by block, since a learned inverse with guidance is trained by another method than its `forward`.
+    """
+    blocks = list(blocks)
+    for block in blocks:
+        block.compile()
     try:
         step()
         return True
     except Exception as error:
-        model._compiled_call_impl = None
+        for block in blocks:
+            block._compiled_call_impl = None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
         return False

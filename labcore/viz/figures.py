@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # white pixels between two images
 NAMES = 1.2  # inches for names beside rows
+LETTER = 0.1  # inches of a letter of a name, roughly
 TALLEST = 7.0  # inches of images below one another, so that a figure fits a screen
 STATE_RANGE = 3.0  # states are shown on [-3, 3]: 99.7% of standard normal values
 
@@ -52,12 +53,21 @@ def image_grid(
 ) -> Figure:
     """Images (b, c, h, w) in [-1, 1], filled row by row, with a name for each row, each column, both or neither."""
     rows = -(-len(x) // columns)
-    beside = (NAMES if row_names else 0.0) + 0.3 * bool(row_axis)
+    beside = max(NAMES, LETTER * max(map(len, row_names))) if row_names else 0.0
+    beside += 0.3 * bool(row_axis)
     side = min(1.0, (style.WIDTH - beside) / columns, TALLEST / rows)
     above = 0.3 * (bool(title) + bool(column_names) + bool(column_axis))
+    longest = LETTER * max(map(len, column_names), default=0)
+    slanted = longest > side  # names that would run into each other
+    if slanted:
+        side = min(side, (style.WIDTH - beside - 0.7 * longest) / columns)
+        beside, above = beside + 0.7 * longest, above + 0.5 * longest
     figure = _figure((columns * side + beside, rows * side + above))
     axes = figure.subplots()
     _sheet(axes, x, columns, row_names, column_names)
+    if slanted:
+        for name in axes.get_xticklabels():
+            name.set(rotation=35, ha="left", rotation_mode="anchor")
     axes.set(title=title, xlabel=column_axis, ylabel=row_axis)
     return figure
 

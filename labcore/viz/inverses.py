@@ -24,7 +24,7 @@ def norms(found: Mapping[str, Sequence[float]], title: str = "") -> Figure:
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
     last = max(map(len, found.values())) - 1
     axes.set_xticks(range(last + 1), ["$x^0$", *(f"$x^{{{i}}}$" for i in range(1, last)), "$z$"])
-    _log(axes, [value for values in found.values() for value in values])
+    style.log_scale(axes, [value for values in found.values() for value in values])
     axes.set_xlabel("state, from the noisy image to the prior")
     axes.set_ylabel("root mean square")
     axes.set_title(title)
@@ -44,11 +44,11 @@ def norms_along(found: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
     for axes, (name, along) in zip(panels, found.items(), strict=True):
         for state, values in enumerate(zip(*along.values(), strict=True)):
             shade = state / max(len(next(iter(along.values()))) - 1, 1)
-            colour = _between(shade)
+            colour = style.between(shade)
             axes.plot(list(along), values, color=colour, marker="o", label=f"$x^{{{state}}}$")
         axes.set_title(name)
         axes.set_xlabel("optimizer steps")
-        _log(axes, everything)
+        style.log_scale(axes, everything)
     panels[0].set_ylabel("root mean square of the state")
     panels[-1].legend(fontsize=10, ncols=2)
     return figure
@@ -63,7 +63,7 @@ def shares(found: Mapping[str, Sequence[float]], states: Sequence[str], title: s
         left = 0.0
         for number, value in enumerate(values):
             share = value / sum(values)
-            colour = _between(number / max(len(values) - 1, 1))
+            colour = style.between(number / max(len(values) - 1, 1))
             axes.barh(row, share, left=left, color=colour, edgecolor="white")
             if share > 0.06:
                 dark = number / max(len(values) - 1, 1) < 0.5
@@ -81,45 +81,51 @@ def shares(found: Mapping[str, Sequence[float]], states: Sequence[str], title: s
 
 
 @_styled
-def ways(found: Mapping[str, Mapping[str, float]], names: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
+def ways(
+    found: Mapping[str, Mapping[str, float]],
+    names: Mapping[str, str],
+    log: Sequence[str] = (),
+    real: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
     """Numbers of several ways, a panel a number, a point a way; what a way has no number for is left out.
 
-    found: way -> its numbers. names: key -> label. log: keys that are drawn on a log scale.
+    found: way -> its numbers; ways whose names begin alike have one colour. names: key -> label. log: keys that are drawn on
+    a log scale. real: key -> the number that held-out images have, a dashed line.
     """
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = _figure((style.WIDTH, rows * (1.1 + 0.34 * len(found))))
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    colours = list(style.COLOURS.values())
+    kinds = list(dict.fromkeys(name.split(",")[0] for name in found))
+    colours = dict(zip(kinds, cycle(style.COLOURS.values())))
     for axes, (key, label) in zip(panels, names.items(), strict=False):
-        for row, numbers in enumerate(found.values()):
+        for row, (name, numbers) in enumerate(found.items()):
             if key in numbers:
-                axes.plot(numbers[key], row, "o", color=colours[row % len(colours)])
+                axes.plot(numbers[key], row, "o", color=colours[name.split(",")[0]])
+        if key in (real or {}):
+            axes.axvline(real[key], color="black", linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)
         if key in log:
-            axes.set_xscale("log")
+            style.log_scale(axes, [numbers[key] for numbers in found.values() if key in numbers], "x")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     panels[0].set_yticks(range(len(found)), list(found))
     panels[0].set_ylim(len(found) - 0.5, -0.5)
+    figure.suptitle(title)
     return figure
 
 
-def _between(share: float) -> tuple[float, float, float, float]:
-    """A colour of one scale, dark at 0 and light at 1."""
-    import matplotlib as mpl
-
-    return mpl.colormaps["viridis"](0.05 + 0.85 * share)
-
-
-def _log(axes, values: Sequence[float]) -> None:
-    """A log scale with plain numbers, at least a factor of four high."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_yscale("log")
-    low, high = min(values), max(values)
-    middle = (low * high) ** 0.5
-    axes.set_ylim(min(low / 1.2, middle / 2), max(high * 1.2, middle * 2))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+@_styled
+def changed_rows(found: Mapping[str, Sequence[float]], known: int) -> Figure:
+    """Mean change of each row of pixels by inpainting, a line a way; the first `known` rows, above the dashes, were known."""
+    figure = _figure((style.WIDTH, 4.0 + 0.12 * len(found)))
+    axes = figure.subplots()
+    for (name, values), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
+        axes.plot(list(values), range(1, len(values) + 1), linestyle=line, marker=marker, label=name)
+    axes.axhline(known + 0.5, color="black", linewidth=0.8, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_xlabel("mean |inpainted - source|")
+    axes.set_ylabel("row of pixels, from the top")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
+    return figure

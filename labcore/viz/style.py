@@ -6,8 +6,12 @@ that a figure looks the same in a notebook, in a script and in a test. Sizes, gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {
     "blue": "#0072B2",
@@ -67,3 +71,26 @@ def context() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context(rc())
+
+
+def between(share: float) -> tuple[float, float, float, float]:
+    """A colour of one scale, dark at 0 and light at 1."""
+    import matplotlib as mpl
+
+    return mpl.colormaps["viridis"](0.05 + 0.85 * share)
+
+
+def log_scale(axes: Axes, values: Sequence[float], which: Literal["x", "y"] = "y") -> None:
+    """A log scale; with plain numbers and at least a factor of four long, but where it spans powers of ten anyway."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    low, high = min(values), max(values)
+    if high > 100 * low:
+        return
+    middle = (low * high) ** 0.5
+    axes.set(**{f"{which}lim": (min(low / 1.2, middle / 2), max(high * 1.2, middle * 2))})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
             eval_every=400,
             save_every=100,
             keep=20,
+            precision="fp32",  # runs of it are compared, and "auto" may choose another for each
         ),
     },
     # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout

@@ -1,0 +1,279 @@
+"""Which way of solving each block is the fastest that is exact enough, measured here on the model itself.
+
+A sweep's change says little about the error that is left, and how long a sweep takes is a matter of machine, batch and
+dtype. So both are measured against the sequential inverse, block by block from the same input, and then for the whole chain.
+What comes out is a `Calibration`: one `Method` per block with a bound of twice the block's largest value, which is kept in a
+file beside the model and refuses any other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from labcore import provenance
+from labcore.flows.metablock import Labels
+from labcore.flows.tarflow import TarFlow
+from labcore.guidance import Schedule, per_block, token_weights
+from labcore.inverse.fixed_point import Sweep, solve_block
+from labcore.inverse.methods import STARTS, Method, check_methods, divisors
+from labcore.inverse.params import GuidedParams
+from labcore.inverse.solve import invert
+from labcore.jsonfile import write_json
+from labcore.types import BlockStats
+
+FILE = "solvers.json"
+"""Name of the file beside a model's weights."""
+
+TIGHTER = (1.0, 0.1, 0.01)
+"""Shares of the wished error that are tried as a sweep's last change; our choice."""
+
+
+class Trial(BaseModel):
+    """One method tried on one block: its median seconds, its largest error against the sequential solver, its sweeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block: int
+    method: Method
+    seconds: float
+    error: float
+    sweeps: int
+
+
+class Calibration(BaseModel):
+    """The fastest methods within `tolerance` for one model, where they were measured.
+
+    methods: one per block 1..T. error: largest |difference| of an image from the sequential inverse's. speedup: sequential
+    seconds by these methods' seconds for the whole inverse. trials: all that was measured on the way.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str  # hash of the weights
+    device: str
+    dtype: str
+    batch: int = Field(ge=1)
+    guided: bool
+    tolerance: float = Field(gt=0)
+    methods: tuple[Method, ...]
+    error: float
+    speedup: float
+    trials: tuple[Trial, ...]
+
+    def check(self, flow: TarFlow) -> None:
+        """ValueError where it was measured on another model."""
+        if (found := provenance.weights_hash(flow)) != self.model:
+            raise ValueError(
+                f"this calibration was measured on a model with weights {self.model}, and this one has {found}; "
+                "calibrate anew"
+            )
+
+
+@torch.no_grad()
+def calibrate(
+    flow: TarFlow,
+    z: Float[Tensor, "b t d"],
+    y: Labels = None,
+    guidance: float = 0.0,
+    guidance_schedule: Schedule = "constant",
+    attn_temp: float = 1.0,
+    tolerance: float = 1e-3,
+    segments: Sequence[int] | None = None,
+    repeats: int = 3,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Try methods on every block, and keep the fastest whose error stays within `tolerance`, in units of the pixels.
+
+    z: noise to measure with (b, t, d), of the batch size that is to be used; its prior is the standard one. segments: the
+    numbers tried; default the divisors of the tokens that are at most half of them. A block that nothing solves faster stays
+    sequential. Where the errors of blocks add up to more than the tolerance, all are solved to a tenth of it, and so on.
+    Raises ValueError as `invert`, and for a tolerance that is not above 0.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance was {tolerance}; it must be above 0")
+    tokens, settings = flow.config.tokens, (y, guidance, guidance_schedule, attn_temp)
+    parts = [n for n in divisors(tokens) if 2 * n <= tokens] if segments is None else list(segments)
+    for n in parts:
+        check_methods([Method(segments=n)] * len(flow.blocks), tokens, len(flow.blocks))
+    states: dict[int, Tensor] = {}
+
+    def keep(sweep: Sweep) -> None:
+        states[sweep.block] = sweep.x
+
+    wanted = invert(flow, z, *settings, callback=keep).x
+    if not all(bool(state.isfinite().all()) for state in states.values()):
+        raise ValueError(f"the sequential inverse gives NaN or infinity at guidance {guidance}; give less")
+    blocks = [_Trials(flow, z, number, states, settings, repeats) for number in range(1, len(flow.blocks) + 1)]
+    methods, error = [block.sequential.method for block in blocks], 0.0
+    for share in TIGHTER:
+        tried = []
+        for block in blocks:
+            tried.append(block.best(parts, tolerance * share))
+            if progress is not None:
+                progress(f"block {block.number}: {tried[-1].segments} segments, {len(block.trials)} methods tried")
+        off = float((invert(flow, z, *settings, solver=tried).x - wanted).abs().max())
+        if off <= tolerance:
+            methods, error = tried, off
+            break
+    whole = {
+        name: lambda solver=solver: invert(flow, z, *settings, solver=solver)
+        for name, solver in (("sequential", "sequential"), ("chosen", methods))
+    }
+    seconds = {name: _median_seconds(way, z, repeats) for name, way in whole.items()}
+    if seconds["chosen"] > seconds["sequential"]:  # each block's choice won by chance
+        methods, error = [block.sequential.method for block in blocks], 0.0
+        seconds["chosen"] = seconds["sequential"]
+    return Calibration(
+        model=provenance.weights_hash(flow),
+        device=device_of(flow),
+        dtype=str(z.dtype).removeprefix("torch."),
+        batch=len(z),
+        guided=any(g is not None for g in per_block(guidance, len(flow.blocks), z)),
+        tolerance=tolerance,
+        methods=tuple(methods),
+        error=error,
+        speedup=seconds["sequential"] / seconds["chosen"],
+        trials=tuple(trial for block in blocks for trial in block.trials),
+    )
+
+
+class _Trials:
+    """All that was tried on one block, from the state that the sequential solver hands it."""
+
+    def __init__(self, flow: TarFlow, z: Tensor, number: int, states: dict[int, Tensor], settings: tuple, repeats: int):
+        self.flow, self.number, self.settings, self.repeats = flow, number, settings, repeats
+        self.given, self.wanted = states.get(number + 1, z), states[number]
+        self.bound = 2 * float(self.wanted.abs().max()) or None
+        self.trials: list[Trial] = []
+        self.sequential = self._try(Method(segments=flow.config.tokens))
+
+    def best(self, parts: Sequence[int], wished: float) -> Method:
+        """The fastest method with an error of at most `wished`; each is tried with smaller last changes until it has that."""
+        good = [self.sequential]
+        for segments in parts:
+            for start in STARTS:
+                for share in TIGHTER:
+                    method = Method(segments=segments, start=start, tolerance=wished * share, bound=self.bound)
+                    trial = self._try(method)
+                    if trial.error <= wished:
+                        good.append(trial)
+                        break
+        return min(good, key=lambda trial: trial.seconds).method
+
+    def _try(self, method: Method) -> Trial:
+        solve = self._solver(method)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a method that diverges is slow, and not chosen for that
+            x, stats = solve()
+            seconds = _median_seconds(solve, self.given, self.repeats)
+        error = float((x - self.wanted).abs().max())
+        self.trials.append(Trial(block=self.number, method=method, seconds=seconds, error=error, sweeps=stats.sweeps))
+        return self.trials[-1]
+
+    def _solver(self, method: Method) -> Callable[[], tuple[Tensor, BlockStats]]:
+        block, (y, guidance, schedule, attn_temp) = self.flow.blocks[self.number - 1], self.settings
+        weights = token_weights(schedule, self.flow.config.tokens, self.given.device)
+        g = per_block(guidance, len(self.flow.blocks), self.given)[self.number - 1]
+
+        def solve() -> tuple[Tensor, BlockStats]:
+            params = GuidedParams(block, y, self.given, g, weights, attn_temp)
+            return solve_block(block, self.number, self.given, params, method)
+
+        return solve
+
+
+def save(calibration: Calibration, file: Path) -> None:
+    """Add it to `file`, in the place of one for the same circumstances; those of another model are dropped."""
+    others = []
+    if file.is_file():
+        others = [c for c in read(file) if c.model == calibration.model and _key(c) != _key(calibration)]
+    write_json(file, [c.model_dump(mode="json") for c in [*others, calibration]])
+
+
+def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance: float | None = None) -> Calibration:
+    """The calibration in `file` for this model, device and dtype with the nearest batch.
+
+    tolerance: None takes the tightest that was measured.
+
+    Raises ValueError where there is none, where the file is damaged or of another model; it says how to make one.
+    """
+    if batch < 1:
+        raise ValueError(f"batch was {batch}; it must be at least 1")
+    wish = "" if tolerance is None else f" --tolerance {tolerance:g}"
+    how = f"make one with  lab calibrate MODEL --batch-size {batch}{' --guidance G' if guided else ''}{wish}"
+    if not file.is_file():
+        raise ValueError(f"there is no calibration {file}; {how}")
+    found = read(file)
+    found[0].check(flow)
+    here = (device_of(flow), str(flow.dtype).removeprefix("torch."), guided)
+    fits = [c for c in found if (c.device, c.dtype, c.guided) == here and tolerance in (None, c.tolerance)]
+    if not fits:
+        has = "; ".join(f"{c.device}, {c.dtype}, batch {c.batch}, guided {c.guided}, to {c.tolerance:g}" for c in found)
+        raise ValueError(f"{file} has none for {here[0]}, {here[1]}, guided {guided}{wish}: it has {has}; {how}")
+    return min(fits, key=lambda c: (c.tolerance, abs(math.log(c.batch / batch))))
+
+
+def described(calibration: Calibration) -> str:
+    """A table: what each block is solved by, in sampling order, with its error and its time beside the sequential one."""
+    rows = [("block", "segments", "start", "last change", "sweeps", "error", "ms", "sequential ms")]
+    for number in range(len(calibration.methods), 0, -1):
+        trials, chosen = [t for t in calibration.trials if t.block == number], calibration.methods[number - 1]
+        best = next(t for t in trials if t.method == chosen)
+        last = "exact" if chosen.tolerance is None else f"{chosen.tolerance:.0e}"
+        times = (f"{1000 * best.seconds:.1f}", f"{1000 * trials[0].seconds:.1f}")
+        rows.append(
+            (str(number), str(chosen.segments), chosen.start, last, str(best.sweeps), f"{best.error:.1e}", *times)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    whole = f"{calibration.speedup:.2f} times as fast as sequential, error {calibration.error:.1e}"
+    return "\n".join([*lines, f"the whole inverse at batch {calibration.batch}: {whole}"])
+
+
+def device_of(flow: TarFlow) -> str:
+    """What a calibration is bound to: the device's name, with the number of threads of a CPU."""
+    if flow.device.type == "cuda":
+        return torch.cuda.get_device_name(flow.device)
+    return f"{platform.machine()} {flow.device.type}, {torch.get_num_threads()} threads"
+
+
+def read(file: Path) -> list[Calibration]:
+    """All calibrations in a file; ValueError where it is damaged."""
+    try:
+        found = [Calibration.model_validate(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError):
+        found = []
+    if not found:
+        raise ValueError(f"{file} is damaged or is no calibration; delete it and calibrate anew")
+    return found
+
+
+def _key(c: Calibration) -> tuple:
+    return c.device, c.dtype, c.batch, c.guided, c.tolerance
+
+
+def _median_seconds(way: Callable[[], object], z: Tensor, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = _now(z)
+        way()
+        times.append(_now(z) - start)
+    return statistics.median(times)
+
+
+def _now(z: Tensor) -> float:
+    if z.is_cuda:
+        torch.cuda.synchronize(z.device)
+    return time.perf_counter()

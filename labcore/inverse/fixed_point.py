@@ -1,0 +1,215 @@
+"""One block's inverse as a fixed point: x_i = z_i exp(log_scale_i(x_<i)) + shift_i(x_<i), solved segment by segment.
+
+A sweep gives all tokens of a segment new values at once, from the parameters at their last ones. Parameters are strictly
+causal, so the first token that a sweep updates is exact after it, whatever the others were: a segment of n tokens is exact
+after n sweeps at the latest (GS-Jacobi, arXiv 2505.12849; SeJD, arXiv 2505.24791), and segments of one token are the
+sequential inverse. Exact tokens, and those in front that a sweep leaves within the tolerance, are not swept again: their
+keys and values stay in the cache.
+
+A change is not an error: what a small one leaves is measured by `labcore.inverse.calibrate`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labcore.flows.metablock import MetaBlock
+from labcore.inverse.methods import Method
+from labcore.inverse.params import GuidedParams
+from labcore.kernels.affine import affine_inverse
+from labcore.types import BlockStats
+
+GROWTH = 1.25
+"""An image diverges if the change of its last sweep allowed is this many times the smallest before; our choice."""
+
+
+class Sweep(NamedTuple):
+    """What a callback gets after every sweep.
+
+    block: from 1. number: of the sweep in its block, from 1. first, last: it updated the tokens first ... last - 1 of the
+    block's own order. rows: (r,) the images it updated. x: (b, t, d) all values now, raster order, a copy. change: (r,) by
+    the method's rule; None for a single token, which is exact.
+    """
+
+    block: int
+    number: int
+    first: int
+    last: int
+    rows: Tensor
+    x: Tensor
+    change: Tensor | None
+
+
+Report = Callable[[Sweep], None]
+
+
+def solve_block(
+    block: MetaBlock,
+    number: int,
+    z: Float[Tensor, "b t d"],
+    params: GuidedParams,
+    method: Method,
+    guess: Float[Tensor, "b t d"] | None = None,
+    report: Report | None = None,
+) -> tuple[Float[Tensor, "b t d"], BlockStats]:
+    """x with block(x) = z, and how it went. Raster order in and out; `guess` takes the place of the method's start.
+
+    An image whose sweeps lead to NaN or infinity, or whose last one allowed changes clearly more than an earlier one,
+    is solved token by token in the rest of that segment, with a warning.
+    """
+    z = block.permute(z)
+    x = z.clone() if method.start == "z" else torch.zeros_like(z)
+    if guess is not None:
+        x = block.permute(guess).clone()
+    x[:, :1] = z[:, :1]
+    solving = _Solving(x, z, params, method, _reporter(block, number, report))
+    length = z.shape[1] // method.segments
+    for begin in range(0, z.shape[1], length):
+        if begin + length > 1:  # the first token is z's
+            solving.segment(max(begin, 1), begin + length)
+    if solving.diverged:
+        warnings.warn(
+            f"block {number}: sweeps diverged after token {solving.diverged}, and the rest of the segment was solved token by "
+            "token; more segments, a bound or a better start may help",
+            stacklevel=4,
+        )
+    residual = None if method.segments == z.shape[1] else solving.residual
+    return block.permute(x), BlockStats(number, solving.sweeps, residual, solving.diverged > 0)
+
+
+class _Solving:
+    """One block being solved: x holds the values so far, all in the block's own order."""
+
+    def __init__(self, x: Tensor, z: Tensor, params: GuidedParams, method: Method, report: Callable):
+        self.x, self.z, self.params, self.method, self.report = x, z, params, method, report
+        self.sweeps, self.residual, self.diverged = 0, 0.0, 0
+        self.all = torch.arange(len(x), device=x.device)
+
+    def segment(self, first: int, last: int) -> None:
+        """Solve tokens first ... last - 1; all before are done, and the cache holds all but the last of those."""
+        self._sweep_until_done(first, last)
+        self.params.keep(last - 1)
+
+    def _sweep_until_done(self, first: int, last: int) -> None:
+        rows, part = self.all, self.params  # images that still change
+        before, exact, least = self.sweeps, first, [float("inf")] * len(self.x)
+        while exact < last:
+            here = slice(None) if part is self.params else rows
+            new = self._new(part, here, exact, last)
+            if last - exact == 1:
+                self._set(here, rows, exact, last, new, None)
+                break
+            found = _compare(new, self.x[here, exact:last], self.method)
+            least = [min(pair) for pair in zip(least, found.change, strict=True)]
+            at_end = self.sweeps - before == self.method.max_sweeps
+            bad = [_diverges(c, m, rough, at_end) for c, m, rough in zip(found.change, least, found.rough, strict=True)]
+            leaves = [at_end or d or b for d, b in zip(found.done, bad, strict=True)]
+            front = 1 + min((n for n, gone in zip(found.settled, leaves, strict=True) if not gone), default=0)
+            self._set(here, rows, exact, last, self._bounded(new, found, front), found.change)
+            if any(leaves):
+                left = [c for c, gone, b in zip(found.change, leaves, bad, strict=True) if gone and not b]
+                self.residual = max([self.residual, *left])
+                self._merge(rows, part, first, last)
+                if any(bad):
+                    self._token_by_token(rows, part, bad, first, exact, last)
+                if all(leaves):
+                    return
+            exact += front
+            part.keep(exact - 1)
+            if any(leaves):
+                still = torch.tensor([i for i, gone in enumerate(leaves) if not gone], device=rows.device)
+                least = [least[i] for i in still.tolist()]
+                rows, part = rows[still], part.take(still)
+        self._merge(rows, part, first, last)
+
+    def _new(self, part: GuidedParams, here: slice | Tensor, first: int, last: int) -> Tensor:
+        """The values of tokens first ... last - 1 at the parameters of the values they have: one sweep."""
+        self.sweeps += 1
+        log_scale, shift = part.after(self.x[here, first - 1 : last - 1])
+        return affine_inverse(self.z[here, first:last], log_scale, shift).to(self.x.dtype)
+
+    def _set(self, here, rows: Tensor, first: int, last: int, new: Tensor, change: list[float] | None) -> None:
+        self.x[here, first:last] = new
+        self.report(self, rows, first, last, change)
+
+    def _bounded(self, new: Tensor, found: _Comparison, front: int) -> Tensor:
+        """`new` held in the bound, but for its first `front` tokens, each image's settled ones, and images that are done."""
+        if self.method.bound is None:
+            return new
+        held = new.clamp(-self.method.bound, self.method.bound)
+        tokens = torch.tensor(
+            [new.shape[1] if d else max(front, n + 1) for d, n in zip(found.done, found.settled, strict=True)]
+        )
+        free = torch.arange(new.shape[1])[None] < tokens[:, None]
+        return torch.where(free[:, :, None].to(new.device), new, held)
+
+    def _token_by_token(
+        self, rows: Tensor, part: GuidedParams, bad: list[bool], first: int, exact: int, last: int
+    ) -> None:
+        """What diverged is no start: a NaN among later tokens gets into all through the matrix product of attention."""
+        self.diverged = self.diverged or exact
+        which = torch.tensor([i for i, b in enumerate(bad) if b], device=rows.device)
+        part.keep(exact - 1)
+        rows, part = rows[which], part.take(which)
+        for i in range(exact, last):
+            self._set(rows, rows, i, i + 1, self._new(part, rows, i, i + 1), None)
+        self._merge(rows, part, first, last)
+
+    def _merge(self, rows: Tensor, part: GuidedParams, first: int, last: int) -> None:
+        """Keys and values of this segment into the cache of the whole batch, which later segments need."""
+        if part is not self.params and last < self.z.shape[1]:
+            self.params.put(rows, part, first - 1, last - 1)
+
+
+class _Comparison(NamedTuple):
+    """Of each image: its change by the method's rule, how many of its first tokens have settled, whether it is done, and
+    whether anything changed by more than rounding."""
+
+    change: list[float]
+    settled: list[int]
+    done: list[bool]
+    rough: list[bool]
+
+
+def _compare(new: Tensor, old: Tensor, method: Method) -> _Comparison:
+    """One sweep's values beside those before; one look of the host at the device.
+
+    Rounding is 8 units in the last place of a value, or of 1 where it is smaller; our choice.
+    """
+    moved = (new - old).abs()
+    still = (moved <= 8 * torch.finfo(new.dtype).eps * new.abs().clamp(min=1.0)).all(-1)
+    largest, settled = moved.amax((1, 2)), still
+    if method.tolerance is None or method.rule == "largest":
+        change = largest
+        if method.tolerance is not None:
+            settled = moved.amax(-1) <= method.tolerance
+    elif method.rule == "root-sum-square":
+        change = moved.square().sum((1, 2)).sqrt() / new.shape[-1]
+    else:
+        change = moved.square().mean((1, 2)) / new.square().mean((1, 2)).clamp(min=torch.finfo(new.dtype).tiny)
+    done = still.all(-1) if method.tolerance is None else change <= method.tolerance
+    columns = [change, settled.cumprod(-1).sum(-1), done, ~still.all(-1)]
+    change, settled, done, rough = torch.stack([column.double() for column in columns]).tolist()
+    return _Comparison(change, [int(n) for n in settled], [bool(d) for d in done], [bool(r) for r in rough])
+
+
+def _diverges(change: float, least: float, rough: bool, at_end: bool) -> bool:
+    """Not finite; or, at the last sweep allowed, a change well above the smallest so far, and not by rounding."""
+    return not change < float("inf") or (at_end and rough and change > GROWTH * least)
+
+
+def _reporter(block: MetaBlock, number: int, report: Report | None) -> Callable:
+    if report is None:
+        return lambda *_: None
+
+    def told(solving: _Solving, rows: Int[Tensor, "r"], first: int, last: int, change: list[float] | None) -> None:
+        found = None if change is None else torch.tensor(change)
+        report(Sweep(number, solving.sweeps, first, last, rows, block.permute(solving.x).clone(), found))
+
+    return told

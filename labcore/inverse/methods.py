@@ -1,0 +1,124 @@
+"""How a block's fixed point is solved: in how many segments, from what start, and when a segment is done.
+
+The inverse of a block is the fixed point of x -> z exp(log_scale(x)) + shift(x), where token i's parameters depend on the
+tokens before it. One solver with three settings has all of the literature's: as many segments as tokens is the sequential
+inverse (TARFlow, sampling), one segment is Jacobi's (SeJD, arXiv 2505.24791), a number between is the Gauss-Seidel-Jacobi
+one (GS-Jacobi, arXiv 2505.12849). Named settings of papers are functions here; what they leave open is said in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Start = Literal["z", "zeros"]
+Rule = Literal["largest", "root-sum-square", "relative-square"]
+Solver = Literal["sequential", "jacobi", "gs-jacobi"]
+SOLVERS: tuple[Solver, ...] = ("sequential", "jacobi", "gs-jacobi")
+STARTS: tuple[Start, ...] = ("z", "zeros")
+SEGMENTS = 8  # of "gs-jacobi" where nothing is said: what GS-Jacobi takes for its tough blocks
+
+
+class Method(BaseModel):
+    """How one block is solved.
+
+    segments: equal parts of the tokens, one after another; each is solved by sweeps, which update all of its tokens at once.
+    tolerance: a segment is done when the change of a sweep, measured by `rule`, is at most this; None sweeps until no value
+    changes by more than rounding, which is exact and takes at most as many sweeps as the segment has tokens.
+    max_sweeps: a segment's last sweep in any case; None is as many as it takes.
+    rule: "largest" |change| of any value; "root-sum-square" of the change over the token width; "relative-square", mean
+    square of the change over that of the values. Each image has its own.
+    start: "z", what the block is given (the state of the block sampled before); "zeros". The first token is z's anyway.
+    bound: values that are not exact yet are held in [-bound, bound]; None is no bound.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    segments: int = Field(ge=1)
+    tolerance: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_sweeps: int | None = Field(None, ge=1)
+    rule: Rule = "largest"
+    start: Start = "z"
+    bound: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+def named(
+    solver: Solver,
+    tokens: int,
+    segments: int | None = None,
+    tolerance: float | None = None,
+    max_sweeps: int | None = None,
+    start: Start = "z",
+) -> Method:
+    """The same method for every block, by its name; ValueError for settings that do not fit."""
+    if solver not in SOLVERS:
+        raise ValueError(f"solver was {solver!r}; allowed are {', '.join(SOLVERS)}, a Method, or one Method per block")
+    if tolerance is not None and not 0 < tolerance < float("inf"):
+        raise ValueError(f"tolerance was {tolerance}; it must be above 0 and finite, and None is exact")
+    if max_sweeps is not None and max_sweeps < 1:
+        raise ValueError(f"max_sweeps was {max_sweeps}; it must be at least 1, and None is as many as it takes")
+    if segments is not None and solver != "gs-jacobi":
+        raise ValueError(f"segments={segments} is for solver 'gs-jacobi'; {solver!r} has a number of its own")
+    if segments is not None and segments < 1:
+        raise ValueError(f"segments was {segments}; it must be at least 1")
+    usual = {"sequential": tokens, "jacobi": 1, "gs-jacobi": _largest_divisor(tokens, SEGMENTS)}[solver]
+    return Method(segments=segments or usual, tolerance=tolerance, max_sweeps=max_sweeps, start=start)
+
+
+def check_methods(methods: Sequence[Method], tokens: int, blocks: int) -> None:
+    """ValueError unless there is one method per block, whose segments divide the tokens."""
+    if not all(isinstance(method, Method) for method in methods):
+        raise ValueError(f"solver was {methods!r}; give a name, a Method, or one Method per block")
+    if len(methods) != blocks:
+        raise ValueError(f"{len(methods)} methods were given; one per block 1..T is needed, {blocks} of them")
+    for number, method in enumerate(methods, 1):
+        if tokens % method.segments:
+            raise ValueError(
+                f"block {number} has {method.segments} segments, which do not divide {tokens} tokens; allowed are "
+                f"{', '.join(map(str, divisors(tokens)))}"
+            )
+
+
+def divisors(tokens: int) -> list[int]:
+    """1 ... tokens, those that divide it."""
+    return [n for n in range(1, tokens + 1) if tokens % n == 0]
+
+
+def _largest_divisor(tokens: int, most: int) -> int:
+    return max(n for n in divisors(tokens) if n <= most)
+
+
+def sejd(tokens: int, blocks: int, tau: float = 0.5) -> list[Method]:
+    """Selective Jacobi decoding (arXiv 2505.24791): the block next to z sequentially, all others by Jacobi from zeros.
+
+    tau: largest change at which it stops; 0.5 is the paper's.
+    """
+    jacobi = Method(segments=1, tolerance=tau, start="zeros")
+    return [jacobi] * (blocks - 1) + [Method(segments=tokens)]
+
+
+def gs_jacobi(
+    blocks: int, stacked: dict[int, tuple[int, int]], others: int, tolerance: float = 1e-8, bound: float = 3.0
+) -> list[Method]:
+    """GS-Jacobi's "Stack-GS-J-Else" (arXiv 2505.12849, experiments): tough blocks in segments, the others in one.
+
+    stacked: {block, counted from 1: (segments, most sweeps of each)}. others: most sweeps of all other blocks. So
+    "6-8-32-10" of 8 blocks, counted from 0 there, is `gs_jacobi(8, {7: (8, 32)}, 10)`. tolerance and bound are its code's.
+    """
+    common = {"tolerance": tolerance, "bound": bound, "rule": "root-sum-square"}
+    methods = [Method(segments=1, max_sweeps=others, **common)] * blocks
+    for number, (segments, sweeps) in stacked.items():
+        if not 1 <= number <= blocks:
+            raise ValueError(f"block {number} is stacked; blocks are 1 to {blocks}")
+        methods[number - 1] = Method(segments=segments, max_sweeps=sweeps, **common)
+    return methods
+
+
+def starflow(tokens: int, blocks: int, chunk: int = 32, tolerance: float = 1e-3, sweeps: int = 32) -> list[Method]:
+    """STARFlow-V's block-wise Jacobi: chunks of 32 tokens, from z, until the relative squared change is below 1e-3."""
+    if chunk < 1 or tokens % chunk:
+        raise ValueError(f"chunk was {chunk}; it must divide {tokens} tokens: {', '.join(map(str, divisors(tokens)))}")
+    method = Method(segments=tokens // chunk, tolerance=tolerance, max_sweeps=sweeps, rule="relative-square")
+    return [method] * blocks

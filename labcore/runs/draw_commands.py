@@ -1,0 +1,124 @@
+"""`lab sample` and `lab calibrate`: thin over labcore.inverse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the commands."""
+    app.command("sample")(plain_errors(sample))
+    app.command("calibrate")(plain_errors(calibrate))
+
+
+def sample(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for grid.png and images/.")] = Path("outputs/samples"),
+    num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
+    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    denoiser_guidance: Annotated[
+        float | None, typer.Option(help="Another g for the denoising block of a learned inverse; default the same.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    seed: Annotated[int, typer.Option(help="Image i is a function of seed and i.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 100,
+    solver: Annotated[
+        str, typer.Option(help="sequential, jacobi, gs-jacobi, or auto: as `lab calibrate` found.")
+    ] = "sequential",
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
+    ] = None,
+) -> None:
+    """Draw images: a PNG grid and a folder of single images."""
+    from labcore.biflow.cfg import per_state
+    from labcore.data.transforms import save_png, tile
+    from labcore.inverse.sample import sample as draw
+    from labcore.runs.models import find_sampler, solvers
+    from labcore.runs.training import check_writable
+
+    flow = find_sampler(model).to(device())
+    check_writable(out)
+    if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
+        raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
+    y = class_labels(classes, num, flow.config.num_classes)
+    g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
+    how = solvers(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
+    images = draw(
+        flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, solver=how
+    ).cpu()
+    columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
+    save_png(tile(images, columns), out / "grid.png", scale=2 if flow.config.image_size < 64 else 1)
+    for i, image in enumerate(images):
+        save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
+    typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
+
+
+def calibrate(
+    model: Model,
+    batch_size: Annotated[int, typer.Option(help="Images at a time that it is for.", min=1, max=10_000)] = 16,
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u) that it is for; 0 is off.")] = 0.0,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    tolerance: Annotated[float, typer.Option(help="Largest error of any value before denoising.")] = 1e-3,
+    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Timings of each method; the median counts.", min=1)] = 3,
+) -> None:
+    """Measure which solver of the exact inverse is fastest for each block here, and keep it for `lab sample --solver auto`."""
+    from labcore.inverse import calibrate as measuring
+    from labcore.inverse.sample import as_labels, prior_noise
+    from labcore.runs.models import calibration_file, find_model
+    from labcore.runs.training import check_writable
+
+    flow = find_model(model).to(device())
+    file = calibration_file(model, flow)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(file.parent)
+    if file.is_file():
+        measuring.read(file)
+    y = as_labels(flow, class_labels(classes, batch_size, flow.config.num_classes), batch_size)
+    z = prior_noise(flow, seed, range(batch_size)) * flow.prior_var.sqrt()
+    found = measuring.calibrate(
+        flow, z, y, guidance, schedule, attn_temp, tolerance, repeats=repeats, progress=lambda line: typer.echo(line)
+    )
+    typer.echo(measuring.described(found))
+    measuring.save(found, file)
+    typer.echo(f"kept in {file}; use it by  lab sample {model} --solver auto --batch-size {batch_size}")
+
+
+def device() -> str:
+    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
+    import os
+
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def class_numbers(classes: str) -> list[int]:
+    """Class numbers of `--classes`."""
+    try:
+        return [int(word) for word in classes.split(",")]
+    except ValueError:
+        raise ValueError(f'classes was {classes!r}; write "each", "none", or numbers like 3 or 0,5,9') from None
+
+
+def class_labels(classes: str, num: int, known: int):
+    """Labels for `lab sample --classes`."""
+    import torch
+
+    if classes == "none" or (classes == "each" and not known):
+        return None
+    if classes == "each":
+        return torch.arange(num) % known
+    chosen = torch.tensor(class_numbers(classes))
+    return chosen[torch.arange(num) % len(chosen)]
