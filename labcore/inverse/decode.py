@@ -17,32 +17,29 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from labcore.flows.metablock import MetaBlock
-from labcore.kernels.attention import causal_mask
+from labcore.kernels.attention import causal_attention
 from labcore.nn.embed import rotate
 from labcore.nn.layer import GeluMlp, TransformerLayer
 
 
 class KVCache:
-    """Keys and values of one block, (layers, 2, b x heads, t, head_dim), filled from the left; `length` tokens are in."""
+    """Keys and values of one block, (layers, 2, b, heads, t, head_dim), filled from the left; `length` tokens are in."""
 
     def __init__(self, layers: int, batch: int, heads: int, tokens: int, head_dim: int, like: Tensor):
-        self.kv = like.new_empty(layers, 2, batch * heads, tokens, head_dim)
-        self.heads, self.length = heads, 0
+        self.kv = like.new_empty(layers, 2, batch, heads, tokens, head_dim)
+        self.length = 0
 
     def take(self, rows: Int[Tensor, "r"]) -> KVCache:
         """A cache of these sequences alone, with the tokens that are in."""
-        layers, _, _, tokens, head_dim = self.kv.shape
-        part = KVCache(layers, len(rows), self.heads, tokens, head_dim, self.kv)
+        layers, _, _, heads, tokens, head_dim = self.kv.shape
+        part = KVCache(layers, len(rows), heads, tokens, head_dim, self.kv)
         part.length = self.length
-        part._by_sequence()[:, :, :, :, : self.length] = self._by_sequence()[:, :, rows, :, : self.length]
+        part.kv[:, :, :, :, : self.length] = self.kv[:, :, rows, :, : self.length]
         return part
 
     def put(self, rows: Int[Tensor, "r"], part: KVCache, since: int, until: int) -> None:
         """Tokens since ... until - 1 of these sequences as they are in `part`."""
-        self._by_sequence()[:, :, rows, :, since:until] = part._by_sequence()[:, :, :, :, since:until]
-
-    def _by_sequence(self) -> Float[Tensor, "layers 2 b heads t e"]:
-        return self.kv.unflatten(2, (-1, self.heads))
+        self.kv[:, :, rows, :, since:until] = part.kv[:, :, :, :, since:until]
 
 
 class BlockDecoder:
@@ -64,8 +61,7 @@ class BlockDecoder:
         )  # (t or 1, width)
         self.condition = condition
         self.rope = None if block.rope is None else block.own_order(block.rope)
-        scale = block.head_dim**-0.5
-        self.query_scale = scale if temperature is None else (scale / temperature)[:, None, None, None]
+        self.temperature = None if temperature is None else temperature[:, None, None, None]
         self.layers = [_Folded(layer) for layer in block.layers]
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
@@ -77,8 +73,8 @@ class BlockDecoder:
         part = copy.copy(self)
         if self.condition is not None and len(self.condition) > 1:
             part.condition = self.condition[rows]
-        if isinstance(self.query_scale, Tensor):
-            part.query_scale = self.query_scale[rows]
+        if self.temperature is not None:
+            part.temperature = self.temperature[rows]
         return part
 
     @torch.no_grad()
@@ -93,31 +89,27 @@ class BlockDecoder:
         h = h + bias if self.condition is None else h + (bias + self.condition[:, None])
         h = h.reshape(b * n, h.shape[-1])
         rope = None if self.rope is None else self.rope[start : start + n]
-        mask = None
-        if n > 1:
-            mask = u.new_zeros(n, start + n).masked_fill_(~causal_mask(n, start + n, u.device), float("-inf"))
         for layer, kv in zip(self.layers, cache.kv, strict=True):
-            mixed = self._attend(layer.qkv(h), kv, b, n, start, rope, mask)
+            mixed = self._attend(layer.qkv(h).view(b, n, 3, self.heads, self.head_dim), kv, start, rope)
             h = layer.add_mlp(layer.add_attention(h, mixed))
         cache.length = start + n
         out = self.block.params_out(h)
         return self.block.split_params(out.view(b, n, out.shape[-1]))
 
     def _attend(
-        self, qkv: Tensor, kv: Tensor, b: int, n: int, start: int, rope: Tensor | None, mask: Tensor | None
+        self, qkv: Float[Tensor, "b n 3 heads e"], kv: Float[Tensor, "2 b heads t e"], start: int, rope: Tensor | None
     ) -> Float[Tensor, "bn width"]:
-        """Attention of n new tokens over all; writes their keys and values into kv (2, b x heads, t, head_dim)."""
-        h, e, end = self.heads, self.head_dim, start + n
-        q, k, v = qkv.view(b, n, 3, h, e).permute(2, 0, 3, 1, 4)  # each (b, heads, n, e)
+        """Attention of n new tokens over all; writes their keys and values into the cache."""
+        b, n, _, h, e = qkv.shape
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        kv[0].view(b, h, kv.shape[2], e)[:, :, start:end] = k
-        kv[1].view(b, h, kv.shape[2], e)[:, :, start:end] = v
-        keys, values = kv[0, :, :end], kv[1, :, :end]
-        q = (q * self.query_scale).reshape(b * h, n, e)
-        logits = torch.bmm(q, keys.transpose(1, 2)) if mask is None else torch.baddbmm(mask, q, keys.transpose(1, 2))
-        mixed = torch.bmm(logits.softmax(-1), values)
-        return mixed.view(b, h, n, e).transpose(1, 2).reshape(b * n, h * e)
+        if self.temperature is not None:
+            q = q / self.temperature
+        keys, values = kv[:, :, :, : start + n]
+        keys[:, :, start:], values[:, :, start:] = k, v
+        mixed = causal_attention(q, keys, values, e**-0.5)
+        return mixed.transpose(1, 2).reshape(b * n, h * e)
 
 
 class _Folded:

@@ -47,8 +47,8 @@ def causal_attention(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
     """softmax(scale q k^T) v, causal; the implementation that is faster for this device, dtype and length."""
-    small_on_cpu = q.device.type == "cpu" and (q.dtype in (torch.bfloat16, torch.float16) or q.shape[-2] == 1)
-    return (attention_by_matmul if small_on_cpu else attention_by_sdpa)(q, k, v, scale)
+    half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
+    return (attention_by_matmul if half_on_cpu else attention_by_sdpa)(q, k, v, scale)
 
 
 def full_attention(
