@@ -365,7 +365,7 @@ def test_a_learned_inverse_is_measured_by_its_images(learned, folder, tmp_path, 
         (("--metrics", "kid_efflite0"), "need --num-samples"),
         (
             ("--metrics", "kid_efflite0", "--num-samples", 100, "--noise-std", 0.1),
-            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out",
+            "a learned inverse has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out",
         ),
     ],
 )

@@ -10,6 +10,8 @@ Weights are prepared when a `BlockDecoder` is made, and its cache is another obj
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,23 +25,25 @@ from labcore.nn.layer import GeluMlp, TransformerLayer
 
 
 class KVCache:
-    """Keys and values of one block, (layers, 2, b, heads, t, head_dim), filled from the left; `length` tokens are in."""
+    """Keys and values of a block's layers, (b, heads, t, head_dim) each, filled from the left; `length` tokens are in."""
 
-    def __init__(self, layers: int, batch: int, heads: int, tokens: int, head_dim: int, like: Tensor):
-        self.kv = like.new_empty(layers, 2, batch, heads, tokens, head_dim)
+    def __init__(self, layers: int, shape: tuple[int, int, int, int], like: Tensor):
+        self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(layers)]
         self.length = 0
 
-    def take(self, rows: Int[Tensor, "r"]) -> KVCache:
-        """A cache of these sequences alone, with the tokens that are in."""
-        layers, _, _, heads, tokens, head_dim = self.kv.shape
-        part = KVCache(layers, len(rows), heads, tokens, head_dim, self.kv)
-        part.length = self.length
-        part.kv[:, :, :, :, : self.length] = self.kv[:, :, rows, :, : self.length]
-        return part
+    def copy_from(self, rows: Int[Tensor, "r"], other: KVCache) -> None:
+        """The first sequences become sequences `rows` of another cache, as far as that is filled."""
+        self.length = other.length
+        for mine, theirs in self._with(other):
+            mine[: len(rows), :, : self.length] = theirs[rows, :, : self.length]
 
     def put(self, rows: Int[Tensor, "r"], part: KVCache, since: int, until: int) -> None:
-        """Tokens since ... until - 1 of these sequences as they are in `part`."""
-        self.kv[:, :, rows, :, since:until] = part.kv[:, :, :, :, since:until]
+        """Tokens since ... until - 1 of sequences `rows` as the first ones of `part` have them."""
+        for mine, theirs in self._with(part):
+            mine[rows, :, since:until] = theirs[: len(rows), :, since:until]
+
+    def _with(self, other: KVCache) -> list[tuple[Tensor, Tensor]]:
+        return [pair for both in zip(self.layers, other.layers, strict=True) for pair in zip(*both, strict=True)]
 
 
 class BlockDecoder:
@@ -62,11 +66,11 @@ class BlockDecoder:
         self.condition = condition
         self.rope = None if block.rope is None else block.own_order(block.rope)
         self.temperature = None if temperature is None else temperature[:, None, None, None]
-        self.layers = [_Folded(layer) for layer in block.layers]
+        self.layers = [fold(layer) for layer in block.layers]
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache on the device and in the dtype of `like`."""
-        return KVCache(len(self.layers), batch, self.heads, tokens, self.head_dim, like)
+        return KVCache(len(self.layers), (batch, self.heads, tokens, self.head_dim), like)
 
     def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
         """The same block for these sequences alone."""
@@ -83,65 +87,71 @@ class BlockDecoder:
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """(log_scale, shift) of the tokens that follow each of the n tokens `u`, which follow those in `cache`."""
         b, n, _ = u.shape
-        start = cache.length
-        bias = self.token_bias[start : start + n] if len(self.token_bias) > 1 else self.token_bias
+        start, end = cache.length, cache.length + n
+        bias = self.token_bias[start:end] if len(self.token_bias) > 1 else self.token_bias
         h = F.linear(u, self.block.token_in.weight)
         h = h + bias if self.condition is None else h + (bias + self.condition[:, None])
-        h = h.reshape(b * n, h.shape[-1])
-        rope = None if self.rope is None else self.rope[start : start + n]
-        for layer, kv in zip(self.layers, cache.kv, strict=True):
-            mixed = self._attend(layer.qkv(h).view(b, n, 3, self.heads, self.head_dim), kv, start, rope)
-            h = layer.add_mlp(layer.add_attention(h, mixed))
-        cache.length = start + n
-        out = self.block.params_out(h)
+        rope = None if self.rope is None else self.rope[start:end]
+
+        def attend(number: int, qkv: Tensor) -> Tensor:
+            q, k, v = qkv.view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+            if rope is not None:
+                q, k = rotate(q, rope), rotate(k, rope)
+            if self.temperature is not None:
+                q = q / self.temperature
+            keys, values = (each[:b, :, :end] for each in cache.layers[number])
+            keys[:, :, start:], values[:, :, start:] = k, v
+            mixed = causal_attention(q, keys, values, self.head_dim**-0.5)
+            return mixed.transpose(1, 2).reshape(b * n, self.heads * self.head_dim)
+
+        out = self.block.params_out(through(self.layers, h.reshape(b * n, h.shape[-1]), attend))
+        cache.length = end
         return self.block.split_params(out.view(b, n, out.shape[-1]))
 
-    def _attend(
-        self, qkv: Float[Tensor, "b n 3 heads e"], kv: Float[Tensor, "2 b heads t e"], start: int, rope: Tensor | None
-    ) -> Float[Tensor, "bn width"]:
-        """Attention of n new tokens over all; writes their keys and values into the cache."""
-        b, n, _, h, e = qkv.shape
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
-        if self.temperature is not None:
-            q = q / self.temperature
-        keys, values = kv[:, :, :, : start + n]
-        keys[:, :, start:], values[:, :, start:] = k, v
-        mixed = causal_attention(q, keys, values, e**-0.5)
-        return mixed.transpose(1, 2).reshape(b * n, h * e)
 
-
-class _Folded:
+class FoldedLayer(NamedTuple):
     """A transformer layer with its normalisation weights folded into the linear layers behind them."""
 
-    def __init__(self, layer: TransformerLayer):
-        self.width = layer.attention.out.out_features
-        self.centred = isinstance(layer.attention_norm, nn.LayerNorm)
-        self.eps = layer.attention_norm.eps
-        self.qkv_weight, self.qkv_bias = _fold(layer.attention_norm, layer.attention.qkv)
-        self.up_weight, self.up_bias = _fold(layer.mlp_norm, layer.mlp.up)
-        self.out, self.down = layer.attention.out, layer.mlp.down
-        self.gelu = isinstance(layer.mlp, GeluMlp)
+    qkv: tuple[Tensor, Tensor]
+    out: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+    eps: float
+    centred: bool  # LayerNorm, not RMSNorm
+    gelu: bool  # not SwiGLU
 
-    def normalise(self, h: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-        shape = (self.width,)
-        return F.layer_norm(h, shape, eps=self.eps) if self.centred else F.rms_norm(h, shape, eps=self.eps)
 
-    def qkv(self, h: Float[Tensor, "n width"]) -> Float[Tensor, "n qkv"]:
-        return F.linear(self.normalise(h), self.qkv_weight, self.qkv_bias)
+def fold(layer: TransformerLayer) -> FoldedLayer:
+    """The layer's weights and biases, prepared."""
+    return FoldedLayer(
+        _fold(layer.attention_norm, layer.attention.qkv),
+        (layer.attention.out.weight, layer.attention.out.bias),
+        _fold(layer.mlp_norm, layer.mlp.up),
+        (layer.mlp.down.weight, layer.mlp.down.bias),
+        layer.attention_norm.eps,
+        isinstance(layer.attention_norm, nn.LayerNorm),
+        isinstance(layer.mlp, GeluMlp),
+    )
 
-    def add_attention(self, h: Float[Tensor, "n width"], mixed: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-        return torch.addmm(h, mixed, self.out.weight.t()).add_(self.out.bias)
 
-    def add_mlp(self, h: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-        up = F.linear(self.normalise(h), self.up_weight, self.up_bias)
-        if self.gelu:
-            hidden = F.gelu(up)
+def through(layers: list[FoldedLayer], h: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Hidden rows (n, width) through all layers; attend(number, qkv) mixes queries, keys and values (n, 3 x width)."""
+    for number, layer in enumerate(layers):
+        mixed = attend(number, F.linear(_normalised(layer, h), *layer.qkv))
+        h = torch.addmm(h, mixed, layer.out[0].t()).add_(layer.out[1])
+        up = F.linear(_normalised(layer, h), *layer.up)
+        if layer.gelu:
+            up = F.gelu(up)
         else:
             gate, value = up.chunk(2, dim=-1)
-            hidden = F.silu(gate) * value
-        return torch.addmm(h, hidden, self.down.weight.t()).add_(self.down.bias)
+            up = F.silu(gate) * value
+        h = torch.addmm(h, up, layer.down[0].t()).add_(layer.down[1])
+    return h
+
+
+def _normalised(layer: FoldedLayer, h: Tensor) -> Tensor:
+    norm = F.layer_norm if layer.centred else F.rms_norm
+    return norm(h, h.shape[-1:], eps=layer.eps)
 
 
 def _fold(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:

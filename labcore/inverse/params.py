@@ -21,6 +21,7 @@ class GuidedParams:
     """Parameters of one block for one batch, token after token, with their own cache.
 
     g: guidance per image (b, 1), or None for one branch. weights: (t,) weight of g by position in the block's own order.
+    decoder: plain, or `labcore.inverse.compiled.CompiledDecoder`.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class GuidedParams:
         g: Float[Tensor, "b 1"] | None,
         weights: Float[Tensor, "t"],
         attn_temp: float = 1.0,
+        decoder: type[BlockDecoder] = BlockDecoder,
     ):
         b, t, _ = z.shape
         self.images, self.g, self.weights = b, g, weights.to(z)
@@ -41,7 +43,7 @@ class GuidedParams:
                 condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
             if attn_temp != 1.0:
                 temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
-        self.decoder = BlockDecoder(block, condition, temperature)
+        self.decoder = decoder(block, condition, temperature)
         self.cache = self.decoder.new_cache(branches * b, t, z)
 
     def keep(self, length: int) -> None:
@@ -53,7 +55,9 @@ class GuidedParams:
         part = copy.copy(self)
         both = rows if self.g is None else torch.cat([rows, rows + self.images])
         part.images, part.g = len(rows), None if self.g is None else self.g[rows]
-        part.decoder, part.cache = self.decoder.take(both), self.cache.take(both)
+        part.decoder = self.decoder.take(both)
+        part.cache = part.decoder.new_cache(len(both), len(self.weights), self.weights)
+        part.cache.copy_from(both, self.cache)
         return part
 
     def put(self, rows: Int[Tensor, "r"], part: GuidedParams, since: int, until: int) -> None:

@@ -53,6 +53,7 @@ def sample(
     guidance_schedule: Schedule = "constant",
     attn_temp: float = 1.0,
     solver: Solver | Sequence[Method] = "sequential",
+    compiled: bool = False,
 ) -> Float[Tensor, "b c h w"]:
     """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
 
@@ -60,9 +61,9 @@ def sample(
     (num,) each image's, or a list with one per block. noise_std: None
     denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
     so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
-    solver: a name, which is exact, or a Method for each block, as a calibration has them.
+    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`.
     torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at all, so
-    noise_std, guidance_schedule, attn_temp and solver are not for it.
+    noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.
     """
     if num < 1 or batch_size < 1 or first < 0:
         raise ValueError(
@@ -74,7 +75,7 @@ def sample(
         )
     exact = isinstance(flow, TarFlow)
     if not exact:
-        check_one_pass(noise_std, guidance_schedule, attn_temp, solver)
+        check_one_pass(noise_std, guidance_schedule, attn_temp, solver, compiled)
     labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
     seed = secrets.randbits(31) if seed is None else seed
     images = []
@@ -84,7 +85,9 @@ def sample(
         part = None if labels is None else labels[rows.start : rows.stop]
         g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
         if exact:
-            x = invert(flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver).x
+            x = invert(
+                flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver, compiled=compiled
+            ).x
         else:
             x = flow(z, part, g).x
         if not bool(x.isfinite().all()):
@@ -105,12 +108,17 @@ def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]
 
 
 def check_one_pass(
-    noise_std: float | None, guidance_schedule: Schedule, attn_temp: float, solver: Solver | Sequence[Method]
+    noise_std: float | None,
+    guidance_schedule: Schedule,
+    attn_temp: float,
+    solver: Solver | Sequence[Method],
+    compiled: bool = False,
 ) -> None:
     """ValueError for settings that a learned inverse does not have; noise_std 0, no denoising by the flow, is none."""
-    if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential":
+    if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential" or compiled:
         raise ValueError(
-            "a learned inverse has no noise_std, guidance_schedule, attn_temp or solver; leave them out, or give the flow"
+            "a learned inverse has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out, or give "
+            "the flow"
         )
 
 

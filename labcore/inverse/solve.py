@@ -14,6 +14,8 @@ from torch import Tensor
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
+from labcore.inverse.compiled import CompiledDecoder
+from labcore.inverse.decode import BlockDecoder
 from labcore.inverse.fixed_point import Report, solve_block
 from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods, named
 from labcore.inverse.params import GuidedParams
@@ -35,6 +37,7 @@ def invert(
     start: Start | Sequence[Tensor] | None = None,
     segments: int | None = None,
     callback: Report | None = None,
+    compiled: bool = False,
 ) -> InverseOutput:
     """Noise to images; the exact inverse of `flow(x, y).z` at guidance 0.
 
@@ -48,6 +51,8 @@ def invert(
     more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes. start: "z" (what
     the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
     `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
+    compiled: single tokens by a program that torch.compile makes once for a power of two of images (some 10 s; it says
+    so); for small batches on a CPU. The same up to rounding.
     tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
     Raises ValueError for shapes, labels or settings that do not fit.
@@ -67,10 +72,11 @@ def invert(
             "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "
             "guidance 0.2 is what ImageNet 64 without classes uses)"
         )
+    decoder = CompiledDecoder if compiled else BlockDecoder
     tokens, stats = z, []
     for number in range(len(flow.blocks), 0, -1):
         block = flow.blocks[number - 1]
-        params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp)
+        params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp, decoder)
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
         tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
         stats.append(found)

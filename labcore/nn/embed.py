@@ -71,7 +71,13 @@ def rope_table(side: int, head_dim: int, base: float = 100.0) -> Float[Tensor, "
 
 
 def rotate(x: Float[Tensor, "b heads n head"], table: Float[Tensor, "n e 2"]) -> Float[Tensor, "b heads n head"]:
-    """Turn each pair (x_2i, x_2i+1) of queries or keys by its angle; keeps the dtype of x. One product of complex numbers."""
+    """Turn each pair (x_2i, x_2i+1) of queries or keys by its angle; keeps the dtype of x.
+
+    One product of complex numbers; torch.compile, which has none, gets the same in real ones.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)
+    if torch.compiler.is_compiling():
+        (even, odd), (cos, sin) = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1), table.to(wide).unbind(-1)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.view_as_complex(table.to(wide))).flatten(-2).to(x.dtype)
