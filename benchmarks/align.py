@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import alternate
 from labcore import TarFlow, TarFlowConfig
 from labcore.align import features
 from labcore.align.heads import Projector
@@ -26,6 +25,7 @@ from labcore.flows.metablock import MetaBlock
 from labcore.kernels.attention import causal_attention
 from labcore.nn.embed import rotate
 from labcore.nn.layer import TransformerLayer
+from labcore.timing import alternate
 from labcore.types import FlowOutput, Site
 
 GENERATION = dict(image_size=32, channels=3, patch_size=2, width=64, num_blocks=8, layers_per_block=2, num_classes=10)

@@ -10,31 +10,20 @@ weights, threads, dtype, no_grad and eval; timings alternate. The model is that 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import alternate
 from labcore import TarFlow, invert, provenance
 from labcore.rng import StepNoise
+from labcore.runs.bench import load_reference
+from labcore.timing import alternate
 from labcore.train.objectives import Likelihood
 from labcore.types import Batch
 
 SIZES = dict(in_channels=1, img_size=28, patch_size=4, channels=128, num_blocks=4, layers_per_block=4, num_classes=10)
-
-
-def load_reference(folder: Path):
-    """The clone's transformer_flow module, imported from where it lies."""
-    path = folder / "transformer_flow.py"
-    if not path.is_file():
-        sys.exit(f"no {path}: give --reference the folder of a clone of github.com/apple/ml-tarflow")
-    spec = importlib.util.spec_from_file_location("ml_tarflow", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def perturbed(reference) -> torch.nn.Module:

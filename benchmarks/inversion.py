@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.align import make_flow
-from benchmarks.compare_ml_tarflow import difference, load_reference
-from benchmarks.timing import alternate
+from benchmarks.compare_ml_tarflow import difference
 from labcore import BackwardConfig, BackwardModel, TarFlow, invert
 from labcore.config import InversionConfig
 from labcore.evaluate.flops import count_flops
 from labcore.inverse.denoise import denoise
 from labcore.rng import StepNoise
+from labcore.runs.bench import reference_of
+from labcore.timing import alternate
 from labcore.train.inversion import Inversion, measure_rms
 from labcore.types import Batch
 
@@ -66,23 +67,17 @@ def device() -> str:
 
 def make_sides(sizes: dict, reference: Path | None) -> dict[str, Side]:
     """One pass, our exact inverse with score denoising, and ml-tarflow's on the same weights where a clone is given."""
-    model, flow = make_inverse(sizes).eval(), make_flow(sizes).eval().requires_grad_(False)
+    model, flow = make_inverse(sizes).eval(), make_flow(sizes).eval().requires_grad_(False).to(device())
     sides = {LEARNED: Side(torch.no_grad()(lambda z, y: model(z, y, GUIDANCE).x), list(model.blocks))}
     if reference:
-        sides[THEIRS] = ml_tarflow(load_reference(reference), flow)
-    flow.to(device())
+        sides[THEIRS] = ml_tarflow(reference, flow)
     draw = lambda z, y: denoise(flow, invert(flow, z, y, GUIDANCE).x, y)  # noqa: E731
     return {**sides, EXACT: Side(draw, [block.params_out for block in flow.blocks])}
 
 
-def ml_tarflow(module, flow: TarFlow) -> Side:
+def ml_tarflow(folder: Path, flow: TarFlow) -> Side:
     """Their Model with the flow's weights, sampled as by sample.ipynb: constant guidance, all denoised at once."""
-    c = flow.config
-    sizes = dict(img_size=c.image_size, channels=c.width, in_channels=c.channels, patch_size=c.patch_size)
-    sizes |= dict(num_blocks=c.num_blocks, layers_per_block=c.layers_per_block, num_classes=c.num_classes)
-    theirs = module.Model(**sizes)
-    theirs.load_state_dict(flow.to_apple())
-    theirs.eval().requires_grad_(False).to(device())
+    c, theirs = flow.config, reference_of(flow, folder).requires_grad_(False)
 
     def draw(z: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():

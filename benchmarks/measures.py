@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import alternate
 from labcore import TarFlow, TarFlowConfig, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -25,6 +24,7 @@ from labcore.evaluate import bayes_scores, class_scores, fidelity
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.statistics import load_reference, make_reference, save_reference
+from labcore.timing import alternate
 
 
 def classification(repeats: int) -> dict:

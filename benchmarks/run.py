@@ -1,8 +1,8 @@
 """`make bench`: the numbers that the lab promises, measured on this machine in one run.
 
     make bench                                      our own numbers
-    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch
-                                                    or inversion
+    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch,
+                                                    inversion or speed
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import align, batch, compare_ml_tarflow, inversion, measures
+from benchmarks import align, batch, compare_ml_tarflow, inversion, measures, speed
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -102,6 +102,7 @@ PARTS = {
     "align": lambda args: align.align(args.repeats, args.threads),
     "batch": lambda args: batch.batch(args.repeats),
     "inversion": lambda args: inversion.inversion(args.repeats, args.reference),
+    "speed": lambda args: speed.speed(args.repeats, args.reference),
 }
 
 
@@ -130,6 +131,8 @@ def save(part: str, record: dict) -> None:
     name = "".join(c if c.isalnum() else "-" for c in provenance.device_name().lower()).strip("-")
     path = RESULTS / f"{part}-{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
+    if part == "speed":
+        speed.picture(record, path.with_suffix(".png"))
     print(f"record in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 

@@ -14,6 +14,7 @@ from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, save
 from labcore.inverse.methods import Method
 from labcore.inverse.toughness import convergence_ranking_metric, initial_guess_metric
+from labcore.timing import Timing
 
 
 @pytest.fixture
@@ -30,12 +31,14 @@ def z():
 def sweeps_as_seconds(monkeypatch):
     """Time that depends on nothing but the number of network evaluations over a block."""
 
-    def seconds(way, z, repeats):
+    def seconds(way):
         found = way()
         stats = found.stats if hasattr(found, "stats") else [found[1]]
-        return float(sum(s.sweeps for s in stats))
+        return Timing(float(sum(s.sweeps for s in stats)), 0.0, 0.0)
 
-    monkeypatch.setattr(module, "_median_seconds", seconds)
+    monkeypatch.setattr(
+        module, "alternate", lambda ways, repeats, warmup: {name: seconds(way) for name, way in ways.items()}
+    )
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
@@ -68,7 +71,7 @@ def test_a_bound_is_twice_the_largest_value(flow, z, sweeps_as_seconds):
 def test_what_is_slower_stays_sequential(flow, z, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(
-        module, "_median_seconds", lambda way, z, repeats: float(next(clock))
+        module, "alternate", lambda ways, repeats, warmup: {n: Timing(float(next(clock)), 0.0, 0.0) for n in ways}
     )  # the first tried is fastest
     found = calibrate(flow, z)
     assert all(method == Method(segments=16) for method in found.methods) and found.error == 0.0

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +29,7 @@ from labcore.inverse.methods import STARTS, Method, check_methods, divisors
 from labcore.inverse.params import GuidedParams
 from labcore.inverse.solve import invert
 from labcore.jsonfile import write_json
+from labcore.timing import alternate
 from labcore.types import BlockStats
 
 FILE = "solvers.json"
@@ -131,7 +130,7 @@ def calibrate(
         name: lambda solver=solver: invert(flow, z, *settings, solver=solver)
         for name, solver in (("sequential", "sequential"), ("chosen", methods))
     }
-    seconds = {name: _median_seconds(way, z, repeats) for name, way in whole.items()}
+    seconds = {name: timing.seconds for name, timing in alternate(whole, repeats, warmup=0).items()}
     if seconds["chosen"] > seconds["sequential"]:  # each block's choice won by chance
         methods, error = [block.sequential.method for block in blocks], 0.0
         seconds["chosen"] = seconds["sequential"]
@@ -177,7 +176,7 @@ class _Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a method that diverges is slow, and not chosen for that
             x, stats = solve()
-            seconds = _median_seconds(solve, self.given, self.repeats)
+            seconds = alternate({"": solve}, self.repeats, warmup=0)[""].seconds
         error = float((x - self.wanted).abs().max())
         self.trials.append(Trial(block=self.number, method=method, seconds=seconds, error=error, sweeps=stats.sweeps))
         return self.trials[-1]
@@ -262,18 +261,3 @@ def read(file: Path) -> list[Calibration]:
 
 def _key(c: Calibration) -> tuple:
     return c.device, c.dtype, c.batch, c.guided, c.tolerance
-
-
-def _median_seconds(way: Callable[[], object], z: Tensor, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = _now(z)
-        way()
-        times.append(_now(z) - start)
-    return statistics.median(times)
-
-
-def _now(z: Tensor) -> float:
-    if z.is_cuda:
-        torch.cuda.synchronize(z.device)
-    return time.perf_counter()

@@ -1,4 +1,4 @@
-"""`lab sample` and `lab calibrate`: thin over labcore.inverse."""
+"""`lab sample`, `lab calibrate` and `lab bench`: thin over labcore.inverse and labcore.runs.bench."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
     """Register the commands."""
     app.command("sample")(plain_errors(sample))
     app.command("calibrate")(plain_errors(calibrate))
+    app.command("bench")(plain_errors(bench))
 
 
 def sample(
@@ -93,6 +94,53 @@ def calibrate(
     typer.echo(measuring.described(found))
     measuring.save(found, file)
     typer.echo(f"kept in {file}; use it by  lab sample {model} --solver auto --batch-size {batch_size}")
+
+
+def bench(
+    model: Model = "fashion-tarflow",
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Images at a time; may be given again. Default 1, 16.")
+    ] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help="g; may be given again. Default 0.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32 or bf16 (autocast); default fp32.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="A way of inverting; may be given again. Default all.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="A clone of apple/ml-tarflow, measured beside ours.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timings of each; the median counts.", min=1)] = 5,
+    limit: Annotated[float, typer.Option(help="Seconds; what takes longer is run once.", min=0.0)] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+) -> None:
+    """Time a flow's forward pass, training step and inverses here: what is fastest, and how far from the floor."""
+    from labcore import provenance
+    from labcore.jsonfile import write_json
+    from labcore.runs import bench as benching
+    from labcore.runs.models import find_model
+    from labcore.runs.training import check_writable
+
+    batches, guidances, precisions, ways = (
+        batch or [1, 16],
+        guidance or [0.0],
+        precision or ["fp32"],
+        way or benching.WAYS,
+    )
+    if wrong := [name for name in ways if name not in benching.WAYS] + [
+        p for p in precisions if p not in benching.PRECISIONS
+    ]:
+        raise ValueError(
+            f"{wrong[0]!r} is none of the ways {', '.join(benching.WAYS)} or precisions {', '.join(benching.PRECISIONS)}"
+        )
+    if min(batches) < 1:
+        raise ValueError(f"--batch was {min(batches)}; it must be at least 1")
+    flow = find_model(model).to(device())
+    if any(guidances) and not flow.config.num_classes:
+        raise ValueError("--guidance needs a flow with classes here; leave it out")
+    if out is not None:
+        check_writable(out.parent)
+    told = lambda row: typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)  # noqa: E731
+    rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, told)
+    typer.echo(benching.described(rows))
+    if out is not None:
+        write_json(out, {**provenance.stamp(), "threads": benching.threads(), "rows": [row._asdict() for row in rows]})
+        typer.echo(f"numbers in {out}")
 
 
 def device() -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.methods import Method, Solver, Start
 from labcore.inverse.solve import invert
+from labcore.timing import alternate
 
 
 class Trace(NamedTuple):
@@ -79,17 +79,16 @@ def compare(
 ) -> dict[str, Compared]:
     """The ways beside the sequential inverse, which is the first: timed in turn, so that drift hits all alike."""
     solvers: dict[str, Solver | Sequence[Method]] = {"sequential": "sequential", **ways}
-    times: dict[str, list[float]] = {name: [] for name in solvers}
     outputs = {}
-    for _ in range(repeats):
-        for name, solver in solvers.items():
-            start = _now(z)
-            outputs[name] = invert(flow, z, y, guidance, solver=solver)
-            times[name].append(_now(z) - start)
+
+    def once(name: str) -> None:
+        outputs[name] = invert(flow, z, y, guidance, solver=solvers[name])
+
+    times = alternate({name: partial(once, name) for name in solvers}, repeats, warmup=0)
     exact = outputs["sequential"].x
     return {
         name: Compared(
-            statistics.median(times[name]),
+            times[name].seconds,
             float((out.x - exact).abs().max()),
             tuple(stats.sweeps for stats in out.stats),
         )
@@ -145,9 +144,3 @@ def compared_table(found: Mapping[str, Compared]) -> str:
             f"| {name} | {1000 * one.seconds:.0f} | {first.seconds / one.seconds:.2f} | {one.error:.1e} | {sweeps} |"
         )
     return "\n".join([*lines, ""])
-
-
-def _now(z: Tensor) -> float:
-    if z.is_cuda:
-        torch.cuda.synchronize(z.device)
-    return time.perf_counter()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from labcore.runs.evaluation import Data, scores
 from labcore.runs.inversion import spread_images
 from labcore.runs.models import find_model, run_section
 from labcore.runs.presets.biflow import LATENTS, MODERN, SIZES
+from labcore.timing import alternate
 
 BATCH = 100
 """Images at a time; our choice."""
@@ -188,15 +188,8 @@ def nearest(drawn: ImageData, train: Any, num: int) -> tuple[Int[Tensor, "n"], F
 def seconds(ways: Mapping[str, Way], flow: TarFlow, batch: int, repeats: int = 3) -> dict[str, float]:
     """Median seconds for a batch of each way, timed in turn."""
     z, y = noise(flow, batch, 0)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way.image(z, y)
-            if z.is_cuda:
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in times.items()}
+    times = alternate({name: partial(way.image, z, y) for name, way in ways.items()}, repeats, warmup=0)
+    return {name: timing.seconds for name, timing in times.items()}
 
 
 def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:

@@ -1,0 +1,89 @@
+"""Forward, training step and inverses at 49, 256 and 1,024 tokens, ml-tarflow beside ours, and how the cost grows.
+
+Targets on two CPU cores, 49 tokens, against ml-tarflow's inverse: 3 times as fast at batch 100, 3.5 guided, 4 at batch 1; at
+most twice the floor at batch 100. The flows of 4 blocks of 4 layers of width 128 are perturbed by N(0, 0.02^2) and measured
+without solvers that sweep, since their fixed points are easier than those of trained flows; the shipped flow is measured
+with all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from benchmarks.align import make_flow
+from labcore import zoo
+from labcore.runs.bench import FORWARD, INVERSE, OURS, THEIRS, Row, bench, described
+from labcore.viz.speed import growth
+
+DEPTH = dict(patch_size=4, width=128, layers_per_block=4, num_classes=10, channels=1)
+GUIDANCE = 1.5
+PLAIN = (THEIRS, OURS, "compiled")
+CASES = (
+    dict(image_size=28, num_blocks=4, batches=(1, 16, 100), guidances=(0.0, GUIDANCE), precisions=("fp32", "bf16")),
+    dict(image_size=64, num_blocks=4, batches=(1, 16), guidances=(0.0, GUIDANCE), precisions=("fp32",)),
+    dict(image_size=128, num_blocks=4, batches=(1,), guidances=(0.0,), precisions=("fp32",)),
+    dict(image_size=28, num_blocks=2, batches=(1,), guidances=(0.0,), precisions=("fp32",)),
+    dict(image_size=28, num_blocks=8, batches=(1,), guidances=(0.0,), precisions=("fp32",)),
+)
+WANTED = {(1, 0.0): 4.0, (100, 0.0): 3.0, (100, GUIDANCE): 3.5}
+"""(batch, guidance) -> times as fast as ml-tarflow at 49 tokens; and 2 floors at batch 100."""
+
+
+def speed(repeats: int, reference: Path | None, limit: float = 10.0) -> dict:
+    """Rows of perturbed flows and of the shipped one; what was wanted, and what it is."""
+    device, rows = "cuda" if torch.cuda.is_available() else "cpu", []
+    told = lambda row: print(f"{row.tokens:5d} tokens  {row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms")  # noqa: E731
+    for case in CASES:
+        flow = make_flow(DEPTH | {key: case[key] for key in ("image_size", "num_blocks")}).to(device)
+        batches, guidances, precisions = case["batches"], case["guidances"], case["precisions"]
+        rows += bench(flow, batches, guidances, precisions, PLAIN, reference, repeats, limit, told)
+    flow = zoo.load("fashion-tarflow").to(device)
+    shipped = bench(
+        flow, (1, 16), (0.0, 1.0), ("fp32",), reference=reference, repeats=repeats, limit=limit, progress=told
+    )
+    print("perturbed flows\n\n" + described(rows) + "\nthe shipped flow\n\n" + described(shipped))
+    found = {"perturbed": [row._asdict() for row in rows], "shipped": [row._asdict() for row in shipped]}
+    return {**found, "targets": targets(rows)}
+
+
+def targets(rows: list[Row]) -> list[dict]:
+    """Each target beside the fastest of our exact ways."""
+    found = []
+    for (batch, g), wanted in WANTED.items():
+        case = [r for r in inverses(rows, tokens=49, blocks=4, precision="fp32") if (r.batch, r.guidance) == (batch, g)]
+        theirs, ours = (
+            [r for r in case if r.way == THEIRS],
+            min((r for r in case if r.way != THEIRS), key=lambda r: r.ms),
+        )
+        row = {"batch": batch, "guidance": g, "way": ours.way, "by the floor": round(ours.floor, 2)}
+        if theirs:
+            row |= {"times as fast": round(theirs[0].ms / ours.ms, 2), "wanted": wanted}
+        found.append(row)
+        print("target     ", row)
+    return found
+
+
+def inverses(rows: Iterable[Row], **fixed: object) -> list[Row]:
+    return [r for r in rows if r.task == INVERSE and all(getattr(r, key) == value for key, value in fixed.items())]
+
+
+def picture(record: dict, path: Path) -> None:
+    """The growth of cost from a record, as a PNG."""
+    rows = [Row(**row) for row in record["perturbed"] if row["precision"] == "fp32" and not row["guidance"]]
+    panels = {}
+    for label, key, fixed in (
+        ("images at a time (49 tokens, 4 blocks)", "batch", dict(tokens=49, blocks=4)),
+        ("tokens (1 image, 4 blocks)", "tokens", dict(batch=1, blocks=4)),
+        ("blocks (1 image, 49 tokens)", "blocks", dict(batch=1, tokens=49)),
+    ):
+        lines: dict[str, list] = {}
+        for row in rows:
+            if all(getattr(row, k) == v for k, v in fixed.items()) and (row.task == INVERSE or row.way == OURS):
+                name = {INVERSE: row.way, FORWARD: "floor: forward pass"}.get(row.task)
+                if name is not None:
+                    lines.setdefault(name, []).append((getattr(row, key), row.ms))
+        panels[label] = lines
+    growth(panels).savefig(path)

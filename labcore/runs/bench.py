@@ -1,0 +1,244 @@
+"""What a flow's forward pass, training step and inverses cost here, ml-tarflow's beside them, in one run: `lab bench`.
+
+The floor of an inverse is one parallel forward pass over the same tokens: the arithmetic is the same, only serial. Ways of
+the same thing are timed in turn, with the same weights, threads and number format. Errors are against the sequential
+inverse in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.calibrate import calibrate
+from labcore.inverse.compiled import LARGEST
+from labcore.inverse.solve import invert
+from labcore.rng import StepNoise, normal_per_item
+from labcore.timing import Timing, alternate
+from labcore.train.objectives import Likelihood
+from labcore.types import Batch
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+FORWARD, STEP, INVERSE = "forward", "training step", "inverse"
+THEIRS, OURS = "ml-tarflow", "sequential"
+WAYS = (THEIRS, OURS, "compiled", "jacobi", "gs-jacobi", "calibrated")
+TOLERANCE = 1e-4
+"""Largest error of a pixel that "calibrated" may have, before rounding; our choice."""
+
+
+class Row(NamedTuple):
+    """One way of one task. precision: "bf16" is autocast.
+
+    ms: median milliseconds of a batch; first_ms: of the first call, with what it compiled. spread: (max - min) / median.
+    floor: ms by the forward pass's, same batch and precision. error: largest of a pixel. mb: most memory on a GPU.
+    """
+
+    task: str
+    way: str
+    tokens: int
+    blocks: int
+    batch: int
+    guidance: float
+    precision: str
+    ms: float
+    first_ms: float
+    spread: float
+    floor: float | None
+    error: float | None
+    mb: float | None
+
+
+def bench(
+    flow: TarFlow,
+    batches: Sequence[int] = (1, 16, 100),
+    guidances: Sequence[float] = (0.0,),
+    precisions: Sequence[Precision] = ("fp32",),
+    ways: Sequence[str] = WAYS,
+    reference: Path | None = None,
+    repeats: int = 5,
+    limit: float = 20.0,
+    progress: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Time a flow's forward pass, training step and inverses on its device, for every batch, precision and guidance.
+
+    ways: of inverting, those of WAYS that are wanted; "compiled" is for batches up to 32 rows on a CPU in float32.
+    reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
+    with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
+    flow that ml-tarflow cannot be.
+    """
+    theirs = None if reference is None else reference_of(flow, reference)
+    bencher = _Bench(flow, theirs, repeats, limit, progress or (lambda row: None))
+    for precision in precisions:
+        for batch in batches:
+            bencher.batch(batch, precision, guidances, ways)
+    return bencher.rows
+
+
+def load_reference(folder: Path) -> Any:
+    """The clone's module transformer_flow, imported from where it lies; ValueError where it is not there."""
+    path = folder / "transformer_flow.py"
+    if not path.is_file():
+        raise ValueError(f"no {path}: give the folder of a clone of github.com/apple/ml-tarflow")
+    spec = importlib.util.spec_from_file_location("ml_tarflow", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reference_of(flow: TarFlow, folder: Path) -> nn.Module:
+    """ml-tarflow's model with this flow's weights, on its device. ValueError where it has no such model."""
+    c = flow.config
+    sizes = dict(img_size=c.image_size, channels=c.width, in_channels=c.channels, patch_size=c.patch_size)
+    sizes |= dict(num_blocks=c.num_blocks, layers_per_block=c.layers_per_block, num_classes=c.num_classes)
+    theirs = load_reference(folder).Model(**sizes, nvp=not c.volume_preserving)
+    theirs.load_state_dict(flow.to_apple())
+    for module in theirs.modules():  # its heads have 64 channels, whatever the file says
+        if hasattr(module, "num_heads"):
+            module.num_heads, module.sqrt_scale = c.width // c.head_dim, c.head_dim**-0.25
+    return theirs.to(flow.device).eval()
+
+
+class _Bench:
+    """Rows so far, and which ways were too slow to be run with more images."""
+
+    def __init__(
+        self, flow: TarFlow, theirs: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
+    ):
+        self.flow, self.theirs, self.repeats, self.limit, self.progress = flow.eval(), theirs, repeats, limit, progress
+        self.rows: list[Row] = []
+        self.slow: set[tuple[str, str, float, str]] = set()
+
+    def batch(self, batch: int, precision: Precision, guidances: Sequence[float], wanted: Sequence[str]) -> None:
+        c = self.flow.config
+        z = normal_per_item(0, "bench", range(batch), (c.tokens, c.token_dim)).to(self.flow.device, self.flow.dtype)
+        y = torch.arange(batch, device=self.flow.device) % c.num_classes if c.num_classes else None
+        x = self.flow.unpatchify(z).clamp(-1, 1)
+        floor = self.time(FORWARD, self.forwards(x, y), batch, 0.0, precision)[OURS]
+        self.time(STEP, self.steps(x, y), batch, 0.0, precision)
+        for g in guidances:
+            known = self.inverses(z, y, g, precision, wanted)
+            exact = invert(copy.deepcopy(self.flow).double(), z.double(), y, g).x if known else None
+            self.time(INVERSE, known, batch, g, precision, floor.seconds, exact)
+
+    def forwards(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
+        ways = {OURS: torch.no_grad()(partial(self.flow, x, y))}
+        if self.theirs is not None:
+            ways[THEIRS] = torch.no_grad()(partial(self.theirs, x, y))
+        return ways
+
+    def steps(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
+        """Forward and backward of the likelihood, without an optimizer."""
+        objective, noise = Likelihood(label_dropout=0.0), StepNoise(0, 0, len(x), str(x.device))
+        held = None if y is None else y < 0
+
+        def ours() -> None:
+            objective(self.flow, Batch(x, y, y, held), noise)[0].backward()
+            self.flow.zero_grad(set_to_none=True)
+
+        def theirs() -> None:
+            z, _, log_det = self.theirs(x + self.flow.config.noise_std * torch.randn_like(x), y)
+            self.theirs.get_loss(z, log_det).backward()
+            self.theirs.zero_grad(set_to_none=True)
+
+        return {OURS: ours} if self.theirs is None else {OURS: ours, THEIRS: theirs}
+
+    def inverses(
+        self, z: Tensor, y: Tensor | None, g: float, precision: Precision, wanted: Sequence[str]
+    ) -> dict[str, Callable[[], Tensor]]:
+        def ours(**settings: Any) -> Callable[[], Tensor]:
+            return lambda: invert(self.flow, z, y, g, **settings).x
+
+        ways = {OURS: ours()}
+        if self.theirs is not None:
+            ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z.clone(), y, g))
+        if precision == "fp32":
+            ways |= {name: ours(solver=name, tolerance=TOLERANCE / 10) for name in ("jacobi", "gs-jacobi")}
+            if z.device.type == "cpu" and len(z) * (2 if g else 1) <= LARGEST:
+                ways["compiled"] = ours(compiled=True)
+            if "calibrated" in wanted and not self.is_slow(INVERSE, "calibrated", g, precision):
+                ways["calibrated"] = ours(solver=calibrate(self.flow, z, y, g, tolerance=TOLERANCE).methods)
+        return {
+            name: way for name, way in ways.items() if name in wanted and not self.is_slow(INVERSE, name, g, precision)
+        }
+
+    def time(
+        self,
+        task: str,
+        ways: dict[str, Callable[[], object]],
+        batch: int,
+        g: float,
+        precision: Precision,
+        floor: float | None = None,
+        exact: Tensor | None = None,
+    ) -> dict[str, Timing]:
+        """Rows of one task; autocast where the precision asks for it."""
+        c, device = self.flow.config, self.flow.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sweeps that diverge are slow, and the row shows that
+            times = alternate(ways, self.repeats, limit=self.limit)
+            for name, timing in times.items():
+                if timing.seconds > self.limit or (name == "calibrated" and timing.seconds > self.limit / 20):
+                    self.slow.add((task, name, g, precision))
+                by_floor = None if floor is None else timing.seconds / floor
+                again = None if (task, name, g, precision) in self.slow else ways[name]
+                error = None if again is None or exact is None else float((again().double() - exact).abs().max())
+                mb = None if again is None else self.memory(again)
+                numbers = (1000 * timing.seconds, 1000 * timing.first, timing.spread, by_floor, error, mb)
+                row = Row(task, name, c.tokens, c.num_blocks, batch, g, precision, *numbers)
+                self.rows.append(row)
+                self.progress(row)
+        return times
+
+    def is_slow(self, task: str, way: str, g: float, precision: str) -> bool:
+        return (task, way, g, precision) in self.slow
+
+    def memory(self, way: Callable[[], object]) -> float | None:
+        if self.flow.device.type != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        way()
+        return torch.cuda.max_memory_allocated() / 1e6
+
+
+def described(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table; "times as fast" is against ml-tarflow where it was run, else the sequential inverse."""
+    head = (
+        "task",
+        "tokens",
+        "batch",
+        "g",
+        "precision",
+        "way",
+        "ms",
+        "spread",
+        "times as fast",
+        "by the floor",
+        "error",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        case = [r for r in rows if r[:1] + r[2:7] == row[:1] + row[2:7]]
+        base = next((r for r in case if r.way == THEIRS), next((r for r in case if r.way == OURS), row))
+        cells = (row.task, row.tokens, row.batch, f"{row.guidance:g}", row.precision, row.way, f"{row.ms:.4g}")
+        cells += (f"{row.spread:.0%}", f"{base.ms / row.ms:.2f}", _number(row.floor, ".1f"), _number(row.error, ".0e"))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, ""])
+
+
+def threads() -> int:
+    """Threads that torch computes with on the CPU."""
+    return torch.get_num_threads()
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,121 @@
+"""`lab bench`: rows for every case, errors that are measured, ways that are too slow run once; timing in turn."""
+
+import json
+
+import pytest
+import torch
+from conftest import perturbed
+from typer.testing import CliRunner
+
+from labcore import timing
+from labcore.cli import app
+from labcore.runs import bench as module
+from labcore.runs.bench import FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds pass only where a test says so."""
+
+    class Clock:
+        now = 0.0
+
+        def takes(self, seconds):
+            def way():
+                self.now += seconds
+
+            return way
+
+    it = Clock()
+    monkeypatch.setattr(timing, "_now", lambda: it.now)
+    return it
+
+
+def test_timing_medians_spread_first_call_and_limit(clock):
+    durations = iter([10.0, 1.0, 2.0, 3.0])
+    ways = {"a": lambda: clock.takes(next(durations))(), "slow": clock.takes(30.0)}
+    found = timing.alternate(ways, repeats=3, warmup=1, limit=20.0)
+    assert found["a"] == timing.Timing(seconds=2.0, spread=1.0, first=10.0)
+    assert found["slow"] == timing.Timing(30.0, 0.0, 30.0)
+
+
+def test_ways_run_in_turn():
+    seen = []
+    timing.alternate({name: lambda name=name: seen.append(name) for name in "ab"}, repeats=2, warmup=1)
+    assert "".join(seen) == "ababab"
+
+
+def test_rows_of_every_case_with_measured_errors():
+    flow = perturbed(dtype=torch.float32)
+    seen = []
+    rows = bench(flow, (1, 3), (0.0, 1.0), ways=(OURS, "jacobi", "calibrated"), repeats=1, progress=seen.append)
+    assert seen == rows
+    cases = [(r.task, r.way, r.batch, r.guidance) for r in rows]
+    assert len(set(cases)) == len(cases)
+    for batch in (1, 3):
+        assert (FORWARD, OURS, batch, 0.0) in cases and (STEP, OURS, batch, 0.0) in cases
+        for g in (0.0, 1.0):
+            assert {(INVERSE, way, batch, g) for way in (OURS, "jacobi", "calibrated")} <= set(cases)
+    for row in rows:
+        assert row.ms > 0 and row.tokens == 16 and row.blocks == 3
+        if row.task == INVERSE:
+            floor = next(r for r in rows if (r.task, r.batch) == (FORWARD, row.batch))
+            assert row.floor == pytest.approx(row.ms / floor.ms)
+            assert 0 < row.error < 1e-4  # float32 against float64
+        else:
+            assert row.error is None
+    assert flow.dtype == torch.float32 and all(p.grad is None for p in flow.parameters())
+    table = described(rows)
+    assert table.count("\n") == len(rows) + 2 and "times as fast" in table
+
+
+def test_what_is_too_slow_is_not_run_with_more_images(monkeypatch):
+    flow = perturbed(dtype=torch.float32)
+    real, asked = module.alternate, []
+
+    def slow(ways, repeats, limit):
+        asked.append(list(ways))
+        return {
+            name: t._replace(seconds=99.0 if name == "jacobi" else 1.0)
+            for name, t in real(ways, 1, limit=limit).items()
+        }
+
+    monkeypatch.setattr(module, "alternate", slow)
+    rows = bench(flow, (1, 2), ways=(OURS, "jacobi"), repeats=1, limit=20.0)
+    assert [(r.batch, r.error) for r in rows if r.way == "jacobi"] == [(1, None)]
+    assert asked[2] == [OURS, "jacobi"] and asked[5] == [OURS]
+
+
+def test_bf16_is_autocast_and_inverts_with_its_own_error():
+    flow = perturbed(dtype=torch.float32)
+    rows = bench(flow, (2,), precisions=("bf16",), ways=WAYS, repeats=1)
+    (inverse,) = [r for r in rows if r.task == INVERSE]
+    assert inverse.way == OURS and 1e-5 < inverse.error < 1.0
+
+
+def test_a_reference_must_be_a_clone(tmp_path):
+    with pytest.raises(ValueError, match="clone of github.com/apple/ml-tarflow"):
+        bench(perturbed(dtype=torch.float32), reference=tmp_path)
+
+
+def test_the_command(tmp_path):
+    words = ["bench", "--batch", "1", "--way", "sequential", "--repeats", "1", "--out", str(tmp_path / "b.json")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert [row["way"] for row in found["rows"] if row["task"] == INVERSE] == ["sequential"]
+    assert "by the floor" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--way", "warp"], "'warp' is none of the ways"),
+        (["--precision", "fp8"], "'fp8' is none of"),
+        (["--batch", "0"], "at least 1"),
+        (["--reference", "nowhere"], "clone of"),
+    ],
+)
+def test_bad_input(words, says):
+    done = CliRunner().invoke(app, ["bench", *words])
+    assert done.exit_code != 0 and says in done.output
