@@ -11,26 +11,21 @@ import torch
 
 
 class Timing(NamedTuple):
-    """Median seconds, the spread (max - min) / median over the repeats, and the seconds of the very first call."""
+    """Median seconds, and the spread (max - min) / median over the repeats."""
 
     seconds: float
     spread: float
-    first: float
 
 
-def alternate(
-    ways: Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1, limit: float = float("inf")
-) -> dict[str, Timing]:
-    """Run every way once in turn, `repeats` times over, after `warmup` unmeasured rounds: drift hits all alike.
-
-    A way that once takes more than `limit` seconds is not run again; its times are what there is then.
-    """
+def alternate(ways: Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1) -> dict[str, Timing]:
+    """Run every way once in turn, `repeats` times over, after `warmup` unmeasured rounds: drift hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(warmup + repeats):
+    for number in range(warmup + repeats):
         for name, way in ways.items():
-            if not times[name] or max(times[name][-1:]) <= limit:
-                times[name].append(seconds_of(way))
-    return {name: _timing(taken, warmup) for name, taken in times.items()}
+            taken = seconds_of(way)
+            if number >= warmup:
+                times[name].append(taken)
+    return {name: Timing(m := statistics.median(ts), (max(ts) - min(ts)) / m) for name, ts in times.items()}
 
 
 def seconds_of(way: Callable[[], object]) -> float:
@@ -38,12 +33,6 @@ def seconds_of(way: Callable[[], object]) -> float:
     start = _now()
     way()
     return _now() - start
-
-
-def _timing(taken: list[float], warmup: int) -> Timing:
-    measured = taken[warmup:] or taken[-1:]
-    median = statistics.median(measured)
-    return Timing(median, (max(measured) - min(measured)) / median, taken[0])
 
 
 def _now() -> float:

@@ -34,7 +34,7 @@ def sweeps_as_seconds(monkeypatch):
     def seconds(way):
         found = way()
         stats = found.stats if hasattr(found, "stats") else [found[1]]
-        return Timing(float(sum(s.sweeps for s in stats)), 0.0, 0.0)
+        return Timing(float(sum(s.sweeps for s in stats)), 0.0)
 
     monkeypatch.setattr(
         module, "alternate", lambda ways, repeats, warmup: {name: seconds(way) for name, way in ways.items()}
@@ -71,7 +71,7 @@ def test_a_bound_is_twice_the_largest_value(flow, z, sweeps_as_seconds):
 def test_what_is_slower_stays_sequential(flow, z, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(
-        module, "alternate", lambda ways, repeats, warmup: {n: Timing(float(next(clock)), 0.0, 0.0) for n in ways}
+        module, "alternate", lambda ways, repeats, warmup: {n: Timing(float(next(clock)), 0.0) for n in ways}
     )  # the first tried is fastest
     found = calibrate(flow, z)
     assert all(method == Method(segments=16) for method in found.methods) and found.error == 0.0

@@ -37,5 +37,5 @@ def growth(panels: Mapping[str, Mapping[str, Points]], title: str = "") -> Figur
         axes.minorticks_off()
     figure.axes[0].set_ylabel("milliseconds")
     figure.suptitle(title)
-    figure.legend(shown.values(), shown, loc="outside right upper", fontsize=11)
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), fontsize=11)
     return figure
