@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labcore.runs import arms, results, ways
+from labcore.runs.bench import INVERSE, THEIRS, Row
 from labcore.runs.inverse_claims import NORM_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
@@ -107,6 +108,48 @@ def test_the_flops_at_the_papers_size():
     assert f"the score costs {found['score'] / found['learned block']:.1f} times the denoising block" in README
     assert f"{exact / one:.1f} times one pass of the learned one" in README
     assert f"{found['VAE decoder'] / 1e9:.0f} GFLOPs, {found['VAE decoder'] / one:.0f} times that pass" in README
+
+
+def test_the_bench_of_speed():
+    """The fastest of our ways without sweeps, of every case; and a calibration of the shipped flow."""
+    found = bench("speed")
+    inverses = [Row(**row) for row in found["perturbed"] if row["task"] == INVERSE and row["precision"] == "fp32"]
+    cases = {}
+    for row in inverses:
+        if row.blocks == 4:
+            cases.setdefault((row.tokens, row.batch, row.guidance), {})[row.way] = row
+    for (tokens, batch, g), ways_of in cases.items():
+        best = min((row for name, row in ways_of.items() if name != THEIRS), key=lambda row: row.ms)
+        times = ways_of[THEIRS].ms / best.ms
+        assert f"| {tokens:,} | {batch} | {g:g} | {best.way} | {times:.1f} | {best.floor:.1f} |" in README
+    shipped = {(r["batch"], r["guidance"], r["way"]): r["ms"] for r in found["shipped"] if r["task"] == INVERSE}
+
+    def times_as_fast(batch: int, g: float, way: str) -> str:
+        return f"{shipped[batch, g, THEIRS] / shipped[batch, g, way]:.1f}"
+
+    calibrated = [times_as_fast(batch, g, "calibrated") for batch in (1, 16) for g in (0.0, 1.0)]
+    assert (
+        "is {} times as fast as ml-tarflow's inverse for one image ({} guided) and {} for 16 ({} guided)".format(
+            *calibrated
+        )
+        in README
+    )
+    compiled = times_as_fast(16, 0.0, "compiled"), times_as_fast(16, 1.0, "compiled")
+    assert "by compiled tokens, {} ({} guided)".format(*compiled) in README
+
+
+def test_the_bench_of_one_pass():
+    found = bench("inversion")
+    times = {(row["tokens"], row["batch"]): row["ml-tarflow / learned"] for row in found["sampling"]}
+    told = [round(times[case]) for case in ((49, 1), (49, 64), (256, 1), (256, 16))]
+    assert (
+        "{} times as fast at 49 tokens for one image and {} for 64, {} times at 256 tokens for one and {} for 16".format(
+            *told
+        )
+        in README
+    )
+    low, high = sorted(row["guided / plain"] for row in found["training step"])
+    assert f"takes {low:.1f} to {high:.1f} times a plain step" in README
 
 
 def test_the_batch_bench():

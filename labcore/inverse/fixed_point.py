@@ -23,6 +23,7 @@ from labcore.flows.metablock import MetaBlock
 from labcore.inverse.methods import Method
 from labcore.inverse.params import GuidedParams
 from labcore.kernels.affine import affine_inverse
+from labcore.kernels.change import sweep_change
 from labcore.types import BlockStats
 
 GROWTH = 1.25
@@ -178,21 +179,17 @@ class _Comparison(NamedTuple):
 
 
 def _compare(new: Tensor, old: Tensor, method: Method) -> _Comparison:
-    """One sweep's values beside those before; one look of the host at the device.
-
-    Rounding is 8 units in the last place of a value, or of 1 where it is smaller; our choice.
-    """
-    moved = (new - old).abs()
-    still = (moved <= 8 * torch.finfo(new.dtype).eps * new.abs().clamp(min=1.0)).all(-1)
-    largest, settled = moved.amax((1, 2)), still
+    """One sweep's values beside those before; one look of the host at the device."""
+    largest, still = sweep_change(new, old)
+    settled = still
     if method.tolerance is None or method.rule == "largest":
-        change = largest
+        change = largest.amax(1)
         if method.tolerance is not None:
-            settled = moved.amax(-1) <= method.tolerance
+            settled = largest <= method.tolerance
     elif method.rule == "root-sum-square":
-        change = moved.square().sum((1, 2)).sqrt() / new.shape[-1]
+        change = (new - old).square().sum((1, 2)).sqrt() / new.shape[-1]
     else:
-        change = moved.square().mean((1, 2)) / new.square().mean((1, 2)).clamp(min=torch.finfo(new.dtype).tiny)
+        change = (new - old).square().mean((1, 2)) / new.square().mean((1, 2)).clamp(min=torch.finfo(new.dtype).tiny)
     done = still.all(-1) if method.tolerance is None else change <= method.tolerance
     columns = [change, settled.cumprod(-1).sum(-1), done, ~still.all(-1)]
     change, settled, done, rough = torch.stack([column.double() for column in columns]).tolist()

@@ -1,1 +1,1 @@
-"""Free functions under the models: the arithmetic that is worth timing, each with one torch reference."""
+"""Free functions under the models: arithmetic worth timing, each with one torch reference, some with a twin in Triton."""

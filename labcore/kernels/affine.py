@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore.kernels import dispatch
+
 
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their common dtype, float32 or better: bfloat16 goes up to float32, float64 stays."""
@@ -24,6 +26,10 @@ def affine_forward(
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b"]]:
     """z = (x - shift) exp(-log_scale) and its log-determinant: per-image sum, nats, float32 or better."""
     x, log_scale, shift = at_least_float32(x, log_scale, shift)
+    if dispatch.by_triton(x, log_scale, shift):
+        from labcore.kernels.affine_triton import affine_forward as twin
+
+        return twin(x, log_scale, shift)
     return (x - shift) * torch.exp(-log_scale), -log_scale.sum(dim=(1, 2))
 
 

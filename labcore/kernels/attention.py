@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore.kernels import dispatch
+
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
     """(n, m) bool, True where query i (at position m - n + i) may see key j."""
@@ -46,7 +48,14 @@ def attention_by_sdpa(
 def causal_attention(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v, causal; the implementation that is faster for this device, dtype and length."""
+    """softmax(scale q k^T) v, causal; the implementation that is faster for this device, dtype and length.
+
+    A single query over cached keys, without gradients, is a kernel with a twin in Triton.
+    """
+    if q.shape[-2] == 1 and not torch.is_grad_enabled() and dispatch.by_triton(q, k, v):
+        from labcore.kernels.attention_triton import cached_attention
+
+        return cached_attention(q, k, v, scale)
     half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
     return (attention_by_matmul if half_on_cpu else attention_by_sdpa)(q, k, v, scale)
 

@@ -1,0 +1,56 @@
+"""One query a head over cached keys and values as one Triton kernel. Never run on a GPU.
+
+Guided inverses have both branches in one batch, so that one launch serves them. Softmax goes along with the keys (running
+maximum and sum), and no (b, heads, m) matrix is written.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+KEYS = 64
+
+
+def cached_attention(
+    q: Float[Tensor, "b heads 1 e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
+) -> Float[Tensor, "b heads 1 e"]:
+    """softmax(scale q k^T) v with sums in float32 or better; k and v may be views of a longer cache. No gradient."""
+    b, heads, m, e = k.shape
+    q, out = q.contiguous(), torch.empty(b, heads, 1, e, dtype=q.dtype, device=q.device)
+    if k.stride(3) != 1 or k.stride() != v.stride():
+        k, v = k.contiguous(), v.contiguous()
+    wide = tl.float64 if q.dtype == torch.float64 else tl.float32
+    sizes = dict(E=e, WIDTH=triton.next_power_of_2(e), KEYS=KEYS, WIDE=wide)
+    _attend[(b * heads,)](q, k, v, out, scale, m, heads, k.stride(0), k.stride(1), k.stride(2), **sizes)
+    return out
+
+
+@triton.jit
+def _attend(
+    q, k, v, out, scale, m, heads, by_image, by_head, by_key,
+    E: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    first = (row // heads) * by_image + (row % heads) * by_head
+    channel = tl.arange(0, WIDTH)
+    known = channel < E
+    query = tl.load(q + row * E + channel, mask=known, other=0.0).to(WIDE) * scale
+    largest = tl.full((1,), float("-inf"), WIDE)
+    total = tl.zeros((1,), WIDE)
+    mixed = tl.zeros((WIDTH,), WIDE)
+    for begin in range(0, m, KEYS):
+        number = begin + tl.arange(0, KEYS)
+        at = first + number[:, None] * by_key + channel[None, :]
+        seen = (number < m)[:, None] & known[None, :]
+        logits = tl.sum(tl.load(k + at, mask=seen, other=0.0).to(WIDE) * query[None, :], axis=1)
+        logits = tl.where(number < m, logits, float("-inf"))
+        now = tl.maximum(largest, tl.max(logits, axis=0))
+        shares, shrink = tl.exp(logits - now), tl.exp(largest - now)
+        total = total * shrink + tl.sum(shares, axis=0)
+        mixed = mixed * shrink + tl.sum(tl.load(v + at, mask=seen, other=0.0).to(WIDE) * shares[:, None], axis=0)
+        largest = now
+    tl.store(out + row * E + channel, (mixed / total).to(out.dtype.element_ty), mask=known)

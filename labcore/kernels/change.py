@@ -1,0 +1,26 @@
+"""What a sweep of a fixed point changed, token by token: the residual of Jacobi's iteration."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from labcore.kernels import dispatch
+
+ROUNDING = 8
+"""Units in the last place of a value, or of 1 where it is smaller, that count as no change; our choice."""
+
+
+def sweep_change(
+    new: Float[Tensor, "b n d"], old: Float[Tensor, "b n d"]
+) -> tuple[Float[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """Of every token: the largest |new - old|, infinity where it is NaN, and whether no value changed beyond rounding."""
+    rounding = ROUNDING * torch.finfo(new.dtype).eps
+    if dispatch.by_triton(new, old):
+        from labcore.kernels.change_triton import sweep_change as twin
+
+        return twin(new, old, rounding)
+    moved = (new - old).abs()
+    still = (moved <= rounding * new.abs().clamp(min=1.0)).all(-1)
+    return moved.amax(-1).nan_to_num(nan=float("inf"), posinf=float("inf")), still

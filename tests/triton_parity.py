@@ -1,0 +1,109 @@
+"""Triton's kernels are torch's references, values and gradients, in odd sizes; interpreted, where there is no GPU.
+
+test_kernels.py runs this in a process of its own: the interpreter is chosen when Triton is first imported.
+"""
+
+import pytest
+import torch
+from conftest import perturbed
+
+from labcore import invert
+from labcore.kernels import dispatch
+from labcore.kernels.affine import affine_forward
+from labcore.kernels.attention import causal_attention
+from labcore.kernels.change import sweep_change
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def both(call):
+    with dispatch.use("torch"):
+        want = call()
+    with dispatch.use("triton"):
+        got = call()
+    return want, got
+
+
+def numbers(*shape, dtype, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 16, 12), (2, 7, 300), (5, 1, 1024)])
+def test_affine_step_and_its_gradients(shape, dtype):
+    values = [numbers(*shape, dtype=dtype, seed=seed).requires_grad_() for seed in range(3)]
+    weights = numbers(*shape, dtype=dtype, seed=3), numbers(shape[0], dtype=dtype, seed=4)
+
+    def call():
+        out = affine_forward(*values)
+        loss = sum((o * w).sum() for o, w in zip(out, weights, strict=True))
+        return [*out, *torch.autograd.grad(loss, values)]
+
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-4
+    for want, got in zip(*both(call), strict=True):
+        torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
+
+
+def test_affine_step_of_views_and_halves():
+    x, a, shift = (numbers(3, 8, 5, dtype=torch.bfloat16, seed=seed).flip(1).transpose(1, 2) for seed in range(3))
+    for want, got in zip(*both(lambda: affine_forward(x, a, shift)), strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_gradient_of_one_output_alone():
+    values = [numbers(2, 3, 4, dtype=torch.float64, seed=seed).requires_grad_() for seed in range(3)]
+    for which in (0, 1):
+        want, got = both(
+            lambda which=which: torch.autograd.grad(
+                affine_forward(*values)[which].sum(), values, materialize_grads=True
+            )
+        )
+        for a, b in zip(want, got, strict=True):
+            torch.testing.assert_close(b, a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("b", "heads", "m", "e"), [(1, 1, 1, 8), (3, 2, 49, 64), (2, 3, 65, 24), (2, 1, 130, 16)])
+@torch.no_grad()
+def test_cached_attention(b, heads, m, e, dtype):
+    cache = numbers(2, b, heads, m + 9, e, dtype=dtype)
+    q = numbers(b, heads, 1, e, dtype=dtype, seed=1)
+    want, got = both(lambda: causal_attention(q, *cache[:, :, :, :m], e**-0.5))
+    assert got.dtype == dtype
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+def test_cached_attention_bears_large_logits():
+    q, k, v = (100 * numbers(1, 1, m, 16, dtype=torch.float64, seed=m) for m in (1, 70, 70))
+    want, got = both(lambda: causal_attention(q, k, v, 1.0))
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 12, 48, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_change_of_a_sweep(d, dtype):
+    new = numbers(3, 7, d, dtype=dtype)
+    old = new.clone()
+    old[0, 1, 0] += 0.25
+    old[1, 2] *= 1 + torch.finfo(dtype).eps  # rounding
+    old[2, 3, -1], old[2, 4, 0] = float("nan"), float("inf")
+    (want, still), (got, got_still) = both(lambda: sweep_change(new, old))
+    assert torch.equal(got, want) and torch.equal(got_still, still)
+    assert want[0, 1] == 0.25 and want[2, 3] == want[2, 4] == float("inf") and bool(still[1, 2])
+    assert int((~still).sum()) == 3
+
+
+def test_whole_flow_and_inverses():
+    flow = perturbed().to(DEVICE)
+    x, y = numbers(3, 3, 8, 8, dtype=torch.float64), torch.tensor([1, 4, -1], device=DEVICE)
+
+    def call():
+        out = flow(x, y)
+        inverses = [invert(flow, out.z, y, g, solver=s).x for g in (0.0, 1.5) for s in ("sequential", "jacobi")]
+        return [out.z, out.log_det, *inverses]
+
+    for want, got in zip(*both(call), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-10, rtol=0)
