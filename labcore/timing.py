@@ -37,5 +37,6 @@ def seconds_of(way: Callable[[], object]) -> float:
 
 def _now() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)
     return time.perf_counter()

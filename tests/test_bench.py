@@ -64,21 +64,36 @@ def test_rows_of_every_case_with_measured_errors():
             assert row.error is None
     assert flow.dtype == torch.float32 and all(p.grad is None for p in flow.parameters())
     table = described(rows)
-    assert table.count("\n") == len(rows) + 2 and "times as fast" in table
+    assert table.count("\n") == len(rows) + 2 and "as fast as sequential" in table
+
+
+def test_a_flow_is_left_as_it_was():
+    flow = perturbed(dtype=torch.float32, volume_preserving=True).train().requires_grad_(False)
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    bench(flow, (2,), ways=(OURS,), repeats=1)
+    assert flow.training and not any(p.requires_grad for p in flow.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+def test_no_calibration_of_slow_inverses(monkeypatch):
+    monkeypatch.setattr(module, "calibrate", None)
+    bench(perturbed(dtype=torch.float32), (1,), ways=(OURS, "calibrated"), repeats=1, limit=1e-6)
 
 
 def test_what_is_too_slow_is_not_run_with_more_images(monkeypatch):
     flow = perturbed(dtype=torch.float32)
     monkeypatch.setattr(module._Bench, "too_slow", lambda self, way, seconds: way == "jacobi")
     rows = bench(flow, (1, 2), ways=(OURS, "jacobi", "gs-jacobi"), repeats=1)
-    assert [(r.batch, r.spread, r.error) for r in rows if r.way == "jacobi"] == [(1, 0.0, None)]
+    assert [(r.batch, r.spread, r.error) for r in rows if r.way == "jacobi"] == [(1, None, None)]
     assert [r.batch for r in rows if r.way == "gs-jacobi"] == [1, 2]
 
 
 def test_what_too_slow_is():
     it = module._Bench(perturbed(), None, 1, 20.0, lambda row: None)
     assert it.too_slow("jacobi", 21.0) and not it.too_slow("jacobi", 19.0)
-    assert it.too_slow("calibrated", 2.0) and not it.too_slow("compiled", 60.0)
+    assert not it.too_slow("compiled", 60.0)
+    it.slow[INVERSE, "jacobi", 0.0, "fp32"] = 8
+    assert [it.is_slow(INVERSE, "jacobi", 0.0, "fp32", batch) for batch in (4, 8, 16)] == [False, True, True]
 
 
 def test_bf16_is_autocast_and_inverts_with_its_own_error():
@@ -88,8 +103,14 @@ def test_bf16_is_autocast_and_inverts_with_its_own_error():
     assert inverse.way == OURS and 1e-5 < inverse.error < 1.0
 
 
-def test_a_reference_must_be_a_clone(tmp_path):
-    with pytest.raises(ValueError, match=r"clone of github\.com/apple/ml-tarflow"):
+def test_a_reference_must_be_a_clone_and_the_flow_one_that_it_can_be(tmp_path):
+    wide = perturbed(dtype=torch.float32, width=64, head_dim=32)
+    with pytest.raises(ValueError, match=r"no .*transformer_flow\.py.* clone of github\.com/apple/ml-tarflow"):
+        bench(wide, reference=tmp_path)
+    (tmp_path / "transformer_flow.py").write_text("")
+    with pytest.raises(ValueError, match="has no Model"):
+        bench(wide, reference=tmp_path)
+    with pytest.raises(ValueError, match="multiples of 64, and this flow's is 16"):
         bench(perturbed(dtype=torch.float32), reference=tmp_path)
 
 
@@ -109,6 +130,9 @@ def test_the_command(tmp_path):
         (["--precision", "fp8"], "'fp8' is none of"),
         (["--batch", "0"], "at least 1"),
         (["--reference", "nowhere"], "clone of"),
+        (["--way", "ml-tarflow"], "needs --reference"),
+        (["--guidance", "nan"], "give numbers"),
+        (["--out", "."], "is a folder"),
     ],
 )
 def test_bad_input(words, says):

@@ -30,17 +30,21 @@ class CompiledDecoder(BlockDecoder):
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache, with rows to fill the batch up."""
-        return super().new_cache(padded(batch), tokens, like)
+        return super().new_cache(padded(batch) if 0 < batch <= LARGEST else batch, tokens, like)
 
     @torch.no_grad()
     def next_params(self, u: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
         """As `BlockDecoder.next_params`."""
         b, n, _ = u.shape
         rows = padded(b)
-        if n > 1 or rows > LARGEST or not _works(self, cache, rows):
+        if n > 1 or not 0 < b <= LARGEST or not _works(self, cache, rows):
             return super().next_params(u, cache)
         position = torch.tensor([cache.length], device=u.device)
-        out = _program()(*_arguments(self, cache, rows, _fill(u[:, 0], rows), position))[:b, None]
+        try:
+            out = _program()(*_arguments(self, cache, rows, _fill(u[:, 0], rows), position))[:b, None]
+        except Exception as error:  # something that is no part of the key has changed, and cannot be compiled
+            _give_up(_key(self, cache, rows), error)
+            return super().next_params(u, cache)
         cache.length += 1
         return self.block.split_params(out)
 
@@ -108,6 +112,15 @@ def _fill(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
 
 def _works(decoder: BlockDecoder, cache: KVCache, rows: int) -> bool:
     """Whether there is a program for these sizes; the first time, make it and say so."""
+    key = _key(decoder, cache, rows)
+    if key not in _WORKS:
+        _WORKS[key] = True
+        _try(decoder, cache, rows)
+    return _WORKS[key]
+
+
+def _key(decoder: BlockDecoder, cache: KVCache, rows: int) -> tuple:
+    """What torch.compile makes a program for: sizes, kinds of weights, and the state of torch that it looks at."""
     block, keys = decoder.block, cache.layers[0][0]
     shared = decoder.condition is not None and len(decoder.condition) == 1
     layer = decoder.layers[0]
@@ -119,13 +132,11 @@ def _works(decoder: BlockDecoder, cache: KVCache, rows: int) -> bool:
         decoder.rope is None,
         len(decoder.token_bias),
     )
-    key = (*sizes, *kind, block.token_in.weight.shape, block.params_out.weight.shape, torch.is_inference_mode_enabled())
-    if key not in _WORKS:
-        _WORKS[key] = _try(decoder, cache, rows)
-    return _WORKS[key]
+    state = torch.get_num_threads(), torch.is_autocast_enabled(keys.device.type), torch.is_inference_mode_enabled()
+    return (*sizes, *kind, block.token_in.weight.shape, block.params_out.weight.shape, *state)
 
 
-def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> bool:
+def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> None:
     keys = cache.layers[0][0]
     logging.getLogger("labcore").warning(
         "compiling the step of a token: %d layers of width %d, %d rows, %d tokens; some 10 s, once in this process",
@@ -139,8 +150,12 @@ def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> bool:
     try:
         with torch._dynamo.config.patch(recompile_limit=1024):
             _program()(*_arguments(decoder, cache, rows, u, position))  # the token that follows writes there again
-        return True
     except Exception as error:  # whatever a compiler can meet
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
-        return False
+        _give_up(_key(decoder, cache, rows), error)
+
+
+def _give_up(key: tuple, error: Exception) -> None:
+    """From here on these sizes go the plain way."""
+    _WORKS[key] = False
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)

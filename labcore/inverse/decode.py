@@ -60,9 +60,7 @@ class BlockDecoder:
     ):
         self.block, self.heads, self.head_dim = block, block.heads, block.head_dim
         bias = block.token_in.bias if block.position is None else block.own_order(block.position) + block.token_in.bias
-        self.token_bias = (
-            bias.expand(-1, block.token_in.bias.shape[0]) if bias.ndim > 1 else bias[None]
-        )  # (t or 1, width)
+        self.token_bias = bias if bias.ndim > 1 else bias[None]  # (t or 1, width)
         self.condition = condition
         self.rope = None if block.rope is None else block.own_order(block.rope)
         self.temperature = None if temperature is None else temperature[:, None, None, None]

@@ -26,10 +26,11 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, log_scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         x, log_scale, shift = x.contiguous(), log_scale.contiguous(), shift.contiguous()
-        images, values = len(x), x[0].numel()
+        images, values = len(x), x.shape[1] * x.shape[2]
         chunks = triton.cdiv(values, CHUNK)
         z, sums = torch.empty_like(x), x.new_empty(images, chunks)
-        _forward[(images, chunks)](x, log_scale, shift, z, sums, values, CHUNK=CHUNK)
+        with torch.cuda.device_of(x):
+            _forward[(images, chunks)](x, log_scale, shift, z, sums, values, CHUNK=CHUNK)
         ctx.save_for_backward(z, log_scale)
         return z, -sums.sum(1)
 
@@ -37,10 +38,11 @@ class _Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, log_scale = ctx.saved_tensors
-        images, values = len(z), z[0].numel()
+        images, values = len(z), z.shape[1] * z.shape[2]
         grad_x, grad_log_scale = torch.empty_like(z), torch.empty_like(z)
         grid, given = (images, triton.cdiv(values, CHUNK)), (grad_z.contiguous(), grad_log_det.contiguous())
-        _backward[grid](*given, z, log_scale, grad_x, grad_log_scale, values, CHUNK=CHUNK)
+        with torch.cuda.device_of(z):
+            _backward[grid](*given, z, log_scale, grad_x, grad_log_scale, values, CHUNK=CHUNK)
         return grad_x, grad_log_scale, -grad_x
 
 

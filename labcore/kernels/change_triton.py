@@ -15,7 +15,9 @@ def sweep_change(
     """As the reference, with its rounding."""
     b, n, d = new.shape
     largest, still = new.new_empty(b, n), torch.empty(b, n, dtype=torch.bool, device=new.device)
-    _change[(b * n,)](new.contiguous(), old.contiguous(), largest, still, rounding, d, WIDTH=triton.next_power_of_2(d))
+    given, width = (new.contiguous(), old.contiguous()), triton.next_power_of_2(d)
+    with torch.cuda.device_of(new):
+        _change[(b * n,)](*given, largest, still, rounding, d, WIDTH=width)
     return largest, still
 
 

@@ -1,6 +1,6 @@
 """Which implementation of a kernel runs: torch's, which is the specification, or its twin in Triton.
 
-Every twin has the same signature and is held to its reference by a test, through Triton's interpreter where there is no GPU.
+Every twin is held to its reference by a test, through Triton's interpreter where there is no GPU.
 The twins have never run on a GPU, so that nothing chooses them by itself yet: `use("triton")` does.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal
 
 from torch import Tensor
@@ -35,6 +36,8 @@ def by_triton(*tensors: Tensor) -> bool:
     """Whether Triton is to run on these. ValueError where it cannot: no GPU, and no interpreter (TRITON_INTERPRET=1)."""
     if _chosen == "torch":
         return False
+    if find_spec("triton") is None:
+        raise ValueError("there is no Triton here; pip install triton, or leave the kernels to torch")
     if not all(x.is_cuda for x in tensors) and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"Triton's kernels run on CUDA, and these tensors are on {', '.join(sorted({x.device.type for x in tensors}))}; "

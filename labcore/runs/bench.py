@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,8 +40,9 @@ TOLERANCE = 1e-4
 class Row(NamedTuple):
     """One way of one task. precision: "bf16" is autocast.
 
-    ms: median milliseconds of a batch; first_ms: of the first call, with what it compiled. spread: (max - min) / median.
-    floor: ms by the forward pass's, same batch and precision. error: largest of a pixel. mb: most memory on a GPU.
+    ms: median milliseconds of a batch; first_ms: of the first call, with what it compiled. spread: (max - min) / median,
+    None where the first call is all there is. floor: ms by the forward pass's, same batch and precision, without guidance
+    (a guided inverse computes twice as much). error: largest of a pixel. mb: most memory on a GPU.
     """
 
     task: str
@@ -52,7 +54,7 @@ class Row(NamedTuple):
     precision: str
     ms: float
     first_ms: float
-    spread: float
+    spread: float | None
     floor: float | None
     error: float | None
     mb: float | None
@@ -71,7 +73,8 @@ def bench(
 ) -> list[Row]:
     """Time a flow's forward pass, training step and inverses on its device, for every batch, precision and guidance.
 
-    ways: of inverting, those of WAYS that are wanted; "compiled" is for batches up to 32 rows on a CPU in float32.
+    ways: of inverting, those of WAYS that are wanted; with "bf16" there are "sequential" and "ml-tarflow" alone, "compiled" is
+    for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
     reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
     with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
     flow that ml-tarflow cannot be.
@@ -92,16 +95,22 @@ def load_reference(folder: Path) -> Any:
     spec = importlib.util.spec_from_file_location("ml_tarflow", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, "Model"):
+        raise ValueError(f"{path} has no Model: give the folder of a clone of github.com/apple/ml-tarflow")
     return module
 
 
 def reference_of(flow: TarFlow, folder: Path) -> nn.Module:
     """ml-tarflow's model with this flow's weights, on its device. ValueError where it has no such model."""
-    c = flow.config
+    c, weights = flow.config, flow.to_apple()
+    if c.width % 64:
+        raise ValueError(
+            f"ml-tarflow's widths are multiples of 64, and this flow's is {c.width}; leave the reference out"
+        )
     sizes = dict(img_size=c.image_size, channels=c.width, in_channels=c.channels, patch_size=c.patch_size)
     sizes |= dict(num_blocks=c.num_blocks, layers_per_block=c.layers_per_block, num_classes=c.num_classes)
     theirs = load_reference(folder).Model(**sizes, nvp=not c.volume_preserving)
-    theirs.load_state_dict(flow.to_apple())
+    theirs.load_state_dict(weights)
     for module in theirs.modules():  # its heads have 64 channels, whatever the file says
         if hasattr(module, "num_heads"):
             module.num_heads, module.sqrt_scale = c.width // c.head_dim, c.head_dim**-0.25
@@ -114,9 +123,10 @@ class _Bench:
     def __init__(
         self, flow: TarFlow, theirs: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
     ):
-        self.flow, self.theirs, self.repeats, self.limit, self.progress = flow.eval(), theirs, repeats, limit, progress
+        self.flow = copy.deepcopy(flow).eval().requires_grad_(True)
+        self.theirs, self.repeats, self.limit, self.progress = theirs, repeats, limit, progress
         self.rows: list[Row] = []
-        self.slow: set[tuple[str, str, float, str]] = set()
+        self.slow: dict[tuple[str, str, float, str], int] = {}  # the batch at which a way took too long
 
     def batch(self, batch: int, precision: Precision, guidances: Sequence[float], wanted: Sequence[str]) -> None:
         c = self.flow.config
@@ -127,7 +137,8 @@ class _Bench:
         self.time(STEP, self.steps(x, y), batch, 0.0, precision)
         for g in guidances:
             known = self.inverses(z, y, g, precision, wanted)
-            exact = invert(copy.deepcopy(self.flow).double(), z.double(), y, g).x if known else None
+            slow = self.is_slow(INVERSE, OURS, g, precision, batch)
+            exact = None if slow or not known else invert(copy.deepcopy(self.flow).double(), z.double(), y, g).x
             self.time(INVERSE, known, batch, g, precision, floor.seconds, exact)
 
     def forwards(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
@@ -138,7 +149,7 @@ class _Bench:
 
     def steps(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
         """Forward and backward of the likelihood, without an optimizer."""
-        objective, noise = Likelihood(label_dropout=0.0), StepNoise(0, 0, len(x), str(x.device))
+        objective, noise = Likelihood(label_dropout=0.0).eval(), StepNoise(0, 0, len(x), str(x.device))
         held = None if y is None else y < 0
 
         def ours() -> None:
@@ -160,16 +171,14 @@ class _Bench:
 
         ways = {OURS: ours()}
         if self.theirs is not None:
-            ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z.clone(), y, g))
+            ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z / self.flow.prior_var.sqrt(), y, g))
         if precision == "fp32":
             ways |= {name: ours(solver=name, tolerance=TOLERANCE / 10) for name in ("jacobi", "gs-jacobi")}
             if z.device.type == "cpu" and len(z) * (2 if g else 1) <= LARGEST:
                 ways["compiled"] = ours(compiled=True)
-            if "calibrated" in wanted and not self.is_slow(INVERSE, "calibrated", g, precision):
+            if "calibrated" in wanted and seconds_of(ways[OURS]) <= self.limit / 20:  # it takes some hundred inverses
                 ways["calibrated"] = ours(solver=calibrate(self.flow, z, y, g, tolerance=TOLERANCE).methods)
-        return {
-            name: way for name, way in ways.items() if name in wanted and not self.is_slow(INVERSE, name, g, precision)
-        }
+        return {name: way for name, way in ways.items() if name in wanted}
 
     def time(
         self,
@@ -182,62 +191,65 @@ class _Bench:
         exact: Tensor | None = None,
     ) -> dict[str, Timing]:
         """Rows of one task; autocast where the precision asks for it."""
+        ways = {name: way for name, way in ways.items() if not self.is_slow(task, name, g, precision, batch)}
         c, device = self.flow.config, self.flow.device.type
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sweeps that diverge are slow, and the row shows that
             first = {name: seconds_of(way) for name, way in ways.items()}
             for name, seconds in first.items():
                 if self.too_slow(name, seconds):
-                    self.slow.add((task, name, g, precision))
-            again = {name: way for name, way in ways.items() if not self.is_slow(task, name, g, precision)}
-            times = {name: Timing(first[name], 0.0) for name in ways} | alternate(again, self.repeats, warmup=0)
+                    self.slow[task, name, g, precision] = batch
+            again = {name: way for name, way in ways.items() if not self.is_slow(task, name, g, precision, batch)}
+            times = {name: Timing(first[name], math.nan) for name in ways} | alternate(again, self.repeats, warmup=0)
             for name, timing in times.items():
                 by_floor = None if floor is None else timing.seconds / floor
                 way = again.get(name)
                 error = None if way is None or exact is None else float((way().double() - exact).abs().max())
                 mb = None if way is None else self.memory(way)
-                numbers = (1000 * timing.seconds, 1000 * first[name], timing.spread, by_floor, error, mb)
+                spread = None if way is None else timing.spread
+                numbers = (1000 * timing.seconds, 1000 * first[name], spread, by_floor, error, mb)
                 row = Row(task, name, c.tokens, c.num_blocks, batch, g, precision, *numbers)
                 self.rows.append(row)
                 self.progress(row)
         return times
 
     def too_slow(self, way: str, seconds: float) -> bool:
-        """The first call of "compiled" compiles; and to calibrate takes some hundred inverses."""
-        return way != "compiled" and seconds > (self.limit / 20 if way == "calibrated" else self.limit)
+        """The first call of "compiled" compiles."""
+        return way != "compiled" and seconds > self.limit
 
-    def is_slow(self, task: str, way: str, g: float, precision: str) -> bool:
-        return (task, way, g, precision) in self.slow
+    def is_slow(self, task: str, way: str, g: float, precision: str, batch: int) -> bool:
+        """Whether it took too long with no more images; the forward pass is the floor, and never left out."""
+        return task != FORWARD and batch >= self.slow.get((task, way, g, precision), math.inf)
 
     def memory(self, way: Callable[[], object]) -> float | None:
         if self.flow.device.type != "cuda":
             return None
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self.flow.device)
         way()
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(self.flow.device) / 1e6
 
 
 def described(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table; "times as fast" is against ml-tarflow where it was run, else the sequential inverse."""
-    head = (
-        "task",
-        "tokens",
-        "batch",
-        "g",
-        "precision",
-        "way",
-        "ms",
-        "spread",
-        "times as fast",
-        "by the floor",
-        "error",
-    )
+    """The rows as a Markdown table; speed is against ml-tarflow if it was run at all, else against the sequential inverse."""
+    than = THEIRS if any(row.way == THEIRS for row in rows) else OURS
+    case = ("task", "tokens", "blocks", "batch", "g", "precision", "way")
+    head = (*case, "ms", "spread", f"as fast as {than}", "by the floor", "error")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        case = [r for r in rows if r[:1] + r[2:7] == row[:1] + row[2:7]]
-        base = next((r for r in case if r.way == THEIRS), next((r for r in case if r.way == OURS), row))
-        cells = (row.task, row.tokens, row.batch, f"{row.guidance:g}", row.precision, row.way, f"{row.ms:.4g}")
-        cells += (f"{row.spread:.0%}", f"{base.ms / row.ms:.2f}", _number(row.floor, ".1f"), _number(row.error, ".0e"))
+        others = [r for r in rows if r[:1] + r[2:7] == row[:1] + row[2:7]]
+        times = next((r.ms / row.ms for r in others if r.way == than), None)
+        cells = (
+            row.task,
+            row.tokens,
+            row.blocks,
+            row.batch,
+            f"{row.guidance:g}",
+            row.precision,
+            row.way,
+            f"{row.ms:.4g}",
+        )
+        cells += ("once" if row.spread is None else f"{row.spread:.0%}", _number(times, ".2f"))
+        cells += (_number(row.floor, ".1f"), _number(row.error, ".0e"))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,6 +131,12 @@ def bench(
         )
     if min(batches) < 1:
         raise ValueError(f"--batch was {min(batches)}; it must be at least 1")
+    if reference is None and "ml-tarflow" in (way or ()):
+        raise ValueError("--way ml-tarflow needs --reference, the folder of a clone of github.com/apple/ml-tarflow")
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file, for example {out / 'bench.json'}")
+    if not all(math.isfinite(g) for g in guidances):
+        raise ValueError(f"--guidance was {guidances}; give numbers")
     flow = find_model(model).to(device())
     if any(guidances) and not flow.config.num_classes:
         raise ValueError("--guidance needs a flow with classes here; leave it out")
