@@ -8,7 +8,7 @@ from conftest import perturbed
 from torchvision.io import read_image
 from typer.testing import CliRunner
 
-from labcore import invert
+from labcore import TarFlow, invert
 from labcore.cli import app
 from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, save
@@ -152,6 +152,20 @@ def test_the_ranking_metric_is_its_definition(images):
     found = convergence_ranking_metric(flow, x, y)
     assert found == pytest.approx([w / sum(want) for w in want]) and sum(found) == pytest.approx(1)
     assert len(convergence_ranking_metric(perturbed(volume_preserving=True), x, y)) == 3
+
+
+def test_metrics_of_what_does_not_fit_and_of_an_untrained_flow(images, as_users_run):
+    flow = perturbed()
+    x, y = images(flow)
+    for metric in (initial_guess_metric, convergence_ranking_metric):
+        with pytest.raises(ValueError, match="images have shape"):
+            metric(flow, x[:, :1], y)
+        with pytest.raises(ValueError, match="labels"):
+            metric(flow, x, y[:1])
+        with pytest.raises(ValueError, match="no images"):
+            metric(flow, x[:0], y[:0])
+    untrained = TarFlow(flow.config).double()
+    assert convergence_ranking_metric(untrained, x, y) == [1 / 3] * 3
 
 
 def test_from_the_command_line(tmp_path, monkeypatch):

@@ -43,11 +43,19 @@ def convergence_ranking_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: La
         weight = block.params_out.weight
         scales, shifts = weight.chunk(2) if block.scales else (torch.zeros_like(weight), weight)
         found.append(_norm((torch.exp(-log_scale) * u).mean(0)) * _norm(scales) + _norm(shifts))
-    return [value / sum(found) for value in found]
+    total = sum(found)  # 0 for a flow that has not been trained: then no block is tougher than another
+    return [value / total if total else 1 / len(found) for value in found]
 
 
 def _solved(flow: TarFlow, x: Tensor, y: Labels) -> Iterator[tuple[MetaBlock, Tensor, Tensor, Tensor]]:
-    """Each block 1..T with its solution, what it is solved for, and the log-scales between, in the block's own order."""
+    """Each block 1..T with its solution, what it is solved for, and the log-scales between, in the block's own order.
+
+    ValueError for images or labels that do not fit the flow, and for none.
+    """
+    flow.check_images(x)
+    flow.check_labels(y, len(x), ranges=True)
+    if not len(x):
+        raise ValueError("no images were given; a mean needs some")
     tokens = flow.patchify(x)
     for block in flow.blocks:
         out = block(tokens, y)
