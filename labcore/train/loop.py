@@ -25,6 +25,7 @@ from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.train import checkpoint, precision, shard
 from labcore.train.log import RunLog
+from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, learning_rate, make_optimizer
 from labcore.train.signals import StopSignals
 from labcore.types import Batch
@@ -126,8 +127,7 @@ class _Run:
         self.ema = Ema(model, config.ema_decay)
         trained = Trained(model, objective)
         optimizer = make_optimizer(trained.parameters(), config)
-        self.running: dict[str, Tensor] = {}
-        self.averaged = 0
+        self.means = RunningMeans(self.accelerator)
         self.step = 0
         if found:
             self._restore(found, optimizer)
@@ -151,7 +151,8 @@ class _Run:
         except Exception:
             if self.accelerator.is_main_process and self.step > self.saved and not self.sharded:
                 with contextlib.suppress(Exception):  # the error at hand matters more
-                    self._write_checkpoint(self._models(), self.optimizer.state_dict(), self.objective.state_dict())
+                    optimizer, objective = self.optimizer.state_dict(), self.objective.state_dict()
+                    self._write_checkpoint(self._models(), optimizer, objective, self.means.state(alone=True))
             raise
         finally:
             log.close()
@@ -178,7 +179,7 @@ class _Run:
                 self._check_finite(bad_step)
             values: Values = {}
             if record:
-                values |= self._mean_since_last_log() | self.block_norms | {"lr": learning_rate(done - 1, config)}
+                values |= self.means.take() | self.block_norms | {"lr": learning_rate(done - 1, config)}
                 model = self._whole(self.model) if self.hooks.diagnose else None
                 if main and model is not None:
                     values |= self.hooks.diagnose(model, batch.x[:32], None if batch.y is None else batch.y[:32])
@@ -221,10 +222,10 @@ class _Run:
         self.step += 1
         self.ema.update(self.model, self.step)
         for name, value in ((name, value) for logs in parts for name, value in logs.items()):
-            self._add(name, value / config.accumulation)
-        self._add("loss", total)
-        self._add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
-        self.averaged += 1
+            self.means.add(name, value / config.accumulation)
+        self.means.add("loss", total)
+        self.means.add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
+        self.means.steps += 1
         sound = total.isfinite() if self.precision == "fp16" else total.isfinite() & norm.isfinite()
         return batch, sound
 
@@ -249,16 +250,6 @@ class _Run:
             self.trained.set_requires_gradient_sync(last)
             return contextlib.nullcontext()
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.trained)
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self.running[name] = self.running.get(name, torch.zeros((), device=self.device)) + value.detach().float()
-
-    def _mean_since_last_log(self) -> Values:
-        names = sorted(self.running)
-        means = torch.stack([self.running[name] for name in names]) / self.averaged
-        means = self.accelerator.reduce(means, "mean").tolist()
-        self.running, self.averaged = {}, 0
-        return dict(zip(names, means, strict=True))
 
     def _look(self, ema: nn.Module, step: int) -> Values:
         """Evaluation and preview with the averaged weights."""
@@ -313,7 +304,7 @@ class _Run:
         return shard.Whole(self.looked_at, state).fill() if main else None
 
     def _save(self) -> None:
-        self.running = {name: self.accelerator.reduce(value, "mean") for name, value in sorted(self.running.items())}
+        means = self.means.state()
         main = self.accelerator.is_main_process
         models, optimizer, objective = self._models(), self.optimizer.state_dict(), self.objective.state_dict()
         if self.sharded:
@@ -323,13 +314,13 @@ class _Run:
             }
             optimizer, objective = shard.whole_state(optimizer, main), shard.whole_state(objective, main)
         if main:
-            self._write_checkpoint(models, optimizer, objective)
+            self._write_checkpoint(models, optimizer, objective, means)
         self.saved = self.step
 
     def _models(self) -> dict[str, nn.Module]:
         return {"model": self.model, "ema": self.ema.model}
 
-    def _write_checkpoint(self, models: dict[str, Any], optimizer: dict[str, Any], objective: dict[str, Any]) -> None:
+    def _write_checkpoint(self, models: dict, optimizer: dict, objective: dict, means: dict) -> None:
         weights = models["model"].state if self.sharded else self.model.state_dict()
         if not all(bool(p.isfinite().all()) for p in weights.values()):
             self._not_finite(self.step)
@@ -338,8 +329,7 @@ class _Run:
             "optimizer": optimizer,
             "objective": objective,
             "scaler": scaler.state_dict() if scaler else {},
-            "running": self.running,
-            "averaged": self.averaged,
+            **means,
         }
         state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
         checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
@@ -352,7 +342,8 @@ class _Run:
         self.objective.load_state_dict(training["objective"])
         if training["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(training["scaler"])
-        self.running, self.averaged, self.step = training["running"], training["averaged"], found.step
+        self.means.load(training)
+        self.step = found.step
 
     def _trial_step(self) -> None:
         """One forward and backward pass as in training, without consequences."""
