@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from labcore import demo
+from labcore.runs.parameters import EXPLORE
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -55,7 +56,25 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
             found.append("the parameters cell is not the first code cell")
     for cell in code:
         found += [f"cell {cell.get('id')}: {what}" for what in cell_problems(cell)]
-    return found
+    return found + exploring_problems(code)
+
+
+def exploring_problems(code: list[nbformat.NotebookNode]) -> list[str]:
+    """Cells tagged explore are no part of what identifies a run, so no other cell may use what they assign."""
+    explored, used = {}, set()
+    for cell in code:
+        if MAGIC.search(cell.source):
+            continue
+        names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+        imported = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        if EXPLORE in cell.metadata.get("tags", ()):
+            loops = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.comprehension)]
+            inside = {n.id for loop in loops for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+            stored = {node.id for node in names if isinstance(node.ctx, ast.Store)} - inside
+            explored |= dict.fromkeys(stored | {a.asname or a.name for i in imported for a in i.names}, cell.get("id"))
+        else:
+            used |= {node.id for node in names}
+    return [f"cell {explored[name]}: {name!r} is used or assigned elsewhere" for name in explored.keys() & used]
 
 
 def parameter_problems(source: str) -> list[str]:
@@ -145,6 +164,9 @@ BREAKS = {
     "kernelspec": lambda nb: nb.metadata.pop("kernelspec"),
     "title": lambda nb: nb.cells[0].update(source="no title"),
     "result.json": lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1 + 1", id="extra")),
+    "is used or assigned elsewhere": lambda nb: nb.cells.insert(
+        5, nbformat.v4.new_code_cell("smoke = True", id="extra", metadata={"tags": ["explore"]})
+    ),
     "0 cells tagged": lambda nb: parameters_cell(nb).metadata.pop("tags"),
     "2 cells tagged": lambda nb: code_cell(nb).metadata.update(tags=["parameters"]),
     "not a literal": lambda nb: add_line(parameters_cell(nb), "where = str(1)  # computed"),
@@ -183,6 +205,10 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
         progress_bar=False,
         cwd=tmp_path,
     )
+    for cell in nbformat.read(tmp_path / path.name, as_version=4).cells:
+        if EXPLORE in cell.metadata.get("tags", ()):
+            shown = [output.data for output in cell.outputs if "data" in output]
+            assert shown and all("image/png" in data and not any("widget" in kind for kind in data) for data in shown)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["smoke"] is True
     assert has_a_measurement(result)

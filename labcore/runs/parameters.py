@@ -20,6 +20,9 @@ from typing import Any, NamedTuple
 KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "tuple": tuple, "dict": dict, "None": None}
 """Annotations that are checked; any other annotation accepts every value."""
 
+EXPLORE = "explore"
+"""The tag of cells that only show something."""
+
 
 class Parameter(NamedTuple):
     """One parameter: its default, what it may be ("int", "str | None", ...), and the comment beside it."""
@@ -64,11 +67,14 @@ def nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def code_hash(notebook: Path) -> str:
-    """16 hex digits of the notebook's code but its parameters: what a run did, besides labcore's own revision."""
+    """16 hex digits of a notebook's code: what a run did, besides labcore's own revision.
+
+    Its parameters are left out, and the cells tagged "explore": they only show, and nothing that is recorded comes from them.
+    """
     sources = [
         _source(cell).strip()
         for cell in _cells(notebook)
-        if cell.get("cell_type") == "code" and "parameters" not in _tags(cell)
+        if cell.get("cell_type") == "code" and not {"parameters", EXPLORE} & set(_tags(cell))
     ]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from labcore.live import in_live_notebook
+
 
 class RunLog:
     """The log of one run. Records later than `step` are dropped on opening: a resumed run writes them again, the same."""
@@ -91,18 +93,11 @@ def _progress_bar(step: int, total: int):
         from tqdm import tqdm
 
         return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
-    if _in_live_notebook():
+    if in_live_notebook():
         from tqdm.notebook import tqdm
 
         return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
     return None
-
-
-def _in_live_notebook() -> bool:
-    """True under a kernel that a Jupyter server started: a person looks on. papermill and nbclient start theirs alone."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    in_kernel = bool(shell) and "IPKernelApp" in shell.config
-    return in_kernel and "JPY_SESSION_NAME" in os.environ and not os.environ.get("LABCORE_HEADLESS")
 
 
 def _tensorboard(folder: Path, step: int):

@@ -1,0 +1,163 @@
+"""Single frames of what a slider moves through: a state of a flow, a token, a layer. Functions to Figures of one size.
+
+The same frame size and the same axes for every value, so that only what changes moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from labcore.viz import style
+from labcore.viz.figures import GAP, STATE_RANGE, _bare, _figure, _sheet, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXACT = 1e-3
+"""A token is drawn as solved where its error is below this; our choice."""
+
+
+@_styled
+def state(states: Mapping[str, Float[Tensor, "b c h w"]], number: int, rows: int = 4, columns: int = 6) -> Figure:
+    """One of the states between image and noise: images, histogram of its values beside the standard normal, RMS of all.
+
+    states: by name in order. Images are grey from -3 to 3, the first state, an image, from -1 to 1.
+    """
+    names = list(states)
+    x = states[names[number]]
+    columns = min(columns, len(x))
+    limit = 1.0 if number == 0 else STATE_RANGE
+    figure = _figure((style.WIDTH, 4.0))
+    pictures, histogram, sizes = figure.subplots(1, 3, width_ratios=[columns / rows * 1.2, 1.2, 1.2])
+    _sheet(pictures, x[: rows * columns].clamp(-limit, limit) / limit, columns, (), ())
+    pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
+    _density(histogram, x)
+    rms = [float(one.double().square().mean().sqrt()) for one in states.values()]
+    sizes.plot(range(len(rms)), rms, color=style.COLOURS["blue"], marker="o", markersize=5)
+    sizes.plot(number, rms[number], color=style.COLOURS["red"], marker="o", markersize=11)
+    sizes.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
+    sizes.set_xticks(range(len(names)), names)
+    sizes.set(title=f"RMS of {names[number]}: {rms[number]:.2f}", ylim=(0, 1.15 * max(*rms, 1.0)))
+    return figure
+
+
+@_styled
+def beside_exact(
+    exact: Sequence[Float[Tensor, "b c h w"]],
+    learned: Sequence[Float[Tensor, "b c h w"]],
+    names: Sequence[str],
+    number: int,
+    columns: int = 8,
+) -> Figure:
+    """A state of the exact inverse above the learned one's, and how far they are apart, relative to the exact one's RMS."""
+    columns = min(columns, len(exact[number]))
+    figure = _figure((style.WIDTH, 3.6))
+    pictures, axes = figure.subplots(1, 2, width_ratios=[2.2, 1])
+    both = [exact[number][:columns], learned[number][:columns]]
+    limit = 1.0 if number == len(names) - 1 else STATE_RANGE
+    rows = torch.cat([one.clamp(-limit, limit) / limit for one in both])
+    _sheet(pictures, rows, columns, ("exact", "learned"), ())
+    pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
+    off = [
+        float(((a - b).double().square().mean() / a.double().square().mean()).sqrt())
+        for a, b in zip(exact, learned, strict=True)
+    ]
+    axes.plot(range(len(off)), off, color=style.COLOURS["blue"], marker="o", markersize=5)
+    axes.plot(number, off[number], color=style.COLOURS["red"], marker="o", markersize=11)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(title=f"{names[number]}: off by {off[number]:.0%} of the RMS", ylim=(0, 1.15 * max(*off, 1e-6)))
+    return figure
+
+
+@_styled
+def solving(
+    serial: Float[Tensor, "b c h w"],
+    parallel: Float[Tensor, "b c h w"],
+    known: tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]],
+    errors: Float[Tensor, "t"],
+    step: int,
+    block: int,
+) -> Figure:
+    """A block's inverse after `step` evaluations: token by token, and by sweeps over all tokens.
+
+    serial, parallel: its state as images, which lie in -3 to 3. known: the pixels that each has solved; the others are
+    tinted. errors: of each token of the parallel one, largest over images and values, in the block's own order.
+    """
+    figure = _figure((style.WIDTH, 3.9))
+    left, right, axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
+    ways = (f"token by token:\n{step} tokens", f"Jacobi:\n{step} sweeps over all tokens")
+    for panel, x, solved, name in zip((left, right), (serial, parallel), known, ways, strict=True):
+        columns = math.ceil(math.sqrt(len(x)))
+        grey = x.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE
+        tint = torch.tensor([0.75, 0.85, 1.0])[:, None, None]  # of what is not solved yet
+        shaded = torch.where(solved, grey, (grey.expand(-1, 3, -1, -1) + 1) * tint - 1 if grey.shape[1] == 1 else grey)
+        _sheet(panel, shaded, columns, (), ())
+        panel.set_title(name)
+        panel.set_xlabel(f"{float(solved.double().mean()):.0%} solved")
+    exact = max(EXACT, 1e-8)
+    colours = [style.COLOURS["blue"] if e <= exact else style.COLOURS["sky"] for e in errors.tolist()]
+    axes.bar(range(1, len(errors) + 1), errors.clamp_min(1e-8).tolist(), width=1.0, color=colours)
+    axes.axvline(step + 0.5, color="black", linewidth=0.8, linestyle="--")
+    axes.axhline(EXACT, color="black", linewidth=0.8, linestyle=":")
+    axes.set(yscale="log", ylim=(1e-8, 1e1), xlabel="token, in the block's own order", title=f"block {block}, Jacobi")
+    axes.set_ylabel("largest error of a value")
+    return figure
+
+
+@_styled
+def similarity(
+    x: Float[Tensor, "b c h w"], maps: Mapping[str, Float[Tensor, "b g g"]], token: tuple[int, int], title: str = ""
+) -> Figure:
+    """Images with a token marked, and below, for each source of features, its cosine with all others of that image."""
+    side, grid = x.shape[-1], next(iter(maps.values())).shape[-1]
+    figure = _figure((style.WIDTH, style.WIDTH * 0.8 / len(x) * (1 + len(maps)) + 0.5))
+    above, *rows = figure.subplots(1 + len(maps), 1)
+    _sheet(above, x, len(x), ("image",), ())
+    shown = None
+    for axes, (name, found) in zip(rows, maps.items(), strict=True):
+        shown = axes.imshow(_strip(found, side), vmin=-1, vmax=1, cmap="viridis")
+        axes.set_yticks([(side - 1) / 2], [name])
+        axes.set_xticks([])
+        _bare(axes)
+    for axes in (above, *rows):
+        for column in range(len(x)):
+            _mark(axes, token, side / grid, float(column * (side + GAP)))
+    figure.suptitle(title)
+    figure.colorbar(shown, ax=rows, label="cosine", shrink=0.8)
+    return figure
+
+
+def _density(axes: Axes, x: Tensor) -> None:
+    """Histogram of values beside the standard normal density."""
+    edges = torch.linspace(-4, 4, 65)
+    counts = torch.histogram(x.detach().double().cpu().flatten(), edges.double()).hist
+    axes.stairs((counts / x.numel() / (edges[1] - edges[0])).tolist(), edges.tolist(), fill=True, color="#9DC3E6")
+    middle = torch.linspace(-4, 4, 200)
+    normal = torch.exp(-middle.square() / 2) / math.sqrt(2 * math.pi)
+    axes.plot(middle.tolist(), normal.tolist(), color="black", linewidth=1.2, linestyle="--", label="standard normal")
+    axes.set(xlabel="value", title="density of its values", ylim=(0, 1.2), xlim=(-4, 4))
+    axes.legend(loc="upper right", fontsize=10)
+
+
+def _strip(maps: Float[Tensor, "b g g"], side: int) -> Any:
+    """Maps side by side, each `side` pixels wide, with nothing between them."""
+    pixels = F.interpolate(maps[:, None].float(), (side, side))[:, 0]
+    padded = F.pad(pixels, (0, GAP), value=math.nan)
+    return padded.permute(1, 0, 2).flatten(1)[:, :-GAP].numpy()
+
+
+def _mark(axes: Axes, token: tuple[int, int], side: float, left: float) -> None:
+    """A square around the token (row, column) of an image that begins at `left` and whose tokens are `side` wide."""
+    from matplotlib.patches import Rectangle
+
+    row, column = token
+    corner = (left + column * side - 0.5, row * side - 0.5)
+    axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=style.COLOURS["red"], linewidth=2))

@@ -1,0 +1,133 @@
+"""Controls and one picture that follows them: the lab's only way to move something in a notebook.
+
+A panel is one tree of widgets, built once. Its picture is PNG bytes in one image widget, so that nothing flickers and nothing
+stays behind in the cell's output. Drawings that are quick follow a slider while it moves; slow ones wait for its release, and
+say meanwhile that they are at work. Where nobody can move anything (a notebook that runs headless, or an exported page), the
+same picture stands there alone, with the values it was drawn for.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from labcore.live import in_live_notebook
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEPT = 128
+"""Pictures that a panel remembers."""
+
+Drawing = Callable[..., "bytes | Figure"]
+"""A function of the controls' values, by name, that gives a PNG or a figure. The same values must give the same picture."""
+
+
+class Panel:
+    """`draw` of the values of `controls`, widgets of ipywidgets by name, above the picture.
+
+    live: follow a control while it moves; False: draw on its release. play: the name of an integer slider that a button
+    moves through its range. alt: what the picture shows, in a sentence, for those who cannot see it. Raises what the first
+    drawing raises; later errors stand under the controls, and the last picture stays.
+    """
+
+    def __init__(
+        self, draw: Drawing, controls: Mapping[str, Any], live: bool = True, play: str | None = None, alt: str = ""
+    ):
+        from ipywidgets import HTML, HBox, Image, Layout, VBox
+
+        if play is not None and play not in controls:
+            raise ValueError(f"play was {play!r}, which is no control; there are {', '.join(controls)}")
+        self.controls, self.alt = dict(controls), alt
+        self._draw = lru_cache(KEPT)(lambda values: png_of(draw(**dict(values))))
+        self.image = Image(format="png", layout=Layout(max_width="100%", width="fit-content"), tooltip=alt or None)
+        self.image.add_class("lab-picture")
+        self.status = HTML()
+        self.status.add_class("lab-status")
+        rows = [self._dressed(name, control, live) for name, control in self.controls.items()]
+        rows.append(HBox([*([_player(controls[play])] if play else []), self.status]))
+        self.widget = VBox([*rows, self.image])
+        self.widget.add_class("lab-panel")
+        self._show(self._values())
+        for control in self.controls.values():
+            control.observe(self._changed, "value")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The controls' values now, by name."""
+        return dict(self._values())
+
+    @property
+    def png(self) -> bytes:
+        """The picture that is shown."""
+        return bytes(self.image.value)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """The widgets and their picture; the picture alone where nobody is there to move anything."""
+        bundle = self.widget._repr_mimebundle_() if in_live_notebook() else {}
+        picture = base64.b64encode(self.png).decode()
+        return {**bundle, "image/png": picture, "text/plain": self.described()}
+
+    def described(self) -> str:
+        """What the picture shows, in words: `alt` and the values."""
+        values = ", ".join(f"{_called(c, name)} {_said(c)}" for name, c in self.controls.items())
+        return f"{self.alt} ({values})" if self.alt else values
+
+    def _values(self) -> tuple[tuple[str, Any], ...]:
+        return tuple((name, control.value) for name, control in self.controls.items())
+
+    def _dressed(self, name: str, control: Any, live: bool) -> Any:
+        if "continuous_update" in control.traits():
+            control.continuous_update = live
+        control.style.description_width = "9em"
+        control.layout.width = control.layout.width or "34em"
+        control.layout.max_width = "100%"
+        control.add_class(f"lab-{name}")
+        return control
+
+    def _changed(self, change: Any) -> None:
+        self.status.value = "<i>drawing …</i>"
+        try:
+            self._show(self._values())
+        except Exception as error:
+            logging.getLogger(__name__).exception("a panel could not draw %s", self.values)
+            self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+
+    def _show(self, values: tuple[tuple[str, Any], ...]) -> None:
+        started = time.perf_counter()
+        self.image.value = self._draw(values)
+        self.status.value = f"drawn in {time.perf_counter() - started:.2f} s"
+
+
+def png_of(picture: bytes | Figure) -> bytes:
+    """PNG bytes as they are; a figure's in its own size, so that the page does not jump from one value to the next."""
+    if isinstance(picture, bytes):
+        return picture
+    out = BytesIO()
+    picture.savefig(out, format="png", dpi=picture.dpi)
+    return out.getvalue()
+
+
+def _player(slider: Any) -> Any:
+    """A button that moves an integer slider through its range, twice a second."""
+    from ipywidgets import Play, jslink
+
+    play = Play(min=slider.min, max=slider.max, step=slider.step, value=slider.value, interval=500)
+    play.add_class("lab-play")
+    jslink((play, "value"), (slider, "value"))
+    return play
+
+
+def _called(control: Any, name: str) -> str:
+    return control.description or name
+
+
+def _said(control: Any) -> str:
+    """A value as words: the label of a choice, else the value."""
+    return str(getattr(control, "label", None) or control.value)

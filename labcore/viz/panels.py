@@ -1,0 +1,141 @@
+"""Panels that look into a flow: a state, a token, a layer at a time. Everything is computed once, when a panel is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.flows.metablock import Labels
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.fixed_point import Sweep
+from labcore.inverse.solve import invert
+from labcore.types import Site
+from labcore.viz import frames
+from labcore.viz.panel import Panel
+
+
+def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]]) -> Panel:
+    """From image to noise, a block at a time: x, then the states after each block, the last of which is z."""
+    named = {"x": x.cpu()} | {f"x{_raised(i)}": s.cpu() for i, s in enumerate(states[:-1], 1)} | {"z": states[-1].cpu()}
+    return Panel(
+        lambda block: frames.state(named, block),
+        {"block": _whole("after block", 0, len(states), 0)},
+        play="block",
+        alt="A batch of images on its way through the blocks of a flow, its values' histogram and root mean square",
+    )
+
+
+def learned_states(
+    flow: TarFlow, states: Sequence[Float[Tensor, "b t d"]], z: Float[Tensor, "b t d"], y: Labels = None
+) -> Panel:
+    """From noise to image: the exact inverse's state beside the learned one's, from the same z.
+
+    states: of a learned inverse of `flow`, x^(T-1) ... x^0 and, where it denoises, the clean image, which has no exact
+    state; the exact one's x^0 stands there.
+    """
+    found: dict[int, Tensor] = {}
+    invert(flow, z, y, callback=lambda sweep: found.__setitem__(sweep.block, sweep.x))
+    exact = [flow.unpatchify(found[number]).cpu() for number in range(len(flow.blocks), 0, -1)]
+    names = [*(f"x{_raised(i)}" for i in range(len(exact) - 1, -1, -1)), *["clean"] * (len(states) - len(exact))]
+    exact += [exact[-1]] * (len(states) - len(exact))
+    learned = [flow.unpatchify(state).cpu() for state in states]
+    return Panel(
+        lambda state: frames.beside_exact(exact, learned, names, state),
+        {"state": _whole("state", 0, len(names) - 1, 0)},
+        play="state",
+        alt="States of the exact and of the learned inverse from the same noise, and how far apart they are",
+    )
+
+
+def solver_steps(
+    flow: TarFlow, z: Float[Tensor, "b t d"], y: Labels = None, guidance: float = 0.0, images: int = 4
+) -> Panel:
+    """The first images of z, solved token by token and by Jacobi sweeps, an evaluation of a block at a time."""
+    z, y = z[:images], None if y is None else y[:images]
+    blocks, tokens = len(flow.blocks), flow.config.tokens
+    solved: dict[int, Tensor] = {}
+    swept: dict[int, list[Tensor]] = {number: [] for number in range(1, blocks + 1)}
+    invert(flow, z, y, guidance, callback=lambda sweep: solved.__setitem__(sweep.block, sweep.x))
+
+    def keep(sweep: Sweep) -> None:
+        swept[sweep.block].append(sweep.x)
+
+    invert(flow, z, y, guidance, solver="jacobi", callback=keep)
+
+    def draw(block: int, step: int):
+        given = z if block == blocks else solved[block + 1]
+        exact, iterate = solved[block], ([given, *swept[block]])[min(step, len(swept[block]))]
+        numbers = torch.arange(tokens, device=z.device, dtype=z.dtype)[None, :, None]
+        order = flow.blocks[block - 1].permute(numbers)[0, :, 0].long()
+        done = torch.zeros(tokens, dtype=torch.bool, device=z.device)
+        done[order[:step]] = True
+        off = (iterate - exact).abs().amax((0, 2))
+        pictures = [
+            flow.unpatchify(torch.where(done[:, None], exact, given)).cpu(),
+            flow.unpatchify(iterate).cpu(),
+        ]
+        known = tuple(_pixels(flow, where).cpu() for where in (done, off <= frames.EXACT))
+        return frames.solving(*pictures, known, off[order].cpu(), step, block)
+
+    controls = {"block": _whole("block", 1, blocks, blocks), "step": _whole("evaluations", 0, tokens, 0)}
+    return Panel(draw, controls, play="step", alt="A block of a flow being inverted, token by token and by sweeps")
+
+
+def layers(
+    x: Float[Tensor, "b c h w"],
+    flows: Mapping[str, Mapping[Site, Float[Tensor, "b t width"]]],
+    fixed: Mapping[str, Float[Tensor, "b t d"]] | None = None,
+    start: Site | None = None,
+) -> Panel:
+    """What a token's features are like elsewhere in the image, at a site to pick: flows by name, and features without sites.
+
+    x: a few images. flows: hidden tokens by site. fixed: those of an encoder, on the same grid. start: the site shown first.
+    """
+    sites = sorted(next(iter(flows.values())))
+    start = sites[-1] if start is None else start
+    grid = math.isqrt(next(iter(flows.values()))[sites[0]].shape[1])
+
+    def draw(site: Site, row: int, column: int):
+        token = (row - 1) * grid + column - 1
+        sources = {name: hidden[site] for name, hidden in flows.items()} | dict(fixed or {})
+        maps = {name: cosines(features, token).view(-1, grid, grid) for name, features in sources.items()}
+        title = f"cosine with the marked token, block {site[0]}, layer {site[1]}"
+        return frames.similarity(x, maps, (row - 1, column - 1), title)
+
+    controls = {"site": _choice("block, layer", [(f"block {b}, layer {la}", (b, la)) for b, la in sites], start)}
+    controls |= {name: _whole(f"token's {name}", 1, grid, grid // 2 + 1) for name in ("row", "column")}
+    return Panel(draw, controls, alt="Cosine between the features of one token and of all others, image by image")
+
+
+def cosines(features: Float[Tensor, "b t d"], token: int) -> Float[Tensor, "b t"]:
+    """Cosine of each token's features with those of one, after the mean over the image's tokens is taken away."""
+    centred = F.normalize((features - features.mean(1, keepdim=True)).float(), dim=-1)
+    return (centred @ centred[:, token, :, None])[..., 0].cpu()
+
+
+def _pixels(flow: TarFlow, tokens: Tensor) -> Tensor:
+    """Which pixels (h, w) belong to the tokens (t,) that are True."""
+    side, p = flow.config.grid, flow.config.patch_size
+    return tokens.view(side, side).repeat_interleave(p, 0).repeat_interleave(p, 1)
+
+
+def _whole(name: str, low: int, high: int, value: int):
+    from ipywidgets import IntSlider
+
+    return IntSlider(value, low, high, description=name)
+
+
+def _choice(name: str, options: Sequence[tuple[str, object]], value: object):
+    from ipywidgets import SelectionSlider
+
+    return SelectionSlider(options=list(options), value=value, description=name)
+
+
+def _raised(number: int) -> str:
+    """A number as a superscript, for widgets and pictures that know no formulas."""
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,0 +1,185 @@
+"""Panels: a picture that follows its controls, says what went wrong, and stands alone where nobody can move anything."""
+
+import base64
+import io
+
+import ipywidgets
+import pytest
+import torch
+from conftest import perturbed
+from PIL import Image
+
+from labcore.biflow.model import BackwardModel
+from labcore.config import BackwardConfig
+from labcore.viz import frames, panels
+from labcore.viz import panel as module
+from labcore.viz.panel import Panel
+from labcore.viz.sheet import grid_png
+
+WIDGETS = "application/vnd.jupyter.widget-view+json"
+
+
+def pixels(png: bytes) -> torch.Tensor:
+    return torch.tensor(list(Image.open(io.BytesIO(png)).convert("RGB").getdata()))
+
+
+def grey(value: float) -> bytes:
+    return grid_png(torch.full((1, 1, 4, 4), value), 1, scale=1)
+
+
+def slider(**kwargs) -> ipywidgets.FloatSlider:
+    return ipywidgets.FloatSlider(**{"value": 0.0, "min": -1.0, "max": 1.0, "description": "shade"} | kwargs)
+
+
+def test_the_picture_follows_and_is_drawn_once_a_value():
+    drawn = []
+
+    def draw(shade, on):
+        drawn.append((shade, on))
+        return grey(shade if on else -1.0)
+
+    shade, on = slider(), ipywidgets.Checkbox(True)
+    panel = Panel(draw, {"shade": shade, "on": on}, alt="a grey square")
+    assert panel.png == grey(0.0) and panel.values == {"shade": 0.0, "on": True}
+    shade.value = 0.5
+    assert panel.png == grey(0.5) and "drawn in" in panel.status.value
+    on.value = False
+    assert panel.png == grey(-1.0)
+    on.value = True
+    assert panel.png == grey(0.5) and len(drawn) == 3  # the last is remembered
+    assert panel.described() == "a grey square (shade 0.5, on True)"
+
+
+def test_an_error_is_told_and_the_last_picture_stays():
+    def draw(shade):
+        if shade > 0.5:
+            raise ValueError("shade <b> is too light")
+        return grey(shade)
+
+    shade = slider()
+    panel = Panel(draw, {"shade": shade})
+    shade.value = 0.9
+    assert "<b>ValueError</b>: shade &lt;b&gt; is too light" in panel.status.value and panel.png == grey(0.0)
+    shade.value = 0.2
+    assert "drawn in" in panel.status.value and panel.png == grey(0.2)
+    with pytest.raises(ValueError, match="too light"):
+        Panel(draw, {"shade": slider(value=1.0)})
+
+
+def test_slow_ones_wait_for_the_release():
+    quick, slow = slider(), slider()
+    Panel(lambda shade: grey(shade), {"shade": quick})
+    Panel(lambda shade: grey(shade), {"shade": slow}, live=False)
+    assert quick.continuous_update and not slow.continuous_update
+
+
+def test_shown_with_widgets_to_a_person_and_alone_otherwise(monkeypatch):
+    panel = Panel(lambda shade: grey(shade), {"shade": slider()}, alt="a grey square")
+    alone = panel._repr_mimebundle_()
+    assert set(alone) == {"image/png", "text/plain"} and base64.b64decode(alone["image/png"]) == panel.png
+    monkeypatch.setattr(module, "in_live_notebook", lambda: True)
+    shown = panel._repr_mimebundle_()
+    assert shown[WIDGETS]["model_id"] == panel.widget.model_id and shown["image/png"] == alone["image/png"]
+    assert shown["text/plain"] == "a grey square (shade 0.0)"
+
+
+def test_a_button_plays_a_slider():
+    steps = ipywidgets.IntSlider(value=2, min=1, max=5, description="step")
+    panel = Panel(lambda step: grey(step / 5), {"step": steps}, play="step")
+    play = panel.widget.children[1].children[0]
+    assert isinstance(play, ipywidgets.Play) and (play.min, play.max, play.value) == (1, 5, 2)
+    with pytest.raises(ValueError, match="play was 'steps', which is no control; there are step"):
+        Panel(lambda step: grey(step), {"step": steps}, play="steps")
+
+
+def test_grids_hold_their_images_and_names():
+    x = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 1, 5, 5)
+    plain = Image.open(io.BytesIO(grid_png(x, 3, scale=2)))
+    assert plain.size == (2 * (3 * 7 - 2), 2 * (2 * 7 - 2))
+    assert [plain.getpixel((2 * 7 * k + 4, 4))[0] for k in range(3)] == [0, 51, 102]
+    named = Image.open(io.BytesIO(grid_png(x, 3, 2, ["one", "two"], ["a", "b", "c"])))
+    assert (
+        named.crop((named.width - plain.width, named.height - plain.height, *named.size)).tobytes() == plain.tobytes()
+    )
+    assert named.crop((0, 0, named.width - plain.width, named.height)).getextrema()[0][0] < 100  # letters
+    wide = Image.open(io.BytesIO(grid_png(x, 3, 2, column_names=["a long name", "b", "c"])))
+    assert wide.height > named.height  # turned by 90 degrees
+    with pytest.raises(ValueError, match="2 names for 3 columns: a, b; give one for each"):
+        grid_png(x, 3, column_names=["a", "b"])
+    assert Image.open(io.BytesIO(grid_png(torch.zeros(2, 3, 5, 5), 2))).size == (36, 15)
+
+
+# panels that look into a flow
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return perturbed(dtype=torch.float32)
+
+
+def test_a_trajectory_is_stepped_through(flow):
+    c = flow.config
+    x = torch.randn(30, c.channels, c.image_size, c.image_size) / 3
+    with torch.no_grad():
+        states = [flow.unpatchify(state) for state in flow(x, torch.arange(30) % c.num_classes).latents]
+    panel = panels.trajectory(x, states)
+    shown = {}
+    for block in range(len(states) + 1):
+        panel.controls["block"].value = block
+        assert "drawn in" in panel.status.value
+        shown[block] = panel.png
+    assert len(set(shown.values())) == len(states) + 1
+    assert len({Image.open(io.BytesIO(png)).size for png in shown.values()}) == 1  # the page does not jump
+
+
+def test_learned_states_stand_beside_the_exact_ones(flow):
+    c = flow.config
+    size = dict(image_size=c.image_size, channels=c.channels, patch_size=c.patch_size, num_blocks=c.num_blocks)
+    model = BackwardModel(BackwardConfig(**size, width=16, layers_per_block=1, head_dim=8, num_classes=c.num_classes))
+    z, y = torch.randn(4, c.tokens, c.token_dim), torch.arange(4) % c.num_classes
+    with torch.no_grad():
+        states = model(z, y).states
+    panel = panels.learned_states(flow, states, z, y)
+    assert panel.controls["state"].max == len(states) - 1 == c.num_blocks
+    for number in range(len(states)):
+        panel.controls["state"].value = number
+        assert "drawn in" in panel.status.value
+
+
+def test_a_solver_is_stepped_through(flow):
+    """After all evaluations both ways have solved every token, after none neither any."""
+    c = flow.config
+    z, y = torch.randn(3, c.tokens, c.token_dim), torch.arange(3) % c.num_classes
+    panel = panels.solver_steps(flow, z, y)
+    calls = []
+    real, frames.solving = frames.solving, lambda *args: calls.append(args) or real(*args)
+    try:
+        for block in range(1, c.num_blocks + 1):
+            panel.controls["block"].value = block
+            for step in (1, c.tokens):
+                panel.controls["step"].value = step
+                assert "drawn in" in panel.status.value
+    finally:
+        frames.solving = real
+    for serial, parallel, (done, near), errors, step, _ in calls:
+        assert int(done.sum()) == step * c.patch_size**2 and (errors[:step] < 1e-4).all()
+        if step == c.tokens:
+            assert near.all() and torch.allclose(serial, parallel, atol=1e-4)
+
+
+def test_a_layer_is_picked(flow):
+    sites = [(block, layer) for block in (1, 2) for layer in (1, 2)]
+    c = flow.config
+    x = torch.randn(3, c.channels, c.image_size, c.image_size) / 3
+    with torch.no_grad():
+        hidden = flow(x, None, hidden_sites=sites).hiddens
+    encoder = torch.randn(3, c.tokens, 7)
+    panel = panels.layers(x, {"flow": hidden}, {"encoder": encoder}, (2, 1))
+    assert panel.values == {"site": (2, 1), "row": c.grid // 2 + 1, "column": c.grid // 2 + 1}
+    before = panel.png
+    panel.controls["site"].value = (1, 2)
+    assert panel.png != before and "block, layer block 1, layer 2" in panel.described()
+    found = panels.cosines(encoder, 5)
+    centred = encoder - encoder.mean(1, keepdim=True)
+    assert torch.allclose(found[:, 5], torch.ones(3))
+    assert torch.allclose(found[:, 2], torch.cosine_similarity(centred[:, 5], centred[:, 2], dim=-1), atol=1e-6)
