@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-slurm lab lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-slurm test-browser lab lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,13 +24,17 @@ demo: $(READY)  ## train, invert, score and sample a flow in an executed noteboo
 	@$(BIN)/python -m labcore.demo
 
 test: $(READY)  ## the tests that run in minutes
-	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm and not browser"
 
 test-slow: $(READY)  ## notebooks, faults, many processes
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not browser"
 
 test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started here (root; Debian or Ubuntu)
 	SLURM_CONF=$$(tests/slurm_up.sh) && export SLURM_CONF && $(BIN)/python -m pytest -m slurm
+
+test-browser: $(READY)  ## notebooks in JupyterLab and Chromium, which is installed here (root; Debian or Ubuntu)
+	@tests/chromium_up.sh >/dev/null
+	$(BIN)/python -m pytest -m browser
 
 lab: $(READY)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks

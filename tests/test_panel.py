@@ -39,7 +39,7 @@ def test_the_picture_follows_and_is_drawn_once_a_value():
         return grey(shade if on else -1.0)
 
     shade, on = slider(), ipywidgets.Checkbox(True)
-    panel = Panel(draw, {"shade": shade, "on": on}, alt="a grey square")
+    panel = Panel(draw, {"shade": shade, "on": on}, caption="a grey square")
     assert panel.png == grey(0.0) and panel.values == {"shade": 0.0, "on": True}
     shade.value = 0.5
     assert panel.png == grey(0.5) and "drawn in" in panel.status.value
@@ -74,7 +74,7 @@ def test_slow_ones_wait_for_the_release():
 
 
 def test_shown_with_widgets_to_a_person_and_alone_otherwise(monkeypatch):
-    panel = Panel(lambda shade: grey(shade), {"shade": slider()}, alt="a grey square")
+    panel = Panel(lambda shade: grey(shade), {"shade": slider()}, caption="a grey square")
     alone = panel._repr_mimebundle_()
     assert set(alone) == {"image/png", "text/plain"} and base64.b64decode(alone["image/png"]) == panel.png
     monkeypatch.setattr(module, "in_live_notebook", lambda: True)

@@ -33,26 +33,31 @@ class Panel:
     """`draw` of the values of `controls`, widgets of ipywidgets by name, above the picture.
 
     live: follow a control while it moves; False: draw on its release. play: the name of an integer slider that a button
-    moves through its range. alt: what the picture shows, in a sentence, for those who cannot see it. Raises what the first
-    drawing raises; later errors stand under the controls, and the last picture stays.
+    moves through its range. caption: what the picture shows, in a sentence, for those who cannot see it too. Raises what the
+    first drawing raises; later errors stand under the controls, and the last picture stays.
     """
 
     def __init__(
-        self, draw: Drawing, controls: Mapping[str, Any], live: bool = True, play: str | None = None, alt: str = ""
+        self, draw: Drawing, controls: Mapping[str, Any], live: bool = True, play: str | None = None, caption: str = ""
     ):
         from ipywidgets import HTML, HBox, Image, Layout, VBox
 
         if play is not None and play not in controls:
             raise ValueError(f"play was {play!r}, which is no control; there are {', '.join(controls)}")
-        self.controls, self.alt = dict(controls), alt
+        self.controls, self.caption = dict(controls), caption
         self._draw = lru_cache(KEPT)(lambda values: png_of(draw(**dict(values))))
-        self.image = Image(format="png", layout=Layout(max_width="100%", width="fit-content"), tooltip=alt or None)
+        self.image = Image(format="png", layout=Layout(max_width="100%", width="fit-content"))
         self.image.add_class("lab-picture")
         self.status = HTML()
         self.status.add_class("lab-status")
-        rows = [self._dressed(name, control, live) for name, control in self.controls.items()]
+        dressed = [self._dressed(name, control, live) for name, control in self.controls.items()]
+        upright = [control for control in dressed if _upright(control)]
+        rows = [control for control in dressed if control not in upright] + ([HBox(upright)] if upright else [])
         rows.append(HBox([*([_player(controls[play])] if play else []), self.status]))
-        self.widget = VBox([*rows, self.image])
+        under = HTML(
+            f"<span style='color: #555'>{html.escape(caption)}</span>"
+        )  # an image widget has no alternative text
+        self.widget = VBox([*rows, self.image, under])
         self.widget.add_class("lab-panel")
         self._show(self._values())
         for control in self.controls.values():
@@ -75,9 +80,9 @@ class Panel:
         return {**bundle, "image/png": picture, "text/plain": self.described()}
 
     def described(self) -> str:
-        """What the picture shows, in words: `alt` and the values."""
+        """What the picture shows, in words: the caption and the values."""
         values = ", ".join(f"{_called(c, name)} {_said(c)}" for name, c in self.controls.items())
-        return f"{self.alt} ({values})" if self.alt else values
+        return f"{self.caption} ({values})" if self.caption else values
 
     def _values(self) -> tuple[tuple[str, Any], ...]:
         return tuple((name, control.value) for name, control in self.controls.items())
@@ -85,10 +90,11 @@ class Panel:
     def _dressed(self, name: str, control: Any, live: bool) -> Any:
         if "continuous_update" in control.traits():
             control.continuous_update = live
-        control.style.description_width = "9em"
-        control.layout.width = control.layout.width or "34em"
-        control.layout.max_width = "100%"
-        control.add_class(f"lab-{name}")
+        if _upright(control):
+            control.layout.height = "11em"
+        else:
+            control.style.description_width, control.layout.width, control.layout.max_width = "9em", "34em", "100%"
+        control.add_class(f"lab-control-{name}")
         return control
 
     def _changed(self, change: Any) -> None:
@@ -112,6 +118,10 @@ def png_of(picture: bytes | Figure) -> bytes:
     out = BytesIO()
     picture.savefig(out, format="png", dpi=picture.dpi)
     return out.getvalue()
+
+
+def _upright(control: Any) -> bool:
+    return getattr(control, "orientation", "horizontal") == "vertical"
 
 
 def _player(slider: Any) -> Any:

@@ -15,7 +15,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.solve import invert
 from labcore.types import Site
-from labcore.viz import frames
+from labcore.viz import controls, frames
 from labcore.viz.panel import Panel
 
 
@@ -24,9 +24,9 @@ def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c 
     named = {"x": x.cpu()} | {f"x{_raised(i)}": s.cpu() for i, s in enumerate(states[:-1], 1)} | {"z": states[-1].cpu()}
     return Panel(
         lambda block: frames.state(named, block),
-        {"block": _whole("after block", 0, len(states), 0)},
+        {"block": controls.whole("after block", 0, len(states), 0)},
         play="block",
-        alt="A batch of images on its way through the blocks of a flow, its values' histogram and root mean square",
+        caption="A batch of images on its way through the blocks of a flow, its values' histogram and root mean square",
     )
 
 
@@ -46,9 +46,9 @@ def learned_states(
     learned = [flow.unpatchify(state).cpu() for state in states]
     return Panel(
         lambda state: frames.beside_exact(exact, learned, names, state),
-        {"state": _whole("state", 0, len(names) - 1, 0)},
+        {"state": controls.whole("state", 0, len(names) - 1, 0)},
         play="state",
-        alt="States of the exact and of the learned inverse from the same noise, and how far apart they are",
+        caption="States of the exact and of the learned inverse from the same noise, and how far apart they are",
     )
 
 
@@ -82,8 +82,8 @@ def solver_steps(
         known = tuple(_pixels(flow, where).cpu() for where in (done, off <= frames.EXACT))
         return frames.solving(*pictures, known, off[order].cpu(), step, block)
 
-    controls = {"block": _whole("block", 1, blocks, blocks), "step": _whole("evaluations", 0, tokens, 0)}
-    return Panel(draw, controls, play="step", alt="A block of a flow being inverted, token by token and by sweeps")
+    moved = {"block": controls.whole("block", 1, blocks, blocks), "step": controls.whole("evaluations", 0, tokens, 0)}
+    return Panel(draw, moved, play="step", caption="A block of a flow being inverted, token by token and by sweeps")
 
 
 def layers(
@@ -107,9 +107,9 @@ def layers(
         title = f"cosine with the marked token, block {site[0]}, layer {site[1]}"
         return frames.similarity(x, maps, (row - 1, column - 1), title)
 
-    controls = {"site": _choice("block, layer", [(f"block {b}, layer {la}", (b, la)) for b, la in sites], start)}
-    controls |= {name: _whole(f"token's {name}", 1, grid, grid // 2 + 1) for name in ("row", "column")}
-    return Panel(draw, controls, alt="Cosine between the features of one token and of all others, image by image")
+    moved = {"site": controls.along("block, layer", {f"block {b}, layer {la}": (b, la) for b, la in sites}, start)}
+    moved |= {name: controls.whole(f"token's {name}", 1, grid, grid // 2 + 1) for name in ("row", "column")}
+    return Panel(draw, moved, caption="Cosine between the features of one token and of all others, image by image")
 
 
 def cosines(features: Float[Tensor, "b t d"], token: int) -> Float[Tensor, "b t"]:
@@ -122,18 +122,6 @@ def _pixels(flow: TarFlow, tokens: Tensor) -> Tensor:
     """Which pixels (h, w) belong to the tokens (t,) that are True."""
     side, p = flow.config.grid, flow.config.patch_size
     return tokens.view(side, side).repeat_interleave(p, 0).repeat_interleave(p, 1)
-
-
-def _whole(name: str, low: int, high: int, value: int):
-    from ipywidgets import IntSlider
-
-    return IntSlider(value, low, high, description=name)
-
-
-def _choice(name: str, options: Sequence[tuple[str, object]], value: object):
-    from ipywidgets import SelectionSlider
-
-    return SelectionSlider(options=list(options), value=value, description=name)
 
 
 def _raised(number: int) -> str:
