@@ -9,7 +9,7 @@ from labcore.evaluate.classifier import Classifier
 from labcore.flows.tarflow import TarFlow
 
 FOLDER = Path(__file__).parent
-NAMES = ("fashion-tarflow",)
+NAMES = ("fashion-tarflow", "fashion-itarflow")
 """Flows."""
 CLASSIFIER = "fashion-classifier"
 """The judge of samples and edited images: no flow."""
