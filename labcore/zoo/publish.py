@@ -1,13 +1,14 @@
 """From a finished run to a model that ships: `python -m labcore.zoo.publish RUN NAME`.
 
 Stores the averaged weights as float16, loads them again, measures what was stored, and writes the card, the sample grid and
-the run's spec beside them. Every number on a card comes from this script.
+the run's spec beside them. Every number on a card comes from this script. A run of a flow and one of a learned inverse are
+measured alike where both can be: by their images.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,98 +17,116 @@ import torch
 import yaml
 
 from labcore import provenance
-from labcore.config import RunConfig
+from labcore.biflow.model import BackwardModel
+from labcore.config import InversionRunConfig, RunConfig
 from labcore.data import load
 from labcore.data.transforms import save_png, tile, to_float
 from labcore.evaluate import bayes_accuracy, likelihood
+from labcore.evaluate.classifier import recognised
+from labcore.evaluate.generate import Sampling
 from labcore.flows.tarflow import TarFlow
-from labcore.inverse.sample import sample
+from labcore.inverse.sample import Sampler, sample
 from labcore.inverse.solve import invert
+from labcore.jsonfile import write_json
+from labcore.runs import ways
+from labcore.runs.evaluation import Data, evaluate_model
+from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
 from labcore.train.log import read_log
-from labcore.zoo import FOLDER, path
+from labcore.zoo import FOLDER, cards, load_classifier, path
 
 GUIDANCE = 1.0
-"""Of the sample grid; our choice."""
+"""Of the sample grid and of FID; our choice."""
+SCALES = (0.0, 1.0, 2.0)
+"""Guidance at which samples are recognised, as far as the model takes it; our choice."""
+JUDGED = 1000
+"""Samples that are recognised at each of them, and test images that a learned inverse brings back; our choice."""
+COMPARED = 2000
+"""Samples of FID and the like; our choice."""
+METRICS = tuple(f"{name}_efflite0" for name in ("fid", "sfid", "kid", "is", "precision", "recall"))
 
 
 def publish(run: Path, name: str) -> Path:
     """Write the folder of the shipped model `name` from the finished run in `run`; returns it."""
-    folder, config = path(name), RunConfig(**yaml.safe_load((run / "config.yaml").read_text()))
-    TarFlow.from_pretrained(run / "model").save_pretrained(folder, dtype=torch.float16)
-    flow = TarFlow.from_pretrained(folder)
-    record = measure(flow, config, run)
-    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    folder, values = path(name), yaml.safe_load((run / "config.yaml").read_text())
+    config = (InversionRunConfig if "inversion" in values else RunConfig)(**values)
+    find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
     (folder / "spec.yaml").write_text(spec(name, config))
-    classes = flow.config.num_classes
-    images = sample(flow, 8 * classes, torch.arange(8 * classes) % classes, guidance=GUIDANCE, seed=0)
-    save_png(tile(images, columns=classes), folder / "samples.png", scale=3)
-    (folder / "README.md").write_text(card(name, flow, config, record))
+    model = find_sampler(folder)
+    classes = model.config.num_classes
+    images = sample(model, 8 * classes, torch.arange(8 * classes) % classes, guidance=GUIDANCE, seed=0)
+    save_png(tile(images.cpu(), columns=classes), folder / "samples.png", scale=3)
+    record = measure(model, config) | trained(model, run)
+    write_json(folder / "record.json", record)
+    evaluation = evaluated(model, name, folder / "evaluation.json")
+    (folder / "README.md").write_text(cards.card(name, model, config, record, evaluation))
     return folder
 
 
-def measure(flow: TarFlow, config: RunConfig, run: Path) -> dict[str, Any]:
-    """Numbers of the stored weights on the whole test split, and how the run that made them went."""
+def measure(model: Sampler, config: RunConfig | InversionRunConfig) -> dict[str, Any]:
+    """Numbers of the stored weights on the whole test split, and how many of its samples are recognised."""
     test = load(config.data.name, "test", config.data.path, config.data.image_size, config.data.channels)
+    own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.flow), test)
+    most = getattr(model.config, "max_guidance", max(SCALES))
+    judged = {f"{g:g}": recognition(model, g) for g in SCALES if g <= most}
+    return {**own, "recognised": judged, "measured_with": provenance.stamp()}
+
+
+def of_flow(flow: TarFlow, test: Any) -> dict[str, Any]:
+    """Likelihood, classification, and the largest error of a round trip."""
     x, y = to_float(test.images[:64]), test.labels[:64]
     with torch.no_grad():
         error = float((invert(flow, flow(x, y).z, y).x - x).abs().max())
-    log = read_log(run)
-    steps = [0, *(r["step"] for r in log)]
-    seconds = sum(r.get("seconds_per_step", 0) * (b - a) for r, (a, b) in zip(log, pairwise(steps), strict=True))
     return {
         "likelihood": likelihood(flow, test)._asdict(),
         "bayes_accuracy": bayes_accuracy(flow, test)._asdict(),
         "round_trip_error": error,
-        "parameters": sum(p.numel() for p in flow.parameters()),
-        "steps": log[-1]["step"],
-        "last_train_nats_per_dim": log[-1]["nats_per_dim"],
-        "training_seconds": round(seconds),
-        "trained_with": {k: v for k, v in checkpoint.latest(run).state.items() if k not in ("files", "run", "step")},
-        "measured_with": provenance.stamp(),
     }
 
 
-def spec(name: str, config: RunConfig) -> str:
+def of_inverse(model: BackwardModel, flow: TarFlow, test: Any) -> dict[str, Any]:
+    """What comes back of encoded test images, in one pass and by the exact inverse."""
+    both = {"learned": ways.learned(model), "exact": ways.exact(flow)}
+    found = {name: ways.inversion_errors(way, flow, test, JUDGED, seed=0) for name, way in both.items()}
+    return {"flow": provenance.weights_hash(flow), "brought_back": {"n": JUDGED, **found}}
+
+
+def recognition(model: Sampler, guidance: float) -> dict[str, Any]:
+    """Share of samples that the classifier takes for what was asked, in all and by class, with 95% intervals."""
+    judge, y = load_classifier(), torch.arange(JUDGED) % model.config.num_classes
+    x = sample(model, JUDGED, y, guidance=guidance, seed=0)
+    by_class = [recognised(judge, x[y == k], y[y == k]).accuracy for k in range(model.config.num_classes)]
+    return {**recognised(judge, x, y)._asdict(), "by_class": by_class}
+
+
+def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
+    """FID and the like against the embedded training images, into `out`, as `lab evaluate` does."""
+    sampling = Sampling(COMPARED, guidance=GUIDANCE, seed=0)
+    return evaluate_model(model, Data("fashion-mnist-12k"), METRICS, sampling, out=out, about={"model": name})
+
+
+def trained(model: Sampler, run: Path) -> dict[str, Any]:
+    """How the run went, and how large the model is."""
+    log = read_log(run)
+    steps: Sequence[int] = [0, *(r["step"] for r in log)]
+    seconds = sum(r.get("seconds_per_step", 0) * (b - a) for r, (a, b) in zip(log, pairwise(steps), strict=True))
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": log[-1]["step"],
+        "last_train_loss": log[-1]["loss"],
+        "training_seconds": round(seconds),
+        "trained_with": {k: v for k, v in checkpoint.latest(run).state.items() if k not in ("files", "run", "step")},
+    }
+
+
+def spec(name: str, config: RunConfig | InversionRunConfig) -> str:
     """The run's configuration as YAML, with the command that runs it."""
-    command = f"lab train --config {(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml --out runs/{name}"
+    invert = f" --invert {config.flow}" if isinstance(config, InversionRunConfig) else ""
+    file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
+    command = f"lab train{invert} --config {file} --out runs/{name}"
     return f"# The run that made this model:  {command}\n" + yaml.safe_dump(
         config.model_dump(mode="json"), sort_keys=False
     )
-
-
-def card(name: str, flow: TarFlow, config: RunConfig, record: dict[str, Any]) -> str:
-    """The model's card: what it is, how it was made, what it can do, with the numbers of `record`."""
-    c, n, a, t = flow.config, record["likelihood"], record["bayes_accuracy"], record["trained_with"]
-    spread = n["standard_error"] / c.dims
-    return f"""# {name}
-
-A TARFlow of {record["parameters"]:,} parameters for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:
-{c.num_blocks} blocks of {c.layers_per_block} layers, width {c.width}, patches of {c.patch_size} pixels ({c.tokens} tokens).
-`labcore.zoo.load("{name}")` loads it; weights are stored as float16.
-
-![Samples, one class a column](samples.png)
-
-*Samples of seed 0, one class a column, guidance {GUIDANCE:g}, denoised.*
-
-| on the {n["n"]:,} test images of {n["made_with"]["data"]} | |
-|---|---|
-| negative log-likelihood, with labels | {n["nats_per_dim"]:.4f} +- {spread:.4f} nats/dim ({n["density"]}) |
-| Bayes classification, clean images | {a["accuracy"]:.1%} (95%: {a["low"]:.1%} to {a["high"]:.1%}) |
-| round trip invert(flow(x)), largest error in float32, 64 images | {record["round_trip_error"]:.1e} |
-
-**Made by** `lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}`, then
-`python -m labcore.zoo.publish runs/{name} {name}`: {record["steps"]:,} steps of {config.train.batch_size} images of
-{config.data.name}, seed {config.train.seed}, {config.train.precision}, {record["training_seconds"] / 60:.0f} minutes on
-{t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
-Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbers in full.
-
-**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence,
-Copyright 2017 Zalando SE.
-
-**Limits.** Small on purpose: it is for tests, notebooks and teaching. It knows 28x28 grey pictures of clothes in [-1, 1] with
-noise of sigma {c.noise_std:g}, and nothing else; values far outside that range overflow. Sandals and bags come out worst.
-"""
 
 
 if __name__ == "__main__":
