@@ -155,6 +155,12 @@ def test_there_are_notebooks():
 
 
 @every_notebook
+def test_is_in_the_readmes(path):
+    assert f"]({path.name})" in (FOLDER / "README.md").read_text()
+    assert f"  {path.stem} " in (FOLDER.parent / "README.md").read_text()
+
+
+@every_notebook
 def test_keeps_the_contract(path):
     assert problems(nbformat.read(path, as_version=4)) == []
 

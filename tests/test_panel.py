@@ -76,11 +76,13 @@ def test_slow_ones_wait_for_the_release():
 def test_shown_with_widgets_to_a_person_and_alone_otherwise(monkeypatch):
     panel = Panel(lambda shade: grey(shade), {"shade": slider()}, caption="a grey square")
     alone = panel._repr_mimebundle_()
-    assert set(alone) == {"image/png", "text/plain"} and base64.b64decode(alone["image/png"]) == panel.png
+    assert set(alone) == {"text/html", "image/png", "text/plain"}
+    assert f'base64,{alone["image/png"]}" alt="a grey square (shade 0.0)"' in alone["text/html"]
+    assert base64.b64decode(alone["image/png"]) == panel.png
     monkeypatch.setattr(module, "in_live_notebook", lambda: True)
     shown = panel._repr_mimebundle_()
     assert shown[WIDGETS]["model_id"] == panel.widget.model_id and shown["image/png"] == alone["image/png"]
-    assert shown["text/plain"] == "a grey square (shade 0.0)"
+    assert shown["text/plain"] == "a grey square (shade 0.0)" and "text/html" not in shown
 
 
 def test_a_button_plays_a_slider():

@@ -37,13 +37,33 @@ def test_every_model_loads_and_is_small(name):
         assert (folder / part).is_file()
 
 
-def test_the_card_says_what_was_measured():
-    folder = zoo.path("fashion-tarflow")
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_the_card_says_what_was_measured(name):
+    folder = zoo.path(name)
     card, record = (folder / "README.md").read_text(), json.loads((folder / "record.json").read_text())
+    evaluation = json.loads((folder / "evaluation.json").read_text())
     assert f"{record['likelihood']['nats_per_dim']:.4f} +-" in card
     assert f"{record['bayes_accuracy']['accuracy']:.1%} (95%" in card
     assert f"{record['parameters']:,} parameters" in card
     assert f"{record['steps']:,} steps" in card and record["trained_with"]["revision"] in card
+    for scale, found in record["recognised"].items():
+        shares = " | ".join(f"{share:.0%}" for share in found["by_class"])
+        assert (
+            f"| guidance {scale}: {found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%}) | {shares} |"
+            in card
+        )
+    for metric, measure in evaluation["fidelity_efflite0"]["measures"].items():
+        assert f"| `{metric}` of {measure['n']:,} samples, guidance 1 | {measure['value']:.4g} (" in card
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_guided_samples_are_recognised(name):
+    """At least 80% of them, by the classifier that ships; a few are drawn again."""
+    best = json.loads((zoo.path(name) / "record.json").read_text())["recognised"]["2"]
+    assert best["accuracy"] >= 0.8 and best["n"] >= 1000
+    y = torch.arange(40) % 10
+    found = recognised(zoo.load_classifier(), sample(zoo.load(name), 40, y, guidance=2.0, seed=1), y)
+    assert found.low <= best["accuracy"] <= found.high
 
 
 def test_the_classifier_is_a_judge():

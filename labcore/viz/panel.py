@@ -74,10 +74,16 @@ class Panel:
         return bytes(self.image.value)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The widgets and their picture; the picture alone where nobody is there to move anything."""
-        bundle = self.widget._repr_mimebundle_() if in_live_notebook() else {}
-        picture = base64.b64encode(self.png).decode()
-        return {**bundle, "image/png": picture, "text/plain": self.described()}
+        """The widgets and their picture; the picture with its values under it where nobody is there to move anything."""
+        picture, words = base64.b64encode(self.png).decode(), self.described()
+        still = {"image/png": picture, "text/plain": words}
+        if in_live_notebook():
+            return {**self.widget._repr_mimebundle_(), **still}
+        told = html.escape(words)
+        figure = (
+            f'<figure><img src="data:image/png;base64,{picture}" alt="{told}"><figcaption>{told}</figcaption></figure>'
+        )
+        return {"text/html": figure, **still}
 
     def described(self) -> str:
         """What the picture shows, in words: the caption and the values."""
