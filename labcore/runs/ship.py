@@ -1,4 +1,4 @@
-"""From a finished run to a model that ships: `python -m labcore.zoo.publish RUN NAME`.
+"""From a finished run to a model that ships: `python -m labcore.runs.ship RUN NAME`.
 
 Stores the averaged weights as float16, loads them again, measures what was stored, and writes the card, the sample grid and
 the run's spec beside them. Every number on a card comes from this script. A run of a flow and one of a learned inverse are
