@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from labcore.runs.notebook import execute, explain, to_html
+from labcore.runs.notebook import execute, explain
+from labcore.runs.pages import web_page
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         print(f"the demo failed: {explain(error)}\nthe notebook up to there is {_short(executed)}", file=sys.stderr)
         return 1
-    html = to_html(executed)
+    html = web_page(executed)
     result = json.loads((folder / "run" / "result.json").read_text())
     print(f"\n{summary(result)}\n{time.perf_counter() - start:.0f} seconds in all\n")
     for what, path in (("notebook", executed), ("web page", html), ("samples", folder / "run" / "samples.png")):

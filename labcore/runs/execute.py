@@ -29,7 +29,8 @@ from typing import Any
 from labcore.revision import git_revision
 from labcore.runs import state as states
 from labcore.runs.kernel import die_with_parent
-from labcore.runs.notebook import Stop, Stopped, execute, explain, to_html, write_figures
+from labcore.runs.notebook import Stop, Stopped, execute, explain, write_figures
+from labcore.runs.pages import web_page
 from labcore.runs.state import RESULT, Busy, State, write_atomic
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 75, 143
@@ -130,7 +131,7 @@ def _execute(state: State, stop: Stop) -> None:
     packages = sorted({f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}, key=str.lower)
     write_atomic(Path("environment.txt"), "\n".join(packages) + "\n")
     os.replace(RUNNING, NOTEBOOK)
-    to_html(Path(NOTEBOOK))
+    web_page(Path(NOTEBOOK))
 
 
 def _import_converter() -> None:

@@ -155,16 +155,6 @@ def execute(
         raise Unfinished(f"cell [{index}] ended the notebook with sys.exit(); a run goes to its last cell")
 
 
-def to_html(notebook: Path) -> Path:
-    """A web page of an executed notebook beside it; pictures are inside the page."""
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter().from_filename(str(notebook))
-    path = notebook.with_suffix(".html")
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
 def write_figures(notebook: Path, folder: Path) -> list[Path]:
     """The pictures of an executed notebook as 01.png, 02.png, ... in `folder`, in the notebook's order."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

@@ -101,7 +101,7 @@ def recognition(model: Sampler, guidance: float) -> dict[str, Any]:
 
 def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
     """FID and the like against the embedded training images, into `out`, as `lab evaluate` does."""
-    sampling = Sampling(COMPARED, guidance=GUIDANCE, seed=0)
+    sampling = Sampling(num=COMPARED, guidance=GUIDANCE, seed=0)
     return evaluate_model(model, Data("fashion-mnist-12k"), METRICS, sampling, out=out, about={"model": name})
 
 
