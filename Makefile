@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-slurm test-browser lab lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-slurm test-browser lab site lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ test-browser: $(READY)  ## notebooks in JupyterLab and Chromium, which is instal
 
 lab: $(READY)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+site: $(READY)  ## the executed notebooks as a site in site/ (hours; SITE=--smoke: minutes)
+	$(BIN)/python -m labcore.runs.site site $(SITE)
 
 lint: $(READY)  ## ruff over code and notebooks, and no outputs in notebooks
 	$(BIN)/ruff check .
