@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import symtable
 import sys
 import tokenize
 from io import StringIO
@@ -61,20 +62,30 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
 
 def exploring_problems(code: list[nbformat.NotebookNode]) -> list[str]:
     """Cells tagged explore are no part of what identifies a run, so no other cell may use what they assign."""
-    explored, used = {}, set()
+    explored, used, found = {}, set(), []
     for cell in code:
         if MAGIC.search(cell.source):
             continue
-        names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
-        imported = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Import | ast.ImportFrom)]
-        if EXPLORE in cell.metadata.get("tags", ()):
-            loops = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.comprehension)]
-            inside = {n.id for loop in loops for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
-            stored = {node.id for node in names if isinstance(node.ctx, ast.Store)} - inside
-            explored |= dict.fromkeys(stored | {a.asname or a.name for i in imported for a in i.names}, cell.get("id"))
-        else:
-            used |= {node.id for node in names}
-    return [f"cell {explored[name]}: {name!r} is used or assigned elsewhere" for name in explored.keys() & used]
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        if EXPLORE not in cell.metadata.get("tags", ()):
+            used |= {node.id for node in nodes if isinstance(node, ast.Name)}
+            continue
+        symbols = symtable.symtable(cell.source, "cell", "exec").get_symbols()
+        own = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
+        explored |= dict.fromkeys(own, cell.get("id"))
+        stores = [n for n in nodes if isinstance(n, ast.Attribute | ast.Subscript) and isinstance(n.ctx, ast.Store)]
+        named = [(n, next((m.id for m in ast.walk(n.value) if isinstance(m, ast.Name)), None)) for n in stores]
+        inside = {name for _, name in named if name not in own and name not in _local_names(nodes)}
+        found += [f"cell {cell.get('id')}: writes into {name!r}, which is not its own" for name in inside]
+    clashes = [f"cell {explored[name]}: {name!r} is used or assigned elsewhere" for name in explored.keys() & used]
+    return found + clashes
+
+
+def _local_names(nodes: list[ast.AST]) -> set[str]:
+    """Names assigned in the functions of a cell."""
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    names = [node for function in functions for node in ast.walk(function) if isinstance(node, ast.Name)]
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
 
 
 def parameter_problems(source: str) -> list[str]:
@@ -172,6 +183,12 @@ BREAKS = {
     "result.json": lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1 + 1", id="extra")),
     "is used or assigned elsewhere": lambda nb: nb.cells.insert(
         5, nbformat.v4.new_code_cell("smoke = True", id="extra", metadata={"tags": ["explore"]})
+    ),
+    "writes into 'record'": lambda nb: nb.cells.insert(
+        5, nbformat.v4.new_code_cell("record['a'] = 1", id="extra", metadata={"tags": ["explore"]})
+    ),
+    "'smoke' is used or assigned": lambda nb: nb.cells.insert(
+        5, nbformat.v4.new_code_cell("def smoke(): pass", id="extra", metadata={"tags": ["explore"]})
     ),
     "0 cells tagged": lambda nb: parameters_cell(nb).metadata.pop("tags"),
     "2 cells tagged": lambda nb: code_cell(nb).metadata.update(tags=["parameters"]),

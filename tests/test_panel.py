@@ -59,6 +59,7 @@ def test_an_error_is_told_and_the_last_picture_stays():
     shade = slider()
     panel = Panel(draw, {"shade": shade})
     shade.value = 0.9
+    assert panel.described() == "shade 0.0"  # what the picture shows
     assert "<b>ValueError</b>: shade &lt;b&gt; is too light" in panel.status.value and panel.png == grey(0.0)
     shade.value = 0.2
     assert "drawn in" in panel.status.value and panel.png == grey(0.2)
@@ -90,7 +91,7 @@ def test_a_button_plays_a_slider():
     panel = Panel(lambda step: grey(step / 5), {"step": steps}, play="step")
     play = panel.widget.children[1].children[0]
     assert isinstance(play, ipywidgets.Play) and (play.min, play.max, play.value) == (1, 5, 2)
-    with pytest.raises(ValueError, match="play was 'steps', which is no control; there are step"):
+    with pytest.raises(ValueError, match="play was 'steps'; sliders over whole numbers are step"):
         Panel(lambda step: grey(step), {"step": steps}, play="steps")
 
 
@@ -149,7 +150,7 @@ def test_learned_states_stand_beside_the_exact_ones(flow):
 
 
 def test_a_solver_is_stepped_through(flow):
-    """After all evaluations both ways have solved every token, after none neither any."""
+    """One token is known from the start, and one more after each evaluation, the other way at least as many."""
     c = flow.config
     z, y = torch.randn(3, c.tokens, c.token_dim), torch.arange(3) % c.num_classes
     panel = panels.solver_steps(flow, z, y)
@@ -158,14 +159,15 @@ def test_a_solver_is_stepped_through(flow):
     try:
         for block in range(1, c.num_blocks + 1):
             panel.controls["block"].value = block
-            for step in (1, c.tokens):
+            for step in (1, c.tokens - 1):
                 panel.controls["step"].value = step
                 assert "drawn in" in panel.status.value
     finally:
         frames.solving = real
-    for serial, parallel, (done, near), errors, step, _ in calls:
-        assert int(done.sum()) == step * c.patch_size**2 and (errors[:step] < 1e-4).all()
-        if step == c.tokens:
+    assert {sweeps for *_, (_, sweeps), _ in calls} <= set(range(c.tokens))
+    for serial, parallel, (done, near), errors, (step, _), _ in calls:
+        assert int(done.sum()) == (step + 1) * c.patch_size**2 and (errors[: step + 1] < 1e-4).all()
+        if step == c.tokens - 1:
             assert near.all() and torch.allclose(serial, parallel, atol=1e-4)
 
 
@@ -185,3 +187,43 @@ def test_a_layer_is_picked(flow):
     centred = encoder - encoder.mean(1, keepdim=True)
     assert torch.allclose(found[:, 5], torch.ones(3))
     assert torch.allclose(found[:, 2], torch.cosine_similarity(centred[:, 5], centred[:, 2], dim=-1), atol=1e-6)
+
+
+BAD = {
+    "no control": lambda: Panel(lambda a: grey(0.0), {"a": ipywidgets.Button()}),
+    "unhashable": lambda: Panel(lambda a: grey(0.0), {"a": ipywidgets.TagsInput(value=["x"])}),
+    "no widget": lambda: Panel(lambda a: grey(0.0), {"a": object()}),
+    "play": lambda: Panel(lambda a: grey(0.0), {"a": slider()}, play="a"),
+    "no states": lambda: panels.trajectory(torch.zeros(1, 1, 8, 8), []),
+    "other states": lambda: panels.learned_states(perturbed(dtype=torch.float32), [], torch.zeros(1, 16, 12)),
+    "no flow": lambda: panels.layers(torch.zeros(2, 1, 8, 8), {}),
+    "other site": lambda: panels.layers(torch.zeros(2, 1, 8, 8), {"a": {(1, 1): torch.zeros(2, 16, 3)}}, start=(9, 9)),
+    "other grid": lambda: panels.layers(
+        torch.zeros(2, 1, 8, 8), {"a": {(1, 1): torch.zeros(2, 16, 3)}}, {"b": torch.zeros(2, 49, 3)}
+    ),
+    "other images": lambda: panels.layers(
+        torch.zeros(2, 1, 8, 8), {"a": {(1, 1): torch.zeros(2, 16, 3)}}, {"b": torch.zeros(3, 16, 3)}
+    ),
+    "one name twice": lambda: panels.layers(
+        torch.zeros(2, 1, 8, 8), {"a": {(1, 1): torch.zeros(2, 16, 3)}}, {"a": torch.zeros(2, 16, 3)}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_shown_is_refused(what, as_users_run):
+    with pytest.raises(ValueError, match=r"control|sliders|states|give|site"):
+        BAD[what]()
+
+
+def test_sites_may_be_lists_and_pictures_stay_on_the_screen(as_users_run):
+    hidden = {(1, 1): torch.randn(1, 16, 3), (2, 1): torch.randn(1, 16, 3)}
+    panel = panels.layers(torch.zeros(1, 1, 8, 8), {"a": hidden}, start=[1, 1])
+    assert panel.values["site"] == (1, 1)
+    assert Image.open(io.BytesIO(panel.png)).height < 1000
+
+
+@pytest.mark.parametrize("picture", [None, b"hello", "a path"])
+def test_a_drawing_has_to_be_a_picture(picture, as_users_run):
+    with pytest.raises(TypeError, match="it has to give the bytes of a PNG, or a matplotlib figure"):
+        module.png_of(picture)

@@ -23,7 +23,7 @@ class RunningMeans:
     def add(self, name: str, value: Tensor) -> None:
         before = self.sums.get(name)
         value = value.detach().float()
-        self.sums[name] = value if before is None else before + value
+        self.sums[name] = value.clone() if before is None else before + value
 
     def take(self) -> dict[str, float]:
         """The means over steps and processes; counting starts again."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from labcore.viz import style
-from labcore.viz.figures import GAP, STATE_RANGE, _bare, _figure, _sheet, _styled
+from labcore.viz.figures import GAP, STATE_RANGE, TALLEST, _bare, _figure, _sheet, _styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,9 @@ def state(states: Mapping[str, Float[Tensor, "b c h w"]], number: int, rows: int
     pictures, histogram, sizes = figure.subplots(1, 3, width_ratios=[columns / rows * 1.2, 1.2, 1.2])
     _sheet(pictures, x[: rows * columns].clamp(-limit, limit) / limit, columns, (), ())
     pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
-    _density(histogram, x)
+    densities = {name: _density(one) for name, one in states.items()}
+    top = max(float(density.max()) for density in densities.values())  # the same axis for all of them
+    _histogram(histogram, densities[names[number]], 1.1 * top)
     rms = [float(one.double().square().mean().sqrt()) for one in states.values()]
     sizes.plot(range(len(rms)), rms, color=style.COLOURS["blue"], marker="o", markersize=5)
     sizes.plot(number, rms[number], color=style.COLOURS["red"], marker="o", markersize=11)
@@ -83,29 +85,28 @@ def solving(
     parallel: Float[Tensor, "b c h w"],
     known: tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]],
     errors: Float[Tensor, "t"],
-    step: int,
+    steps: tuple[int, int],
     block: int,
 ) -> Figure:
-    """A block's inverse after `step` evaluations: token by token, and by sweeps over all tokens.
+    """A block's inverse: after so many steps token by token, and after so many sweeps over all tokens.
 
     serial, parallel: its state as images, which lie in -3 to 3. known: the pixels that each has solved; the others are
     tinted. errors: of each token of the parallel one, largest over images and values, in the block's own order.
     """
     figure = _figure((style.WIDTH, 3.9))
     left, right, axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
-    ways = (f"token by token:\n{step} tokens", f"Jacobi:\n{step} sweeps over all tokens")
+    ways = (f"token by token:\n{steps[0]} steps", f"Jacobi:\n{steps[1]} sweeps over all tokens")
     for panel, x, solved, name in zip((left, right), (serial, parallel), known, ways, strict=True):
         columns = math.ceil(math.sqrt(len(x)))
         grey = x.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE
         tint = torch.tensor([0.75, 0.85, 1.0])[:, None, None]  # of what is not solved yet
-        shaded = torch.where(solved, grey, (grey.expand(-1, 3, -1, -1) + 1) * tint - 1 if grey.shape[1] == 1 else grey)
+        shaded = torch.where(solved, grey, (grey.expand(-1, 3, -1, -1) + 1) * tint - 1)
         _sheet(panel, shaded, columns, (), ())
         panel.set_title(name)
         panel.set_xlabel(f"{float(solved.double().mean()):.0%} solved")
-    exact = max(EXACT, 1e-8)
-    colours = [style.COLOURS["blue"] if e <= exact else style.COLOURS["sky"] for e in errors.tolist()]
+    colours = [style.COLOURS["blue"] if e <= EXACT else style.COLOURS["sky"] for e in errors.tolist()]
     axes.bar(range(1, len(errors) + 1), errors.clamp_min(1e-8).tolist(), width=1.0, color=colours)
-    axes.axvline(step + 0.5, color="black", linewidth=0.8, linestyle="--")
+    axes.axvline(steps[0] + 1.5, color="black", linewidth=0.8, linestyle="--")
     axes.axhline(EXACT, color="black", linewidth=0.8, linestyle=":")
     axes.set(yscale="log", ylim=(1e-8, 1e1), xlabel="token, in the block's own order", title=f"block {block}, Jacobi")
     axes.set_ylabel("largest error of a value")
@@ -118,7 +119,8 @@ def similarity(
 ) -> Figure:
     """Images with a token marked, and below, for each source of features, its cosine with all others of that image."""
     side, grid = x.shape[-1], next(iter(maps.values())).shape[-1]
-    figure = _figure((style.WIDTH, style.WIDTH * 0.8 / len(x) * (1 + len(maps)) + 0.5))
+    each = min(0.8 * style.WIDTH / len(x), TALLEST / (1 + len(maps)))
+    figure = _figure((style.WIDTH, each * (1 + len(maps)) + 0.5))
     above, *rows = figure.subplots(1 + len(maps), 1)
     _sheet(above, x, len(x), ("image",), ())
     shown = None
@@ -135,15 +137,22 @@ def similarity(
     return figure
 
 
-def _density(axes: Axes, x: Tensor) -> None:
-    """Histogram of values beside the standard normal density."""
-    edges = torch.linspace(-4, 4, 65)
-    counts = torch.histogram(x.detach().double().cpu().flatten(), edges.double()).hist
-    axes.stairs((counts / x.numel() / (edges[1] - edges[0])).tolist(), edges.tolist(), fill=True, color="#9DC3E6")
+EDGES = torch.linspace(-4, 4, 65)
+"""Of a histogram's bins."""
+
+
+def _density(x: Tensor) -> Float[Tensor, "bins"]:
+    counts = torch.histogram(x.detach().double().cpu().flatten(), EDGES.double()).hist
+    return counts / x.numel() / (EDGES[1] - EDGES[0])
+
+
+def _histogram(axes: Axes, density: Float[Tensor, "bins"], top: float) -> None:
+    """Density of values beside the standard normal one."""
+    axes.stairs(density.tolist(), EDGES.tolist(), fill=True, color="#9DC3E6")
     middle = torch.linspace(-4, 4, 200)
     normal = torch.exp(-middle.square() / 2) / math.sqrt(2 * math.pi)
     axes.plot(middle.tolist(), normal.tolist(), color="black", linewidth=1.2, linestyle="--", label="standard normal")
-    axes.set(xlabel="value", title="density of its values", ylim=(0, 1.2), xlim=(-4, 4))
+    axes.set(xlabel="value", title="density of its values", ylim=(0, top), xlim=(-4, 4))
     axes.legend(loc="upper right", fontsize=10)
 
 

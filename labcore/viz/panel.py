@@ -34,7 +34,8 @@ class Panel:
 
     live: follow a control while it moves; False: draw on its release. play: the name of an integer slider that a button
     moves through its range. caption: what the picture shows, in a sentence, for those who cannot see it too. Raises what the
-    first drawing raises; later errors stand under the controls, and the last picture stays.
+    first drawing raises, and ValueError for what is no control; later errors stand under the controls, and the last
+    picture stays.
     """
 
     def __init__(
@@ -42,8 +43,7 @@ class Panel:
     ):
         from ipywidgets import HTML, HBox, Image, Layout, VBox
 
-        if play is not None and play not in controls:
-            raise ValueError(f"play was {play!r}, which is no control; there are {', '.join(controls)}")
+        _check(controls, play)
         self.controls, self.caption = dict(controls), caption
         self._draw = lru_cache(KEPT)(lambda values: png_of(draw(**dict(values))))
         self.image = Image(format="png", layout=Layout(max_width="100%", width="fit-content"))
@@ -87,8 +87,7 @@ class Panel:
 
     def described(self) -> str:
         """What the picture shows, in words: the caption and the values."""
-        values = ", ".join(f"{_called(c, name)} {_said(c)}" for name, c in self.controls.items())
-        return f"{self.caption} ({values})" if self.caption else values
+        return f"{self.caption} ({self._told})" if self.caption else self._told
 
     def _values(self) -> tuple[tuple[str, Any], ...]:
         return tuple((name, control.value) for name, control in self.controls.items())
@@ -114,16 +113,38 @@ class Panel:
     def _show(self, values: tuple[tuple[str, Any], ...]) -> None:
         started = time.perf_counter()
         self.image.value = self._draw(values)
+        self._told = ", ".join(f"{_called(c, name)} {_said(c)}" for name, c in self.controls.items())
         self.status.value = f"drawn in {time.perf_counter() - started:.2f} s"
 
 
 def png_of(picture: bytes | Figure) -> bytes:
     """PNG bytes as they are; a figure's in its own size, so that the page does not jump from one value to the next."""
-    if isinstance(picture, bytes):
+    if isinstance(picture, bytes) and picture.startswith(b"\x89PNG"):
         return picture
+    if not hasattr(picture, "savefig"):
+        raise TypeError(
+            f"a drawing gave {type(picture).__name__}; it has to give the bytes of a PNG, or a matplotlib figure"
+        )
     out = BytesIO()
     picture.savefig(out, format="png", dpi=picture.dpi)
     return out.getvalue()
+
+
+def _check(controls: Mapping[str, Any], play: str | None) -> None:
+    """ValueError for controls that have no value to draw by, and for a `play` that is no slider over whole numbers."""
+    from ipywidgets import IntSlider
+
+    for name, control in controls.items():
+        try:
+            hash(control.value)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{name} is a {type(control).__name__}; a control is a widget whose value is a number, a text or a tuple, as a "
+                "slider, a choice, a checkbox"
+            ) from error
+    if play is not None and not isinstance(controls.get(play), IntSlider):
+        sliders = [name for name, control in controls.items() if isinstance(control, IntSlider)]
+        raise ValueError(f"play was {play!r}; sliders over whole numbers are {', '.join(sliders) or 'none'}")
 
 
 def _upright(control: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Panels that look into a flow: a state, a token, a layer at a time. Everything is computed once, when a panel is made."""
+"""Panels that look into a flow: a state, a token, a layer at a time. The flow is asked once, when a panel is made."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
+from labcore.inverse.denoise import denoise
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.solve import invert
 from labcore.types import Site
@@ -21,6 +22,8 @@ from labcore.viz.panel import Panel
 
 def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]]) -> Panel:
     """From image to noise, a block at a time: x, then the states after each block, the last of which is z."""
+    if not states:
+        raise ValueError("there are no states; give the flow's latents as images")
     named = {"x": x.cpu()} | {f"x{_raised(i)}": s.cpu() for i, s in enumerate(states[:-1], 1)} | {"z": states[-1].cpu()}
     return Panel(
         lambda block: frames.state(named, block),
@@ -35,14 +38,20 @@ def learned_states(
 ) -> Panel:
     """From noise to image: the exact inverse's state beside the learned one's, from the same z.
 
-    states: of a learned inverse of `flow`, x^(T-1) ... x^0 and, where it denoises, the clean image, which has no exact
-    state; the exact one's x^0 stands there.
+    states: of a learned inverse of `flow`, x^(T-1) ... x^0 and, where it denoises, the clean image, beside which the exact
+    x^0 stands, denoised by the score. Raises ValueError for another number of states.
     """
+    if len(states) - len(flow.blocks) not in (0, 1):
+        raise ValueError(
+            f"{len(states)} states of a flow with {len(flow.blocks)} blocks; give all that its inverse has"
+        )
     found: dict[int, Tensor] = {}
     invert(flow, z, y, callback=lambda sweep: found.__setitem__(sweep.block, sweep.x))
     exact = [flow.unpatchify(found[number]).cpu() for number in range(len(flow.blocks), 0, -1)]
-    names = [*(f"x{_raised(i)}" for i in range(len(exact) - 1, -1, -1)), *["clean"] * (len(states) - len(exact))]
-    exact += [exact[-1]] * (len(states) - len(exact))
+    names = [f"x{_raised(i)}" for i in range(len(exact) - 1, -1, -1)]
+    if len(states) > len(exact):
+        names.append("clean")
+        exact.append(denoise(flow, flow.unpatchify(found[1]), y).cpu())
     learned = [flow.unpatchify(state).cpu() for state in states]
     return Panel(
         lambda state: frames.beside_exact(exact, learned, names, state),
@@ -55,7 +64,10 @@ def learned_states(
 def solver_steps(
     flow: TarFlow, z: Float[Tensor, "b t d"], y: Labels = None, guidance: float = 0.0, images: int = 4
 ) -> Panel:
-    """The first images of z, solved token by token and by Jacobi sweeps, an evaluation of a block at a time."""
+    """The first images of z, solved token by token and by Jacobi sweeps, an evaluation of a block at a time.
+
+    A block leaves its first token as it is, so one is known from the start, and one more after each evaluation.
+    """
     z, y = z[:images], None if y is None else y[:images]
     blocks, tokens = len(flow.blocks), flow.config.tokens
     solved: dict[int, Tensor] = {}
@@ -69,20 +81,24 @@ def solver_steps(
 
     def draw(block: int, step: int):
         given = z if block == blocks else solved[block + 1]
-        exact, iterate = solved[block], ([given, *swept[block]])[min(step, len(swept[block]))]
-        numbers = torch.arange(tokens, device=z.device, dtype=z.dtype)[None, :, None]
+        sweeps = min(step, len(swept[block]))
+        exact, iterate = solved[block], [given, *swept[block]][sweeps]
+        numbers = torch.arange(tokens, device=z.device, dtype=torch.float64)[None, :, None]
         order = flow.blocks[block - 1].permute(numbers)[0, :, 0].long()
         done = torch.zeros(tokens, dtype=torch.bool, device=z.device)
-        done[order[:step]] = True
+        done[order[: step + 1]] = True
         off = (iterate - exact).abs().amax((0, 2))
         pictures = [
             flow.unpatchify(torch.where(done[:, None], exact, given)).cpu(),
             flow.unpatchify(iterate).cpu(),
         ]
         known = tuple(_pixels(flow, where).cpu() for where in (done, off <= frames.EXACT))
-        return frames.solving(*pictures, known, off[order].cpu(), step, block)
+        return frames.solving(*pictures, known, off[order].cpu(), (step, sweeps), block)
 
-    moved = {"block": controls.whole("block", 1, blocks, blocks), "step": controls.whole("evaluations", 0, tokens, 0)}
+    moved = {
+        "block": controls.whole("block", 1, blocks, blocks),
+        "step": controls.whole("evaluations", 0, tokens - 1, 0),
+    }
     return Panel(draw, moved, play="step", caption="A block of a flow being inverted, token by token and by sweeps")
 
 
@@ -90,15 +106,17 @@ def layers(
     x: Float[Tensor, "b c h w"],
     flows: Mapping[str, Mapping[Site, Float[Tensor, "b t width"]]],
     fixed: Mapping[str, Float[Tensor, "b t d"]] | None = None,
-    start: Site | None = None,
+    start: Site | Sequence[int] | None = None,
 ) -> Panel:
     """What a token's features are like elsewhere in the image, at a site to pick: flows by name, and features without sites.
 
     x: a few images. flows: hidden tokens by site. fixed: those of an encoder, on the same grid. start: the site shown first.
+    Raises ValueError for features of other images, grids or sites, and for two of one name.
     """
-    sites = sorted(next(iter(flows.values())))
-    start = sites[-1] if start is None else start
-    grid = math.isqrt(next(iter(flows.values()))[sites[0]].shape[1])
+    sites, grid = _checked(x, flows, dict(fixed or {}))
+    start = sites[-1] if start is None else tuple(start)
+    if start not in sites:
+        raise ValueError(f"site {start} is not among {', '.join(map(str, sites))}")
 
     def draw(site: Site, row: int, column: int):
         token = (row - 1) * grid + column - 1
@@ -116,6 +134,29 @@ def cosines(features: Float[Tensor, "b t d"], token: int) -> Float[Tensor, "b t"
     """Cosine of each token's features with those of one, after the mean over the image's tokens is taken away."""
     centred = F.normalize((features - features.mean(1, keepdim=True)).float(), dim=-1)
     return (centred @ centred[:, token, :, None])[..., 0].cpu()
+
+
+def _checked(
+    x: Tensor, flows: Mapping[str, Mapping[Site, Tensor]], fixed: Mapping[str, Tensor]
+) -> tuple[list[Site], int]:
+    """The sites that all flows have, and tokens along a side."""
+    if not flows or flows.keys() & fixed.keys():
+        raise ValueError(
+            f"flows are {', '.join(flows) or 'none'}, features without sites {', '.join(fixed) or 'none'}; "
+            "give at least one flow, and each name once"
+        )
+    sites = sorted(set.intersection(*(set(hidden) for hidden in flows.values())))
+    if not sites:
+        raise ValueError(f"{', '.join(flows)} have no site in common")
+    first = next(iter(flows.values()))[sites[0]].shape[1]
+    features = {name: hidden[site] for name, hidden in flows.items() for site in sites} | fixed
+    for name, found in features.items():
+        if found.shape[:2] != (len(x), first) or math.isqrt(first) ** 2 != first:
+            raise ValueError(
+                f"{name}: features of shape {tuple(found.shape)} for {len(x)} images; give ({len(x)}, {first}, width), "
+                "tokens of a square grid, as the others"
+            )
+    return sites, math.isqrt(first)
 
 
 def _pixels(flow: TarFlow, tokens: Tensor) -> Tensor:

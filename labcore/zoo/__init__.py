@@ -16,7 +16,7 @@ CLASSIFIER = "fashion-classifier"
 
 
 def load(name: str) -> TarFlow:
-    """A shipped model by name, in eval mode on the CPU; its card is README.md in `path(name)`."""
+    """A shipped flow by name, in eval mode on the CPU; its card is README.md in `path(name)`."""
     return TarFlow.from_pretrained(path(name))
 
 
