@@ -47,9 +47,13 @@ METRICS = tuple(f"{name}_efflite0" for name in ("fid", "sfid", "kid", "is", "pre
 
 
 def publish(run: Path, name: str) -> Path:
-    """Write the folder of the shipped model `name` from the finished run in `run`; returns it."""
+    """Write the folder of the shipped model `name`, one of `labcore.zoo.NAMES`, from the finished run in `run`; returns it.
+
+    Raises ValueError for what the cards have no words for.
+    """
     folder, values = path(name), yaml.safe_load((run / "config.yaml").read_text())
     config = (InversionRunConfig if "inversion" in values else RunConfig)(**values)
+    _check(run, config)
     find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
     (folder / "spec.yaml").write_text(spec(name, config))
     model = find_sampler(folder)
@@ -61,6 +65,22 @@ def publish(run: Path, name: str) -> Path:
     evaluation = evaluated(model, name, folder / "evaluation.json")
     (folder / "README.md").write_text(cards.card(name, model, config, record, evaluation))
     return folder
+
+
+def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
+    """ValueError for a run that is not finished, other data than Fashion-MNIST, and a learned inverse that is not guided."""
+    steps, model = read_log(run)[-1]["step"], config.model
+    if steps < config.train.steps:
+        raise ValueError(f"{run} has done {steps} of {config.train.steps} steps; finish it first")
+    if not config.data.name.startswith("fashion-mnist") or model.num_classes != 10:
+        raise ValueError(
+            f"{config.data.name} with {model.num_classes} classes; what ships knows Fashion-MNIST's 10 classes"
+        )
+    if isinstance(config, InversionRunConfig) and (not model.denoiser or model.max_guidance < GUIDANCE):
+        raise ValueError(
+            f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and takes "
+            f"guidance up to {GUIDANCE:g} and more as an input"
+        )
 
 
 def measure(model: Sampler, config: RunConfig | InversionRunConfig) -> dict[str, Any]:

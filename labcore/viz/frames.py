@@ -74,7 +74,7 @@ def beside_exact(
     ]
     axes.plot(range(len(off)), off, color=style.COLOURS["blue"], marker="o", markersize=5)
     axes.plot(number, off[number], color=style.COLOURS["red"], marker="o", markersize=11)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, fontsize=10)
     axes.set(title=f"{names[number]}: off by {off[number]:.0%} of the RMS", ylim=(0, 1.15 * max(*off, 1e-6)))
     return figure
 
