@@ -45,6 +45,9 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
         found.append("the last cell does not write result.json")
     if not any(cell.cell_type == "markdown" and "## Exercises" in cell.source for cell in notebook.cells):
         found.append("no exercises")
+    asked = "".join(cell.source.partition("## Exercises")[2] for cell in notebook.cells if cell.cell_type == "markdown")
+    if len(re.findall(r"^\d+\. ", asked, re.MULTILINE)) != asked.count("<details><summary>Hint"):
+        found.append("exercises without a hint")
     ids = [cell.get("id") for cell in notebook.cells]
     if None in ids or len(set(ids)) < len(ids):
         found.append("cells without an id of their own")

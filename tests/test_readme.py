@@ -9,7 +9,7 @@ import pytest
 
 from labcore.runs import arms, results, ways
 from labcore.runs.bench import INVERSE, THEIRS, Row
-from labcore.runs.inverse_claims import NORM_CLAIMS
+from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
 from labcore.runs.verdicts import Claim, judge
@@ -189,3 +189,42 @@ def test_what_readme_tells_of_the_clamp(norms):
         assert f"{sum(r['metrics']['last']['nats_per_dim'] for r in mine) / 5:.3f} nats/dim" in numbers
         steps = [float(t) for r in mine for line in r["log"] for t in re.findall(r"seconds_per_step ([0-9.]+)", line)]
         assert f"{round(600 * sum(steps) / len(steps) / 60)} minutes" in cost
+
+
+@pytest.fixture(scope="module")
+def inverses() -> results.Published:
+    return results.published("04_learned_vs_analytic_inverse")
+
+
+def test_the_table_of_learned_inverses(inverses):
+    columns = {"FID (efflite0)": "fid_efflite0", "recognised": "recognised"}
+    layout = TableSpec(each="ways", columns=columns, baseline="exact, score")
+    rows = ["exact", "naive", "hidden-distillation", "hidden-alignment", "no-denoiser", "norm-both", "norm-none"]
+    shown = results.tables(inverses.records, layout, [*rows, "features", "guided"])["table.md"].split("\n\n")[0]
+    assert shown in (ROOT / "README.md").read_text()
+    seeds = {r["seed"] for r in inverses.records}
+    word = {2: "two", 3: "three", 4: "four", 5: "five"}[len(seeds)]
+    assert f"has run for {word} of its five seeds" in README and len(inverses.records) == 9 * len(seeds)
+    assert {(r["parameters"]["steps"], r["parameters"]["precision"]) for r in inverses.records} == {(600, "fp32")}
+
+
+def test_the_verdicts_on_learned_inverses(inverses):
+    """Each claim stands under its verdict, with its difference; counts too."""
+    records = results.exploded(inverses.records, "ways")
+    judged = [judge(claim, records) for claim in CLAIMS]
+    counts = Counter(found.verdict for found in judged)
+    told = README[README.index(f"Of the {len(judged)} claims that the notebook judges, {counts['supported']}") :]
+    parts = dict(zip(("supported", "not supported", "undetermined"), re.split(r"\*\*: ", told)[1:4], strict=True))
+    digits = {"fid_efflite0": 1, "image_mse": 4}
+    for found in judged:
+        if found.verdict == "not run":
+            continue
+        d, places = found.difference, digits.get(found.claim.number, 3)
+        text = f"{d.mean:+.{places}f} ± {d.half:.{places}f})"
+        part = parts[found.verdict]
+        assert found.claim.says in part and text in part[part.index(found.claim.says) :]
+    assert re.search(rf"\. {counts['not supported']} (is|are) \*\*not supported", told)
+    assert (
+        f"{counts['undetermined']} are **undetermined**" in told
+        and f"{counts['not run']} have **not been run**" in told
+    )
