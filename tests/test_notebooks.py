@@ -73,6 +73,8 @@ def exploring_problems(code: list[nbformat.NotebookNode]) -> list[str]:
         if EXPLORE not in cell.metadata.get("tags", ()):
             used |= {node.id for node in nodes if isinstance(node, ast.Name)}
             continue
+        if "raises-exception" not in cell.metadata.tags:
+            found.append(f"cell {cell.get('id')}: not tagged raises-exception, so its failure would end a run")
         symbols = symtable.symtable(cell.source, "cell", "exec").get_symbols()
         own = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
         explored |= dict.fromkeys(own, cell.get("id"))
@@ -185,13 +187,14 @@ BREAKS = {
     "title": lambda nb: nb.cells[0].update(source="no title"),
     "result.json": lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1 + 1", id="extra")),
     "is used or assigned elsewhere": lambda nb: nb.cells.insert(
-        5, nbformat.v4.new_code_cell("smoke = True", id="extra", metadata={"tags": ["explore"]})
+        5, nbformat.v4.new_code_cell("smoke = True", id="extra", metadata={"tags": ["explore", "raises-exception"]})
     ),
     "writes into 'record'": lambda nb: nb.cells.insert(
-        5, nbformat.v4.new_code_cell("record['a'] = 1", id="extra", metadata={"tags": ["explore"]})
+        5, nbformat.v4.new_code_cell("record['a'] = 1", id="extra", metadata={"tags": ["explore", "raises-exception"]})
     ),
     "'smoke' is used or assigned": lambda nb: nb.cells.insert(
-        5, nbformat.v4.new_code_cell("def smoke(): pass", id="extra", metadata={"tags": ["explore"]})
+        5,
+        nbformat.v4.new_code_cell("def smoke(): pass", id="extra", metadata={"tags": ["explore", "raises-exception"]}),
     ),
     "0 cells tagged": lambda nb: parameters_cell(nb).metadata.pop("tags"),
     "2 cells tagged": lambda nb: code_cell(nb).metadata.update(tags=["parameters"]),
@@ -234,6 +237,7 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
     for cell in nbformat.read(tmp_path / path.name, as_version=4).cells:
         if EXPLORE in cell.metadata.get("tags", ()):
             shown = [output.data for output in cell.outputs if "data" in output]
+            assert not any(output.output_type == "error" for output in cell.outputs), cell.outputs
             assert shown and all("image/png" in data and not any("widget" in kind for kind in data) for data in shown)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["smoke"] is True

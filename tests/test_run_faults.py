@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import toys
 from test_runs import command, execute_once, expected, result, toy_runs
@@ -100,6 +101,24 @@ def test_a_failed_run_says_why_and_goes_on(fault, tmp_path, root):
     assert execute_once(run, root).returncode == 0
     assert result(run, root) == expected(run)
     assert [a["status"] for a in attempts(run, root)] == ["failed", "done"]
+
+
+@pytest.mark.parametrize(("also", "ends"), [("", "done"), ("raise ValueError('no such flow')", "failed")])
+def test_a_cell_that_only_shows_may_fail(tmp_path, root, also, ends):
+    """It is said, and the run goes on to its result; another cell's failure is one all the same."""
+    (run,) = toy_runs(tmp_path, toys.START, "1 / 0", toys.COUNT, also or "None", toys.RESULT)
+    path = tmp_path / "notebooks" / "toy.ipynb"
+    made = nbformat.read(path, as_version=4)
+    (shows,) = (cell for cell in made.cells if cell.source == "1 / 0")
+    shows.metadata["tags"] = ["explore", "raises-exception"]
+    nbformat.write(made, path)
+    process = execute_once(run, root)
+    (attempt,) = attempts(run, root)
+    assert attempt["status"] == ends and (process.returncode == 0) == (ends == "done"), attempt
+    if ends == "done":
+        assert result(run, root) == expected(run)
+        log = (run.folder(root) / "log.txt").read_text()
+        assert "a cell that only shows something failed (ZeroDivisionError: division by zero)" in log
 
 
 def test_a_result_of_an_earlier_attempt_does_not_count(tmp_path, root):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from labcore.runs import kernel
+from labcore.runs.parameters import EXPLORE
 
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
 START = 120  # seconds that a kernel may take to start, by a clock that does not jump
@@ -102,12 +103,15 @@ def execute(
 ) -> None:
     """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come.
 
-    timeout: seconds a cell may take. log: a file that the lines are added to as well, with those of stderr. Raises papermill's
-    PapermillExecutionError where a cell fails, Stopped where `stop` was wished, Unfinished after sys.exit(), nbclient's
+    timeout: seconds a cell may take. log: a file that the lines are added to as well, with those of stderr. A cell tagged
+    "explore" may fail: a line says so, and the notebook goes on, if it is tagged "raises-exception" too. Raises papermill's
+    PapermillExecutionError where another cell fails, Stopped where `stop` was wished, Unfinished after sys.exit(), nbclient's
     DeadKernelError and CellTimeoutError.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls annotated parameters unknown
     stop = stop or Stop()
@@ -140,6 +144,14 @@ def execute(
                     on_cell_start=starts,
                     on_cell_execute=stop.runs,
                     on_cell_executed=stop.ran,
+                )
+                break
+            except PapermillExecutionError as error:
+                result = nbformat.read(executed, as_version=4)
+                if _cut_short(result):
+                    raise
+                lines.write(
+                    f"a cell that only shows something failed ({error.ename}: {error.evalue}); nothing else did\n"
                 )
                 break
             except (RuntimeError, DeadKernelError) as error:
@@ -236,9 +248,11 @@ def _kernel(lock: Path | None) -> Iterator[None]:
 
 
 def _cut_short(notebook: Any) -> int | None:
-    """Number of the first cell that exited or was not executed; None where all went to their end."""
+    """Number of the first cell that failed, exited or was not executed; None where all but exploring ones went to their end."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for number, cell in enumerate(code, 1):
+        if EXPLORE in cell.metadata.get("tags", ()) and cell.execution_count is not None:
+            continue
         exited = any(output.output_type == "error" for output in cell.outputs)
         if exited or cell.execution_count is None:
             return cell.execution_count or number
