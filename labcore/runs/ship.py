@@ -8,7 +8,6 @@ measured alike where both can be: by their images.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,7 @@ def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
 def trained(model: Sampler, run: Path) -> dict[str, Any]:
     """How the run went, and how large the model is."""
     log = read_log(run)
-    steps: Sequence[int] = [0, *(r["step"] for r in log)]
+    steps = [0, *(r["step"] for r in log)]
     seconds = sum(r.get("seconds_per_step", 0) * (b - a) for r, (a, b) in zip(log, pairwise(steps), strict=True))
     return {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from labcore.config import InversionRunConfig, RunConfig
+from labcore.data.fashion_mnist import CLASSES
 from labcore.flows.tarflow import TarFlow
 
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 LICENCE = """**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence,
 Copyright 2017 Zalando SE."""
 
