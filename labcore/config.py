@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 SCHEMA = 1
 """Version of the saved format. A file of a newer schema is refused; an older one is migrated on load."""
@@ -25,9 +25,11 @@ class Config(BaseModel):
 
 
 class TokensConfig(Config):
-    """What the flow and its learned inverse share: square images cut into tokens, and transformers over these."""
+    """What the flow and its learned inverse share: images cut into tokens, and transformers over these."""
 
-    image_size: PositiveInt  # pixels, square images
+    image_size: (
+        PositiveInt | tuple[PositiveInt, PositiveInt]
+    )  # pixels: one number for square images, else (height, width)
     channels: PositiveInt = 3
     patch_size: PositiveInt  # pixels; one token is channels x patch x patch values
     width: PositiveInt  # Ch, hidden width of the transformers
@@ -37,10 +39,17 @@ class TokensConfig(Config):
     num_classes: int = Field(default=0, ge=0)  # 0: unconditional
     mlp_ratio: PositiveFloat = 4.0  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
 
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_number_for_a_square(cls, size: Any) -> Any:
+        pair = isinstance(size, list | tuple) and len(size) == 2
+        return size[0] if pair and size[0] == size[1] else size
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> TokensConfig:
-        if self.image_size % self.patch_size:
-            divisors = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
+        _, height, width = self.image_shape
+        if height % self.patch_size or width % self.patch_size:
+            divisors = [p for p in range(1, height + 1) if height % p == width % p == 0]
             raise ValueError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}; allowed are {divisors}"
             )
@@ -52,14 +61,30 @@ class TokensConfig(Config):
         return self
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image."""
+        size = self.image_size
+        return (self.channels, *(size if isinstance(size, tuple) else (size, size)))
+
+    @property
+    def rows_columns(self) -> tuple[int, int]:
+        """Tokens down and across the image."""
+        _, height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
     def grid(self) -> int:
-        """Tokens along one side of the image."""
-        return self.image_size // self.patch_size
+        """Tokens along one side of a square image; ValueError for any other."""
+        rows, columns = self.rows_columns
+        if rows != columns:
+            raise ValueError(f"{rows} x {columns} tokens have no one side; this needs square images")
+        return rows
 
     @property
     def tokens(self) -> int:
         """t, tokens of an image."""
-        return self.grid**2
+        rows, columns = self.rows_columns
+        return rows * columns
 
     @property
     def token_dim(self) -> int:

@@ -19,6 +19,7 @@ OPTIONS = {
     "clamped": dict(affine_clamp=0.05),
     "volume-preserving": dict(volume_preserving=True),
     "unconditional": dict(num_classes=0),
+    "oblong": dict(image_size=(4, 16), positions="rope"),
 }
 """Every option of the architecture appears in one of these."""
 
@@ -39,7 +40,7 @@ def perturbed(std: float = 0.05, dtype: torch.dtype = torch.float64, seed: int =
 def assert_alive(flow: TarFlow) -> None:
     """z depends on earlier tokens, and on the class where there are classes."""
     c = flow.config
-    x = torch.randn(1, c.channels, c.image_size, c.image_size, dtype=flow.dtype)
+    x = torch.randn(1, *c.image_shape, dtype=flow.dtype)
     moved = flow.patchify(x).clone()
     moved[:, 0] += 1.0
     block = flow.blocks[0]  # raster order: all later tokens may react to the first
@@ -71,7 +72,7 @@ def images():
     def make(flow: TarFlow, n: int = 4, scale: float = 1.0, seed: int = 1):
         g = torch.Generator().manual_seed(seed)
         c = flow.config
-        x = scale * torch.randn(n, c.channels, c.image_size, c.image_size, generator=g, dtype=torch.float64)
+        x = scale * torch.randn(n, *c.image_shape, generator=g, dtype=torch.float64)
         y = torch.arange(n) % c.num_classes if c.num_classes else None
         if y is not None:
             y[0] = -1

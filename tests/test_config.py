@@ -13,6 +13,9 @@ from labcore.runs.configure import PRESETS, configure
     ("changes", "message"),
     [
         (dict(patch_size=3), "does not divide image_size 8; allowed are \\[1, 2, 4, 8\\]"),
+        (dict(image_size=(4, 6), patch_size=4), "does not divide image_size \\(4, 6\\); allowed are \\[1, 2\\]"),
+        (dict(image_size=(4, 0)), "greater than 0"),
+        (dict(image_size=(4, 6, 8)), "at most 2 items"),
         (dict(head_dim=7), "does not divide width 16"),
         (dict(num_blocks=0), "greater than 0"),
         (dict(width=-16), "greater than 0"),
@@ -55,6 +58,15 @@ def test_noise_defaults_follow_the_kind():
 def test_sizes_of_the_readme_model():
     c = TarFlowConfig(image_size=28, channels=1, patch_size=4, width=128, num_blocks=4, layers_per_block=4)
     assert (c.tokens, c.token_dim, c.dims) == (49, 16, 784)
+
+
+def test_images_need_not_be_square():
+    c = TarFlowConfig(**{**SMALL, "image_size": (4, 6)})
+    assert (c.image_shape, c.rows_columns, c.tokens, c.dims) == ((3, 4, 6), (2, 3), 6, 72)
+    assert TarFlowConfig.model_validate_json(c.model_dump_json()) == c
+    with pytest.raises(ValueError, match="2 x 3 tokens have no one side"):
+        c.grid  # noqa: B018
+    assert TarFlowConfig(**{**SMALL, "image_size": (8, 8)}) == TarFlowConfig(**SMALL)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -86,7 +86,7 @@ def test_latents_and_hiddens(flow, images):
     for number, reach in ((0, slice(-1, None)), (1, slice(None))):
         block = flow.blocks[number]
         change = (block(moved, y, [2]).hiddens[2] - block(tokens, y, [2]).hiddens[2]).abs().amax((0, 2))
-        touched = torch.zeros(16, dtype=torch.bool)
+        touched = torch.zeros(flow.config.tokens, dtype=torch.bool)
         touched[reach] = True
         assert torch.equal(change > 0, touched)
 
@@ -165,7 +165,7 @@ def test_blocks_alternate_and_are_in_order():
 def test_rope_depends_on_relative_position_only():
     from labcore.nn.embed import rope_table, rotate
 
-    table = rope_table(4, 8).double()
+    table = rope_table((4, 4), 8).double()
     q, k = torch.randn(2, 1, 1, 16, 8, dtype=torch.float64).unbind(0)
     logits = rotate(q[:, :, :1].expand(-1, -1, 16, -1), table) @ rotate(k[:, :, :1].expand(-1, -1, 16, -1), table).mT
     # tokens (row, column) = (0,0)->(1,2) and (2,1)->(3,3) are equally far apart

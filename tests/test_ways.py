@@ -61,7 +61,7 @@ def test_the_learned_way_is_the_models_pass(flow, model):
     z, y = ways.noise(flow, 4, seed=0)
     out = model(z, y)
     found = ways.learned(model).run(z, y)
-    assert torch.equal(found.x, out.x) and torch.equal(found.noisy, unpatchify(out.states[-2], 4, 1))
+    assert torch.equal(found.x, out.x) and torch.equal(found.noisy, unpatchify(out.states[-2], 4, (1, 16, 16)))
     assert ways.learned(model, has_states=False).run(z, y).noisy is None
     assert torch.equal(ways.learned(model, flow=flow).image(z, y), denoise(flow, out.x, y))
     assert torch.equal(ways.learned(model, 0.5).image(z, y), model(z, y, 0.5).x)

@@ -79,5 +79,5 @@ def known_tokens(
 
 
 def _pixels(flow: TarFlow, tokens: Bool[Tensor, "b t"]) -> Bool[Tensor, "b 1 h w"]:
-    side, p = flow.config.grid, flow.config.patch_size
-    return tokens.view(-1, 1, side, side).repeat_interleave(p, -1).repeat_interleave(p, -2)
+    p = flow.config.patch_size
+    return tokens.view(-1, 1, *flow.config.rows_columns).repeat_interleave(p, -1).repeat_interleave(p, -2)

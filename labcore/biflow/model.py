@@ -58,7 +58,7 @@ class BackwardBlock(nn.Module):
         self.class_tokens = nn.Parameter(torch.randn(classes, c.width) * 1e-2)
         self.guidance_tokens = nn.Parameter(torch.randn(guidances, c.width) * 1e-2)
         unturned = torch.tensor([1.0, 0.0]).expand(classes + guidances, c.head_dim // 2, 2)  # these have no position
-        self.register_buffer("rope", torch.cat([unturned, rope_table(c.grid, c.head_dim)]), persistent=False)
+        self.register_buffer("rope", torch.cat([unturned, rope_table(c.rows_columns, c.head_dim)]), persistent=False)
         self.layers = nn.ModuleList(
             BidirectionalLayer(c.width, c.head_dim, c.mlp_ratio) for _ in range(c.layers_per_block)
         )
@@ -155,7 +155,7 @@ class BackwardModel(Pretrained, nn.Module):
             if self.config.handover == "state":
                 h = states[-1]
         states = tuple(state.to(torch.promote_types(state.dtype, torch.float32)) for state in states)
-        return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.channels), states)
+        return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.image_shape), states)
 
     def _two(self, y: Labels, w: Tensor | None) -> Step:
         if w is None or y is None:

@@ -136,7 +136,7 @@ def generate(
         "samples",
         key,
         sampling.num,
-        {"images": Rows((c.channels, c.image_size, c.image_size), "uint8")},
+        {"images": Rows(c.image_shape, "uint8")},
         sampling.chunk,
     )
     everything = sampling.labels(flow, range(sampling.num))  # after the store, which knows whether there is room

@@ -49,7 +49,7 @@ class MetaBlock(nn.Module):
             self.position = nn.Parameter(torch.randn(config.tokens, config.width) * 1e-2)  # std 0.01 as in ml-tarflow
         else:
             self.position = None
-        rope = rope_table(config.grid, config.head_dim) if config.positions == "rope" else None
+        rope = rope_table(config.rows_columns, config.head_dim) if config.positions == "rope" else None
         self.register_buffer("rope", rope, persistent=False)
         self.class_embedding = ClassEmbedding(config.num_classes, config.width) if config.num_classes else None
         self.layers = nn.ModuleList(

@@ -87,7 +87,7 @@ class TarFlow(Pretrained, nn.Module):
 
     def unpatchify(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b c h w"]:
         """Tokens in raster order to images."""
-        return unpatchify(tokens, self.config.patch_size, self.config.channels)
+        return unpatchify(tokens, self.config.patch_size, self.config.image_shape)
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +119,7 @@ class TarFlow(Pretrained, nn.Module):
 
     def check_images(self, x: Tensor) -> None:
         """ValueError unless x is a floating batch of the model's image shape. Looks at shape and dtype only."""
-        c = self.config
+        shape = self.config.image_shape
         if not x.is_floating_point():
             raise ValueError(
                 f"images have dtype {x.dtype}; the flow takes floating images in [-1, 1]. "
@@ -127,10 +127,8 @@ class TarFlow(Pretrained, nn.Module):
             )
         if x.dtype != self.dtype:
             raise ValueError(f"images are {x.dtype} and the model is {self.dtype}; convert one, as in x.to(flow.dtype)")
-        if x.ndim != 4 or x.shape[1:] != (c.channels, c.image_size, c.image_size):
-            raise ValueError(
-                f"images have shape {tuple(x.shape)}; this model takes (b, {c.channels}, {c.image_size}, {c.image_size})"
-            )
+        if x.ndim != 4 or x.shape[1:] != shape:
+            raise ValueError(f"images have shape {tuple(x.shape)}; this model takes (b, {', '.join(map(str, shape))})")
 
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
         """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""

@@ -52,13 +52,13 @@ def check_labels(y: Tensor | None, batch: int, num_classes: int, ranges: bool = 
         )
 
 
-def grid_positions(side: int) -> Int[Tensor, "t 2"]:
-    """(row, column) of each token of a side x side grid in raster order."""
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+def grid_positions(grid: tuple[int, int]) -> Int[Tensor, "t 2"]:
+    """(row, column) of each token of a grid of (rows, columns) in raster order."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.stack([rows.flatten(), columns.flatten()], dim=-1)
 
 
-def rope_table(side: int, head_dim: int, base: float = 100.0) -> Float[Tensor, "t e 2"]:
+def rope_table(grid: tuple[int, int], head_dim: int, base: float = 100.0) -> Float[Tensor, "t e 2"]:
     """cos and sin of two-dimensional rotary positions (RoFormer, arXiv 2104.09864, by axis), e = head_dim / 2.
 
     The first half of the pairs turns with the row, the second with the column. Base 100 suits grids of 7 to 32 tokens a
@@ -66,7 +66,7 @@ def rope_table(side: int, head_dim: int, base: float = 100.0) -> Float[Tensor, "
     """
     per_axis = head_dim // 4
     frequencies = base ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
-    angles = (grid_positions(side).double()[:, :, None] * frequencies).flatten(1)
+    angles = (grid_positions(grid).double()[:, :, None] * frequencies).flatten(1)
     return torch.stack([angles.cos(), angles.sin()], dim=-1).to(torch.get_default_dtype())
 
 

@@ -17,12 +17,11 @@ def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b t d"]:
     return rows.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
 
 
-def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, channels: int) -> Float[Tensor, "b c h w"]:
-    """(b, t, d) -> (b, c, h, w), square images; the inverse of `patchify`."""
-    b, t, _ = tokens.shape
-    side = round(t**0.5)
-    rows = tokens.reshape(b, side, side, channels, patch, patch)
-    return rows.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, side * patch, side * patch)
+def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
+    """(b, t, d) -> (b, c, h, w) with shape = (c, h, w); the inverse of `patchify`."""
+    channels, height, width = shape
+    rows = tokens.reshape(len(tokens), height // patch, width // patch, channels, patch, patch)
+    return rows.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), *shape)
 
 
 def check_tokens(z: Tensor, tokens: int, token_dim: int, dtype: torch.dtype) -> None:

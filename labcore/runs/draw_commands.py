@@ -58,7 +58,7 @@ def sample(
         flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, solver=how
     ).cpu()
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
-    save_png(tile(images, columns), out / "grid.png", scale=2 if flow.config.image_size < 64 else 1)
+    save_png(tile(images, columns), out / "grid.png", scale=2 if max(flow.config.image_shape) < 64 else 1)
     for i, image in enumerate(images):
         save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
     typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")

@@ -16,7 +16,7 @@ from labcore.nn.pretrained import CONFIG, saved_class
 from labcore.provenance import weights_hash
 from labcore.store import cache_folder
 from labcore.train import checkpoint
-from labcore.zoo import NAMES, load, path
+from labcore.zoo import NAMES, path
 
 
 def find_model(source: str | Path) -> TarFlow:
@@ -26,13 +26,11 @@ def find_model(source: str | Path) -> TarFlow:
     folder gives its averaged weights; any other folder must be one that save_pretrained wrote. Names of the zoo and hub
     repositories "owner/name" work too. Raises FileNotFoundError or ValueError with what to do.
     """
-    return load(str(source)) if str(source) in NAMES else TarFlow.from_pretrained(_folder(source))
+    return TarFlow.from_pretrained(_folder(source))
 
 
 def find_sampler(source: str | Path) -> TarFlow | BackwardModel:
     """The flow, or the learned inverse of one, that `source` names: what `labcore.sample` takes; as `find_model`."""
-    if str(source) in NAMES:
-        return load(str(source))
     place = _folder(source)
     learned = isinstance(place, Path) and saved_class(place) == BackwardModel.__name__
     return (BackwardModel if learned else TarFlow).from_pretrained(place)
@@ -79,6 +77,8 @@ def solvers(
 
 def _folder(source: str | Path) -> Path | str:
     """The folder that holds the model's files; `source` itself where it may be a hub name."""
+    if str(source) in NAMES:
+        return path(str(source))
     folder = Path(source)
     for candidate in (folder, folder / "model", folder / "ema"):
         if candidate.is_dir() and (candidate / CONFIG).is_file():

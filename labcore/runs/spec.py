@@ -41,6 +41,7 @@ SMOKE_MAY_TOUCH = frozenset(
             "smoke",
             "steps",
             "teacher_steps",
+            "student_steps",
             "warmup_steps",
             "epochs",
             "probe_epochs",

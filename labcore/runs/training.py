@@ -115,10 +115,11 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     d, m = config.data, config.model
     parts = [load(d.name, split, d.path, d.image_size, d.channels) for split in ("train", "test")]
     for part in parts:
-        if (part.channels, part.image_size) != (m.channels, m.image_size):
+        if (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
+            given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
             raise ValueError(
-                f"the {d.name} images are {part.channels} x {part.image_size} x {part.image_size}, the model takes "
-                f"{m.channels} x {m.image_size} x {m.image_size}; set data.image_size and data.channels, or the model's"
+                f"the {d.name} images are {given}, the model takes {taken}; "
+                "set data.image_size and data.channels, or the model's"
             )
         if m.num_classes not in (0, part.num_classes):
             raise ValueError(

@@ -70,7 +70,7 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
         with torch.no_grad():
             out = model(z, y, guidance)
         c = model.config
-        noisy = unpatchify(out.states[-1 - c.denoiser], c.patch_size, c.channels) if has_states else None
+        noisy = unpatchify(out.states[-1 - c.denoiser], c.patch_size, c.image_shape) if has_states else None
         return Images(out.x if flow is None else denoise(flow, out.x, y), noisy)
 
     evaluations = f"{model.evaluations(guidance)}" + (" + score" if flow is not None else "")
@@ -172,8 +172,8 @@ def changed_rows(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> lis
 def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
     """A mask for inpainting: True in the upper half of the rows of tokens."""
     c = flow.config
-    known = torch.zeros(c.image_size, c.image_size, dtype=torch.bool, device=flow.device)
-    known[: c.grid // 2 * c.patch_size] = True
+    known = torch.zeros(*c.image_shape[1:], dtype=torch.bool, device=flow.device)
+    known[: c.rows_columns[0] // 2 * c.patch_size] = True
     return known
 
 

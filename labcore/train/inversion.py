@@ -73,7 +73,7 @@ class Inversion(nn.Module):
             out = self.predict(model, taught.z, batch.y, noise)
         targets = taught.targets(model.config.denoiser)
         raw = self.distances(out, targets)
-        image = unpatchify(targets[-1], model.config.patch_size, model.config.channels)
+        image = unpatchify(targets[-1], model.config.patch_size, model.config.image_shape)
         raw |= {name: self.perceptual[name](out.x, image, noise) for name in c.perceptual}
         loss = sum(
             weight * self.mean(name, adaptive(raw[name], c.adaptive_power, c.adaptive_offset), noise)

@@ -161,8 +161,8 @@ def _checked(
 
 def _pixels(flow: TarFlow, tokens: Tensor) -> Tensor:
     """Which pixels (h, w) belong to the tokens (t,) that are True."""
-    side, p = flow.config.grid, flow.config.patch_size
-    return tokens.view(side, side).repeat_interleave(p, 0).repeat_interleave(p, 1)
+    p = flow.config.patch_size
+    return tokens.view(flow.config.rows_columns).repeat_interleave(p, 0).repeat_interleave(p, 1)
 
 
 def _raised(number: int) -> str:
