@@ -8,11 +8,11 @@ import random
 import shutil
 from pathlib import Path
 
-import jupyter_lab
 import nbformat
 import pytest
-from jupyter_lab import Notebook
 
+from benchmarks import jupyter_lab
+from benchmarks.jupyter_lab import Notebook
 from labcore.runs.parameters import EXPLORE
 
 ROOT = Path(__file__).parent.parent

@@ -235,6 +235,8 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
         cwd=tmp_path,
     )
     for cell in nbformat.read(tmp_path / path.name, as_version=4).cells:
+        pictures = [output.data for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        assert all(re.match(r"[^<]{10}", picture["text/plain"]) for picture in pictures), "a picture without words"
         if EXPLORE in cell.metadata.get("tags", ()):
             shown = [output.data for output in cell.outputs if "data" in output]
             assert not any(output.output_type == "error" for output in cell.outputs), cell.outputs

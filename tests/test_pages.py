@@ -44,3 +44,11 @@ def test_a_page_asks_nothing_of_the_net(tmp_path):
     page = web_page(tmp_path / "n.ipynb").read_text()
     assert len(MATH.findall(page)) == 2 and "<em>" not in page
     assert not re.search(r"""<(?:script|img|link)[^>]*(?:src|href)=["']https?://""", page)
+
+
+def test_pictures_have_words_for_who_cannot_see_them(tmp_path):
+    data = {"image/png": "iVBORw0KGgo=", "text/plain": "error < 1 against steps"}
+    cells = [nbformat.v4.new_code_cell("figure", outputs=[nbformat.v4.new_output("display_data", data=data)])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    page = web_page(tmp_path / "n.ipynb").read_text()
+    assert re.search(r'<img(?=[^>]* src="data:image/png;base64,iVBORw0KGgo=")[^>]* alt="error &lt; 1 against steps"', page)

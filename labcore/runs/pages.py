@@ -1,10 +1,11 @@
-"""Web pages of executed notebooks that need nothing from the net: pictures are inside, formulas are MathML.
+"""Web pages of executed notebooks that need nothing from the net: pictures are inside, with words, and formulas are MathML.
 
 nbconvert leaves formulas to MathJax, which a page loads from its makers when it is opened. Browsers draw MathML by themselves.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,22 @@ def web_page(notebook: Path) -> Path:
 
 
 def converted(notebook: Any) -> Any:
-    """The notebook with MathML in its text and in what its cells show as Markdown."""
+    """The notebook with MathML for formulas, and with words in its pictures for who cannot see them."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
         for output in cell.get("outputs", []):
             if text := output.get("data", {}).get("text/markdown"):
                 output.data["text/markdown"] = with_mathml("".join(text))
+            if "image/png" in output.get("data", {}):
+                output.data.setdefault("text/html", _image(output.data))
     return notebook
+
+
+def _image(data: Any) -> str:
+    """A picture as HTML; its alternative text is what the cell would have shown as plain text."""
+    words, source = html.escape("".join(data.get("text/plain", "")).strip("'\"")), "".join(data["image/png"]).strip()
+    return f'<img src="data:image/png;base64,{source}" alt="{words}">'
 
 
 def _mathml(formula: re.Match[str]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from labcore.data.transforms import tile
 from labcore.viz import style
+from labcore.viz.words import described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -233,6 +234,9 @@ def _shown() -> type[Figure]:
             buffer = BytesIO()
             self.savefig(buffer, format="png", dpi=self.dpi, bbox_inches="tight", pad_inches=0.08)
             return buffer.getvalue()
+
+        def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+            printer.text(described(self))
 
     return Shown
 

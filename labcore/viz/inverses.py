@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+import torch
+
 from labcore.viz import style
 from labcore.viz.alignment import LINES, MARKERS
 from labcore.viz.figures import _figure, _styled
@@ -128,4 +130,18 @@ def changed_rows(found: Mapping[str, Sequence[float]], known: int) -> Figure:
     axes.set_xlabel("mean |inpainted - source|")
     axes.set_ylabel("row of pixels, from the top")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
+    return figure
+
+
+@_styled
+def by_guidance(found: Mapping[str, Mapping[float, tuple[float, float, float]]], title: str = "") -> Figure:
+    """A share against the guidance scale, a line a way. found: way -> {scale: (share, low, high)}, in [0, 1]."""
+    figure = _figure((0.7 * style.WIDTH, 4.2))
+    axes = figure.subplots()
+    for (name, points), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
+        shares, low, high = (100 * torch.tensor(values) for values in zip(*points.values(), strict=True))
+        bars = torch.stack([shares - low, high - shares]).clamp_min(0).numpy()
+        axes.errorbar(list(points), shares.tolist(), bars, linestyle=line, marker=marker, capsize=3, label=name)
+    axes.set(xlabel="guidance scale (0 is off)", ylabel="recognised, %", title=title)
+    axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser, for tests: a server of its own, Debian's Chromium, and panels moved by mouse and keyboard."""
+"""JupyterLab in a real browser, for tests and benchmarks: a server, Debian's Chromium, panels moved by mouse and keyboard."""
 
 from __future__ import annotations
 

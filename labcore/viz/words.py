@@ -1,0 +1,67 @@
+"""What a figure shows, in words, for readers who cannot see it: made from what is written on it and from its curves' ends."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+MOST = 12
+"""Names of one kind that are listed; our choice."""
+
+
+def described(figure: Figure) -> str:
+    """Titles, axes, the names of curves with their ends, of bars and points, and those beside and above pictures."""
+    said = [figure.get_suptitle(), *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
+    return _plain("; ".join(dict.fromkeys(part for part in said if part))) or "a picture"
+
+
+def _panel(axes: Axes) -> str:
+    if not axes.axison:
+        return ""
+    x, y = axes.get_xlabel(), axes.get_ylabel()
+    where = f"{y} against {x}" if x and y else x or y
+    curves = [_curve(line) for line in axes.lines if not line.get_label().startswith("_")]
+    own = {line.get_label() for line in axes.lines}
+    others = [name for name in axes.get_legend_handles_labels()[1] if name not in own]
+    named = [*_ticks("rows", axes.yaxis), *_ticks("columns", axes.xaxis)]
+    for child in axes.child_axes:
+        named += _ticks("below", child.xaxis)
+    return ", ".join(part for part in (axes.get_title(), where, *named, _listed(curves), _listed(others)) if part)
+
+
+def _curve(line: Line2D) -> str:
+    """A curve's name, and where it begins and ends; of points that are no curve, the name alone."""
+    x, y = line.get_data()
+    if len(x) < 2 or line.get_linestyle() == "None":
+        return line.get_label()
+    try:
+        ends = [f"{float(y[i]):.3g} at {float(x[i]):.3g}" for i in (0, -1)]
+    except (TypeError, ValueError):  # categories
+        return line.get_label()
+    return f"{line.get_label()} from {ends[0]} to {ends[1]}"
+
+
+def _ticks(kind: str, axis: Axis) -> list[str]:
+    """Names that stand at an axis, where they are names and not numbers of a scale."""
+    names = [name.get_text() for name in axis.get_ticklabels()]
+    return [f"{kind} {_listed(names)}"] if any(re.search(r"[^\W\d]", name) for name in names) else []
+
+
+def _names(legends: list) -> list[str]:
+    return [_listed([text.get_text() for text in legend.get_texts()]) for legend in legends]
+
+
+def _listed(names: list[str]) -> str:
+    names = list(dict.fromkeys(filter(None, names)))
+    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
+
+
+def _plain(text: str) -> str:
+    """Without the signs of formulas and of line breaks."""
+    return re.sub(r"\s+", " ", re.sub(r"\\(?:mathrm|mathbf|log|nabla)?|[${}]", "", text)).strip()
