@@ -30,6 +30,7 @@ _PACKAGES = (
     "guidance",
     "inverse",
     "kernels",
+    "latents",
     "nn",
     "provenance",
     "rng",

@@ -48,6 +48,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "labcore"
 
 
+def weights_folder() -> Path:
+    """Where weights of other people's networks are looked for: $LABCORE_WEIGHTS, else weights/ in the lab's cache folder."""
+    if given := os.environ.get("LABCORE_WEIGHTS"):
+        return Path(given).expanduser()
+    return cache_folder() / "weights"
+
+
 def make_folder(folder: Path) -> None:
     """`folder` with all that is above it; OSError says which folder cannot be made and what to do."""
     try:

@@ -612,7 +612,7 @@ def test_features_that_are_not_finite_are_refused(vit, data, tmp_path):
     ):
         cached_tokens(large, data, 4, root=tmp_path)
     assert cached_tokens(large, data, 4, root=tmp_path, dtype="float32").isfinite().all()
-    with pytest.raises(ValueError, match="dtype='bfloat16'; features are kept as float16 or float32"):
+    with pytest.raises(ValueError, match="dtype='bfloat16'; tiny-vit-tokens are kept as float16 or float32"):
         cached_tokens(vit, data, 4, root=tmp_path, dtype="bfloat16")
     with pytest.raises(ValueError, match="limit=0"):
         cached_tokens(vit, data, 4, root=tmp_path, limit=0)

@@ -51,4 +51,6 @@ def test_pictures_have_words_for_who_cannot_see_them(tmp_path):
     cells = [nbformat.v4.new_code_cell("figure", outputs=[nbformat.v4.new_output("display_data", data=data)])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
     page = web_page(tmp_path / "n.ipynb").read_text()
-    assert re.search(r'<img(?=[^>]* src="data:image/png;base64,iVBORw0KGgo=")[^>]* alt="error &lt; 1 against steps"', page)
+    assert re.search(
+        r'<img(?=[^>]* src="data:image/png;base64,iVBORw0KGgo=")[^>]* alt="error &lt; 1 against steps"', page
+    )

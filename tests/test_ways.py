@@ -277,6 +277,14 @@ def test_figures():
     assert axes.get_yscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == ["$x^0$", "$x^{1}$", "$z$"]
     along = inverses.norms_along({"a": {10: [1.0, 2.0], 20: [1.0, 3.0]}, "b": {10: [1.0, 2.0]}})
     assert [a.get_title() for a in along.axes] == ["a", "b"] and len(along.axes[0].lines) == 2
+    scales = inverses.by_guidance(
+        {"one": {0.0: (0.5, 0.4, 0.6), 2.0: (0.7, 0.6, 0.8)}, "two": {0.0: (0.2, 0.1, 0.3)}}
+    ).axes[0]
+    assert scales.lines[0].get_xydata().tolist() == [[0.0, 50.0], [2.0, pytest.approx(70.0)]]
+    assert [bar.get_segments()[0][:, 1].tolist() for bar in scales.collections] == [
+        pytest.approx([40, 60]),
+        pytest.approx([10, 30]),
+    ]
     bars = inverses.shares({"nothing": [0.2, 0.8], "block": [0.5, 0.5]}, ["$x^0$", "image"]).axes[0]
     assert [round(p.get_width(), 3) for p in bars.patches] == [0.2, 0.8, 0.5, 0.5]
     drawn = inverses.ways({"one": {"fid": 1.0, "mse": 0.1}, "two": {"fid": 2.0}}, {"fid": "FID", "mse": "MSE"}, ["mse"])

@@ -7,7 +7,6 @@ says which file, from where, and where to put it.
 from __future__ import annotations
 
 import importlib.util
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labcore.encoders.specs import EncoderSpec
-from labcore.store import cache_folder
+from labcore.store import weights_folder
 
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage of EfficientNet-Lite0."""
@@ -28,13 +27,6 @@ LITE0_REST = {
     **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
     **{"_project_conv": "conv_pwl", "_bn2": "bn3"},
 }
-
-
-def weights_folder() -> Path:
-    """Where weight files are looked for: $LABCORE_WEIGHTS, else weights/ in the lab's cache folder."""
-    if given := os.environ.get("LABCORE_WEIGHTS"):
-        return Path(given).expanduser()
-    return cache_folder() / "weights"
 
 
 def find_file(

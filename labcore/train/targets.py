@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from labcore.encoders.cache import Images, cached_tokens
+from labcore.derived import Images
+from labcore.encoders.cache import cached_tokens
 from labcore.encoders.frozen import Encoder
 from labcore.store import Progress
 from labcore.types import Batch

@@ -1,0 +1,82 @@
+"""What is computed of every image of a data set, kept in a store: features of an encoder, latents of an autoencoder.
+
+The key holds the data's fingerprint, whether images are mirrored, and the recipe of what is computed. Processes of one launch
+share the work, and a run that was killed goes on where it was (`labcore.store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from labcore.store import Progress, Rows, Store
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@runtime_checkable
+class Images(Protocol):
+    """A data set with a fingerprint, whose batches are uint8 images (b, c, h, w) and labels."""
+
+    name: str
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str: ...
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]: ...
+
+
+class Derived(NamedTuple):
+    """What is computed of an image: its name, the function of float images in [-1, 1], the shape of a row, and the recipe,
+    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store."""
+
+    name: str
+    compute: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    recipe: dict[str, Any]
+    chunk: int
+
+
+def derive(
+    what: Derived,
+    dataset: Images,
+    root: Path,
+    flipped: bool = False,
+    dtype: str = "float16",
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Every image's row, (n, *shape), mapped from a file; row i is image i. Meant for reading.
+
+    flipped: of the images mirrored left to right. limit: the first images only, as a store of its own. Raises ValueError
+    where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; {what.name} are kept as {' or '.join(DTYPES)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: give 1 or more images, or None for all")
+    rows = len(dataset) if limit is None else min(limit, len(dataset))
+    data = {"name": dataset.name, "split": dataset.split, "fingerprint": dataset.fingerprint()}
+    key = {"data": data, "flipped": flipped, **what.recipe}
+    store = Store(root, what.name, key, rows, {"features": Rows(what.shape, dtype)}, what.chunk)
+
+    @torch.no_grad()
+    def compute(part: range) -> dict[str, Tensor]:
+        pixels, _ = dataset.__getitems__(list(part))
+        x = pixels.float() / 127.5 - 1
+        found = what.compute(x.flip(-1) if flipped else x).to(DTYPES[dtype])
+        if not bool(found.isfinite().all()):
+            bad = part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]
+            raise ValueError(
+                f"{what.name} are not finite in {dtype}, first for image {bad} of {dataset.name} {dataset.split}; "
+                "use dtype='float32', or look at the image and the weights"
+            )
+        return {"features": found}
+
+    return store.fill(compute, progress)["features"]

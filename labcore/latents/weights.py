@@ -1,0 +1,98 @@
+"""Autoencoders on this machine: folders that diffusers wrote, found by name, never fetched unless asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from labcore.store import weights_folder
+
+KNOWN = {
+    "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
+    "sd-vae-ft-mse": "stabilityai/sd-vae-ft-mse",
+    "taesd": "madebyollin/taesd",
+}
+"""Names and their repositories on the hub. FlowBack and BiFlow use the first."""
+
+CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+CONFIG = "config.json"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
+    """Name and network of the autoencoder that `source` names; errors as `labcore.latents.load`."""
+    folder = find(source, download)
+    kind = _class_in(folder)
+    import diffusers
+
+    try:
+        model, told = getattr(diffusers, kind).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
+    except Exception as error:  # whatever its readers meet in files of other people
+        raise ValueError(f"{folder} could not be read as an {kind} ({error}); copy it again") from error
+    if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
+        raise ValueError(
+            f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
+        )
+    return source if source in KNOWN else folder.name, model
+
+
+def find(source: str, download: bool = False) -> Path:
+    """The folder of an autoencoder: given, in `weights_folder` under its name, or in the hub's cache."""
+    given = Path(source).expanduser()
+    if given.is_dir():
+        return given
+    if source not in KNOWN:
+        raise FileNotFoundError(
+            f"no folder {source!r}, and no autoencoder of that name; known are pixels, {', '.join(KNOWN)}. Give one of "
+            "them, or a folder that diffusers' save_pretrained wrote"
+        )
+    kept, repo = weights_folder() / source, KNOWN[source]
+    if kept.is_dir():
+        return kept
+    if (cached := _from_hub_cache(repo)) is not None:
+        return cached
+    if download:
+        return _download(source, repo)
+    raise FileNotFoundError(
+        f"{source} is not on this machine. It is https://huggingface.co/{repo} ({CONFIG} and {WEIGHTS[0]}). Put both into "
+        f"{kept} ($LABCORE_WEIGHTS names another folder than {kept.parent}), or pass the folder that holds them"
+    )
+
+
+def _class_in(folder: Path) -> str:
+    try:
+        kind = json.loads((folder / CONFIG).read_text()).get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{folder} has no readable {CONFIG} ({error}); give a folder that diffusers' save_pretrained wrote"
+        ) from None
+    if kind not in CLASSES:
+        raise ValueError(f"{folder} holds a {kind}; autoencoders that the lab knows are {', '.join(CLASSES)}")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ValueError(f"{folder} has no {' and no '.join(WEIGHTS)}; copy the weights beside its {CONFIG}")
+    return kind
+
+
+def _from_hub_cache(repo: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found: list[Any] = [try_to_load_from_cache(repo, name) for name in (CONFIG, *WEIGHTS)]
+    here = [Path(path) for path in found if isinstance(path, str)]
+    return here[0].parent if len(here) > 1 and here[0].name == CONFIG else None
+
+
+def _download(source: str, repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=[CONFIG, WEIGHTS[0]]))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"the hub did not give {source} ({type(error).__name__}); put {CONFIG} and {WEIGHTS[0]} of "
+            f"https://huggingface.co/{repo} into {weights_folder() / source}"
+        ) from error
