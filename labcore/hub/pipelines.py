@@ -1,0 +1,197 @@
+"""Flows and their learned inverses as pipelines of diffusers: class labels in, pictures out, saved and loaded as one folder.
+
+    TarFlowPipeline.from_flow("fashion-tarflow")(class_labels=[3, 7], guidance_scale=2.0).images
+
+A pipeline's folder holds the model in the lab's own format, in flow/ or inverse/, so `TarFlow.from_pretrained` reads it too,
+and beside it the autoencoder of a flow of latents. Scales are diffusers': 1 is off, so the lab's w (0 is off) is one less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.biflow.model import BackwardModel
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.denoise import denoise
+from labcore.inverse.solve import invert
+from labcore.latents.codec import CHUNK, Autoencoder
+from labcore.types import NULL
+
+Generators = torch.Generator | list[torch.Generator] | None
+Names = Mapping[Any, str] | None
+"""Names of classes by number; JSON makes texts of the numbers."""
+OUTPUTS = ("pil", "np", "pt")
+
+
+class _Held(ModelMixin):
+    """A model of the lab where diffusers wants one of its own; saved and loaded as the lab does, strictly."""
+
+    model_class: type
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        self.model.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, torch_dtype: torch.dtype | None = None, **_: Any) -> _Held:
+        held = cls(cls.model_class.from_pretrained(source))
+        return held if torch_dtype is None else held.to(torch_dtype)
+
+
+class HeldFlow(_Held):
+    model_class = TarFlow
+
+
+class HeldInverse(_Held):
+    model_class = BackwardModel
+
+
+class _ImagesOfClasses(DiffusionPipeline):
+    """What both pipelines share: labels, noise, the autoencoder, pictures."""
+
+    _optional_components: ClassVar[list[str]] = ["vae"]
+    part: str
+    """Name of the component that holds the model."""
+
+    def register(self, model: _Held, vae: Any, id2label: Names) -> None:
+        """Components and names of classes; ValueError where the autoencoder does not give what the model takes."""
+        self.register_modules(**{self.part: model}, vae=vae)
+        self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
+        if vae is not None and vae.config.latent_channels != model.config.channels:
+            raise ValueError(
+                f"the autoencoder has latents of {vae.config.latent_channels} channels, the model takes {model.config.channels}"
+            )
+
+    @property
+    def model(self) -> Any:
+        """The lab's model."""
+        return getattr(self, self.part).model
+
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """Numbers of classes by their names; ValueError lists the names there are."""
+        names = {name: int(number) for number, name in (self.config.id2label or {}).items()}
+        wanted = [label] if isinstance(label, str) else list(label)
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"no class is named {', '.join(unknown)}; there are {', '.join(names) or 'no names'}")
+        return [names[name] for name in wanted]
+
+    def _labels(self, class_labels: Sequence[int] | int | None, num_images: int) -> tuple[Tensor | None, int]:
+        """Labels on the model's device, and how many images they are for."""
+        classes = self.model.config.num_classes
+        if class_labels is None:
+            return None, num_images
+        given = [class_labels] * num_images if isinstance(class_labels, int) else list(class_labels)
+        if not given or any(not NULL <= label < classes for label in given):
+            allowed = f"0 to {classes - 1}, and -1 for none" if classes else "none: this model knows no classes"
+            raise ValueError(f"class_labels were {given}; allowed are {allowed}")
+        return torch.tensor(given, device=self._execution_device), len(given)
+
+    def _noise(self, num: int, generator: Generators) -> Float[Tensor, "b t d"]:
+        """A list of generators, one an image, makes each image a function of its own generator."""
+        if isinstance(generator, list) and len(generator) != num:
+            raise ValueError(f"{len(generator)} generators for {num} images; give one an image, or one for all")
+        shape = (num, self.model.config.tokens, self.model.config.token_dim)
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.model.dtype)
+
+    def _pictures(self, x: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
+        if self.vae is not None:
+            x = Autoencoder("vae", self.vae).to(x.device).decode(x, CHUNK)
+        x = (x.float() / 2 + 0.5).clamp(0, 1).cpu()
+        if output_type != "pt":
+            x = x.permute(0, 2, 3, 1).numpy()
+            x = self.numpy_to_pil(x) if output_type == "pil" else x
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=x) if return_dict else (x,)
+
+    @staticmethod
+    def _check(guidance_scale: float, output_type: str) -> None:
+        if guidance_scale < 1:
+            raise ValueError(f"guidance_scale was {guidance_scale}; 1 is off, and it cannot be below")
+        if output_type not in OUTPUTS:
+            raise ValueError(f"output_type was {output_type!r}; allowed are {', '.join(OUTPUTS)}")
+
+
+class TarFlowPipeline(_ImagesOfClasses):
+    """Noise, the flow's exact inverse, score denoising, and for a flow of latents its autoencoder."""
+
+    part = "flow"
+    model_cpu_offload_seq = "flow->vae"
+
+    def __init__(self, flow: HeldFlow, vae: Any = None, id2label: Names = None):
+        super().__init__()
+        self.register(flow, vae, id2label)
+
+    @classmethod
+    def from_flow(cls, flow: TarFlow, vae: Any = None, id2label: Names = None) -> TarFlowPipeline:
+        """A pipeline of a flow, with diffusers' AutoencoderKL or AutoencoderTiny where it is one of latents."""
+        return cls(HeldFlow(flow), vae, id2label)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
+        generator: Generators = None,
+        num_images: int = 1,
+        noise_std: float | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Pictures of `class_labels`: one a label, `num_images` of one number, as many without class for None.
+
+        generator: one for all, or a list with one an image. noise_std: what denoising takes away; None: the noise of the
+        flow's training, 0: nothing. output_type: "pil", "np" (b, h, w, c) in [0, 1], or "pt" (b, c, h, w) in [0, 1].
+        """
+        self._check(guidance_scale, output_type)
+        y, num = self._labels(class_labels, num_images)
+        x = invert(self.model, self._noise(num, generator), y, guidance=guidance_scale - 1).x
+        return self._pictures(denoise(self.model, x, y, noise_std), output_type, return_dict)
+
+
+class BiFlowPipeline(_ImagesOfClasses):
+    """Noise, one pass of a learned inverse, and for one of latents the autoencoder."""
+
+    part = "inverse"
+    model_cpu_offload_seq = "inverse->vae"
+
+    def __init__(self, inverse: HeldInverse, vae: Any = None, id2label: Names = None):
+        super().__init__()
+        self.register(inverse, vae, id2label)
+
+    @classmethod
+    def from_inverse(cls, inverse: BackwardModel, vae: Any = None, id2label: Names = None) -> BiFlowPipeline:
+        """A pipeline of a learned inverse, with diffusers' autoencoder where it is one of latents."""
+        return cls(HeldInverse(inverse), vae, id2label)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
+        generator: Generators = None,
+        num_images: int = 1,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """As `TarFlowPipeline`. One evaluation where guidance is an input of the model, else two."""
+        self._check(guidance_scale, output_type)
+        y, num = self._labels(class_labels, num_images)
+        return self._pictures(
+            self.model(self._noise(num, generator), y, guidance_scale - 1).x, output_type, return_dict
+        )

@@ -1,0 +1,127 @@
+"""diffusers' pipelines draw what the lab draws, and are whole after saving and loading without a network."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, perturbed
+from PIL import Image
+from test_latents import made
+
+from labcore import BackwardConfig, BackwardModel, TarFlow, denoise, invert
+from labcore.hub.pipelines import BiFlowPipeline, TarFlowPipeline
+
+LABELS = [1, 2, -1]
+
+
+def seeds(*numbers: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in numbers]
+
+
+def inverse(**changes) -> BackwardModel:
+    torch.manual_seed(0)
+    model = BackwardModel(BackwardConfig(**{**SMALL, "max_guidance": 2.0, **changes})).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+PIPELINES = {
+    "flow": lambda **changes: TarFlowPipeline.from_flow(perturbed(dtype=torch.float32, **changes)),
+    "inverse": lambda **changes: BiFlowPipeline.from_inverse(inverse(**changes)),
+}
+every_pipeline = pytest.mark.parametrize("name", PIPELINES)
+
+
+def expected(pipeline, z, y, w):
+    """What the lab itself makes of the same noise."""
+    model = pipeline.model
+    with torch.no_grad():
+        x = denoise(model, invert(model, z, y, guidance=w).x, y) if isinstance(model, TarFlow) else model(z, y, w).x
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+@every_pipeline
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_it_draws_what_the_lab_draws(name, scale):
+    pipeline = PIPELINES[name]()
+    z = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(4))
+    images = pipeline(LABELS, scale, torch.Generator().manual_seed(4), output_type="pt").images
+    torch.testing.assert_close(images, expected(pipeline, z, torch.tensor(LABELS), scale - 1))
+    assert images.std() > 0.05
+
+
+@every_pipeline
+def test_an_image_is_a_function_of_its_generator(name):
+    pipeline = PIPELINES[name]()
+    two = pipeline([1, 2], generator=seeds(5, 6), output_type="pt").images
+    one = pipeline([2], generator=seeds(6), output_type="pt").images
+    torch.testing.assert_close(two[1:], one, atol=1e-6, rtol=0)
+    assert (two[0] - two[1]).abs().max() > 0.01
+
+
+@every_pipeline
+def test_kinds_of_output(name):
+    pipeline = PIPELINES[name]()
+    pil, arrays = (pipeline(3, generator=seeds(1, 2), num_images=2, output_type=kind).images for kind in ("pil", "np"))
+    assert isinstance(pil[0], Image.Image) and pil[0].size == (8, 8) and arrays.shape == (2, 8, 8, 3)
+    assert np.abs(np.asarray(pil[1]) / 255 - arrays[1]).max() < 1 / 255
+    (plain,) = pipeline(3, generator=seeds(1, 2), num_images=2, output_type="np", return_dict=False)
+    assert np.array_equal(plain, arrays)
+    assert len(pipeline(num_images=3, output_type="pil").images) == 3  # of no class
+
+
+@every_pipeline
+def test_saved_and_loaded_it_draws_the_same(name, tmp_path):
+    pipeline, folder = PIPELINES[name](channels=4), tmp_path / "pipeline"
+    held, cls = getattr(pipeline, pipeline.part), type(pipeline)
+    import diffusers
+
+    vae = diffusers.AutoencoderKL.from_pretrained(made("AutoencoderKL", tmp_path / "vae"))
+    pipeline = cls(held, vae=vae, id2label={0: "boot", 1: "bag"})
+    images = pipeline([0, 1], 1.5, seeds(1, 2), output_type="pt").images
+    assert images.shape == (2, 3, 16, 16)
+    pipeline.save_pretrained(folder)
+    again = cls.from_pretrained(folder)
+    assert torch.equal(again([0, 1], 1.5, seeds(1, 2), output_type="pt").images, images)
+    assert again.get_label_ids(["bag", "boot"]) == [1, 0] and again.get_label_ids("bag") == [1]
+    assert json.loads((folder / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
+    own = type(pipeline.model).from_pretrained(folder / pipeline.part)  # the lab's own format
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), pipeline.model.parameters(), strict=True))
+
+
+@every_pipeline
+def test_a_damaged_folder_is_no_model_with_random_weights(name, tmp_path):
+    pipeline = PIPELINES[name]()
+    pipeline.save_pretrained(tmp_path)
+    weights = tmp_path / pipeline.part / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        type(pipeline).from_pretrained(tmp_path)
+
+
+@every_pipeline
+def test_what_cannot_be_drawn_is_refused(name, tmp_path):
+    import diffusers
+
+    pipeline = PIPELINES[name]()
+    for labels in ([5], [-2], []):
+        with pytest.raises(ValueError, match=r"class_labels were .* allowed are 0 to 4, and -1 for none"):
+            pipeline(labels)
+    with pytest.raises(ValueError, match=r"guidance_scale was 0\.5; 1 is off"):
+        pipeline([1], guidance_scale=0.5)
+    with pytest.raises(ValueError, match="output_type was 'png'; allowed are pil, np, pt"):
+        pipeline([1], output_type="png")
+    with pytest.raises(ValueError, match="no class is named bag; there are no names"):
+        pipeline.get_label_ids("bag")
+    with pytest.raises(ValueError, match="1 generators for 2 images; give one an image"):
+        pipeline([1, 2], generator=seeds(1))
+    unconditional = PIPELINES[name](num_classes=0, **({"max_guidance": 0.0} if name == "inverse" else {}))
+    with pytest.raises(ValueError, match="none: this model knows no classes"):
+        unconditional([1])
+    assert len(unconditional(num_images=2).images) == 2
+    vae = diffusers.AutoencoderKL.from_pretrained(made("AutoencoderKL", tmp_path / "vae"))
+    with pytest.raises(ValueError, match="latents of 4 channels, the model takes 3"):
+        type(pipeline)(getattr(pipeline, pipeline.part), vae=vae)
