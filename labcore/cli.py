@@ -170,7 +170,7 @@ def evaluate(
         )
     if out:
         check_out(out, flow)
-    source = _source(data, path, flow.config.image_size, flow.config.channels)
+    source = _source(data, path, flow.config.side, flow.config.channels)
     _share(num_processes)
     found: list[tuple[str, Any]] = []
     evaluate_model(
@@ -252,7 +252,7 @@ def probe(
 
     flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
-    source = _source(data, path, flow.config.image_size, flow.config.channels)
+    source = _source(data, path, flow.config.side, flow.config.channels)
     train, test = source.split("train"), source.split("test")
     check_classes(flow, train)
     for name in ("probe.json", "probe.png"):

@@ -51,6 +51,8 @@ class TokensConfig(Config):
     @field_validator("image_size", mode="before")
     @classmethod
     def _one_number_for_a_square(cls, size: Any) -> Any:
+        if isinstance(size, set | frozenset):
+            raise ValueError("a set has no order; give (height, width)")
         pair = isinstance(size, list | tuple) and len(size) == 2
         return size[0] if pair and size[0] == size[1] else size
 
@@ -74,6 +76,14 @@ class TokensConfig(Config):
         """(c, h, w) of an image."""
         size = self.image_size
         return (self.channels, *(size if isinstance(size, tuple) else (size, size)))
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of a square image; ValueError for any other."""
+        _, height, width = self.image_shape
+        if height != width:
+            raise ValueError(f"images of {height} x {width} pixels are not square; this needs square ones")
+        return height
 
     @property
     def rows_columns(self) -> tuple[int, int]:

@@ -120,3 +120,9 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 def test_options_that_the_format_cannot_hold():
     with pytest.raises(ValueError, match="positions='rope', mlp='swiglu', norm='rmsnorm'"):
         perturbed(positions="rope", mlp="swiglu", norm="rmsnorm").to_apple()
+
+
+def test_images_that_are_not_square_are_refused():
+    """16 tokens of 4 x 16 pixels would be read again as 8 x 8."""
+    with pytest.raises(ValueError, match="ml-tarflow has square images"):
+        perturbed(image_size=(4, 16)).to_apple()

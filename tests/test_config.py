@@ -14,6 +14,7 @@ from labcore.runs.configure import PRESETS, configure
     [
         (dict(patch_size=3), "does not divide image_size 8; allowed are \\[1, 2, 4, 8\\]"),
         (dict(image_size=(4, 6), patch_size=4), "does not divide image_size \\(4, 6\\); allowed are \\[1, 2\\]"),
+        (dict(image_size={4, 6}), "a set has no order"),
         (dict(image_size=(4, 0)), "greater than 0"),
         (dict(image_size=(4, 6, 8)), "at most 2 items"),
         (dict(head_dim=7), "does not divide width 16"),
@@ -66,6 +67,9 @@ def test_images_need_not_be_square():
     assert TarFlowConfig.model_validate_json(c.model_dump_json()) == c
     with pytest.raises(ValueError, match="2 x 3 tokens have no one side"):
         c.grid  # noqa: B018
+    with pytest.raises(ValueError, match="4 x 6 pixels are not square"):
+        c.side  # noqa: B018
+    assert TarFlowConfig(**SMALL).side == 8
     assert TarFlowConfig(**{**SMALL, "image_size": (8, 8)}) == TarFlowConfig(**SMALL)
 
 

@@ -196,6 +196,7 @@ BAD = {
     "play": lambda: Panel(lambda a: grey(0.0), {"a": slider()}, play="a"),
     "no states": lambda: panels.trajectory(torch.zeros(1, 1, 8, 8), []),
     "other states": lambda: panels.learned_states(perturbed(dtype=torch.float32), [], torch.zeros(1, 16, 12)),
+    "oblong": lambda: panels.layers(torch.zeros(2, 1, 4, 16), {"a": {(1, 1): torch.zeros(2, 16, 3)}}),
     "no flow": lambda: panels.layers(torch.zeros(2, 1, 8, 8), {}),
     "other site": lambda: panels.layers(torch.zeros(2, 1, 8, 8), {"a": {(1, 1): torch.zeros(2, 16, 3)}}, start=(9, 9)),
     "other grid": lambda: panels.layers(

@@ -23,8 +23,8 @@ def test_heat_has_one_scale_and_the_first_value_to_the_right():
     assert [axes.get_title() for axes in figure.axes[:2]] == ["a", "b"]
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == plane.PIXELS
     assert figure.axes[-1].get_ylabel() == "density"
-    signed = plane.heat({"a": mesh[:, 0]}, 1.0, "error", signed=True).axes[0].images[0]
-    assert signed.get_clim() == (-1, 1)
+    ringed = plane.heat({"a": mesh[:, 0].abs()}, 1.0, "error", ring=0.5)
+    assert [patch.radius for patch in ringed.axes[0].patches] == [0.5]
 
 
 def test_clouds_tell_classes_by_colour_and_marker():
@@ -33,14 +33,19 @@ def test_clouds_tell_classes_by_colour_and_marker():
     assert zero.get_xydata().tolist() == pytest.approx(POINTS[[0, 2]].numpy())
     assert one.get_xydata().tolist() == pytest.approx(POINTS[[1]].numpy())
     assert zero.get_marker() != one.get_marker() and zero.get_color() != one.get_color()
+    assert (
+        len(axes.texts) == 0
+        and plane.clouds({"a": (POINTS, LABELS)}, 0.9, "01").axes[0].texts[0].get_text() == "1 of 3 outside"
+    )
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["zero", "one"]
 
 
 def test_the_longest_arrow_sets_the_scale_of_all():
     moves = torch.tensor([[0.1, 0.0], [0.0, 0.4], [0.0, 0.0]])
-    figure = plane.arrows({"a": (POINTS, moves), "b": (POINTS, moves / 2)}, reach=1.0, longest=0.3)
-    a, b = (axes.collections[0] for axes in figure.axes)
-    assert a.scale == b.scale == pytest.approx(0.4 / 0.3)
+    found = {"a": (POINTS, moves), "b": (POINTS, moves / 2)}
+    for options, scales in (({}, (0.4, 0.4)), (dict(one_scale=False), (0.4, 0.2)), (dict(enlarged=False), (0.3, 0.3))):
+        a, b = (axes.collections[0] for axes in plane.arrows(found, reach=1.0, **options).axes)
+        assert (a.scale, b.scale) == pytest.approx([longest / plane.LONGEST for longest in scales])
     assert a.V.tolist() == pytest.approx([0.0, 0.4, 0.0]) and b.V.tolist() == pytest.approx([0.0, 0.2, 0.0])
 
 

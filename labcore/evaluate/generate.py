@@ -93,7 +93,11 @@ class SampleSet:
 
     @property
     def image_size(self) -> int:
-        return self.images.shape[-1]
+        """Pixels along a side; ValueError for images that are not square, which nothing here is compared with."""
+        height, width = self.images.shape[-2:]
+        if height != width:
+            raise ValueError(f"samples of {height} x {width} pixels are not square; measures of them need that")
+        return width
 
     @property
     def channels(self) -> int:

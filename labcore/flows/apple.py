@@ -80,6 +80,8 @@ def to_apple(flow) -> dict[str, Tensor]:
         for name, published in dict(positions="learned", mlp="gelu", norm="layernorm", affine_clamp=None).items()
         if getattr(c, name) != published
     ]
+    if len(set(c.rows_columns)) > 1:
+        raise ValueError(f"ml-tarflow has square images; its format cannot hold a model of {c.image_size} pixels")
     if beyond or c.mlp_ratio != 4:
         raise ValueError(
             f"ml-tarflow has no {', '.join(beyond) or f'mlp_ratio={c.mlp_ratio}'}; its format cannot hold this model"

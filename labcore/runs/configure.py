@@ -102,7 +102,7 @@ def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str
     """A learned inverse's sections with what `model` and `data` do not say from the flow (what `find_model` takes)."""
     config = find_model(flow).config
     model = {key: getattr(config, key) for key in TokensConfig.model_fields}
-    data = run_section(flow, "data") or dict(image_size=config.image_size, channels=config.channels)
+    data = run_section(flow, "data") or dict(image_size=config.side, channels=config.channels)
     return {**sections, "model": {**model, **sections["model"]}, "data": {**data, **sections["data"]}}
 
 

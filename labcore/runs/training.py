@@ -119,7 +119,7 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
             given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
             raise ValueError(
                 f"the {d.name} images are {given}, the model takes {taken}; "
-                "set data.image_size and data.channels, or the model's"
+                "set data.image_size and data.channels, or the model's (images of data sets are square)"
             )
         if m.num_classes not in (0, part.num_classes):
             raise ValueError(

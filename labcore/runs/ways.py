@@ -80,7 +80,7 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
 def data_of(flow: str) -> Data:
     """The images that a flow (what `find_model` takes) was trained on, else the embedded ones at its size."""
     config = find_model(flow).config
-    own = run_section(flow, "data") or {"name": "fashion-mnist-12k", "image_size": config.image_size}
+    own = run_section(flow, "data") or {"name": "fashion-mnist-12k", "image_size": config.side}
     own.setdefault("channels", config.channels)
     return Data(own["name"], own.get("path"), own.get("image_size"), own.get("channels"))
 
@@ -170,8 +170,10 @@ def changed_rows(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> lis
 
 
 def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
-    """A mask for inpainting: True in the upper half of the rows of tokens."""
+    """A mask for inpainting: True in the upper half of the rows of tokens; ValueError where there is one row."""
     c = flow.config
+    if c.rows_columns[0] < 2:
+        raise ValueError("images of one row of tokens have no upper half; give smaller patches")
     known = torch.zeros(*c.image_shape[1:], dtype=torch.bool, device=flow.device)
     known[: c.rows_columns[0] // 2 * c.patch_size] = True
     return known

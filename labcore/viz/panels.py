@@ -113,6 +113,8 @@ def layers(
     x: a few images. flows: hidden tokens by site. fixed: those of an encoder, on the same grid. start: the site shown first.
     Raises ValueError for features of other images, grids or sites, and for two of one name.
     """
+    if x.shape[-2] != x.shape[-1]:
+        raise ValueError(f"images are {x.shape[-2]} x {x.shape[-1]} pixels; give square ones")
     sites, grid = _checked(x, flows, dict(fixed or {}))
     start = sites[-1] if start is None else tuple(start)
     if start not in sites:

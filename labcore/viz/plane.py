@@ -1,6 +1,6 @@
 """Figures of pictures of two pixels, each a point of the plane: densities, clouds, arrows, and a lattice that is bent.
 
-Every figure is a row of panels with one scale. Points come as tensors whose last values, flattened, are pairs: pictures
+Points come as tensors whose last values, flattened, are pairs: pictures
 (n, 1, 1, 2) and tokens (n, 2, 1) alike.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PIXELS = ("first pixel", "second pixel")
 NOISE = ("first value of z", "second value of z")
+LONGEST = 0.3
+"""Length of the longest enlarged arrow, in units of what the axes reach."""
 
 
 def mesh(side: int, reach: float) -> Float[Tensor, "n 2"]:
@@ -38,57 +40,79 @@ def heat(
     reach: float,
     label: str,
     axes_of: tuple[str, str] = PIXELS,
-    signed: bool = False,
+    ring: float | None = None,
 ) -> Figure:
-    """Values on a `mesh`, a panel a name, with one colour scale; a signed one has white at 0."""
+    """Values of 0 and above on a `mesh`, a panel a name, with one colour scale that goes by the square root of the value.
+
+    ring: radius of a dashed circle around 0.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.patches import Circle
+
     figure, panels = _panels(found, axes_of)
-    largest = max(float(values.abs().max()) for values in found.values())
-    shades = dict(cmap="RdBu_r", vmin=-largest, vmax=largest) if signed else dict(cmap="viridis", vmin=0, vmax=largest)
+    scale = PowerNorm(0.5, vmin=0, vmax=max(float(values.max()) for values in found.values()))
     for axes, values in zip(panels, found.values(), strict=True):
         side = round(len(values) ** 0.5)
-        shown = axes.imshow(
-            values.view(side, side).mT.cpu().numpy(), origin="lower", extent=[-reach, reach] * 2, **shades
-        )
+        pixels = values.view(side, side).mT.cpu().numpy()
+        shown = axes.imshow(pixels, origin="lower", extent=[-reach, reach] * 2, cmap="viridis", norm=scale)
+        if ring is not None:
+            axes.add_patch(Circle((0, 0), ring, fill=False, color="white", linestyle="--"))
     figure.colorbar(shown, ax=panels, label=label, shrink=0.8)
     return figure
 
 
 @_styled
 def clouds(found: Mapping[str, tuple[Tensor, Int[Tensor, "n"]]], reach: float, classes: Sequence[str]) -> Figure:
-    """Points and their classes, a panel a name; colours and markers tell the classes."""
+    """Points and their classes, a panel a name; colours and markers tell the classes, and a line how many lie outside."""
     figure, panels = _panels(found, PIXELS)
     for axes, (points, labels) in zip(panels, found.values(), strict=True):
         at = _pairs(points)
         for number, (name, marker) in enumerate(zip(classes, cycle(MARKERS))):
             axes.plot(*at[labels.cpu() == number].T, marker, markersize=2.5, alpha=0.6, label=name)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        if outside := int((at.abs().amax(1) > reach).sum()):
+            axes.text(0.02, 0.02, f"{outside} of {len(at)} outside", transform=axes.transAxes, fontsize=11)
     panels[-1].legend(loc="upper right", markerscale=3)
     return figure
 
 
 @_styled
-def arrows(found: Mapping[str, tuple[Tensor, Tensor]], reach: float, longest: float = 0.3) -> Figure:
-    """An arrow from each point, a panel a name: (points, moves). The longest move of all is drawn `longest` long."""
+def arrows(
+    found: Mapping[str, tuple[Tensor, Tensor]], reach: float, enlarged: bool = True, one_scale: bool = True
+) -> Figure:
+    """An arrow from each point, a panel a name: (points, moves). enlarged: the longest move is drawn LONGEST times `reach`
+    long, of all panels or, without one_scale, of each; else every arrow has the length of its move."""
     figure, panels = _panels(found, PIXELS)
-    largest = max(float(_pairs(moves).norm(dim=1).max()) for _, moves in found.values())
-    for axes, (points, moves) in zip(panels, found.values(), strict=True):
+    lengths = [float(_pairs(moves).norm(dim=1).max()) for _, moves in found.values()]
+    for axes, (points, moves), own in zip(panels, found.values(), lengths, strict=True):
         at, move = _pairs(points), _pairs(moves)
-        drawn = dict(angles="xy", scale_units="xy", scale=largest / (longest * reach), width=0.004)
+        scale = (max(lengths) if one_scale else own) / (LONGEST * reach) if enlarged else 1.0
+        drawn = dict(angles="xy", scale_units="xy", scale=scale, width=0.004)
         axes.quiver(*at.T.numpy(), *move.T.numpy(), color=style.COLOURS["blue"], **drawn)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        axes.title.set_fontsize(12)
     return figure
 
 
 @_styled
 def lattices(found: Mapping[str, Tensor], side: int, axes_of: tuple[str, str] = PIXELS) -> Figure:
-    """A `mesh` of side x side points and where maps take it, a panel a name: lines of the mesh stay connected."""
-    figure, panels = _panels(found, axes_of)
+    """A `mesh` of side x side points and where maps take it, a panel a name, each to its own scale; lines stay connected."""
+    figure, panels = _panels(found, axes_of, most=4, share=False)
     for axes, points in zip(panels, found.values(), strict=True):
         lines = _pairs(points).view(side, side, 2)
         for number in range(side):
             shade = number / (side - 1)
-            axes.plot(*lines[number].T, color=style.between(shade), linewidth=1.0)
-            axes.plot(*lines[:, number].T, color=style.COLOURS["red"], alpha=0.35 + 0.5 * shade, linewidth=1.0)
+            axes.plot(*lines[number].T, color=style.between(shade), linewidth=1.0, label="_first")
+            axes.plot(
+                *lines[:, number].T,
+                color=style.COLOURS["red"],
+                alpha=0.35 + 0.5 * shade,
+                linewidth=1.0,
+                label="_second",
+            )
+    panels[0].lines[0].set_label("one first value each, dark to light")
+    panels[0].lines[1].set_label("one second value each")
+    figure.legend(handles=panels[0].lines[:2], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -96,13 +120,22 @@ def _pairs(points: Tensor) -> Float[Tensor, "n 2"]:
     return points.detach().reshape(-1, 2).cpu().float()
 
 
-def _panels(found: Mapping[str, object], axes_of: tuple[str, str]) -> tuple[Figure, list[Axes]]:
-    side = min(4.2, style.WIDTH / len(found))
-    figure = _figure((style.WIDTH if len(found) > 1 else 1.3 * side, side + 0.6))
-    panels = list(figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0])
-    for axes, name in zip(panels, found, strict=True):
-        axes.set_aspect("equal")
+def _panels(
+    found: Mapping[str, object], axes_of: tuple[str, str], most: int = 6, share: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a square panel for each name, at most `most` in a row."""
+    columns = min(most, len(found))
+    rows = -(-len(found) // columns)
+    side = min(4.2, style.WIDTH / columns)
+    figure = _figure((style.WIDTH if len(found) > 1 else 1.3 * side, rows * (side + 0.6)))
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    for row in panels:
+        row[0].set_ylabel(axes_of[1])
+    panels = list(panels.flatten())
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, found, strict=False):
+        axes.set_aspect("equal", adjustable="datalim" if not share else "box")
         axes.grid(False)
         axes.set(title=name, xlabel=axes_of[0])
-    panels[0].set_ylabel(axes_of[1])
-    return figure, panels
+    return figure, panels[: len(found)]
