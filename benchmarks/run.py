@@ -2,7 +2,7 @@
 
     make bench                                      our own numbers
     make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch,
-                                                    inversion or speed
+                                                    inversion, panels or speed
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import align, batch, compare_ml_tarflow, inversion, measures, speed
+from benchmarks import align, batch, compare_ml_tarflow, inversion, measures, panels, speed
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -102,6 +102,7 @@ PARTS = {
     "align": lambda args: align.align(args.repeats, args.threads),
     "batch": lambda args: batch.batch(args.repeats),
     "inversion": lambda args: inversion.inversion(args.repeats, args.reference),
+    "panels": lambda args: panels.panels(),
     "speed": lambda args: speed.speed(args.repeats, args.reference),
 }
 

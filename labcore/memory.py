@@ -1,7 +1,8 @@
 """Keeping freed memory in the process, for networks whose activations are large and short-lived.
 
-glibc hands every freed block above 32 MB back to the kernel, and zeroed pages have to be fetched again for the next one. A
-convolutional encoder at 224 pixels on a CPU spends half its time so (measured: 31 ms an image, 14 ms without).
+glibc hands freed memory back to the kernel, large blocks at once, and zeroed pages have to be fetched again for the next ones.
+A convolutional encoder at 224 pixels on a CPU spends half its time so (measured: 31 ms an image, 14 ms without), a pass of a
+small learned inverse for 36 images a fifth (105 and 120 ms, 82 and 93 without).
 """
 
 from __future__ import annotations

@@ -18,6 +18,10 @@ def shipped() -> TarFlow:
     return zoo.load("fashion-tarflow")
 
 
+def record_of(name: str) -> dict:
+    return json.loads((zoo.path(name) / "record.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def pictures():
     data = load("fashion-mnist-12k", "test")
@@ -26,13 +30,13 @@ def pictures():
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_model_loads_and_is_small(name):
-    flow, folder = zoo.load(name), zoo.path(name)
-    assert not flow.training
-    assert sum(p.numel() for p in flow.parameters()) <= 1_600_000
+    model, folder = zoo.load(name), zoo.path(name)
+    assert not model.training
+    assert sum(p.numel() for p in model.parameters()) <= 1_600_000
     assert (folder / "model.safetensors").stat().st_size <= 4e6
     assert {v.dtype for v in read_tensors(folder / "model.safetensors").values()} == {torch.float16}
     config = json.loads((folder / "config.json").read_text())
-    assert (config["schema"], config["model"]) == (1, "TarFlow")
+    assert (config["schema"], config["model"]) == (1, "BackwardModel" if name in zoo.INVERSES else "TarFlow")
     for part in ("README.md", "record.json", "spec.yaml", "samples.png"):
         assert (folder / part).is_file()
 
@@ -42,8 +46,13 @@ def test_the_card_says_what_was_measured(name):
     folder = zoo.path(name)
     card, record = (folder / "README.md").read_text(), json.loads((folder / "record.json").read_text())
     evaluation = json.loads((folder / "evaluation.json").read_text())
-    assert f"{record['likelihood']['nats_per_dim']:.4f} +-" in card
-    assert f"{record['bayes_accuracy']['accuracy']:.1%} (95%" in card
+    if name in zoo.INVERSES:
+        learned, exact = (record["brought_back"][way] for way in ("learned", "exact"))
+        assert f"| {learned['image_mse']:.4f} (the exact inverse, denoised: {exact['image_mse']:.4f}) |" in card
+        assert f"| {learned['nats_per_dim']:.3f} (the exact inverse's: {exact['nats_per_dim']:.3f}) |" in card
+    else:
+        assert f"{record['likelihood']['nats_per_dim']:.4f} +-" in card
+        assert f"{record['bayes_accuracy']['accuracy']:.1%} (95%" in card
     assert f"{record['parameters']:,} parameters" in card
     assert f"{record['steps']:,} steps" in card and record["trained_with"]["revision"] in card
     for scale, found in record["recognised"].items():
@@ -56,10 +65,24 @@ def test_the_card_says_what_was_measured(name):
         assert f"| `{metric}` of {measure['n']:,} samples, guidance 1 | {measure['value']:.4g} (" in card
 
 
+@pytest.mark.parametrize("name", zoo.INVERSES)
+def test_a_learned_inverse_inverts_its_flow(name):
+    """Of test images that its flow encoded, it brings back what its record says; and it is taught by the flow that ships."""
+    flow, back, record = zoo.load(zoo.INVERSES[name]), zoo.load(name), record_of(name)
+    assert record["flow"] == weights_hash(flow)
+    test = load("fashion-mnist-12k", "test")
+    x, y = to_float(test.images[:200]), test.labels[:200]
+    with torch.no_grad():
+        z = flow(x + flow.config.noise_std * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), y).z
+        error, blank = float((back(z, y).x - x).square().mean()), float((x.mean(0) - x).square().mean())
+    assert error == pytest.approx(record["brought_back"]["learned"]["image_mse"], rel=0.15)
+    assert error < blank / 4
+
+
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_guided_samples_are_recognised(name):
     """At least 80% of them, by the classifier that ships; a few are drawn again."""
-    best = json.loads((zoo.path(name) / "record.json").read_text())["recognised"]["2"]
+    best = record_of(name)["recognised"]["2"]
     assert best["accuracy"] >= 0.8 and best["n"] >= 1000
     y = torch.arange(40) % 10
     found = recognised(zoo.load_classifier(), sample(zoo.load(name), 40, y, guidance=2.0, seed=1), y)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from labcore.kernels import dispatch
 
+SHORT = 64
+"""Tokens up to which plain matrix products are quicker on a CPU, by the measurement below."""
+
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
     """(n, m) bool, True where query i (at position m - n + i) may see key j."""
@@ -63,7 +66,12 @@ def causal_attention(
 def full_attention(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads n e"], v: Float[Tensor, "b heads n e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v, every query on every key."""
-    if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+    """softmax(scale q k^T) v, every query on every key.
+
+    On a CPU by matrix products in half precision, and for few tokens without gradients: 36 images of 51 tokens 0.55 ms a layer
+    against 0.77 for torch's fused attention.
+    """
+    half, short = q.dtype in (torch.bfloat16, torch.float16), q.shape[-2] <= SHORT and not torch.is_grad_enabled()
+    if q.device.type == "cpu" and (half or short):
         return ((q @ k.transpose(-1, -2)) * scale).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from labcore.config import SCHEMA, Config
+from labcore.memory import keep_freed_memory
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 Model = TypeVar("Model", bound="Pretrained")
@@ -57,8 +58,9 @@ class Pretrained:
     def from_pretrained(cls: type[Model], source: str | Path, revision: str | None = None) -> Model:
         """The model saved in a folder, or in a hub repository "owner/name"; in eval mode, on the CPU.
 
-        Weights become float32, whatever the file holds. Raises FileNotFoundError when there is nothing at `source`, and
-        ValueError when the files are damaged, of another model, or of a newer version of labcore.
+        Weights become float32, whatever the file holds. The process keeps freed memory from then on (`labcore.memory`).
+        Raises FileNotFoundError when there is nothing at `source`, and ValueError when the files are damaged, of another
+        model, or of a newer version of labcore.
         """
         folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
         missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
@@ -68,6 +70,7 @@ class Pretrained:
             )
         model = cls(read_config(cls, folder / CONFIG))
         load_strictly(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        keep_freed_memory()
         return model.eval()
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:

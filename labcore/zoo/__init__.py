@@ -1,23 +1,26 @@
 """The small trained models that ship with labcore. Each folder holds weights, configuration, a card with its record, and for a
-flow samples and the spec of the run that made it."""
+flow, or a learned inverse, samples and the spec of the run that made it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from labcore.biflow.model import BackwardModel
 from labcore.evaluate.classifier import Classifier
 from labcore.flows.tarflow import TarFlow
 
 FOLDER = Path(__file__).parent
-NAMES = ("fashion-tarflow", "fashion-itarflow")
-"""Flows."""
+FLOWS = ("fashion-tarflow", "fashion-itarflow")
+INVERSES = {"fashion-biflow": "fashion-itarflow"}
+"""Learned inverses, and the flow that each inverts."""
+NAMES = (*FLOWS, *INVERSES)
 CLASSIFIER = "fashion-classifier"
 """The judge of samples and edited images: no flow."""
 
 
-def load(name: str) -> TarFlow:
-    """A shipped flow by name, in eval mode on the CPU; its card is README.md in `path(name)`."""
-    return TarFlow.from_pretrained(path(name))
+def load(name: str) -> TarFlow | BackwardModel:
+    """A shipped flow or learned inverse by name, in eval mode on the CPU; its card is README.md in `path(name)`."""
+    return (BackwardModel if name in INVERSES else TarFlow).from_pretrained(path(name))
 
 
 def load_classifier() -> Classifier:
