@@ -146,7 +146,9 @@ class Panel:
         shown = self.place.locator("img.lab-picture")
         pixels = shown.evaluate(
             """async image => {
-                await image.decode();
+                for (let tries = 20; ; tries--) {  // a newer picture that comes while this one is decoded ends that
+                    try { await image.decode(); break; } catch (error) { if (!tries) throw error; }
+                }
                 const canvas = document.createElement('canvas');
                 [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
                 canvas.getContext('2d').drawImage(image, 0, 0);
@@ -155,12 +157,12 @@ class Panel:
         )
         return hashlib.sha256(pixels.encode()).hexdigest()
 
-    def changes(self, before: str) -> str:
-        """The picture's hash once it is another than before, and nothing is being drawn."""
+    def changes(self, before: str, by: str) -> str:
+        """The picture's hash once a control made it another than before, and nothing is being drawn."""
         wait_for(
             lambda: "drawn in" in self.status and self.picture() != before,
             DRAWING,
-            lambda: f"the picture does not change: {self.status!r}",
+            lambda: f"{by} does not change the picture: {self.status!r}, {self.control(by).inner_text()!r}",
         )
         return self.picture()
 

@@ -92,14 +92,14 @@ def move(panel: jupyter_lab.Panel, name: str, chances: random.Random) -> None:
         handle = control.locator(".noUi-handle").first
         at_start = float(handle.get_attribute("aria-valuenow")) <= float(handle.get_attribute("aria-valuemin"))
         panel.press(name, "ArrowRight" if at_start else "Home")
-        before = panel.changes(before)
+        before = panel.changes(before, name)
         panel.drag(name, chances.uniform(0.6, 1.0))
-        panel.changes(before)
+        panel.changes(before, name)
     elif control.locator("select").count():
         select = control.locator("select")
-        others = [o for o in select.locator("option").all_inner_texts() if o != select.input_value()]
-        select.select_option(label=chances.choice(others))
-        panel.changes(before)
+        others = set(range(select.locator("option").count())) - {select.evaluate("select => select.selectedIndex")}
+        select.select_option(index=chances.choice(sorted(others)))
+        panel.changes(before, name)
     else:
         panel.press(name, "Space")
-        panel.changes(before)
+        panel.changes(before, name)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from labcore.biflow.model import BackwardModel
 from labcore.config import BackwardConfig
-from labcore.viz import frames, panels
+from labcore.viz import controls, frames, panels
 from labcore.viz import panel as module
 from labcore.viz.panel import Panel
 from labcore.viz.sheet import grid_png
@@ -228,3 +228,12 @@ def test_sites_may_be_lists_and_pictures_stay_on_the_screen(as_users_run):
 def test_a_drawing_has_to_be_a_picture(picture, as_users_run):
     with pytest.raises(TypeError, match="it has to give the bytes of a PNG, or a matplotlib figure"):
         module.png_of(picture)
+
+
+def test_none_can_be_chosen_and_is_shown():
+    for kind in (controls.choice, controls.along):
+        made = kind("class", {"any": None, "bag": 8}, None)
+        assert made.label == "any" and made.value is None
+        made.label = "bag"
+        assert made.value == 8
+    assert controls.choice("schedule", ["constant", "linear"], "linear").value == "linear"

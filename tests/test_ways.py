@@ -57,6 +57,7 @@ def test_the_exact_way_draws_what_sample_draws(flow):
         assert drawn.labels.tolist() == [*range(10), 0, 1]
 
 
+@torch.no_grad()  # as ways do: short attention takes another path for gradients
 def test_the_learned_way_is_the_models_pass(flow, model):
     z, y = ways.noise(flow, 4, seed=0)
     out = model(z, y)

@@ -29,18 +29,23 @@ def span(name: str, low: int, high: int, value: tuple[int, int]) -> Any:
 
 
 def choice(name: str, options: Mapping[str, Any] | Sequence[str], value: Any) -> Any:
-    """One of some; a mapping gives what is shown and what is meant."""
+    """One of some; a mapping gives what is shown and what is meant, which may be None."""
     from ipywidgets import Dropdown
 
-    options = list(options.items()) if isinstance(options, Mapping) else list(options)
-    return Dropdown(options=options, value=value, description=name)
+    return _one_of(Dropdown, name, options, value)
 
 
 def along(name: str, options: Mapping[str, Any], value: Any) -> Any:
     """One of some that have an order, as a slider through them."""
     from ipywidgets import SelectionSlider
 
-    return SelectionSlider(options=list(options.items()), value=value, description=name)
+    return _one_of(SelectionSlider, name, options, value)
+
+
+def _one_of(kind: Any, name: str, options: Mapping[str, Any] | Sequence[str], value: Any) -> Any:
+    """Chosen by its place: for ipywidgets a value of None is nothing chosen, and shows an empty box."""
+    meant = options if isinstance(options, Mapping) else {option: option for option in options}
+    return kind(options=list(meant.items()), index=list(meant.values()).index(value), description=name)
 
 
 def switch(name: str, value: bool) -> Any:
