@@ -1,5 +1,7 @@
 """Presets: all can be built, the paper's rows say what the paper says, and each runs at its smoke size."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -9,9 +11,10 @@ from labcore.biflow.distill import check_strategy
 from labcore.biflow.model import BackwardModel
 from labcore.cli import app
 from labcore.config import InversionRunConfig, RunConfig
+from labcore.runs import results
 from labcore.runs.configure import configure
 from labcore.runs.inversion import run_inversion
-from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, about, smoke, smoke_inversion
+from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, about, biflow, smoke, smoke_inversion
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
 from labcore.train.inversion import SAME
@@ -40,6 +43,17 @@ def test_every_preset_can_be_built(name):
         assert (config.train.ema_decay, config.train.weight_decay, config.data.flip) == (0.9999, 1e-4, True)
     command, cost, expected = about(name)
     assert name in command and cost and expected
+
+
+def test_numbers_of_learned_inverses_are_those_of_the_campaign():
+    ways = results.exploded(results.published("04_learned_vs_analytic_inverse").records, "ways")
+    told = {"no-denoiser": "no-denoiser, score", "guided": "guided, 1 evaluation"}
+    ran = [row for row in biflow.ROWS if row.name.startswith("biflow-16") and row.expected != "unknown"]
+    assert len(ran) == 8
+    for row in ran:
+        of_row = [record["metrics"] for record in ways if record["row"] == told.get(row.arm.name, row.arm.name)]
+        fid, share = (fmean(m[name] for m in of_row) for name in ("fid_efflite0", "recognised"))
+        assert len(of_row) == 5 and row.expected == f"FID {fid:.1f} (efflite0), {share:.0%} recognised"
 
 
 @pytest.mark.parametrize("name", INVERSIONS)

@@ -70,8 +70,8 @@ FLOWS: dict[str, dict[str, dict[str, Any]]] = {
 UNKNOWN = "unknown; needs VAE latents, which cannot be stored here yet"
 NORMS = "-0.483 nats/dim, in papermill_runs/results/03_trajectory_norms"
 ABOUT: dict[str, tuple[str, str]] = {
-    "itarflow-16": ("5 minutes on one processor core", NORMS),
-    "itarflow-16-unclamped": ("5 minutes on one processor core", NORMS),
+    "itarflow-16": ("3 minutes on one processor core", NORMS),
+    "itarflow-16-unclamped": ("3 minutes on one processor core", NORMS),
     "itarflow-256-b": (UNKNOWN, "FID 6.83 with guidance, 44.46 without (exact inverse)"),
     "itarflow-256-l": (UNKNOWN, "unknown; the paper has no such size"),
     "itarflow-256-xl": (UNKNOWN, "FID 4.54 with guidance (exact inverse)"),
@@ -86,6 +86,7 @@ class Arm:
 
     name: str
     paper: str = "unknown"
+    ours: str | None = None  # at width 64: of five seeds in papermill_runs/results/04_learned_vs_analytic_inverse
     unclamped: bool = False  # taught by a flow without clamp
     model: dict[str, Any] = field(default_factory=dict)
     inversion: dict[str, Any] = field(default_factory=dict)
@@ -94,22 +95,36 @@ class Arm:
 PLAIN = dict(adaptive_power=0.0)  # p = 1 hides what norm control does
 BOTH = {"lpips": 0.4, "convnextv2": 0.1}  # the weights of later code of the group
 ARMS = (
-    Arm("naive", "FID 43.41, no guidance", inversion=dict(strategy="naive")),
+    Arm("naive", "FID 43.41, no guidance", "FID 94.7 (efflite0), 60% recognised", inversion=dict(strategy="naive")),
     Arm(
         "hidden-distillation",
         "FID 55.00, no guidance",
+        "FID 75.2 (efflite0), 65% recognised",
         model=dict(handover="state"),
         inversion=dict(strategy="hidden-distillation"),
     ),
     Arm(
-        "hidden-alignment", "FID 36.93 among the strategies and 31.88 with learned denoising; 6.90 with guidance, NFE 2"
+        "hidden-alignment",
+        "FID 36.93 among the strategies and 31.88 with learned denoising; 6.90 with guidance, NFE 2",
+        "FID 91.4 (efflite0), 60% recognised",
     ),
-    Arm("no-denoiser", "FID 42.62 with score-based denoising, 100.51 with none", model=dict(denoiser=False)),
-    Arm("norm-both", inversion=PLAIN),
+    Arm(
+        "no-denoiser",
+        "FID 42.62 with score-based denoising, 100.51 with none",
+        "FID 100.3 (efflite0), 60% recognised",
+        model=dict(denoiser=False),
+    ),
+    Arm("norm-both", ours="FID 98.9 (efflite0), 54% recognised", inversion=PLAIN),
     Arm("norm-clamp", "FID 31.88 with the clamp (p unknown)", inversion={**PLAIN, "normalise": "none"}),
     Arm("norm-normalise", unclamped=True, inversion=PLAIN),
-    Arm("norm-none", "FID 45.54", unclamped=True, inversion={**PLAIN, "normalise": "none"}),
-    Arm("guided", "FID 6.79, NFE 1", model=dict(max_guidance=0.5)),
+    Arm(
+        "norm-none",
+        "FID 45.54",
+        "FID 99.1 (efflite0), 54% recognised",
+        unclamped=True,
+        inversion={**PLAIN, "normalise": "none"},
+    ),
+    Arm("guided", "FID 6.79, NFE 1", "FID 91.7 (efflite0), 64% recognised", model=dict(max_guidance=0.5)),
     Arm("lpips", "FID 14.15", inversion=dict(perceptual={"lpips": 0.4})),
     Arm("lpips-convnext", "FID 2.46", inversion=dict(perceptual=BOTH)),
     Arm("final", "FID 2.39, IS 303.0, NFE 1", model=dict(max_guidance=0.5), inversion=dict(perceptual=BOTH)),
@@ -124,11 +139,12 @@ SCALING = {
 }
 """Scaling, with and without ConvNeXt V2; size B is among the arms."""
 
-FEATURES = Arm("features", inversion=dict(perceptual={"efflite0": 1.0}))
+FEATURES = Arm("features", ours="FID 66.4 (efflite0), 63% recognised", inversion=dict(perceptual={"efflite0": 1.0}))
 SMALL_ARMS = (*(arm for arm in ARMS if not {"lpips", "convnextv2"} & {*arm.inversion.get("perceptual", ())}), FEATURES)
 """The rows that the embedded set can have: "features" stands in for LPIPS and ConvNeXt V2, which no package brings."""
 
 WIDTHS = (64, 96)
+COST = "5 minutes on one processor core, after 3 for its flow"
 STOPPED = (25, 50)
 """Percent of its training after which a flow is the teacher; 100 is hidden-alignment."""
 
@@ -155,7 +171,9 @@ def _small_row(width: int, arm: Arm, stopped: int | None = None) -> Row:
     name = f"biflow-16-w{width}-" + (arm.name if stopped is None else f"teacher-{stopped}")
     if stopped is not None:
         flow += f"/checkpoints/step-{MINUTES['steps'] * stopped // 100:08d}"
-    return Row(name, flow, {**PICTURES, "width": width}, arm, {**MINUTES, **SMALL_INVERSE}, "unknown", "unknown")
+    ran = arm.ours if (width, stopped) == (WIDTHS[0], None) else None
+    cost, expected = (COST, ran) if ran else ("unknown", "unknown")
+    return Row(name, flow, {**PICTURES, "width": width}, arm, {**MINUTES, **SMALL_INVERSE}, cost, expected)
 
 
 _BY_NAME = {arm.name: arm for arm in ARMS}
