@@ -149,6 +149,7 @@ def evaluate(
 ) -> None:
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.evaluate.generate import Sampling
+    from labcore.latents import square_pixels
     from labcore.runs.evaluation import check_out, evaluate_model, plan
     from labcore.runs.models import find_sampler
     from labcore.runs.progress import show_progress, table
@@ -170,7 +171,7 @@ def evaluate(
         )
     if out:
         check_out(out, flow)
-    source = _source(data, path, flow.config.side, flow.config.channels)
+    source = _source(data, path, **square_pixels(flow.config))
     _share(num_processes)
     found: list[tuple[str, Any]] = []
     evaluate_model(
@@ -244,6 +245,7 @@ def probe(
     from labcore.evaluate.hiddens import all_sites, hidden_features
     from labcore.evaluate.probe import probe_sites
     from labcore.jsonfile import write_json
+    from labcore.latents import seen_by, square_pixels
     from labcore.runs.evaluation import check_classes, check_file
     from labcore.runs.models import find_model
     from labcore.runs.progress import show_progress, table
@@ -252,8 +254,8 @@ def probe(
 
     flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
-    source = _source(data, path, flow.config.side, flow.config.channels)
-    train, test = source.split("train"), source.split("test")
+    source = _source(data, path, **square_pixels(flow.config))
+    train, test = (seen_by(flow.config, source.split(split), flow.device) for split in ("train", "test"))
     check_classes(flow, train)
     for name in ("probe.json", "probe.png"):
         check_file(out / name)

@@ -38,7 +38,7 @@ class TokensConfig(Config):
 
     image_size: (
         PositiveInt | tuple[PositiveInt, PositiveInt]
-    )  # pixels: one number for square images, else (height, width)
+    )  # pixels, or values of latents: one number for square images, else (height, width)
     channels: PositiveInt = 3
     patch_size: PositiveInt  # pixels; one token is channels x patch x patch values
     width: PositiveInt  # Ch, hidden width of the transformers
@@ -46,6 +46,9 @@ class TokensConfig(Config):
     layers_per_block: PositiveInt  # K, attention + MLP layers in each block
     head_dim: PositiveInt = 64
     num_classes: int = Field(default=0, ge=0)  # 0: unconditional
+    codec: str | None = (
+        None  # the autoencoder whose latents the images are (labcore.latents.load); None: they are pixels
+    )
     mlp_ratio: PositiveFloat = 4.0  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
 
     @field_validator("image_size", mode="before")
@@ -188,6 +191,7 @@ class DataConfig(Config):
     path: str | None = None  # where "folder" or the files of "fashion-mnist" are
     image_size: PositiveInt | None = None  # None: as the data has it; folders need one
     channels: Literal[1, 3] | None = None  # None: as the data has it
+    limit: PositiveInt | None = None  # as many images of each split, evenly spread; None: all
     flip: bool = False  # mirror each training image with probability 1/2; ml-tarflow does for ImageNet and AFHQ
 
 

@@ -130,7 +130,7 @@ def test_the_command_line_lists_them():
     listed = CliRunner().invoke(app, ["presets"]).output
     assert all(name in listed for name in (*PRESETS, *INVERSIONS)) and "FID 11.71" in listed and "2.5 days" in listed
     one = CliRunner().invoke(app, ["presets", "flowback-64-reverse-7-8-l6"]).output
-    assert "--data IMAGENET_FOLDER" in one and "direction: reverse" in one
+    assert "--data IMAGE_FOLDER" in one and "direction: reverse" in one
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ is `image_size` (bicubic, antialiased). White, the hold-out rule and the crop ar
 frame counts.
 """
 
+import copy
 import hashlib
 import os
 from collections.abc import Sequence
@@ -86,6 +87,13 @@ class ImageFolderData:
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = [read_image(self.path / self.files[i], self.image_size, self.channels) for i in index.tolist()]
         return torch.stack(images), self.labels[index]
+
+    def subset(self, indices: Sequence[int]) -> "ImageFolderData":
+        """The images at `indices`, in that order, under the same name, split and classes; IndexError for one outside."""
+        part = copy.copy(self)
+        part.files = tuple(self.files[i] for i in indices)
+        part.labels = self.labels[torch.as_tensor(indices)]
+        return part
 
     @property
     def num_classes(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -27,6 +28,11 @@ def to_float(pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels have dtype {pixels.dtype}; to_float takes uint8 0..255")
     return pixels.float() / 127.5 - 1
+
+
+def floats(dataset: Any, items: Tensor) -> Float[Tensor, "b c h w"]:
+    """What a flow sees of a batch of the data set's items: `to_float` of images; a set of latents has its own way."""
+    return getattr(dataset, "floats", to_float)(items)
 
 
 def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
@@ -58,6 +64,14 @@ def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "
     """Mirror each image left to right with probability 1/2; also says which were."""
     mirrored = noise.uniform("flip") < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x), mirrored
+
+
+def prepare(
+    items: UInt8[Tensor, "b c h w"], noise: StepNoise, mirror: bool = False
+) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+    """Images of a training step in [-1, 1], each mirrored with probability 1/2 where `mirror` is; also says which were."""
+    x = to_float(items)
+    return flip(x, noise) if mirror else (x, torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
 
 def dequantize(x: Float[Tensor, "b c h w"], u: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

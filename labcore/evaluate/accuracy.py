@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labcore.data.loaders import in_order
-from labcore.data.transforms import to_float
+from labcore.data.transforms import floats
 from labcore.flows.tarflow import TarFlow
 
 
@@ -66,7 +66,7 @@ def accuracy(
             break
         keep = len(pixels) if limit is None else min(len(pixels), limit - total)
         truth = _checked_labels(torch.as_tensor(labels[:keep]), classes, total)
-        found = classifier(flow, to_float(pixels[:keep]).to(flow.device, flow.dtype)).cpu()
+        found = classifier(flow, floats(dataset, pixels[:keep]).to(flow.device, flow.dtype)).cpu()
         right, total = right + int((found == truth).sum()), total + keep
     return wilson(right, total)
 

@@ -23,6 +23,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.sample import Sampler, check_one_pass, sample
+from labcore.latents import codec_of, pixel_shape, to_pixels
 from labcore.store import Progress, Rows, Store, cache_folder
 
 MOST = 1_000_000
@@ -132,15 +133,17 @@ def generate(
             solver=sampling.solver,
             first=part.start,
         )
-        return {"images": to_uint8(images)}
+        return {"images": to_uint8(to_pixels(flow, images))}
 
     key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.model_dump(mode="json"), **made}
+    if c.codec is not None:
+        key |= codec_of(c).recipe()
     store = Store(
         root or cache_folder() / "samples",
         "samples",
         key,
         sampling.num,
-        {"images": Rows(c.image_shape, "uint8")},
+        {"images": Rows(pixel_shape(c), "uint8")},
         sampling.chunk,
     )
     everything = sampling.labels(flow, range(sampling.num))  # after the store, which knows whether there is room

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labcore.data.transforms import to_float
+from labcore.data.transforms import floats
 from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.provenance import weights_hash
@@ -95,7 +95,7 @@ def hidden_features(
     @torch.no_grad()
     def compute(part: range) -> dict[str, Tensor]:
         pixels, _ = dataset.__getitems__(list(part))
-        x = to_float(pixels).to(flow.device, flow.dtype)
+        x = floats(dataset, pixels).to(flow.device, flow.dtype)
         hiddens = flow(x, hidden_sites=sites).hiddens
         return {_array(site): _token_mean(hiddens[site]) for site in sites}
 

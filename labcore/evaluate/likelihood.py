@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from labcore import provenance
 from labcore.data.loaders import in_order
-from labcore.data.transforms import bits_per_dim, dequantize, to_float
+from labcore.data.transforms import bits_per_dim, dequantize, floats
 from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import normal_per_item, seed_of
@@ -73,7 +73,9 @@ def likelihood(
     conditional = conditional and flow.config.num_classes > 0
     nats, start = [], 0
     for pixels, labels in in_order(Subset(dataset, range(count)), batch_size):
-        x = continuous(flow, to_float(pixels), range(start, start + len(pixels)), seed).to(flow.device, flow.dtype)
+        x = continuous(flow, floats(dataset, pixels), range(start, start + len(pixels)), seed).to(
+            flow.device, flow.dtype
+        )
         nats.append(-flow.log_prob(x, labels.to(flow.device) if conditional else None).double().cpu())
         start += len(pixels)
     nats = torch.cat(nats)

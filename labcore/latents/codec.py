@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from labcore.latents.weights import read
 from labcore.provenance import weights_hash
@@ -116,11 +117,19 @@ class Autoencoder:
         return (z - self._shift.to(z.device)) * self._scale.to(z.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"], chunk: int = CHUNK) -> Float[Tensor, "b k H W"]:
-        """In float32 on the autoencoder's device. ValueError for latents of another number of channels."""
+        """On the device of the latents, to which the network moves. ValueError for latents of another number of channels."""
+        if latents.device != self.device:
+            self.to(latents.device)
         if latents.shape[1] != self.channels:
             raise ValueError(f"latents have {latents.shape[1]} channels; {self.name} decodes {self.channels}")
         z = latents.to(self.device, torch.float32) / self._scale.to(self.device) + self._shift.to(self.device)
-        return torch.cat([self._model.decode(part).sample for part in z.split(chunk)])
+        return torch.cat([self._decoded(part) for part in z.split(chunk)])
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """A chunk's pixels; for a gradient they are computed again on the way back, so that one chunk at a time is held."""
+        if not (torch.is_grad_enabled() and z.requires_grad):
+            return self._model.decode(z).sample
+        return checkpoint(lambda z: self._model.decode(z).sample, z, use_reentrant=False)
 
     def recipe(self) -> dict[str, Any]:
         return {"codec": self.name, "class": type(self._model).__name__, "weights": self._hash}

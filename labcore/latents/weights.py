@@ -18,12 +18,17 @@ KNOWN = {
 """Names and their repositories on the hub. FlowBack and BiFlow use the first."""
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+RANDOM = "tiny-random"
+"""A name for an autoencoder of Stable Diffusion's layout with few, random weights: for smoke runs, whose pictures say
+nothing."""
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
 def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
     """Name and network of the autoencoder that `source` names; errors as `labcore.latents.load`."""
+    if source == RANDOM:
+        return RANDOM, _tiny_random()
     folder = find(source, download)
     kind = _class_in(folder)
     import diffusers
@@ -48,8 +53,8 @@ def find(source: str, download: bool = False) -> Path:
         return given
     if source not in KNOWN:
         raise FileNotFoundError(
-            f"no folder {source!r}, and no autoencoder of that name; known are pixels, {', '.join(KNOWN)}. Give one of "
-            "them, or a folder that diffusers' save_pretrained wrote"
+            f"no folder {source!r}, and no autoencoder of that name; known are pixels, {', '.join(KNOWN)}, "
+            f"{RANDOM}. Give one of them, or a folder that diffusers' save_pretrained wrote"
         )
     kept, repo = weights_folder() / source, KNOWN[source]
     if kept.is_dir():
@@ -62,6 +67,22 @@ def find(source: str, download: bool = False) -> Path:
         f"{source} is not on this machine. It is https://huggingface.co/{repo} ({CONFIG} and {WEIGHTS[0]}). Put both into "
         f"{kept} ($LABCORE_WEIGHTS names another folder than {kept.parent}), or pass the folder that holds them"
     )
+
+
+def _tiny_random() -> nn.Module:
+    """4 channels at every second pixel; its weights are a function of nothing."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            latent_channels=4,
+        )
 
 
 def _class_in(folder: Path) -> str:

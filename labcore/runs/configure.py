@@ -13,6 +13,7 @@ import yaml
 from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
 from labcore.data import load
 from labcore.data.datasets import NAMES
+from labcore.latents import codec_of, square_pixels
 from labcore.runs.models import find_model, run_section
 from labcore.runs.parameters import nearest
 from labcore.runs.presets import INVERSIONS, PRESETS, SMALL, about
@@ -56,6 +57,9 @@ def configure(
         d = DataConfig(**sections["data"])
         found = load(d.name, "train", d.path, d.image_size, d.channels)
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
+        if sections["model"].get("codec") is not None:
+            used = codec_of(TarFlowConfig(**sections["model"]))
+            follow |= dict(image_size=found.image_size // used.factor, channels=used.channels)
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
     if align not in (None, "off"):
         sections["align"]["direction"] = align
@@ -93,7 +97,7 @@ def configure_inversion(
     sections["train"] = {**INVERSION, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
     if data is not None and image_size is None:
-        sections["data"] |= {key: sections["model"][key] for key in ("image_size", "channels")}
+        sections["data"] |= square_pixels(find_model(flow).config)
     _settings(sections, settings)
     return InversionRunConfig(flow=flow, **sections)
 
@@ -102,7 +106,7 @@ def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str
     """A learned inverse's sections with what `model` and `data` do not say from the flow (what `find_model` takes)."""
     config = find_model(flow).config
     model = {key: getattr(config, key) for key in TokensConfig.model_fields}
-    data = run_section(flow, "data") or dict(image_size=config.side, channels=config.channels)
+    data = run_section(flow, "data") or square_pixels(config)
     return {**sections, "model": {**model, **sections["model"]}, "data": {**data, **sections["data"]}}
 
 

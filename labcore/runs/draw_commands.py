@@ -44,21 +44,24 @@ def sample(
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
+    from labcore.latents import pixel_shape, to_pixels
     from labcore.runs.models import find_sampler, solvers
     from labcore.runs.training import check_writable
 
     flow = find_sampler(model).to(device())
     check_writable(out)
+    pixel_shape(flow.config)  # a missing autoencoder is told now
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
     y = class_labels(classes, num, flow.config.num_classes)
     g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
     how = solvers(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
-    images = draw(
+    drawn = draw(
         flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, solver=how
-    ).cpu()
+    )
+    images = to_pixels(flow, drawn).cpu()
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
-    save_png(tile(images, columns), out / "grid.png", scale=2 if max(flow.config.image_shape) < 64 else 1)
+    save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
     for i, image in enumerate(images):
         save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
     typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")

@@ -31,6 +31,7 @@ from labcore.evaluate.statistics import (
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import write_json
+from labcore.latents import seen_by, square_pixels
 from labcore.runs.training import check_writable
 from labcore.store import Progress, cache_folder, process_share
 
@@ -112,6 +113,7 @@ def evaluate_model(
     if process_share()[0] == 0 and todo.simple:
         test = data.split("test")
         check_classes(flow, test)
+        test = seen_by(flow.config, test, flow.device, progress=progress)
         for name in todo.simple:
             _measure_test_set(book, name, flow, test, limit)
     for comparison in comparisons:
@@ -235,7 +237,7 @@ def _prepare(
         fidelity.check_enough(metrics, name, len(data.split("train")), "reference")
         return extractor, metrics, None
     found = load_reference(reference)
-    found.check(extractor, flow.config.image_size, flow.config.channels)
+    found.check(extractor, **square_pixels(flow.config))
     fidelity.check_enough(metrics, name, found.about["n"], "reference")
     return extractor, metrics, found
 

@@ -12,9 +12,10 @@ from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig
 from labcore.data.loaders import Numbered
-from labcore.data.transforms import to_float
+from labcore.data.transforms import floats
 from labcore.encoders.perceptual import load_perceptual
 from labcore.flows.tarflow import TarFlow
+from labcore.latents import codec_of
 from labcore.rng import StepNoise
 from labcore.runs.models import find_model
 from labcore.runs.training import carry_out, check_writable, datasets, initialised, preview_in
@@ -59,14 +60,15 @@ def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> In
     batch = spread_images(training, MEASURED, config.model.num_classes > 0)
     constants = measure_rms(flow, batch, StepNoise(config.train.seed, 0, len(batch.x), "cpu"), config.model.denoiser)
     perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
-    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual)
+    decode = codec_of(config.model).decode
+    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual, decode)
 
 
 def spread_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
     """Up to `most` images as a batch, evenly spread over a data set, which a folder of classes has sorted by class."""
     num = min(most, len(data))
     pixels, y, index = Numbered(data).__getitems__([i * len(data) // num for i in range(num)])
-    x = to_float(pixels).to(device)
+    x = floats(data, pixels).to(device)
     return Batch(x, y.to(device) if labels else None, index, torch.zeros(num, dtype=torch.bool, device=device))
 
 

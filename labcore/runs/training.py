@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.data import load
-from labcore.data.transforms import save_png, tile, to_float
+from labcore.data.transforms import floats, prepare, save_png, tile
 from labcore.evaluate.likelihood import likelihood
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
+from labcore.latents import LatentData, seen_by, to_pixels
 from labcore.rng import StepNoise, seed_of
 from labcore.train import monitor
 from labcore.train.loop import Hooks, TrainResult, train
@@ -69,7 +71,8 @@ def carry_out(
 ) -> TrainResult:
     """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
     describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint(), **(identity or {})}
-    result = train(model, objective, training, config.train, folder, config.data.flip, describe, hooks)
+    prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
+    result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         if result.finished:
@@ -92,7 +95,12 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
 
     encoder, grid = encoders.load(a.encoder, a.weights), config.model.grid
     if a.targets == "cached":
-        targets = Cached(encoder, training, grid, a.stage, config.data.flip, show_progress())
+        images = training.images if isinstance(training, LatentData) else training
+        targets = Cached(encoder, images, grid, a.stage, config.data.flip, show_progress())
+    elif config.model.codec is not None:
+        raise ValueError(
+            "align.targets was 'computed' for a flow of latents; an encoder looks at pixels: take 'cached'"
+        )
     else:
         targets = Computed(encoder, grid, a.stage)
     return LikelihoodAndAlignment(a, config.model, targets, t.label_dropout, t.seed)
@@ -111,11 +119,15 @@ def check_writable(folder: Path) -> None:
 
 
 def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
-    """Training and test images; ValueError where they do not fit the model."""
+    """Training and test images, or their latents; ValueError where they do not fit the model."""
+    from accelerate import PartialState
+
+    from labcore.runs.progress import show_progress
+
     d, m = config.data, config.model
-    parts = [load(d.name, split, d.path, d.image_size, d.channels) for split in ("train", "test")]
+    parts = [spread(load(d.name, split, d.path, d.image_size, d.channels), d.limit) for split in ("train", "test")]
     for part in parts:
-        if (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
+        if m.codec is None and (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
             given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
             raise ValueError(
                 f"the {d.name} images are {given}, the model takes {taken}; "
@@ -128,14 +140,23 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
             )
     if len(parts[1]) < 2:
         raise ValueError(f"the {d.name} data have {len(parts[1])} test image; a test likelihood needs at least 2")
-    return parts[0], parts[1]
+    device, (train_images, test_images) = PartialState().device, parts
+    training = seen_by(m, train_images, device, d.flip, show_progress())
+    return training, seen_by(m, test_images, device, progress=show_progress())
+
+
+def spread(images: Any, most: int | None) -> Any:
+    """Up to `most` images, evenly spread over the data set, which a folder of classes has sorted by class; None: all."""
+    if most is None or most >= len(images):
+        return images
+    return images.subset([i * len(images) // most for i in range(most)])
 
 
 def evaluation(flow: TarFlow, test: Any) -> dict[str, float]:
     """Test likelihood (labels given) and round-trip error of the averaged weights."""
     record = likelihood(flow, test, limit=EVALUATED)
     pixels, labels = test.__getitems__(list(range(min(4, len(test)))))
-    x = _noised_once(flow, to_float(pixels.to(flow.device)))
+    x = _noised_once(flow, floats(test, pixels.to(flow.device)))
     y = labels.to(flow.device) if flow.config.num_classes else None
     return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(flow, x, y)}
 
@@ -150,7 +171,7 @@ def write_preview(flow: TarFlow | OnePass, path: Path, per_class: int = 4) -> No
     classes = flow.config.num_classes
     columns = min(classes, 10) or 4
     y = torch.arange(columns).repeat(per_class) if classes else None
-    images = sample(flow, columns * per_class, y, seed=0)
+    images = to_pixels(flow, sample(flow, columns * per_class, y, seed=0))
     save_png(tile(images, columns), path, scale=2)
 
 

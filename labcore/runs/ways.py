@@ -21,6 +21,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
 from labcore.inverse.solve import invert
+from labcore.latents import square_pixels, to_pixels
 from labcore.nn.patch import unpatchify
 from labcore.rng import normal_per_item
 from labcore.runs.evaluation import Data, scores
@@ -80,8 +81,8 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
 def data_of(flow: str) -> Data:
     """The images that a flow (what `find_model` takes) was trained on, else the embedded ones at its size."""
     config = find_model(flow).config
-    own = run_section(flow, "data") or {"name": "fashion-mnist-12k", "image_size": config.side}
-    own.setdefault("channels", config.channels)
+    own = run_section(flow, "data") or {"name": "fashion-mnist-12k"}
+    own = {**square_pixels(config), **{key: value for key, value in own.items() if value is not None}}
     return Data(own["name"], own.get("path"), own.get("image_size"), own.get("channels"))
 
 
@@ -96,7 +97,7 @@ def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Ten
 def draw(way: Way, flow: TarFlow, num: int, seed: int) -> ImageData:
     """`num` images as uint8, each class in turn, the same z for every way."""
     parts = [
-        to_uint8(way.image(*noise(flow, min(BATCH, num - start), seed, start)).clamp(-1, 1)).cpu()
+        to_uint8(to_pixels(flow, way.image(*noise(flow, min(BATCH, num - start), seed, start))).clamp(-1, 1)).cpu()
         for start in range(0, num, BATCH)
     ]
     classes = max(flow.config.num_classes, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from labcore.train.stopwatch import Stopwatch
 from labcore.types import BackwardOutput, Batch
 
 IMAGE = "image"
-SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes")
+SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes", "codec")
 """What flow and backward model share; a model without classes may learn from a flow that has them."""
 
 
@@ -32,8 +32,9 @@ class Inversion(nn.Module):
         image_weight D(x, x') + sum_k weight_k D_k(x, x') + align_weight mean_i D(x^i, h^i)
 
     The flow is frozen, kept out of the parameters and of every checkpoint, and sees images with the noise it was trained
-    on; the model sees the flow's z. `block_rms` (states,) are the constants of normalise "block". Logged: every raw distance
-    before weighting, the RMS of every target, and the seconds of flow and model.
+    on; the model sees the flow's z. `block_rms` (states,) are the constants of normalise "block". D_k compare what `decode`
+    makes of images: of latents, pictures. Logged: every raw distance before weighting, the RMS of every target, and the
+    seconds of flow and model.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Inversion(nn.Module):
         block_rms: Float[Tensor, "s"],
         label_dropout: float = 0.1,
         perceptual: Mapping[str, PerceptualDistance] | None = None,
+        decode: Callable[[Tensor], Tensor] = lambda x: x,
     ):
         super().__init__()
         check_pair(flow, model)
         check_strategy(config.strategy, model.handover)
-        self.config, self.label_dropout, self.perceptual = config, label_dropout, dict(perceptual or {})
+        self.config, self.label_dropout = config, label_dropout
+        self.perceptual, self.decode = dict(perceptual or {}), decode
         if missing := config.perceptual.keys() - self.perceptual.keys():
             raise ValueError(f"no distance was given for {', '.join(sorted(missing))}")
         self.names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)] + [IMAGE]
@@ -74,7 +77,8 @@ class Inversion(nn.Module):
         targets = taught.targets(model.config.denoiser)
         raw = self.distances(out, targets)
         image = unpatchify(targets[-1], model.config.patch_size, model.config.image_shape)
-        raw |= {name: self.perceptual[name](out.x, image, noise) for name in c.perceptual}
+        if c.perceptual:
+            raw |= self.perceptual_distances(out.x, image, noise)
         loss = sum(
             weight * self.mean(name, adaptive(raw[name], c.adaptive_power, c.adaptive_offset), noise)
             for name, weight in self.weights.items()
@@ -103,6 +107,13 @@ class Inversion(nn.Module):
         y = drop_labels(y, self.label_dropout, noise)
         most = model.config.max_guidance
         return model.blended(z, y, draw_guidance(noise, most, y)) if most else model(z, y)
+
+    def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, "n"]]:
+        """Distances of pictures; of latents, those that the autoencoder makes of both."""
+        with torch.no_grad():
+            theirs = self.decode(image)
+        ours = self.decode(x)
+        return {name: self.perceptual[name](ours, theirs, noise) for name in self.config.perceptual}
 
     def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, "b"]]:
         """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""

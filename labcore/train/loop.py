@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from labcore import provenance
 from labcore.config import TrainConfig
 from labcore.data.loaders import Numbered, StepSampler, micro_batches
-from labcore.data.transforms import flip, to_float
+from labcore.data.transforms import prepare as prepare_images
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.train import checkpoint, precision, shard
@@ -31,6 +31,8 @@ from labcore.train.signals import StopSignals
 from labcore.types import Batch
 
 Values = dict[str, float]
+Prepare = Callable[[Tensor, StepNoise], tuple[Tensor, Tensor]]
+"""A data set's items on the device -> clean images (b, c, h, w), and which of them are mirrored (b,)."""
 
 
 class TrainResult(NamedTuple):
@@ -71,30 +73,30 @@ def train(
     dataset: Any,
     config: TrainConfig,
     folder: str | Path,
-    mirror: bool = False,
+    prepare: Prepare = prepare_images,
     describe: dict[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> TrainResult:
     """Train `model` (with save_pretrained) on `objective` until config.steps; resumes what `folder` holds.
 
-    dataset: items (uint8 (c, h, w), int64 label). mirror: flip images left to right with probability 1/2. describe: the
-    run's configuration, saved with every checkpoint; resuming with another one is a ValueError.
+    dataset: items (uint8 (c, h, w), int64 label), or whatever `prepare` makes images of. describe: the run's configuration,
+    saved with every checkpoint; resuming with another one is a ValueError.
     """
     with checkpoint.claim(Path(folder)), StopSignals() as stop:
-        run = _Run(model, objective, dataset, config, Path(folder), mirror, describe or {}, hooks or Hooks())
+        run = _Run(model, objective, dataset, config, Path(folder), prepare, describe or {}, hooks or Hooks())
         return run.go(stop)
 
 
 class _Run:
     """State of one call of `train`."""
 
-    def __init__(self, model, objective, dataset, config, folder, mirror, describe, hooks):
+    def __init__(self, model, objective, dataset, config, folder, prepare, describe, hooks):
         from accelerate import Accelerator, PartialState
         from accelerate.state import AcceleratorState
         from accelerate.utils import broadcast_object_list
 
         self.model, self.objective, self.dataset, self.config = model, objective, dataset, config
-        self.folder, self.mirror, self.hooks = folder, mirror, hooks
+        self.folder, self.prepare, self.hooks = folder, prepare, hooks
         self.describe = {**describe, "train": config.model_dump(mode="json")}
         world = PartialState(
             cpu=bool(os.environ.get("ACCELERATE_USE_CPU"))
@@ -239,8 +241,7 @@ class _Run:
         return {f"grad_norm/block_{i}": float(shard.whole(n)) for i, n in enumerate(norms, 1)}
 
     def _prepare(self, images: Tensor, labels: Tensor, index: Tensor, noise: StepNoise) -> Batch:
-        x = to_float(images.to(self.device, non_blocking=True))
-        x, mirrored = flip(x, noise) if self.mirror else (x, torch.zeros(len(x), dtype=torch.bool, device=self.device))
+        x, mirrored = self.prepare(images.to(self.device, non_blocking=True), noise)
         conditional = getattr(self.model.config, "num_classes", 0) > 0
         return Batch(x, labels.to(self.device, non_blocking=True) if conditional else None, index, mirrored)
 

@@ -52,7 +52,8 @@ class Panel:
         self.status.add_class("lab-status")
         dressed = [self._dressed(name, control, live) for name, control in self.controls.items()]
         upright = [control for control in dressed if _upright(control)]
-        rows = [control for control in dressed if control not in upright] + ([HBox(upright, layout=Layout(overflow="visible", margin="0 0 0.4em"))] if upright else [])
+        across = [HBox(upright, layout=Layout(overflow="visible"))] if upright else []  # or their numbers are cut off
+        rows = [control for control in dressed if control not in upright] + across
         rows.append(HBox([*([_player(controls[play])] if play else []), self.status]))
         under = HTML(
             f"<span style='color: #555'>{html.escape(caption)}</span>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from labcore import provenance
 from labcore.config import TrainConfig
 from labcore.data import load
-from labcore.data.transforms import to_float
+from labcore.data.transforms import prepare, to_float
 from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
 from labcore.rng import seed_of
 from labcore.train.classification import CrossEntropy, coarse
@@ -42,7 +43,15 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(TRAINING.seed, "initialisation"))
         model = Classifier(MODEL)
-    found = train(model, CrossEntropy(), load(data, "train"), TRAINING, run, mirror=True, describe={"data": data})
+    found = train(
+        model,
+        CrossEntropy(),
+        load(data, "train"),
+        TRAINING,
+        run,
+        partial(prepare, mirror=True),
+        describe={"data": data},
+    )
     if not found.finished:
         raise SystemExit(143)
     folder = path(CLASSIFIER)

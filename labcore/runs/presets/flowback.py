@@ -1,7 +1,8 @@
-"""Every 64-pixel row of FlowBack's tables (arXiv 2511.22345).
+"""Every row of FlowBack's tables (arXiv 2511.22345): 64 pixels, and latents of 256.
 
-The paper gives neither the warm-up nor the noise of its 64-pixel runs: an epoch, as ml-tarflow, and 0.05, as all public
-TARFlow configurations for 64 pixels. Clipping is off, as there.
+The paper gives neither the warm-up of its runs nor the noise of those at 64 pixels: an epoch, as ml-tarflow, and 0.05, as all
+public TARFlow configurations for 64 pixels. Clipping is off, as there. How it matches 1,024 tokens of patch 1 with an
+encoder's is not said either; here the encoder looks at an image so large that it has as many.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ class Paper(NamedTuple):
     fid: float
     sfid: float | None
     inception: float | None
-    accuracy: float
+    accuracy: float | None
 
     def __str__(self) -> str:
-        scores = {"FID": self.fid, "sFID": self.sfid, "IS": self.inception, "accuracy": f"{self.accuracy}%"}
+        accuracy = None if self.accuracy is None else f"{self.accuracy}%"
+        scores = {"FID": self.fid, "sFID": self.sfid, "IS": self.inception, "accuracy": accuracy}
         return f"{self.table}: " + ", ".join(f"{name} {score}" for name, score in scores.items() if score is not None)
 
 
@@ -71,10 +73,56 @@ ROWS = (
 COSTS = {400: "2.5 days on 8 GPUs (the paper's)", 1000: "6 to 7 days on 8 GPUs (the paper's)"}
 
 
+class LatentRow(NamedTuple):
+    """A run on latents of 256 pixels: name, lambda (None: no alignment), patch, thousands of steps, the paper's numbers."""
+
+    name: str
+    weight: float | None
+    patch: int
+    thousands: int
+    paper: Paper
+
+    @property
+    def cost(self) -> str:
+        known = {400: "3.5 days", 1000: "8 to 9 days"}[self.thousands]
+        return f"{known} on 8 GPUs (the paper's{', with patch 2' if self.patch == 1 else ''})"
+
+
+LATENT_ROWS = (
+    LatentRow("flowback-256-baseline", None, 2, 400, Paper("Tables 2 and 9", 13.82, None, None, 45.97)),
+    LatentRow("flowback-256-reverse", 0.1, 2, 400, Paper("Tables 2 and 9", 13.26, None, None, 57.85)),
+    LatentRow("flowback-256-reverse-0.5", 0.5, 2, 400, Paper("Table 9", 13.74, None, None, None)),
+    LatentRow("flowback-256-baseline-1000k", None, 2, 1000, Paper("Table 2", 13.05, None, None, 40.22)),
+    LatentRow("flowback-256-reverse-1000k", 0.1, 2, 1000, Paper("Table 2", 12.79, None, None, 56.24)),
+    LatentRow("flowback-256-reverse-p1-1000k", 0.1, 1, 1000, Paper("Table 4, 50,000 samples", 4.18, 4.96, 240.8, None)),
+)
+"""The latent rows of Tables 2, 4 and 9; FID of 4,096 samples but where it says 50,000."""
+
+
+def latent_sections(row: LatentRow) -> dict[str, dict[str, Any]]:
+    """The configuration of a latent row: the same TARFlow with RoPE and SwiGLU, on latents of sd-vae-ft-ema."""
+    found = _sections(row.thousands)
+    found["model"] |= dict(image_size=32, channels=4, patch_size=row.patch, codec="sd-vae-ft-ema")
+    found["model"] |= dict(noise_std=0.2, positions="rope", mlp="swiglu")
+    found["data"]["image_size"] = 256
+    if row.weight is not None:
+        sites = tuple((block, 6) for block in LAST)
+        found["align"] = dict(direction="reverse", sites=sites, encoder="dinov2-b", weight=row.weight)
+    return found
+
+
 def sections(row: Row) -> dict[str, dict[str, Any]]:
     """The configuration of a row: TARFlow 4-1024-8-8 on ImageNet 64x64, a folder that `--data` names."""
-    steps = 1000 * row.thousands
-    found: dict[str, dict[str, Any]] = {
+    found = _sections(row.thousands)
+    if row.direction is not None:
+        sites = tuple((block, row.layer) for block in row.blocks)
+        found["align"] = dict(direction=row.direction, sites=sites, encoder=row.encoder)
+    return found
+
+
+def _sections(thousands: int) -> dict[str, dict[str, Any]]:
+    """Model, data and training that all rows share, at 64 pixels."""
+    return {
         "model": dict(
             image_size=64,
             channels=3,
@@ -88,10 +136,11 @@ def sections(row: Row) -> dict[str, dict[str, Any]]:
         "data": dict(name="folder", image_size=64, channels=3, flip=True),
         # an epoch of warm-up, as ml-tarflow has: our choice
         "train": dict(
-            steps=steps, batch_size=256, warmup_steps=5000, clip_norm=None, save_every=5000, eval_every=10_000
+            steps=1000 * thousands,
+            batch_size=256,
+            warmup_steps=5000,
+            clip_norm=None,
+            save_every=5000,
+            eval_every=10_000,
         ),
     }
-    if row.direction is not None:
-        sites = tuple((block, row.layer) for block in row.blocks)
-        found["align"] = dict(direction=row.direction, sites=sites, encoder=row.encoder)
-    return found
