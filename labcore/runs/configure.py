@@ -139,6 +139,19 @@ def configure_run(
     return configure_inversion(flow, inverse, file, data, image_size, channels, settings)
 
 
+def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[RunConfig | InversionRunConfig, TarFlowConfig | None]:
+    """A preset as it stands, and of a learned inverse the flow that it names, as a preset too; no file is read.
+
+    Raises ValueError for an unknown preset and for settings that it has not.
+    """
+    if preset not in INVERSIONS:
+        return configure(preset, settings=settings), None
+    sections = _sections({k: v for k, v in INVERSIONS[preset].items() if k != "flow"}, INVERSION_SECTIONS)
+    _settings(sections, settings)
+    flow = Path(INVERSIONS[preset]["flow"]).parts[1]
+    return InversionRunConfig(flow=flow, **sections), TarFlowConfig(**PRESETS[flow]["model"])
+
+
 def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     """The two blocks nearest z, or nearest the image for "forward", after three quarters of their layers.
 

@@ -1,0 +1,194 @@
+"""What a training run will take before it is started: parameters, FLOPs, memory, and days on GPUs of a kind.
+
+A step of the run's own code is carried out on tensors without values, so nothing is computed and nothing is downloaded.
+Parameters and FLOPs are torch's counts. Memory counts what the run holds between forward and backward pass, and not what
+kernels need besides. Seconds are FLOPs by the vendor's peak times an efficiency that is assumed. Neither memory nor seconds
+have been compared with a GPU yet. Not counted: the encoder of an alignment, whose tokens are read from disk, and perceptual
+distances with the autoencoder's decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labcore.biflow.model import BackwardModel
+from labcore.config import InversionRunConfig, RunConfig, TarFlowConfig
+from labcore.encoders.specs import SPECS
+from labcore.evaluate.flops import count_flops
+from labcore.flows.tarflow import TarFlow
+from labcore.rng import StepNoise
+from labcore.train.alignment import LikelihoodAndAlignment
+from labcore.train.inversion import Inversion
+from labcore.train.loop import Trained
+from labcore.train.objectives import Likelihood
+from labcore.types import Batch
+
+BYTES_PER_PARAMETER = 20
+"""float32 weights, gradient, AdamW's two moments, and the averaged weights."""
+EFFICIENCY = 0.4
+"""Of a GPU's peak in training; our assumption."""
+ROOM = 0.9
+"""Of a GPU's memory that a run may fill; our choice."""
+
+
+class Gpu(NamedTuple):
+    """A kind of GPU: dense bfloat16 peak in FLOP/s and memory in bytes, as its vendor says."""
+
+    peak: float
+    memory: float
+
+
+GPUS = {
+    "h200": Gpu(989e12, 141e9),
+    "h100": Gpu(989e12, 80e9),
+    "a100": Gpu(312e12, 80e9),
+    "a100-40": Gpu(312e12, 40e9),
+    "l40s": Gpu(362e12, 48e9),
+    "rtx-4090": Gpu(165e12, 24e9),
+}
+
+
+class Plan(NamedTuple):
+    """What a run takes, whatever it runs on.
+
+    parameters: of the model. trained: with the heads of an alignment. flops: of one image in a training step, forward and
+    backward, a multiply-add being two. activations: bytes that one image holds between the passes. held: bytes of weights,
+    gradients, optimizer and average, of weights in bfloat16, and of a frozen flow. tokens: of one image.
+    """
+
+    parameters: int
+    trained: int
+    flops: int
+    activations: int
+    held: int
+    tokens: int
+    batch_size: int
+    steps: int
+
+
+class Estimate(NamedTuple):
+    """A plan on `gpus` GPUs of a kind. micro_batch: the most images that fit on one at a time, 0 where not even one does.
+
+    memory: bytes on each GPU with it. accumulation: micro-batches of a step. tokens: per second. days: of all steps.
+    """
+
+    micro_batch: int
+    accumulation: int
+    memory: float
+    seconds_per_step: float
+    tokens: float
+    days: float
+
+
+def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = None) -> Plan:
+    """What a run takes. flow: the flow that a learned inverse inverts. Raises ValueError where it is missing."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    if isinstance(config, InversionRunConfig) and flow is None:
+        raise ValueError("a learned inverse needs its flow's configuration too; give flow")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, objective = _made(config, flow)
+        trained = Trained(model, objective)
+        parameters = sum(p.numel() for p in trained.parameters())
+        held = BYTES_PER_PARAMETER * parameters
+        if isinstance(objective, Inversion):
+            held += 4 * sum(p.numel() for p in objective.flow.parameters())
+        flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
+        kept = [_kept(trained, config.model, images) for images in (1, 2)]
+    m, t, activations = config.model, config.train, kept[1] - kept[0]
+    held += kept[0] - activations
+    count = sum(p.numel() for p in model.parameters())
+    return Plan(count, parameters, flops, activations, held, m.tokens, t.batch_size, t.steps)
+
+
+def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
+    """The plan on `gpus` GPUs that each hold the whole model. ValueError for numbers that cannot be."""
+    if gpus < 1 or plan.batch_size % gpus:
+        raise ValueError(f"gpus was {gpus}; it must divide the batch of {plan.batch_size} images")
+    if not 0 < efficiency <= 1:
+        raise ValueError(f"efficiency was {efficiency}; it must be above 0 and at most 1")
+    share = plan.batch_size // gpus
+    room = math.floor((ROOM * gpu.memory - plan.held) / plan.activations)
+    micro = max((d for d in range(1, share + 1) if share % d == 0 and d <= room), default=0)
+    seconds = plan.batch_size * plan.flops / (gpus * gpu.peak * efficiency)
+    return Estimate(
+        micro,
+        share // micro if micro else 0,
+        plan.held + max(micro, 1) * plan.activations,
+        seconds,
+        plan.batch_size * plan.tokens / seconds,
+        plan.steps * seconds / 86_400,
+    )
+
+
+def not_counted(config: RunConfig | InversionRunConfig) -> list[str]:
+    """Networks that the run uses and a plan leaves out."""
+    if isinstance(config, RunConfig):
+        return [] if config.align is None else [f"{config.align.encoder}, whose tokens are made once, before training"]
+    decoder = [f"the decoder of {config.model.codec}"] if config.inversion.perceptual and config.model.codec else []
+    return [*config.inversion.perceptual, *decoder]
+
+
+def _made(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None) -> tuple[nn.Module, nn.Module]:
+    """Model and objective without values."""
+    t = config.train
+    if isinstance(config, RunConfig):
+        model: Any = _unchecked(TarFlow(config.model))
+        if config.align is None:
+            return model, Likelihood(t.label_dropout)
+        targets = _Tokens(config)
+        return model, LikelihoodAndAlignment(config.align, config.model, targets, t.label_dropout, t.seed)
+    model, teacher = _unchecked(BackwardModel(config.model)), _unchecked(TarFlow(flow))
+    plain = config.inversion.replace(perceptual={})
+    return model, Inversion(plain, config.model, teacher, torch.ones(config.model.num_states), t.label_dropout)
+
+
+class _Tokens:
+    """An encoder's tokens of the right shape."""
+
+    about = "no values"
+
+    def __init__(self, config: RunConfig):
+        grid = config.model.grid
+        self.width = SPECS[config.align.encoder].plan(grid, config.align.stage).stage.width
+        self.tokens = grid**2
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return torch.zeros(len(batch.x), self.tokens, self.width)
+
+
+def _unchecked(model: nn.Module) -> nn.Module:
+    """Without the check of labels, which looks at values."""
+    model.check_labels = lambda *_, **__: None
+    return model
+
+
+def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:
+    """The loss of a step of so many images."""
+    y = torch.zeros(images, dtype=torch.int64) if model.num_classes else None
+    x, mirrored = torch.zeros(images, *model.image_shape), torch.zeros(images, dtype=torch.bool)
+    return trained(Batch(x, y, torch.arange(images), mirrored), StepNoise(0, 0, images, "cpu"))[0]
+
+
+def _kept(trained: nn.Module, model: Any, images: int) -> int:
+    """Bytes that a forward pass in bfloat16 keeps for the backward pass, parameters left out.
+
+    Left out too: matrices of all pairs of tokens, which attention keeps here and a GPU's fused attention does not.
+    """
+    storages: dict[int, Any] = {}
+    own = {p.untyped_storage()._cdata for p in trained.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        pairs = x.ndim > 2 and x.shape[-1] == x.shape[-2] >= model.tokens and x.shape[-1] != model.head_dim
+        if not pairs:
+            storages[x.untyped_storage()._cdata] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+        loss = _loss(trained, model, images)
+    del loss
+    return sum(storage.nbytes() for number, storage in storages.items() if number not in own)

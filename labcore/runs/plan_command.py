@@ -1,0 +1,52 @@
+"""`lab plan`: thin over labcore.plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the command."""
+    app.command("plan")(plain_errors(plan))
+
+
+def plan(
+    preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
+    gpus: Annotated[int, typer.Option(help="GPUs that share each step's batch.")] = 8,
+    kind: Annotated[str | None, typer.Option(help="h200, h100, a100, a100-40, l40s or rtx-4090; default all.")] = None,
+    efficiency: Annotated[float, typer.Option(help="Share of the vendor's bf16 peak; an assumption.")] = 0.4,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.batch_size=512.")] = None,
+) -> None:
+    """What a preset will take: parameters, FLOPs, memory, and days on GPUs. Nothing is computed or downloaded."""
+    from labcore.plan import GPUS, not_counted
+    from labcore.plan import estimate as on
+    from labcore.plan import plan as planned
+    from labcore.runs.configure import as_named
+
+    if kind is not None and kind not in GPUS:
+        raise ValueError(f"kind was {kind!r}; there are {', '.join(GPUS)}")
+    config, flow = as_named(preset, set_ or ())
+    found = planned(config, flow)
+    typer.echo(f"{found.parameters:,} parameters ({found.trained:,} trained), {found.tokens:,} tokens an image")
+    typer.echo(
+        f"{found.flops / 1e9:,.1f} GFLOPs and {found.activations / 1e6:,.0f} MB of activations an image and step"
+    )
+    typer.echo(f"{found.held / 1e9:,.1f} GB of weights, gradients, AdamW and averaged weights on each GPU")
+    typer.echo(f"{found.steps:,} steps of {found.batch_size:,} images")
+    for name in [kind] if kind else GPUS:
+        e = on(found, GPUS[name], gpus, efficiency)
+        if not e.micro_batch:
+            typer.echo(f"{gpus} x {name:9s} too small: one image takes {e.memory / 1e9:,.0f} GB")
+            continue
+        typer.echo(
+            f"{gpus} x {name:9s} {e.days:8.2f} days, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
+            f"{e.micro_batch} images at a time in {e.memory / 1e9:.0f} GB"
+            + (f" (train.accumulation={e.accumulation})" if e.accumulation > 1 else "")
+        )
+    if left_out := not_counted(config):
+        typer.echo(f"not counted: {', '.join(left_out)}")
+    typer.echo(
+        f"seconds assume {efficiency:.0%} of the vendor's peak; memory and seconds are not checked against a GPU"
+    )

@@ -1,0 +1,137 @@
+"""Plans: counts equal those of a real step, estimates follow from them, and what cannot be is refused."""
+
+import pytest
+import torch
+from conftest import perturbed
+from typer.testing import CliRunner
+
+from labcore.biflow.model import BackwardModel
+from labcore.cli import app
+from labcore.config import InversionRunConfig, RunConfig
+from labcore.encoders.specs import SPECS
+from labcore.evaluate.flops import count_flops
+from labcore.flows.tarflow import TarFlow
+from labcore.plan import BYTES_PER_PARAMETER, GPUS, Gpu, Plan, estimate, not_counted, plan
+from labcore.rng import StepNoise
+from labcore.runs.configure import as_named
+from labcore.runs.presets import PRESETS
+from labcore.train.alignment import LikelihoodAndAlignment
+from labcore.train.inversion import Inversion
+from labcore.train.objectives import Likelihood
+from labcore.types import Batch
+
+MODEL = dict(
+    image_size=16, channels=1, patch_size=4, width=32, head_dim=16, num_blocks=3, layers_per_block=2, num_classes=10
+)
+TRAIN = dict(steps=100, batch_size=8)
+ALIGN = dict(sites=[(3, 2), (2, 1)], direction="reverse")
+
+
+def batch(num: int) -> Batch:
+    x = torch.rand(num, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Batch(x, torch.arange(num), torch.arange(num), torch.zeros(num, dtype=torch.bool))
+
+
+def step_of(model, objective, num: int = 4):
+    return lambda: objective(model, batch(num), StepNoise(0, 0, num, "cpu"))[0].backward()
+
+
+class Targets:
+    about, width = "random", SPECS["efficientnet-lite0"].plan(4).stage.width
+
+    def __call__(self, given: Batch) -> torch.Tensor:
+        return torch.randn(len(given.x), 16, self.width)
+
+
+def flow(**changes) -> TarFlow:
+    return perturbed(dtype=torch.float32, **{**MODEL, **changes}).train()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"positions": "rope", "mlp": "swiglu", "norm": "rmsnorm", "affine_clamp": 3.0}]
+)
+def test_parameters_and_flops_of_a_likelihood_step(changes):
+    model = TarFlow(RunConfig(model={**MODEL, **changes}, train=TRAIN).model)
+    found = plan(RunConfig(model={**MODEL, **changes}, train=TRAIN))
+    assert found.parameters == found.trained == sum(p.numel() for p in model.parameters())
+    assert found.flops == pytest.approx(count_flops(step_of(model, Likelihood(0.1))) / 4, rel=0.01)
+    assert found.held > BYTES_PER_PARAMETER * found.parameters and found.tokens == 16
+
+
+def test_an_aligned_step_counts_its_heads_and_passes():
+    config = RunConfig(model=MODEL, train=TRAIN, align=ALIGN)
+    found, plain = plan(config), plan(RunConfig(model=MODEL, train=TRAIN))
+    objective = LikelihoodAndAlignment(config.align, config.model, Targets(), 0.1, 0)
+    assert found.parameters == plain.parameters < found.trained
+    real = count_flops(step_of(flow(), objective)) / 4
+    assert found.flops == pytest.approx(real, rel=0.01)
+    assert found.flops > 1.05 * plain.flops and found.activations > plain.activations
+
+
+def test_a_learned_inverse_counts_its_flow_as_held():
+    teacher = flow()
+    config = InversionRunConfig(flow="x", model=dict(**MODEL, max_guidance=1.0), train=TRAIN)
+    found = plan(config, teacher.config)
+    model = BackwardModel(config.model)
+    objective = Inversion(config.inversion, config.model, teacher, torch.ones(config.model.num_states), 0.1)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.flops == pytest.approx(count_flops(step_of(model, objective)) / 4, rel=0.01)
+    own = sum(p.numel() for p in teacher.parameters())
+    assert found.held > BYTES_PER_PARAMETER * found.trained + 4 * own
+
+
+def test_activations_are_what_a_real_pass_keeps():
+    """All but matrices of pairs of tokens; 16 tokens, and heads of 32 values, so that these are known by their shape."""
+    model = flow(head_dim=32)
+
+    def kept(num: int, dtype: torch.dtype) -> int:
+        storages = {}
+
+        def keep(x):
+            if x.shape[-2:] != (16, 16):
+                storages[x.untyped_storage().data_ptr()] = x.untyped_storage()
+            return x
+
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", dtype):
+            loss, _ = Likelihood(0.1)(model, batch(num), StepNoise(0, 0, num, "cpu"))
+        assert bool(loss.isfinite())
+        return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in own)
+
+    found = plan(RunConfig(model={**MODEL, "head_dim": 32}, train=TRAIN)).activations
+    assert found == pytest.approx((kept(8, torch.bfloat16) - kept(4, torch.bfloat16)) / 4, rel=0.02)
+
+
+def test_an_estimate_follows_from_the_plan():
+    taken = Plan(100, 100, flops=10**12, activations=10**9, held=10**10, tokens=256, batch_size=64, steps=1000)
+    found = estimate(taken, Gpu(100e12, 30e9), gpus=4, efficiency=0.5)
+    assert found.seconds_per_step == 64 * 1e12 / (4 * 100e12 * 0.5)
+    assert found.days == pytest.approx(1000 * found.seconds_per_step / 86400)
+    assert (found.micro_batch, found.accumulation, found.memory) == (16, 1, 10e9 + 16e9)
+    tight = estimate(taken, Gpu(100e12, 20e9), gpus=4)
+    assert (tight.micro_batch, tight.accumulation) == (8, 2)
+    assert estimate(taken, Gpu(100e12, 11e9), gpus=4).micro_batch == 0
+    with pytest.raises(ValueError, match="gpus was 3; it must divide the batch of 64"):
+        estimate(taken, GPUS["h100"], gpus=3)
+    with pytest.raises(ValueError, match="efficiency was 1"):
+        estimate(taken, GPUS["h100"], efficiency=1.5)
+    with pytest.raises(ValueError, match="needs its flow"):
+        plan(InversionRunConfig(flow="x", model=MODEL, train=TRAIN))
+
+
+@pytest.mark.parametrize("name", ["fashion-16", "biflow-16-w64-features"])
+def test_the_command_line_says_them(name):
+    found = CliRunner().invoke(app, ["plan", name, "--gpus", "1", "--kind", "h100"])
+    assert found.exit_code == 0, found.output
+    assert "parameters" in found.output and "1 x h100" in found.output and "a100" not in found.output
+    assert ("not counted: efflite0" in found.output) == name.startswith("biflow")
+    wrong = CliRunner().invoke(app, ["plan", name, "--kind", "h1000"])
+    assert wrong.exit_code and "kind was 'h1000'; there are h200, h100" in wrong.output
+
+
+def test_named_presets_bring_their_flow():
+    config, teacher = as_named("biflow-256-b-final", ["train.batch_size=512"])
+    assert isinstance(config, InversionRunConfig) and config.train.batch_size == 512
+    assert teacher.model_dump(mode="json")["codec"] == PRESETS["itarflow-256-b"]["model"]["codec"]
+    assert not_counted(config) == ["lpips", "convnextv2", "the decoder of sd-vae-ft-ema"]
+    assert as_named("fashion-16")[1] is None
