@@ -69,6 +69,11 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def process_device() -> str:
+    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
 def process_share() -> tuple[int, int]:
     """(rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

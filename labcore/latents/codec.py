@@ -123,7 +123,7 @@ class Autoencoder:
         if latents.shape[1] != self.channels:
             raise ValueError(f"latents have {latents.shape[1]} channels; {self.name} decodes {self.channels}")
         z = latents.to(self.device, torch.float32) / self._scale.to(self.device) + self._shift.to(self.device)
-        return torch.cat([self._decoded(part) for part in z.split(chunk)])
+        return torch.cat([self._decoded(part) for part in z.split(chunk)]).float()
 
     def _decoded(self, z: Tensor) -> Tensor:
         """A chunk's pixels; for a gradient they are computed again on the way back, so that one chunk at a time is held."""

@@ -19,7 +19,7 @@ from labcore.store import Progress
 
 
 class LatentData:
-    """The latents of `images`, with the interface of a data set: name, split, classes, sizes, fingerprint, batches.
+    """The latents of `images`, kept as `pictures`, with the interface of a data set: name, split, classes, sizes, batches.
 
     An item is (v, r, h, w): raw latents of the image and, where `mirror` is, of the mirrored one. `prepare` makes of them what
     a training step sees, drawn anew in every step; `floats` what an evaluation sees, their mean. The first use encodes all
@@ -34,9 +34,9 @@ class LatentData:
         root: str | Path | None = None,
         progress: Progress | None = None,
     ):
-        self.codec, self.images, self.mirror = codec, images, mirror
+        self.codec, self.pictures, self.mirror = codec, images, mirror
         self.name, self.split, self.num_classes = images.name, images.split, images.num_classes
-        self.classes = getattr(images, "classes", ())
+        self.classes, self.labels = images.classes, images.labels
         side = images.image_size
         self._raw = [
             cached_raw(codec, images, side, flipped, root, progress=progress)
@@ -44,7 +44,7 @@ class LatentData:
         ]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         items, labels = self.__getitems__([index])
@@ -53,7 +53,11 @@ class LatentData:
     def __getitems__(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b v r h w"], Tensor]:
         """A batch of raw latents as they lie on disk, and the labels."""
         rows = torch.as_tensor(indices)
-        return torch.stack([raw[rows] for raw in self._raw], dim=1), self._labels(rows)
+        first = self._raw[0]
+        items = torch.empty(len(rows), len(self._raw), *first.shape[1:], dtype=first.dtype)
+        for number, raw in enumerate(self._raw):  # not torch.stack, which autocast on a CPU refuses for float16
+            items[:, number] = raw[rows]
+        return items, self.labels[rows]
 
     @property
     def channels(self) -> int:
@@ -62,11 +66,11 @@ class LatentData:
     @property
     def image_size(self) -> int:
         """Values along a side of the latents."""
-        return self.images.image_size // self.codec.factor
+        return self.pictures.image_size // self.codec.factor
 
     def fingerprint(self) -> str:
         """Equal images and equal autoencoder, equal digits."""
-        told = json.dumps([self.images.fingerprint(), self.codec.recipe()], sort_keys=True)
+        told = json.dumps([self.pictures.fingerprint(), self.codec.recipe()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def floats(self, items: Float[Tensor, "b v r h w"]) -> Float[Tensor, "b c h w"]:
@@ -83,6 +87,3 @@ class LatentData:
         raw = items[torch.arange(len(items), device=items.device), mirrored.long()]
         eps = noise.normal("latents", (self.channels, *raw.shape[2:]))
         return self.codec.final(raw, eps), mirrored
-
-    def _labels(self, rows: Tensor) -> Tensor:
-        return torch.as_tensor(self.images.labels)[rows]

@@ -154,12 +154,10 @@ def bench(
 
 
 def device() -> str:
-    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
-    import os
+    """This process's device."""
+    from labcore.store import process_device
 
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return process_device()
 
 
 def class_numbers(classes: str) -> list[int]:

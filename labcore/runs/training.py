@@ -28,6 +28,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
 from labcore.latents import LatentData, seen_by, to_pixels
 from labcore.rng import StepNoise, seed_of
+from labcore.store import process_device
 from labcore.train import monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
@@ -95,7 +96,7 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
 
     encoder, grid = encoders.load(a.encoder, a.weights), config.model.grid
     if a.targets == "cached":
-        images = training.images if isinstance(training, LatentData) else training
+        images = training.pictures if isinstance(training, LatentData) else training
         targets = Cached(encoder, images, grid, a.stage, config.data.flip, show_progress())
     elif config.model.codec is not None:
         raise ValueError(
@@ -120,8 +121,6 @@ def check_writable(folder: Path) -> None:
 
 def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
-    from accelerate import PartialState
-
     from labcore.runs.progress import show_progress
 
     d, m = config.data, config.model
@@ -140,7 +139,7 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
             )
     if len(parts[1]) < 2:
         raise ValueError(f"the {d.name} data have {len(parts[1])} test image; a test likelihood needs at least 2")
-    device, (train_images, test_images) = PartialState().device, parts
+    device, (train_images, test_images) = process_device(), parts
     training = seen_by(m, train_images, device, d.flip, show_progress())
     return training, seen_by(m, test_images, device, progress=show_progress())
 

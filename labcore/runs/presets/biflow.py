@@ -74,8 +74,8 @@ FLOWS: dict[str, dict[str, dict[str, Any]]] = {
 UNKNOWN = "unknown: neither the paper nor we have timed it"
 NORMS = "-0.483 nats/dim, in papermill_runs/results/03_trajectory_norms"
 ABOUT: dict[str, tuple[str, str]] = {
-    "itarflow-16": ("3 minutes on one processor core", NORMS),
-    "itarflow-16-unclamped": ("3 minutes on one processor core", NORMS),
+    "itarflow-16": ("5 minutes on one processor core", NORMS),
+    "itarflow-16-unclamped": ("5 minutes on one processor core", NORMS),
     "itarflow-256-b": (UNKNOWN, "FID 6.83 with guidance, 44.46 without (exact inverse)"),
     "itarflow-256-l": (UNKNOWN, "unknown; the paper has no such size"),
     "itarflow-256-xl": (UNKNOWN, "FID 4.54 with guidance (exact inverse)"),
@@ -148,7 +148,7 @@ SMALL_ARMS = (*(arm for arm in ARMS if not {"lpips", "convnextv2"} & {*arm.inver
 """The rows that the embedded set can have: "features" stands in for LPIPS and ConvNeXt V2, which no package brings."""
 
 WIDTHS = (64, 96)
-COST = "5 minutes on one processor core, after 3 for its flow"
+COST = "5 minutes on one processor core, after as long for its flow"
 STOPPED = (25, 50)
 """Percent of its training after which a flow is the teacher; 100 is hidden-alignment."""
 
