@@ -73,7 +73,7 @@ class BackwardBlock(nn.Module):
             parts.append(self.class_tokens + self.class_embedding(y)[:, None])
         if guidance is not None:
             parts.append(self.guidance_tokens + guidance[:, None])
-        h = torch.cat([*(part.expand(len(h), -1, -1).to(h.dtype) for part in parts), h], dim=1)
+        h = torch.cat([*(part.expand(h.shape[0], -1, -1).to(h.dtype) for part in parts), h], dim=1)
         for layer in self.layers:
             h = layer(h, self.rope)
         return h[:, len(self.class_tokens) + len(self.guidance_tokens) :]
@@ -141,6 +141,11 @@ class BackwardModel(Pretrained, nn.Module):
                 unguided = block(h, None, off)
             return blend(block(h, y, given), unguided, scale)
 
+        return self._pass(z, [step] * self.config.num_states)
+
+    def unchecked(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, "b"] | None) -> BackwardOutput:
+        """One evaluation, values not looked at: what is exported. w: None where guidance is no input."""
+        step = self._two(y, None) if self.guidance_embedding is None else self._one(y, self._embedded(w, y))
         return self._pass(z, [step] * self.config.num_states)
 
     def evaluations(self, guidance: float) -> int:

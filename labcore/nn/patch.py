@@ -20,8 +20,8 @@ def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b t d"]:
 def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
     """(b, t, d) -> (b, c, h, w) with shape = (c, h, w); the inverse of `patchify`."""
     channels, height, width = shape
-    rows = tokens.reshape(len(tokens), height // patch, width // patch, channels, patch, patch)
-    return rows.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), *shape)
+    rows = tokens.reshape(tokens.shape[0], height // patch, width // patch, channels, patch, patch)
+    return rows.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], *shape)
 
 
 def check_tokens(z: Tensor, tokens: int, token_dim: int, dtype: torch.dtype) -> None:

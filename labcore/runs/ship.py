@@ -20,7 +20,7 @@ from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.data import load
 from labcore.data.transforms import save_png, tile, to_float
-from labcore.evaluate import bayes_accuracy, likelihood
+from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.generate import Sampling
 from labcore.flows.tarflow import TarFlow
@@ -92,13 +92,14 @@ def measure(model: Sampler, config: RunConfig | InversionRunConfig) -> dict[str,
 
 
 def of_flow(flow: TarFlow, test: Any) -> dict[str, Any]:
-    """Likelihood, classification, and the largest error of a round trip."""
+    """Likelihood, both ways to classify, and the largest error of a round trip."""
     x, y = to_float(test.images[:64]), test.labels[:64]
     with torch.no_grad():
         error = float((invert(flow, flow(x, y).z, y).x - x).abs().max())
     return {
         "likelihood": likelihood(flow, test)._asdict(),
         "bayes_accuracy": bayes_accuracy(flow, test)._asdict(),
+        "training_free_accuracy": training_free_accuracy(flow, test)._asdict(),
         "round_trip_error": error,
     }
 

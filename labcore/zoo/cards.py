@@ -58,12 +58,16 @@ Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbe
 
 
 def _flow(name: str, flow: TarFlow, config: RunConfig, record: dict[str, Any]) -> tuple[str, list, str, str]:
-    c, n, a = flow.config, record["likelihood"], record["bayes_accuracy"]
+    c, n = flow.config, record["likelihood"]
     kind = "TARFlow"
     if c.positions == "rope" and c.affine_clamp is not None:
         kind += (
             f" with RoPE, SwiGLU and RMSNorm, its affine parameters held in [-{c.affine_clamp:g}, {c.affine_clamp:g}],"
         )
+    if (align := config.align) is not None:
+        sites = ", ".join(f"block {block} layer {layer}" for block, layer in align.sites)
+        kind += f""" trained with R-REPA ({align.direction}, weight {align.weight:g},
+{sites}, {align.encoder})"""
     head = f"""A {kind} of {record["parameters"]:,} parameters
 for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:"""
     rows = [
@@ -71,9 +75,9 @@ for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:"
             f"negative log-likelihood of {n['n']:,} test images, with labels",
             f"{n['nats_per_dim']:.4f} +- {n['standard_error'] / c.dims:.4f} nats/dim ({n['density']})",
         ),
-        (
-            "Bayes classification of them, clean",
-            f"{a['accuracy']:.1%} (95%: {a['low']:.1%} to {a['high']:.1%})",
+        *(
+            (f"{way} classification of them, clean", f"{a['accuracy']:.1%} (95%: {a['low']:.1%} to {a['high']:.1%})")
+            for way, a in (("Bayes", record["bayes_accuracy"]), ("training-free", record["training_free_accuracy"]))
         ),
         (
             "round trip invert(flow(x)), largest error in float32, 64 images",
