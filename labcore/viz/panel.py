@@ -97,7 +97,7 @@ class Panel:
         if "continuous_update" in control.traits():
             control.continuous_update = live
         if _upright(control):
-            control.layout.height = "11em"
+            control.layout.height = "12em"
         else:
             control.style.description_width, control.layout.width, control.layout.max_width = "9em", "34em", "100%"
         control.add_class(f"lab-control-{name}")
