@@ -255,11 +255,12 @@ def probe(
     flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
     source = _source(data, path, **square_pixels(flow.config))
-    train, test = (seen_by(flow.config, source.split(split), flow.device) for split in ("train", "test"))
-    check_classes(flow, train)
+    pictures = source.split("train"), source.split("test")
+    check_classes(flow, pictures[0])
     for name in ("probe.json", "probe.png"):
         check_file(out / name)
     _share(num_processes)
+    train, test = (seen_by(flow.config, each, flow.device, limit=limit) for each in pictures)
     progress = show_progress()
     if process_share()[0]:
         for split in (train, test):

@@ -59,6 +59,13 @@ class TokensConfig(Config):
         pair = isinstance(size, list | tuple) and len(size) == 2
         return size[0] if pair and size[0] == size[1] else size
 
+    @field_validator("codec")
+    @classmethod
+    def _no_codec_for_pixels(cls, codec: str | None) -> str | None:
+        if codec == "":
+            raise ValueError("codec was empty; give an autoencoder's name or folder, or null for pixels")
+        return None if codec == "pixels" else codec
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> TokensConfig:
         _, height, width = self.image_shape

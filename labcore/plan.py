@@ -3,8 +3,8 @@
 A step of the run's own code is carried out on tensors without values, so nothing is computed and nothing is downloaded.
 Parameters and FLOPs are torch's counts. Memory counts what the run holds between forward and backward pass, and not what
 kernels need besides. Seconds are FLOPs by the vendor's peak times an efficiency that is assumed. Neither memory nor seconds
-have been compared with a GPU yet. Not counted: the encoder of an alignment, whose tokens are read from disk, and perceptual
-distances with the autoencoder's decoder.
+have been compared with a GPU yet. Not counted: the encoder of an alignment, and perceptual distances with the autoencoder's
+decoder.
 """
 
 from __future__ import annotations
@@ -125,10 +125,23 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     )
 
 
+def on_disk(config: RunConfig | InversionRunConfig) -> dict[str, int]:
+    """Bytes that are kept on disk for each training image, by what they are; mirrored images have their own."""
+    m, found, each = config.model, {}, 2 * (1 + config.data.flip)
+    if m.codec is not None:
+        found["latents"] = each * 2 * m.dims  # means and deviations
+    align = config.align if isinstance(config, RunConfig) else None
+    if align is not None and align.targets == "cached":
+        found["encoder tokens"] = each * m.tokens * _encoder_width(config)
+    return found
+
+
 def not_counted(config: RunConfig | InversionRunConfig) -> list[str]:
     """Networks that the run uses and a plan leaves out."""
     if isinstance(config, RunConfig):
-        return [] if config.align is None else [f"{config.align.encoder}, whose tokens are made once, before training"]
+        when = {"cached": "once, before training", "computed": "in every step"}
+        align = config.align
+        return [] if align is None else [f"{align.encoder}, which makes tokens {when[align.targets]}"]
     decoder = [f"the decoder of {config.model.codec}"] if config.inversion.perceptual and config.model.codec else []
     return [*config.inversion.perceptual, *decoder]
 
@@ -147,15 +160,21 @@ def _made(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None) ->
     return model, Inversion(plain, config.model, teacher, torch.ones(config.model.num_states), t.label_dropout)
 
 
+def _encoder_width(config: RunConfig) -> int:
+    """Values of one of the encoder's tokens. ValueError for an unknown encoder."""
+    align = config.align
+    if align.encoder not in SPECS:
+        raise ValueError(f"align.encoder was {align.encoder!r}; there are {', '.join(SPECS)}")
+    return SPECS[align.encoder].plan(config.model.grid, align.stage).stage.width
+
+
 class _Tokens:
     """An encoder's tokens of the right shape."""
 
     about = "no values"
 
     def __init__(self, config: RunConfig):
-        grid = config.model.grid
-        self.width = SPECS[config.align.encoder].plan(grid, config.align.stage).stage.width
-        self.tokens = grid**2
+        self.width, self.tokens = _encoder_width(config), config.model.tokens
 
     def __call__(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch.x), self.tokens, self.width)
@@ -182,9 +201,11 @@ def _kept(trained: nn.Module, model: Any, images: int) -> int:
     storages: dict[int, Any] = {}
     own = {p.untyped_storage()._cdata for p in trained.parameters()}
 
+    heads = model.width // model.head_dim
+
     def keep(x: Tensor) -> Tensor:
-        pairs = x.ndim > 2 and x.shape[-1] == x.shape[-2] >= model.tokens and x.shape[-1] != model.head_dim
-        if not pairs:
+        square = x.ndim > 2 and x.shape[-1] == x.shape[-2] >= model.tokens and x.shape[-1] != model.head_dim
+        if not (square and x.shape[:-2] in ((images, heads), (images * heads,)) and heads > 1):
             storages[x.untyped_storage()._cdata] = x.untyped_storage()
         return x
 

@@ -14,6 +14,7 @@ from labcore.cli import app
 from labcore.config import BackwardConfig, DataConfig, InversionConfig, RunConfig, TarFlowConfig
 from labcore.data import load
 from labcore.data.transforms import floats, to_float
+from labcore.encoders.perceptual import some
 from labcore.evaluate import likelihood
 from labcore.evaluate.generate import Sampling, generate
 from labcore.flows.tarflow import TarFlow
@@ -144,6 +145,47 @@ def test_samples_are_pictures(cache, flow, tmp_path):
     x = sample(flow, 6, torch.arange(6), seed=0)
     assert x.shape == (6, 4, 8, 8)
     assert (to_float(drawn.images) - to_pixels(flow, x).clamp(-1, 1)).abs().max() < 0.01 + 1 / 255
+
+
+def test_a_pipeline_brings_the_models_own_autoencoder(flow):
+    from labcore.hub.pipelines import TarFlowPipeline
+
+    pipeline = TarFlowPipeline.from_flow(flow)
+    image = pipeline([0], generator=[torch.Generator().manual_seed(0)]).images[0]
+    assert image.mode == "RGB" and image.size == (16, 16)
+
+
+def test_samples_know_what_decodes_them(cache, flow):
+    told = Sampling(num=6).describe(flow)["decoded_by"]
+    assert told == codec_of(flow.config).recipe()
+    assert "decoded_by" not in Sampling(num=6).describe(perturbed(dtype=torch.float32))
+
+
+def test_a_distance_of_few_images_decodes_no_more(codec, flow):
+    decoded = []
+
+    class Few:
+        most = 2
+
+        def __call__(self, ours, theirs, noise):
+            rows = some(noise, 2)
+            return (ours - theirs)[rows].square().mean((1, 2, 3))
+
+    def decode(x):
+        decoded.append(len(x))
+        return codec.decode(x)
+
+    config = InversionConfig(perceptual={"efflite0": 1.0})
+    objective = Inversion(
+        config, BackwardConfig(**LATENTS, **SMALL), flow, torch.ones(3), 0.1, {"efflite0": Few()}, decode
+    )
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = StepNoise(0, 0, 6, "cpu")
+    found = objective.perceptual_distances(x, torch.zeros_like(x), noise)["efflite0"]
+    rows = some(noise, 2)
+    whole = (codec.decode(x[rows]) - codec.decode(torch.zeros_like(x[rows]))).square().mean((1, 2, 3))
+    torch.testing.assert_close(found, whole)
+    assert decoded == [2, 2]
 
 
 def test_the_command_line_draws_and_measures_them(cache, flow, tmp_path):

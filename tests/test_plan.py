@@ -11,7 +11,7 @@ from labcore.config import InversionRunConfig, RunConfig
 from labcore.encoders.specs import SPECS
 from labcore.evaluate.flops import count_flops
 from labcore.flows.tarflow import TarFlow
-from labcore.plan import BYTES_PER_PARAMETER, GPUS, Gpu, Plan, estimate, not_counted, plan
+from labcore.plan import BYTES_PER_PARAMETER, GPUS, Gpu, Plan, estimate, not_counted, on_disk, plan
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
 from labcore.runs.presets import PRESETS
@@ -81,14 +81,14 @@ def test_a_learned_inverse_counts_its_flow_as_held():
 
 
 def test_activations_are_what_a_real_pass_keeps():
-    """All but matrices of pairs of tokens; 16 tokens, and heads of 32 values, so that these are known by their shape."""
-    model = flow(head_dim=32)
+    """All but matrices of pairs of tokens: those of 2 heads and 16 tokens."""
+    model = flow(width=64, head_dim=32)
 
     def kept(num: int, dtype: torch.dtype) -> int:
         storages = {}
 
         def keep(x):
-            if x.shape[-2:] != (16, 16):
+            if x.shape not in ((2 * num, 16, 16), (num, 2, 16, 16)):
                 storages[x.untyped_storage().data_ptr()] = x.untyped_storage()
             return x
 
@@ -98,8 +98,27 @@ def test_activations_are_what_a_real_pass_keeps():
         assert bool(loss.isfinite())
         return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in own)
 
-    found = plan(RunConfig(model={**MODEL, "head_dim": 32}, train=TRAIN)).activations
+    found = plan(RunConfig(model={**MODEL, "width": 64, "head_dim": 32}, train=TRAIN)).activations
     assert found == pytest.approx((kept(8, torch.bfloat16) - kept(4, torch.bfloat16)) / 4, rel=0.02)
+
+
+def test_hidden_tokens_are_no_pairs_of_tokens():
+    """Where the width equals the number of tokens too; a wider model holds more, in proportion."""
+    narrow, equal, wide = (
+        plan(RunConfig(model={**MODEL, "patch_size": 2, "width": width, "head_dim": 16}, train=TRAIN)).activations
+        for width in (48, 64, 80)
+    )
+    assert equal == pytest.approx((narrow + wide) / 2, rel=0.02)
+
+
+def test_what_a_run_keeps_on_disk():
+    latent = as_named("flowback-256-reverse")[0]
+    assert on_disk(latent) == {"latents": 2 * 2 * 2 * 4096, "encoder tokens": 2 * 2 * 256 * 768}
+    assert on_disk(RunConfig(model=MODEL, train=TRAIN)) == {} == on_disk(as_named("biflow-16-w64-naive")[0])
+    computed = as_named("flowback-64-reverse-7-8-l6", ["align.targets=computed"])[0]
+    assert on_disk(computed) == {} and "in every step" in not_counted(computed)[0]
+    with pytest.raises(ValueError, match="encoder was 'nope'; there are"):
+        plan(as_named("flowback-64-reverse-7-8-l6", ["align.encoder=nope"])[0])
 
 
 def test_an_estimate_follows_from_the_plan():

@@ -62,10 +62,13 @@ class Sampling(Config):
     def describe(self, flow: Sampler) -> dict[str, Any]:
         """The settings as they apply to `flow`: what a record holds and what the images are keyed by.
 
-        A learned inverse lacks `EXACT_ONLY`. Raises as `noise_level`, or as `check_one_pass`.
+        A learned inverse lacks `EXACT_ONLY`; of latents there is what decodes them. Raises as `noise_level`, or as
+        `check_one_pass`.
         """
         classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
         values = {**self.model_dump(mode="json"), "classes": classes}
+        if flow.config.codec is not None:
+            values["decoded_by"] = codec_of(flow.config).recipe()
         if isinstance(flow, TarFlow):
             return {**values, "noise_std": noise_level(flow, self.noise_std)}
         check_one_pass(**{name: values.pop(name) for name in EXACT_ONLY})
@@ -136,8 +139,6 @@ def generate(
         return {"images": to_uint8(to_pixels(flow, images))}
 
     key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.model_dump(mode="json"), **made}
-    if c.codec is not None:
-        key |= codec_of(c).recipe()
     store = Store(
         root or cache_folder() / "samples",
         "samples",

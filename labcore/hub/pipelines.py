@@ -23,6 +23,7 @@ from labcore.biflow.model import BackwardModel
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.solve import invert
+from labcore.latents import codec_of
 from labcore.latents.codec import CHUNK, Autoencoder
 from labcore.types import NULL
 
@@ -70,7 +71,12 @@ class _ImagesOfClasses(DiffusionPipeline):
     """Name of the component that holds the model."""
 
     def register(self, model: _Held, vae: Any, id2label: Names) -> None:
-        """Components and names of classes; ValueError where the autoencoder does not give what the model takes."""
+        """Components and names of classes; ValueError where the autoencoder does not give what the model takes.
+
+        Without `vae` a model of latents brings the one that its configuration names; raises as `labcore.latents.load`.
+        """
+        if vae is None and model.config.codec is not None:
+            vae = codec_of(model.config).network
         self.register_modules(**{self.part: model}, vae=vae)
         self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
         if vae is not None and vae.config.latent_channels != model.config.channels:

@@ -91,6 +91,11 @@ class Autoencoder:
         self._shift, self._scale = _shift_and_scale(c, self.channels)
         self._hash = weights_hash(model)
 
+    @property
+    def network(self) -> nn.Module:
+        """diffusers' own model."""
+        return self._model
+
     def to(self, device: torch.device | str) -> Autoencoder:
         """Move the network; returns self."""
         self.device = torch.device(device)

@@ -23,7 +23,7 @@ class LatentData:
 
     An item is (v, r, h, w): raw latents of the image and, where `mirror` is, of the mirrored one. `prepare` makes of them what
     a training step sees, drawn anew in every step; `floats` what an evaluation sees, their mean. The first use encodes all
-    images and keeps raw latents on disk (`cached_raw`, whose arguments and errors are these).
+    images, or the first `limit`, and keeps raw latents on disk (`cached_raw`, whose arguments and errors are these).
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class LatentData:
         images: Any,
         mirror: bool = False,
         root: str | Path | None = None,
+        limit: int | None = None,
         progress: Progress | None = None,
     ):
         self.codec, self.pictures, self.mirror = codec, images, mirror
@@ -39,12 +40,12 @@ class LatentData:
         self.classes, self.labels = images.classes, images.labels
         side = images.image_size
         self._raw = [
-            cached_raw(codec, images, side, flipped, root, progress=progress)
+            cached_raw(codec, images, side, flipped, root, limit=limit, progress=progress)
             for flipped in ((False, True) if mirror else (False,))
         ]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self._raw[0])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         items, labels = self.__getitems__([index])

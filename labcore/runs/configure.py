@@ -59,6 +59,8 @@ def configure(
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
         if sections["model"].get("codec") is not None:
             used = codec_of(TarFlowConfig(**sections["model"]))
+            if found.image_size % used.factor:
+                raise ValueError(f"image_size was {found.image_size}; {used.name} takes multiples of {used.factor}")
             follow |= dict(image_size=found.image_size // used.factor, channels=used.channels)
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
     if align not in (None, "off"):

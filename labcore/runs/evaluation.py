@@ -113,7 +113,7 @@ def evaluate_model(
     if process_share()[0] == 0 and todo.simple:
         test = data.split("test")
         check_classes(flow, test)
-        test = seen_by(flow.config, test, flow.device, progress=progress)
+        test = seen_by(flow.config, test, flow.device, limit=limit, progress=progress)
         for name in todo.simple:
             _measure_test_set(book, name, flow, test, limit)
     for comparison in comparisons:

@@ -20,13 +20,15 @@ def plan(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.batch_size=512.")] = None,
 ) -> None:
     """What a preset will take: parameters, FLOPs, memory, and days on GPUs. Nothing is computed or downloaded."""
-    from labcore.plan import GPUS, not_counted
+    from labcore.plan import GPUS, not_counted, on_disk
     from labcore.plan import estimate as on
     from labcore.plan import plan as planned
     from labcore.runs.configure import as_named
 
     if kind is not None and kind not in GPUS:
         raise ValueError(f"kind was {kind!r}; there are {', '.join(GPUS)}")
+    if gpus < 1:
+        raise ValueError(f"gpus was {gpus}; give 1 or more")
     config, flow = as_named(preset, set_ or ())
     found = planned(config, flow)
     typer.echo(f"{found.parameters:,} parameters ({found.trained:,} trained), {found.tokens:,} tokens an image")
@@ -44,6 +46,10 @@ def plan(
             f"{gpus} x {name:9s} {e.days:8.2f} days, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
             f"{e.micro_batch} images at a time in {e.memory / 1e9:.0f} GB"
             + (f" (train.accumulation={e.accumulation})" if e.accumulation > 1 else "")
+        )
+    for what, size in on_disk(config).items():
+        typer.echo(
+            f"{size / 1e3:,.1f} kB of {what} on disk a training image: {size * 1_281_167 / 1e9:,.0f} GB for ImageNet"
         )
     if left_out := not_counted(config):
         typer.echo(f"not counted: {', '.join(left_out)}")

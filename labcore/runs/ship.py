@@ -75,6 +75,8 @@ def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
         raise ValueError(
             f"{config.data.name} with {model.num_classes} classes; what ships knows Fashion-MNIST's 10 classes"
         )
+    if model.codec is not None:
+        raise ValueError(f"the model is one of latents of {model.codec}; what ships knows pixels")
     if isinstance(config, InversionRunConfig) and (not model.denoiser or model.max_guidance < GUIDANCE):
         raise ValueError(
             f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and takes "

@@ -140,7 +140,7 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     if len(parts[1]) < 2:
         raise ValueError(f"the {d.name} data have {len(parts[1])} test image; a test likelihood needs at least 2")
     device, (train_images, test_images) = process_device(), parts
-    training = seen_by(m, train_images, device, d.flip, show_progress())
+    training = seen_by(m, train_images, device, d.flip, progress=show_progress())
     return training, seen_by(m, test_images, device, progress=show_progress())
 
 

@@ -81,6 +81,8 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
 def data_of(flow: str) -> Data:
     """The images that a flow (what `find_model` takes) was trained on, else the embedded ones at its size."""
     config = find_model(flow).config
+    if config.codec is not None:
+        raise ValueError(f"{flow} is a flow of latents; ways of inverting are compared on flows of pixels")
     own = run_section(flow, "data") or {"name": "fashion-mnist-12k"}
     own = {**square_pixels(config), **{key: value for key, value in own.items() if value is not None}}
     return Data(own["name"], own.get("path"), own.get("image_size"), own.get("channels"))

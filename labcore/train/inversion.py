@@ -13,7 +13,7 @@ from labcore.biflow.distill import adaptive, check_strategy, squared_errors
 from labcore.biflow.norm_control import rms, scales
 from labcore.biflow.trajectory import Trajectory, check_teacher, trajectory
 from labcore.config import BackwardConfig, InversionConfig
-from labcore.encoders.perceptual import PerceptualDistance
+from labcore.encoders.perceptual import PerceptualDistance, some
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.patch import unpatchify
 from labcore.rng import StepNoise
@@ -110,15 +110,28 @@ class Inversion(nn.Module):
 
     def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, "n"]]:
         """Distances of pictures; of latents, those that the autoencoder makes of both."""
+        rows = self._compared(len(x), noise)
         with torch.no_grad():
-            theirs = self.decode(image)
-        ours = self.decode(x)
+            theirs = _at(rows, self.decode(image[rows]), len(x))
+        ours = _at(rows, self.decode(x[rows]), len(x))
         return {name: self.perceptual[name](ours, theirs, noise) for name in self.config.perceptual}
+
+    def _compared(self, total: int, noise: StepNoise) -> list[int]:
+        """Rows of this micro-batch that any distance looks at, the first where it is none."""
+        most = [self.perceptual[name].most for name in self.config.perceptual]
+        if None in most:
+            return list(range(total))
+        return sorted({row for each in most for row in some(noise, each)}) or [0]
 
     def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, "b"]]:
         """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
         by = scales(targets, self.config.normalise, self.block_rms)
         return dict(zip(self.names, squared_errors(out.states, targets, by), strict=True))
+
+
+def _at(rows: list[int], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
+    """Images in their rows of a batch, zeros in the others."""
+    return images.new_zeros(total, *images.shape[1:]).index_copy(0, torch.tensor(rows, device=images.device), images)
 
 
 def check_pair(flow: TarFlow, model: BackwardConfig) -> None:
