@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labcore import zoo
 from labcore.runs import arms, results, ways
 from labcore.runs.bench import INVERSE, THEIRS, Row
 from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
@@ -194,6 +195,27 @@ def test_what_readme_tells_of_the_clamp(norms):
 @pytest.fixture(scope="module")
 def inverses() -> results.Published:
     return results.published("04_learned_vs_analytic_inverse")
+
+
+def test_the_aligned_flow_that_ships_beside_its_baseline():
+    records = [
+        json.loads((zoo.path(name) / "record.json").read_text()) for name in ("fashion-tarflow", "fashion-r-repa")
+    ]
+    assert records[0]["steps"] == records[1]["steps"]
+    plain, aligned = ([record[key] for record in records] for key in ("training_free_accuracy", "likelihood"))
+    free = " and ".join(f"{one['accuracy']:.1%}" for one in plain)
+    assert f"training-free accuracy is {free} (95%: {plain[1]['low']:.1%} to {plain[1]['high']:.1%})" in README
+    assert f"likelihood {aligned[0]['nats_per_dim']:.4f} and {aligned[1]['nats_per_dim']:.4f}" in README
+    shares = [record["recognised"]["0"] for record in records]
+    told = " and ".join(f"{one['accuracy']:.1%}" for one in shares)
+    assert f"recognised more often, {told} ({shares[1]['low']:.1%} to {shares[1]['high']:.1%})" in README
+
+
+def test_what_readme_tells_of_panels():
+    found = json.loads((ROOT / "benchmarks/results/panels-x86-64-cpu--2-threads.json").read_text())["panels"]
+    assert f"first picture {found['first picture s']:.1f} s after" in README
+    assert f"images {found['median ms']:.0f} ms after" in README
+    assert f"{found['95th percentile ms']:.0f} at the 95th percentile" in README
 
 
 def test_the_table_of_learned_inverses(inverses):

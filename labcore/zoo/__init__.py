@@ -10,7 +10,7 @@ from labcore.evaluate.classifier import Classifier
 from labcore.flows.tarflow import TarFlow
 
 FOLDER = Path(__file__).parent
-FLOWS = ("fashion-tarflow", "fashion-itarflow")
+FLOWS = ("fashion-tarflow", "fashion-r-repa", "fashion-itarflow")
 INVERSES = {"fashion-biflow": "fashion-itarflow"}
 """Learned inverses, and the flow that each inverts."""
 NAMES = (*FLOWS, *INVERSES)
