@@ -87,12 +87,15 @@ def test_every_control_moves_its_picture(path, root, address, window, chances):
 
 def move(panel: jupyter_lab.Panel, name: str, chances: random.Random) -> None:
     """One control by the keyboard, and a slider by the mouse too; each time the picture has to change."""
+    panel.settled()  # or a late drawing of the last control would pass for this one's
     control, before = panel.control(name), panel.picture()
     if control.locator(".noUi-handle").count():
         handle = control.locator(".noUi-handle").first
         at_start = float(handle.get_attribute("aria-valuenow")) <= float(handle.get_attribute("aria-valuemin"))
         panel.press(name, "ArrowRight" if at_start else "Home")
-        before = panel.changes(before, name)
+        panel.changes(before, name)
+        panel.settled()
+        before = panel.picture()
         panel.drag(name, chances.uniform(0.6, 1.0))
         panel.changes(before, name)
     elif control.locator("select").count():
