@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from labcore import timing
 from labcore.cli import app
+from labcore.memory import peak_of
 from labcore.runs import bench as module
-from labcore.runs.bench import FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
+from labcore.runs.bench import COMPILED, FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
 
 
 @pytest.fixture
@@ -78,6 +79,22 @@ def test_a_flow_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
 
 
+def test_a_compiled_training_step_is_a_row_where_it_can_be_compiled(monkeypatch):
+    monkeypatch.setattr(module, "fits", lambda rows, device: False)  # of inverses
+    for works in (True, False):
+        monkeypatch.setattr(module, "try_compile", lambda blocks, step, works=works: works)
+        rows = bench(perturbed(dtype=torch.float32), (2,), ways=(OURS, COMPILED), repeats=1)
+        assert [row.way for row in rows if row.task == STEP] == [OURS, COMPILED][: 1 + works]
+
+
+def test_memory_at_the_peak_is_what_a_call_takes_beyond_what_is_held():
+    held = torch.ones(2**24)  # 64 MB
+    assert 60e6 < peak_of(lambda: held + 1) < 110e6
+    assert peak_of(lambda: None) < 40e6
+    rows = bench(perturbed(dtype=torch.float32), (1,), ways=(OURS,), repeats=1)
+    assert all(row.mb is not None and row.mb >= 0 for row in rows)
+
+
 def test_no_calibration_of_slow_inverses(monkeypatch):
     monkeypatch.setattr(module, "calibrate", None)
     bench(perturbed(dtype=torch.float32), (1,), ways=(OURS, "calibrated"), repeats=1, limit=1e-6)
@@ -101,7 +118,7 @@ def test_what_too_slow_is():
 
 def test_bf16_is_autocast_and_inverts_with_its_own_error():
     flow = perturbed(dtype=torch.float32)
-    rows = bench(flow, (2,), precisions=("bf16",), ways=WAYS, repeats=1)
+    rows = bench(flow, (2,), precisions=("bf16",), ways=[way for way in WAYS if way != COMPILED], repeats=1)
     (inverse,) = [r for r in rows if r.task == INVERSE]
     assert inverse.way == OURS and 1e-5 < inverse.error < 1.0
 

@@ -9,7 +9,7 @@ import torch
 from conftest import perturbed
 
 from labcore import invert
-from labcore.inverse import compiled
+from labcore.inverse import compiled, graphed, solve
 
 MODERN = dict(norm="rmsnorm", mlp="swiglu", positions="rope", head_dim=16, width=32)
 
@@ -24,7 +24,7 @@ def programs(monkeypatch):
         return compiled.token_step(u, *rest)
 
     monkeypatch.setattr(compiled, "_WORKS", {})
-    monkeypatch.setattr(compiled, "_program", lambda: step)
+    monkeypatch.setattr(compiled, "program", lambda: step)
     return calls
 
 
@@ -51,6 +51,40 @@ def test_the_same_function(changes, settings, programs):
     assert bool(programs) == ("solver" not in settings)  # sweeps go the plain way
 
 
+@pytest.fixture
+def graphed_on_a_cpu(monkeypatch):
+    """CUDA's decoder, with steps that are called again instead of recorded: how often each was made."""
+    made = []
+
+    def record(step):
+        made.append(step)
+        return step
+
+    monkeypatch.setattr(graphed, "record", record)
+    monkeypatch.setattr(graphed, "program", lambda: compiled.program())
+    monkeypatch.setattr(solve, "_DECODERS", {"cpu": graphed.GraphedDecoder})
+    return made
+
+
+@pytest.mark.parametrize("changes", [{}, MODERN, {"volume_preserving": True, "affine_clamp": 0.5}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"guidance": torch.tensor([0.0, 0.5, 2.0]), "attn_temp": 0.6}], ids=str)
+def test_a_recorded_step_is_made_once_a_block_and_the_same_function(changes, settings, programs, graphed_on_a_cpu):
+    flow, y = perturbed(**changes), torch.tensor([1, 4, -1])
+    z = torch.randn(3, 16, 12, dtype=torch.float64)
+    want, got = invert(flow, z, y, **settings), invert(flow, z, y, compiled=True, **settings)
+    torch.testing.assert_close(got.x, want.x, atol=1e-10, rtol=0)
+    assert len(graphed_on_a_cpu) == len(flow.blocks)
+
+
+def test_attention_of_a_gpu_is_that_of_a_cpu():
+    rows, heads, tokens, e = 2, 3, 5, 4
+    q, keys, values = (torch.randn(rows, heads, n, e, dtype=torch.float64) for n in (1, tokens, tokens))
+    seen = torch.arange(tokens) <= 2
+    want = compiled.attention(q, keys, values, seen)
+    got = torch.nn.functional.scaled_dot_product_attention(q, keys, values, seen.expand(1, tokens), scale=e**-0.5)
+    torch.testing.assert_close(got[:, :, 0], want)
+
+
 def test_without_classes(programs):
     flow = perturbed(num_classes=0)
     z = torch.randn(2, 16, 12, dtype=torch.float64)
@@ -63,7 +97,7 @@ def test_without_classes(programs):
 
 def test_large_batches_go_the_plain_way(programs):
     flow = perturbed()
-    z = torch.randn(compiled.LARGEST + 1, 16, 12, dtype=torch.float64)
+    z = torch.randn(compiled.LARGEST["cpu"] + 1, 16, 12, dtype=torch.float64)
     assert torch.equal(invert(flow, z, compiled=True).x, invert(flow, z).x)
     assert not programs
 
@@ -80,7 +114,7 @@ def test_falls_back_with_one_message(programs, monkeypatch):
     def broken():
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(compiled, "_program", broken)
+    monkeypatch.setattr(compiled, "program", broken)
     flow, z = perturbed(), torch.randn(2, 16, 12, dtype=torch.float64)
     with pytest.warns(UserWarning, match="does not work here .No working C.* going on without it") as seen:
         got = invert(flow, z, compiled=True)
@@ -96,7 +130,7 @@ def test_what_cannot_be_compiled_again_goes_the_plain_way(programs, monkeypatch)
     def enough(*_):
         raise RuntimeError("recompile limit reached")
 
-    monkeypatch.setattr(compiled, "_program", lambda: enough)
+    monkeypatch.setattr(compiled, "program", lambda: enough)
     with pytest.warns(UserWarning, match="recompile limit reached.*going on without it") as seen:
         got = invert(flow, z, compiled=True)
     assert len(seen) == 1

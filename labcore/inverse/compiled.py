@@ -1,8 +1,9 @@
-"""The step of one token as compiled code, for small batches on a CPU, where a token costs more in calls than in arithmetic.
+"""The step of one token as compiled code, for small batches, where a token costs more in calls than in arithmetic.
 
 torch.compile makes one program for all layers of a block. Its shapes stand still: attention looks at the whole cache
 behind a mask, and a batch is filled up to a power of two, so that a program serves every token, block and call of a flow's
-sizes. Sweeps over several tokens, and batches above LARGEST rows, where it gains nothing, go the plain way.
+sizes. Sweeps over several tokens, and batches above LARGEST rows, where it gains nothing, go the plain way. On CUDA the
+program's kernels are recorded as well and started by one call (`labcore.inverse.graphed`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from torch import Tensor
 from labcore.inverse.decode import BlockDecoder, FoldedLayer, KVCache, through
 from labcore.nn.embed import rotate
 
-LARGEST = 32
-"""Rows (images, twice where they are guided) up to which the program is used; by measurement on two cores of a Xeon."""
+LARGEST = {"cpu": 32, "cuda": 256}
+"""Rows (images, twice where they are guided) up to which the program is used, by device: by measurement on two cores of a
+Xeon; on CUDA our guess, not measured. Other devices have no programs."""
 
 _WORKS: dict[tuple, bool] = {}  # by the sizes that torch.compile has, as its own programs, for the whole process
 
@@ -30,23 +32,32 @@ class CompiledDecoder(BlockDecoder):
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache, with rows to fill the batch up."""
-        return super().new_cache(padded(batch) if 0 < batch <= LARGEST else batch, tokens, like)
+        return super().new_cache(padded(batch) if fits(batch, like.device) else batch, tokens, like)
 
     @torch.no_grad()
     def next_params(self, u: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
         """As `BlockDecoder.next_params`."""
         b, n, _ = u.shape
         rows = padded(b)
-        if n > 1 or not 0 < b <= LARGEST or not _works(self, cache, rows):
+        if n > 1 or not fits(b, u.device) or not _works(self, cache, rows):
             return super().next_params(u, cache)
-        position = torch.tensor([cache.length], device=u.device)
         try:
-            out = _program()(*_arguments(self, cache, rows, _fill(u[:, 0], rows), position))[:b, None]
+            out = self.step(u[:, 0], cache, rows)[:b, None]
         except Exception as error:  # something that is no part of the key has changed, and cannot be compiled
             _give_up(_key(self, cache, rows), error)
             return super().next_params(u, cache)
         cache.length += 1
         return self.block.split_params(out)
+
+    def step(self, u: Tensor, cache: KVCache, rows: int) -> Tensor:
+        """What the program says (rows, 2d) after the token u (b, d)."""
+        position = torch.tensor([cache.length], device=u.device)
+        return program()(*arguments(self, cache, rows, fill(u, rows), position))
+
+
+def fits(rows: int, device: torch.device) -> bool:
+    """Whether so many rows go through the program on a device."""
+    return 0 < rows <= LARGEST.get(device.type, 0)
 
 
 def padded(rows: int) -> int:
@@ -81,29 +92,37 @@ def token_step(
         keys, values = cache[number]
         keys.index_copy_(2, position, k)
         values.index_copy_(2, position, v)
-        logits = (keys * q).sum(-1) * e**-0.5
-        shares = logits.masked_fill(~seen, float("-inf")).softmax(-1)
-        return (values * shares[..., None]).sum(2).reshape(rows, heads * e)
+        return attention(q, keys, values, seen).reshape(rows, heads * e)
 
     return F.linear(through(layers, h, attend), out_weight, out_bias)
 
 
+def attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """One query (rows, heads, 1, e) over all of a cache (rows, heads, tokens, e): on a CPU as sums that a compiler joins."""
+    scale = q.shape[-1] ** -0.5
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, keys, values, seen.expand(1, len(seen)), scale=scale)
+    logits = (keys * q).sum(-1) * scale
+    shares = logits.masked_fill(~seen, float("-inf")).softmax(-1)
+    return (values * shares[..., None]).sum(2)
+
+
 @functools.cache
-def _program() -> Callable:
+def program() -> Callable:
     return torch.compile(token_step, fullgraph=True, dynamic=False)
 
 
-def _arguments(decoder: BlockDecoder, cache: KVCache, rows: int, u: Tensor, position: Tensor) -> tuple:
+def arguments(decoder: BlockDecoder, cache: KVCache, rows: int, u: Tensor, position: Tensor) -> tuple:
     block, condition, temperature = decoder.block, decoder.condition, decoder.temperature
     weights = (block.token_in.weight, decoder.token_bias, block.params_out.weight, block.params_out.bias)
     if condition is not None and len(condition) > 1:
-        condition = _fill(condition, rows)
+        condition = fill(condition, rows)
     if temperature is not None:
-        temperature = _fill(temperature, rows, 1.0)
+        temperature = fill(temperature, rows, 1.0)
     return u, position, weights, condition, temperature, decoder.rope, decoder.layers, cache.layers
 
 
-def _fill(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
+def fill(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
     """More rows below, up to so many; always a new tensor, since a program is for strides too."""
     filled = x.new_full((rows, *x.shape[1:]), value)
     filled[: len(x)] = x
@@ -149,7 +168,7 @@ def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> None:
     u = keys.new_zeros(rows, decoder.block.token_in.weight.shape[1])
     try:
         with torch._dynamo.config.patch(recompile_limit=1024):
-            _program()(*_arguments(decoder, cache, rows, u, position))  # the token that follows writes there again
+            program()(*arguments(decoder, cache, rows, u, position))  # the token that follows writes there again
     except Exception as error:  # whatever a compiler can meet
         _give_up(_key(decoder, cache, rows), error)
 

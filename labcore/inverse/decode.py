@@ -52,6 +52,8 @@ class BlockDecoder:
     condition: (b, width), (1, width) or None. temperature: (b,) divides the attention logits, or None.
     """
 
+    cache_class = KVCache
+
     def __init__(
         self,
         block: MetaBlock,
@@ -68,7 +70,7 @@ class BlockDecoder:
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache on the device and in the dtype of `like`."""
-        return KVCache(len(self.layers), (batch, self.heads, tokens, self.head_dim), like)
+        return self.cache_class(len(self.layers), (batch, self.heads, tokens, self.head_dim), like)
 
     def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
         """The same block for these sequences alone."""

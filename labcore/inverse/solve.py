@@ -17,10 +17,14 @@ from labcore.guidance import Schedule, per_block, token_weights
 from labcore.inverse.compiled import CompiledDecoder
 from labcore.inverse.decode import BlockDecoder
 from labcore.inverse.fixed_point import Report, solve_block
+from labcore.inverse.graphed import GraphedDecoder
 from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods, named
 from labcore.inverse.params import GuidedParams
 from labcore.nn.patch import check_tokens
 from labcore.types import InverseOutput
+
+_DECODERS = {"cpu": CompiledDecoder, "cuda": GraphedDecoder}
+"""Device -> how tokens go through a compiled program there."""
 
 
 @torch.no_grad()
@@ -52,7 +56,8 @@ def invert(
     the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
     `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
     compiled: single tokens by a program that torch.compile makes once for a power of two of images (some 10 s; it says
-    so), in blocks that are solved token by token; for small batches on a CPU, and ignored elsewhere. The same up to rounding.
+    so), in blocks that are solved token by token; for small batches on a CPU or, as a CUDA graph that no GPU has run yet, on
+    CUDA. Ignored elsewhere. The same up to rounding.
     tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
     Raises ValueError for shapes, labels or settings that do not fit.
@@ -72,11 +77,11 @@ def invert(
             "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "
             "guidance 0.2 is what ImageNet 64 without classes uses)"
         )
-    compiled = compiled and z.device.type == "cpu"
+    single = _DECODERS.get(z.device.type, BlockDecoder) if compiled else BlockDecoder
     tokens, stats = z, []
     for number in range(len(flow.blocks), 0, -1):
         block = flow.blocks[number - 1]
-        decoder = CompiledDecoder if compiled and methods[number - 1].segments == flow.config.tokens else BlockDecoder
+        decoder = single if methods[number - 1].segments == flow.config.tokens else BlockDecoder
         params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp, decoder)
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
         tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)

@@ -21,18 +21,21 @@ from torch import Tensor, nn
 
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.calibrate import calibrate
-from labcore.inverse.compiled import LARGEST
+from labcore.inverse.compiled import fits
 from labcore.inverse.solve import invert
+from labcore.memory import peak_of
 from labcore.rng import StepNoise, normal_per_item
 from labcore.timing import Timing, alternate, seconds_of
 from labcore.train.objectives import Likelihood
+from labcore.train.precision import try_compile
 from labcore.types import Batch
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 FORWARD, STEP, INVERSE = "forward", "training step", "inverse"
 THEIRS, OURS = "ml-tarflow", "sequential"
-WAYS = (THEIRS, OURS, "compiled", "jacobi", "gs-jacobi", "calibrated")
+COMPILED = "compiled"
+WAYS = (THEIRS, OURS, COMPILED, "jacobi", "gs-jacobi", "calibrated")
 TOLERANCE = 1e-4
 """Largest error of a pixel that "calibrated" may have, before rounding; our choice."""
 
@@ -42,7 +45,8 @@ class Row(NamedTuple):
 
     ms: median milliseconds of a batch; first_ms: of the first call, with what it compiled. spread: (max - min) / median,
     None where the first call is all there is. floor: ms by the forward pass's, same batch and precision, without guidance
-    (a guided inverse computes twice as much). error: largest of a pixel. mb: most memory on a GPU.
+    (a guided inverse computes twice as much). error: largest of a pixel. mb: memory at the peak, in a call of its own; on a
+    CPU what the process takes beyond what it holds.
     """
 
     task: str
@@ -124,6 +128,7 @@ class _Bench:
         self, flow: TarFlow, theirs: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
     ):
         self.flow = copy.deepcopy(flow).eval().requires_grad_(True)
+        self.compiled = copy.deepcopy(self.flow)  # its training step
         self.theirs, self.repeats, self.limit, self.progress = theirs, repeats, limit, progress
         self.rows: list[Row] = []
         self.slow: dict[tuple[str, str, float, str], int] = {}  # the batch at which a way took too long
@@ -134,7 +139,7 @@ class _Bench:
         y = torch.arange(batch, device=self.flow.device) % c.num_classes if c.num_classes else None
         x = self.flow.unpatchify(z).clamp(-1, 1)
         floor = self.time(FORWARD, self.forwards(x, y), batch, 0.0, precision)[OURS]
-        self.time(STEP, self.steps(x, y), batch, 0.0, precision)
+        self.time(STEP, self.steps(x, y, wanted), batch, 0.0, precision)
         for g in guidances:
             known = self.inverses(z, y, g, precision, wanted)
             slow = self.is_slow(INVERSE, OURS, g, precision, batch)
@@ -147,21 +152,26 @@ class _Bench:
             ways[THEIRS] = torch.no_grad()(partial(self.theirs, x, y))
         return ways
 
-    def steps(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
-        """Forward and backward of the likelihood, without an optimizer."""
+    def steps(self, x: Tensor, y: Tensor | None, wanted: Sequence[str]) -> dict[str, Callable[[], object]]:
+        """Forward and backward of the likelihood, without an optimizer; "compiled" as `train.compile` does it."""
         objective, noise = Likelihood(label_dropout=0.0).eval(), StepNoise(0, 0, len(x), str(x.device))
         held = None if y is None else y < 0
 
-        def ours() -> None:
-            objective(self.flow, Batch(x, y, y, held), noise)[0].backward()
-            self.flow.zero_grad(set_to_none=True)
+        def step(flow: TarFlow) -> None:
+            objective(flow, Batch(x, y, y, held), noise)[0].backward()
+            flow.zero_grad(set_to_none=True)
 
         def theirs() -> None:
             z, _, log_det = self.theirs(x + self.flow.config.noise_std * torch.randn_like(x), y)
             self.theirs.get_loss(z, log_det).backward()
             self.theirs.zero_grad(set_to_none=True)
 
-        return {OURS: ours} if self.theirs is None else {OURS: ours, THEIRS: theirs}
+        ways: dict[str, Callable[[], object]] = {OURS: partial(step, self.flow)}
+        if self.theirs is not None:
+            ways[THEIRS] = theirs
+        if COMPILED in wanted and try_compile(self.compiled.blocks, partial(step, self.compiled)):
+            ways[COMPILED] = partial(step, self.compiled)
+        return ways
 
     def inverses(
         self, z: Tensor, y: Tensor | None, g: float, precision: Precision, wanted: Sequence[str]
@@ -174,8 +184,8 @@ class _Bench:
             ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z / self.flow.prior_var.sqrt(), y, g))
         if precision == "fp32":
             ways |= {name: ours(solver=name, tolerance=TOLERANCE / 10) for name in ("jacobi", "gs-jacobi")}
-            if z.device.type == "cpu" and len(z) * (2 if g else 1) <= LARGEST:
-                ways["compiled"] = ours(compiled=True)
+            if fits(len(z) * (2 if g else 1), z.device):
+                ways[COMPILED] = ours(compiled=True)
             if "calibrated" in wanted and seconds_of(ways[OURS]) <= self.limit / 20:  # it takes some hundred inverses
                 ways["calibrated"] = ours(solver=calibrate(self.flow, z, y, g, tolerance=TOLERANCE).methods)
         return {name: way for name, way in ways.items() if name in wanted}
@@ -215,13 +225,16 @@ class _Bench:
 
     def too_slow(self, way: str, seconds: float) -> bool:
         """The first call of "compiled" compiles."""
-        return way != "compiled" and seconds > self.limit
+        return way != COMPILED and seconds > self.limit
 
     def is_slow(self, task: str, way: str, g: float, precision: str, batch: int) -> bool:
         """Whether it took too long with no more images; the forward pass is the floor, and never left out."""
         return task != FORWARD and batch >= self.slow.get((task, way, g, precision), math.inf)
 
     def memory(self, way: Callable[[], object]) -> float | None:
+        if self.flow.device.type == "cpu":
+            found = peak_of(way)
+            return None if found is None else found / 1e6
         if self.flow.device.type != "cuda":
             return None
         torch.cuda.reset_peak_memory_stats(self.flow.device)
@@ -233,7 +246,7 @@ def described(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table; speed is against ml-tarflow if it was run at all, else against the sequential inverse."""
     than = THEIRS if any(row.way == THEIRS for row in rows) else OURS
     case = ("task", "tokens", "blocks", "batch", "g", "precision", "way")
-    head = (*case, "ms", "spread", f"as fast as {than}", "by the floor", "error")
+    head = (*case, "ms", "spread", f"as fast as {than}", "by the floor", "error", "MB")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         others = [r for r in rows if r[:1] + r[2:7] == row[:1] + row[2:7]]
@@ -249,7 +262,7 @@ def described(rows: Sequence[Row]) -> str:
             f"{row.ms:.4g}",
         )
         cells += ("once" if row.spread is None else f"{row.spread:.0%}", _number(times, ".2f"))
-        cells += (_number(row.floor, ".1f"), _number(row.error, ".0e"))
+        cells += (_number(row.floor, ".1f"), _number(row.error, ".0e"), _number(row.mb, ".0f"))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, ""])
 

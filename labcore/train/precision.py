@@ -48,12 +48,18 @@ def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callabl
     return step
 
 
+PROGRAMS = 64
+"""Programs of one function before torch.compile gives up, 8 by default: a block's forward has some for its two orders, with
+and without a gradient, for each size of batch; our choice."""
+
+
 def try_compile(blocks: Iterable[nn.Module], step: Callable[[], None]) -> bool:
     """Compile `blocks` in place and run `step` once; where that fails, undo it with one message.
 
     Block by block, since a learned inverse with guidance is trained by another method than its `forward`.
     """
     blocks = list(blocks)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
     for block in blocks:
         block.compile()
     try:
