@@ -1,10 +1,14 @@
 """ml-tarflow checkpoints in and out. Their layout is written down here from its published shapes; none of its code is."""
 
+import re
+
 import pytest
 import torch
 from conftest import perturbed
+from typer.testing import CliRunner
 
 from labcore import TarFlow
+from labcore.cli import app
 
 
 def apple_state(blocks=3, layers=2, width=64, token_dim=12, tokens=16, classes=5, scales=True, seed=0):
@@ -126,3 +130,48 @@ def test_images_that_are_not_square_are_refused():
     """16 tokens of 4 x 16 pixels would be read again as 8 x 8."""
     with pytest.raises(ValueError, match="ml-tarflow has square images"):
         perturbed(image_size=(4, 16)).to_apple()
+
+
+def imported(*words):
+    return CliRunner().invoke(app, ["import", *map(str, words)])
+
+
+def test_lab_import_reads_the_sizes_off_the_file_and_its_name(tmp_path):
+    torch.save(apple_state(), tmp_path / "toy_model_2_64_3_2_0.07.pth")
+    done = imported(tmp_path / "toy_model_2_64_3_2_0.07.pth", "--out", tmp_path / "flow")
+    assert done.exit_code == 0, done.output
+    assert "2-64-3-2 for 8 x 8 images of 3 channels, 5 classes, noise 0.07" in done.output
+    flow = TarFlow.from_pretrained(tmp_path / "flow")
+    assert (flow.config.image_size, flow.config.noise_std) == (8, 0.07)
+    assert all(torch.equal(value, apple_state()[key]) for key, value in flow.to_apple().items())
+
+
+def test_lab_import_takes_what_is_given_before_what_a_name_says(tmp_path):
+    torch.save(apple_state(classes=0), tmp_path / "toy_model_2_64_3_2_0.07.pth")
+    done = imported(tmp_path / "toy_model_2_64_3_2_0.07.pth", "--noise-std", "0", "--out", tmp_path / "flow")
+    assert done.exit_code == 0 and "no classes, noise 0:" in done.output
+    assert "--guidance" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("toy.pth", ["--noise-std", "0.05"], "patch_size stands in no ml-tarflow file.*give --patch-size"),
+        ("toy.pth", ["--patch-size", "2"], "noise_std stands in no ml-tarflow file.*give --noise-std"),
+        ("toy.pth", ["--patch-size", "5", "--noise-std", "0.05"], "patch_size was 5.*sizes that fit: 2"),
+        ("nothing.pth", ["--patch-size", "2", "--noise-std", "0.05"], "no file"),
+    ],
+)
+def test_lab_import_refuses(name, words, says, tmp_path):
+    torch.save(apple_state(), tmp_path / "toy.pth")
+    done = imported(tmp_path / name, *words, "--out", tmp_path / "flow")
+    assert done.exit_code == 2 and re.search(says, " ".join(done.output.split()))
+    assert not (tmp_path / "flow").exists()
+
+
+def test_lab_import_overwrites_nothing(tmp_path):
+    torch.save(apple_state(), tmp_path / "toy_2_64_3_2_0.05.pth")
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "mine").write_text("")
+    done = imported(tmp_path / "toy_2_64_3_2_0.05.pth", "--out", tmp_path / "flow")
+    assert done.exit_code == 2 and "give a folder that is new or empty" in " ".join(done.output.split())

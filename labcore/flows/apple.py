@@ -1,8 +1,9 @@
 """ml-tarflow checkpoints in and out.
 
 Apple's published TARFlow code (github.com/apple/ml-tarflow) saves a bare state dict. Its widths, depths and class count can
-be read off the shapes; the image size, patch size and head_dim cannot, so the caller gives them and they are checked against
-what the file does say. Every key is accounted for in both directions.
+be read off the shapes; the patch size, noise and head_dim cannot, so the caller gives them and they are checked against
+what the file does say. Every key is accounted for in both directions. Checkpoints of GS-Jacobi's authors are the same, with
+names that say more (`said_by`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ LAYER_NAMES = {
 }
 
 
+def said_by(file: str | Path) -> dict[str, int | float]:
+    """patch_size and noise_std where a file's name ends in patch_width_blocks_layers_noise.pth, as afhq_model_8_768_8_8_0.07.pth."""
+    match = re.search(r"_(\d+)_\d+_\d+_\d+_(\d*\.\d+)\.pth$", Path(file).name)
+    return {} if match is None else {"patch_size": int(match[1]), "noise_std": float(match[2])}
+
+
 def our_name(key: str) -> str | None:
     """Our name of one of ml-tarflow's keys; None for the causal mask, which is no parameter; ValueError if unknown."""
     if key == "var":
@@ -52,10 +59,12 @@ def our_name(key: str) -> str | None:
     raise ValueError(f"{key!r} is not a key of an ml-tarflow checkpoint; give a state dict saved by its train.py")
 
 
-def load_apple(cls, source, image_size: int, patch_size: int, head_dim: int = 64, noise_std: float | None = None):
+def load_apple(
+    cls, source, image_size: int | None, patch_size: int, head_dim: int = 64, noise_std: float | None = None
+):
     """A `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
 
-    head_dim is 64 in all of ml-tarflow's code. noise_std is not in the file: pass the one it was trained with (0.05 for
+    image_size: None takes it from the number of tokens. head_dim is 64 in all of ml-tarflow's code. noise_std is not in the file: pass the one it was trained with (0.05 for
     ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample` denoises. Raises ValueError where the sizes given
     are not those of the file.
     """
@@ -128,7 +137,7 @@ def _without_wrapper(key: str) -> str:
 
 
 def _config(
-    t: dict[str, Tensor], image_size: int, patch_size: int, head_dim: int, noise_std: float | None
+    t: dict[str, Tensor], image_size: int | None, patch_size: int, head_dim: int, noise_std: float | None
 ) -> TarFlowConfig:
     for key in ("blocks.0.proj_in.weight", "blocks.0.proj_out.weight", "blocks.0.pos_embed"):
         if key not in t:
@@ -141,6 +150,7 @@ def _config(
         raise ValueError(
             f"patch_size was {patch_size}, but the file's tokens have {token_dim} values; sizes that fit: {', '.join(fits)}"
         )
+    image_size = side * patch_size if image_size is None else image_size
     if image_size != side * patch_size:
         raise ValueError(
             f"image_size was {image_size} at patch_size {patch_size}, but the file has {tokens} tokens, {side} x {side}: "

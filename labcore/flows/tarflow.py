@@ -101,7 +101,7 @@ class TarFlow(Pretrained, nn.Module):
     def from_apple(
         cls,
         source: str | Path | Mapping[str, Tensor],
-        image_size: int,
+        image_size: int | None,
         patch_size: int,
         head_dim: int = 64,
         noise_std: float | None = None,

@@ -1,0 +1,52 @@
+"""`lab import`: a checkpoint of ml-tarflow as one of the lab's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the command."""
+    app.command("import")(plain_errors(import_))
+
+
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The .pth that ml-tarflow's train.py saved, or GS-Jacobi's authors.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model; new, or empty.")],
+    patch_size: Annotated[
+        int | None,
+        typer.Option(help="Of training; default what a name like afhq_model_8_768_8_8_0.07.pth says.", min=1),
+    ] = None,
+    noise_std: Annotated[
+        float | None, typer.Option(help="Of training, 0 for uniform noise; default what such a name says.", min=0.0)
+    ] = None,
+) -> None:
+    """Take over a checkpoint of ml-tarflow: every weight accounted for, sizes as the file says, in the lab's format."""
+    from labcore.flows.apple import said_by
+    from labcore.flows.tarflow import TarFlow
+
+    told = said_by(checkpoint)
+    given = {"patch_size": patch_size, "noise_std": noise_std}
+    for name, value in given.items():
+        if value is None and name not in told:
+            raise ValueError(
+                f"{name} stands in no ml-tarflow file and not in the name {checkpoint.name}; give --{name.replace('_', '-')} "
+                "as it was in training (patch 2, noise 0.05 for ImageNet 64; 4, 0.15 for 128; 8, 0.07 for AFHQ 256)"
+            )
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} is there already; give a folder that is new or empty")
+    used = {**told, **{name: value for name, value in given.items() if value is not None}}
+    flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"])
+    flow.save_pretrained(out)
+    c = flow.config
+    classes = f"{c.num_classes} classes" if c.num_classes else "no classes"
+    typer.echo(
+        f"{c.patch_size}-{c.width}-{c.num_blocks}-{c.layers_per_block} for {c.image_size} x {c.image_size} images of "
+        f"{c.channels} channels, {classes}, noise {c.noise_std:g}: {sum(p.numel() for p in flow.parameters()):,} parameters"
+    )
+    typer.echo(f"saved in {out}; try  lab sample {out}{' --guidance 2 --schedule linear' if c.num_classes else ''}")
