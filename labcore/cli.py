@@ -23,6 +23,9 @@ app = typer.Typer(
 Data = Annotated[
     str | None, typer.Option("--data", help="fashion-mnist-12k, fashion-mnist, or a folder of class folders.")
 ]
+Crop = Annotated[
+    str | None, typer.Option(help="How a folder's pictures become squares, as in training: fit (default) or adm.")
+]
 
 
 def plain_errors(command):
@@ -131,6 +134,7 @@ def evaluate(
     ] = None,
     data: Data = "fashion-mnist-12k",
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
     reference: Annotated[
         Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
     ] = None,
@@ -171,7 +175,7 @@ def evaluate(
         )
     if out:
         check_out(out, flow)
-    source = _source(data, path, **square_pixels(flow.config))
+    source = _source(data, path, **square_pixels(flow.config), crop=crop, model=model)
     _share(num_processes)
     found: list[tuple[str, Any]] = []
     evaluate_model(
@@ -196,24 +200,32 @@ def evaluate(
 @app.command()
 @plain_errors
 def stats(
-    data: Annotated[str, typer.Argument(help="fashion-mnist-12k, fashion-mnist, or a folder of class folders.")],
+    data: Annotated[
+        str, typer.Argument(help="fashion-mnist-12k, fashion-mnist, a folder, or ADM's reference batch, an .npz file.")
+    ],
     image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it, as the model has it.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
     extractor: Annotated[str, typer.Option(help="inception or efflite0.")] = "efflite0",
     num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
 ) -> None:
     """Reference statistics of the train split, with what real test images score against them."""
     from labcore.evaluate import fidelity
+    from labcore.evaluate.adm import is_reference, told_of
     from labcore.evaluate.extractors import load_extractor
     from labcore.evaluate.statistics import file_name
-    from labcore.runs.evaluation import check_file, reference_of
+    from labcore.runs.evaluation import check_file, reference_of, reference_of_batch
     from labcore.runs.progress import show_progress, table
     from labcore.store import cache_folder, make_folder
 
-    source = _source(data, path, image_size, channels)
-    train, network = source.split("train"), load_extractor(extractor).to(device())
+    network = load_extractor(extractor).to(device())
+    if is_reference(data):
+        typer.echo(told_of(reference_of_batch(Path(data), network, out, show_progress()), out))
+        return
+    source = _source(data, path, image_size, channels, crop)
+    train = source.split("train")
     where = out or cache_folder() / "statistics" / file_name(train, network)
     make_folder(where.parent)
     check_file(where)
@@ -234,6 +246,7 @@ def probe(
     model: Model,
     data: Data = "fashion-mnist-12k",
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
     sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
     limit: Annotated[int | None, typer.Option(help="First images of each split; default all.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
@@ -254,7 +267,7 @@ def probe(
 
     flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
-    source = _source(data, path, **square_pixels(flow.config))
+    source = _source(data, path, **square_pixels(flow.config), crop=crop, model=model)
     pictures = source.split("train"), source.split("test")
     check_classes(flow, pictures[0])
     for name in ("probe.json", "probe.png"):
@@ -296,12 +309,23 @@ def _share(num_processes: int) -> None:
         raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
 
 
-def _source(data: str | None, path: str | None, image_size: int | None, channels: int | None):
-    """Where images come from, by the words of the command line."""
+def _source(
+    data: str | None,
+    path: str | None,
+    image_size: int | None,
+    channels: int | None,
+    crop: str | None,
+    model: str | None = None,
+):
+    """Where images come from, by the words of the command line; a folder's are cropped as those of the model's run."""
     from labcore.data.datasets import NAMES
     from labcore.runs.evaluation import Data as Source
+    from labcore.runs.models import run_section
 
-    return Source(data, path, image_size, channels) if data in NAMES else Source("folder", data, image_size, channels)
+    if data in NAMES:
+        return Source(data, path, image_size, channels, crop)
+    trained = run_section(model, "data") if crop is None and model is not None else None
+    return Source("folder", data, image_size, channels, crop or (trained or {}).get("crop"))
 
 
 def _sites(words: str) -> list[tuple[int, int]]:

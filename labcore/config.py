@@ -198,6 +198,7 @@ class DataConfig(Config):
     path: str | None = None  # where "folder" or the files of "fashion-mnist" are
     image_size: PositiveInt | None = None  # None: as the data has it; folders need one
     channels: Literal[1, 3] | None = None  # None: as the data has it
+    crop: Literal["fit", "adm"] | None = None  # of a folder's pictures (labcore.data.picture); None: fit
     limit: PositiveInt | None = None  # as many images of each split, evenly spread; None: all
     flip: bool = False  # mirror each training image with probability 1/2; ml-tarflow does for ImageNet and AFHQ
 

@@ -2,7 +2,8 @@
 
     fashion-mnist-12k   10,000 + 2,000 images, 28x28 grey, 10 classes; ships with labcore, the lab's default
     fashion-mnist       the full 60,000 + 10,000, from IDX files (labcore.data.fashion_mnist says where they come from)
-    folder              your own images, one folder a class (labcore.data.folder)
+    folder              your own images: one folder a class (labcore.data.folder), or the Arrow or Parquet files of Hugging
+                        Face's datasets (labcore.data.arrow)
 
 Each split is "train" or "test".
 """
@@ -14,8 +15,10 @@ import torch
 from jaxtyping import UInt8
 
 from labcore.data import embedded, fashion_mnist
+from labcore.data.arrow import ArrowData, is_arrow
 from labcore.data.folder import ImageFolderData
 from labcore.data.images import ImageData, resize, to_channels
+from labcore.data.picture import CROPS, Crop
 
 NAMES = ("fashion-mnist-12k", "fashion-mnist", "folder")
 
@@ -26,13 +29,15 @@ def load(
     path: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     channels: int | None = None,
-) -> ImageData | ImageFolderData:
+    crop: Crop | None = None,
+) -> ImageData | ImageFolderData | ArrowData:
     """One split of a data set.
 
-    path: "fashion-mnist": a folder with IDX files (None: look for them); "folder": the folder of class folders.
+    path: "fashion-mnist": a folder with IDX files (None: look for them); "folder": that of class folders or of Arrow files.
     image_size: pixels; None keeps the set's own. Sets in memory are resized bilinearly with antialiasing, rounded and
     clamped to uint8 (labcore.data.images.resize); "folder" needs it and resizes each file as it is read.
     channels: 1 or 3; None keeps the set's own. Grey becomes RGB by repeating, RGB becomes grey by ITU-R BT.601 luma.
+    crop: of "folder", how its pictures become squares (labcore.data.picture); None is "fit".
 
     Raises ValueError for an unknown name, split or size; FileNotFoundError if the files are missing.
     """
@@ -44,6 +49,10 @@ def load(
         raise ValueError(f"image_size={image_size}: give the side of the images in pixels, 1 or more.")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels}: give 1 (grey), 3 (RGB), or None to keep the set's own.")
+    if crop is not None and (name != "folder" or crop not in CROPS):
+        raise ValueError(
+            f"crop={crop!r} for {name!r}: 'folder' takes {', '.join(CROPS)}, the others are square already."
+        )
 
     if name == "folder":
         if path is None or image_size is None:
@@ -51,7 +60,7 @@ def load(
                 f"data set 'folder' was given path={path!r}, image_size={image_size}; it needs both: the folder that "
                 "holds the class folders, and the side in pixels to bring its images to."
             )
-        return ImageFolderData(path, split, image_size, channels)
+        return (ArrowData if is_arrow(path) else ImageFolderData)(path, split, image_size, channels, crop or "fit")
     if name == "fashion-mnist":
         data = _in_memory(*fashion_mnist.read(fashion_mnist.find(path), split), name, split)
     elif path is not None:

@@ -5,10 +5,7 @@ Two layouts:
     path/train/<class>/*  and  path/test/<class>/*  (or path/val/<class>/*, read where there is no test folder)
     path/<class>/*        then every 10th file of each class in sorted order is test, and the others are train
 
-Each image is turned upright by its EXIF orientation, laid on white if it has transparency, brought to 8 bits (16-bit
-grey from 0..65535 to 0..255) and to grey or RGB, then centre-cropped to a square and resized so that its shorter side
-is `image_size` (bicubic, antialiased). White, the hold-out rule and the crop are our choices. Of an animation the first
-frame counts.
+How a file becomes a square is in `labcore.data.picture`. The hold-out rule is our choice.
 """
 
 import copy
@@ -17,12 +14,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
 from labcore.data.images import ImageData
+from labcore.data.picture import Crop, check_how, read_picture
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
 SPLIT_FOLDERS = {"train", "test", "val"}
@@ -39,20 +36,24 @@ class ImageFolderData:
 
     Every item is uint8 (channels, image_size, image_size) with a label; classes are the folders' names, sorted.
     channels: 1 grey, 3 RGB; None takes what the files are, which must then all be the same (a file beyond the checked
-    ones is converted). The files of both splits are checked: every header where there are at most 5,000, else an even
-    sample of 1,000 and every file with an unfamiliar suffix.
+    ones is converted). crop: of `labcore.data.picture`. The files of both splits are checked: every header where there
+    are at most 5,000, else an even sample of 1,000 and every file with an unfamiliar suffix.
 
     Raises FileNotFoundError if `path` is missing; ValueError for sizes and channels out of range, for a folder that is
     not laid out as above, for splits with different classes, and for files that are no images.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str, image_size: int, channels: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str,
+        image_size: int,
+        channels: int | None = None,
+        crop: Crop = "fit",
+    ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: a folder has 'train' and 'test' (a val folder counts as test).")
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size}: give the side of the images in pixels, 1 or more.")
-        if channels not in (None, 1, 3):
-            raise ValueError(f"channels={channels}: give 1 (grey), 3 (RGB), or None to take what the files are.")
+        check_how(image_size, channels, crop)
         self.path = Path(path)
         splits = _scan(self.path)
         if split not in splits:
@@ -62,7 +63,7 @@ class ImageFolderData:
 
         self.name = self.path.resolve().name
         self.split = split
-        self.image_size = image_size
+        self.image_size, self.crop = image_size, crop
         self.channels = channels if channels is not None else found
         self.classes = tuple(splits[split])
         self.files = tuple(file for files in splits[split].values() for file in files)  # relative to path
@@ -78,15 +79,17 @@ class ImageFolderData:
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "c s s"], int]:
         """One image (c, s, s) and its label. Raises ValueError, naming the file, if it cannot be read."""
-        return read_image(self.path / self.files[index], self.image_size, self.channels), int(self.labels[index])
+        return self._read(index), int(self.labels[index])
 
     def __getitems__(
         self, indices: Sequence[int] | Int[Tensor, "b"]
     ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, "b"]]:
         """A batch. DataLoader calls this and hands the result to its collate_fn, which must be the identity."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        images = [read_image(self.path / self.files[i], self.image_size, self.channels) for i in index.tolist()]
-        return torch.stack(images), self.labels[index]
+        return torch.stack([self._read(i) for i in index.tolist()]), self.labels[index]
+
+    def _read(self, index: int) -> UInt8[Tensor, "c s s"]:
+        return read_picture(self.path / self.files[index], self.image_size, self.channels, self.crop)
 
     def subset(self, indices: Sequence[int]) -> "ImageFolderData":
         """The images at `indices`, in that order, under the same name, split and classes; IndexError for one outside."""
@@ -100,9 +103,10 @@ class ImageFolderData:
         return len(self.classes)
 
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 over name, split, size, channels, classes, and every file's path, label and
+        """16 hex digits of the sha256 over name, split, size, channels, classes, crop, and every file's path, label and
         length in bytes. The pixels are not read: a file replaced by another of equal length goes unnoticed."""
         header = (self.name, self.split, self.image_size, self.channels, self.classes)
+        header += () if self.crop == "fit" else (self.crop,)
         digest = hashlib.sha256(repr(header).encode())
         for file, label in zip(self.files, self.labels.tolist(), strict=True):
             digest.update(repr((file, label, (self.path / file).stat().st_size)).encode())
@@ -114,36 +118,6 @@ class ImageFolderData:
         for index in range(len(self)):
             images[index] = self[index][0]
         return ImageData(images, self.labels.clone(), self.classes, self.name, self.split)
-
-
-def read_image(file: Path, image_size: int, channels: int) -> UInt8[Tensor, "c s s"]:
-    """One file as uint8 (channels, image_size, image_size). Raises ValueError, naming it, if it cannot be read."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            square = ImageOps.fit(
-                _eight_bit(image, "L" if channels == 1 else "RGB"), (image_size, image_size), Image.Resampling.BICUBIC
-            )
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error and more
-        raise ValueError(f"{file} cannot be read as an image ({error}); repair or remove it.") from error
-    return torch.from_numpy(np.array(square)).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
-
-
-def _eight_bit(image, mode: str):
-    """A Pillow image in mode "L" or "RGB", 8 bits a channel, on white where it is transparent."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"grey values from {values.min()} to {values.max()}, where 0 to 65535 is allowed")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert(mode)
 
 
 def _scan(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -229,7 +203,7 @@ def _check_headers(path: Path, files: list[str], channels: int | None) -> int:
         try:
             with Image.open(path / file) as image:
                 mode = image.mode
-        except Exception as error:  # as in read_image
+        except Exception as error:  # as in read_picture
             raise ValueError(
                 f"{path / file} cannot be read as an image ({error}); repair it or take it out of the class folder."
             ) from error

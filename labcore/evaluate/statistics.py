@@ -182,6 +182,8 @@ def load_reference(path: str | Path) -> Reference:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no statistics at {path}; make them with `lab stats`")
+    if path.suffix == ".npz":
+        raise ValueError(f"{path} is a reference batch; make statistics of it: lab stats {path} --out FILE")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("labcore", "{}"))

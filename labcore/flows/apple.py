@@ -38,7 +38,7 @@ LAYER_NAMES = {
 
 
 def said_by(file: str | Path) -> dict[str, int | float]:
-    """patch_size and noise_std where a file's name ends in patch_width_blocks_layers_noise.pth, as afhq_model_8_768_8_8_0.07.pth."""
+    """patch_size and noise_std where a file's name ends in patch_width_blocks_layers_noise.pth, as those of GS-Jacobi."""
     match = re.search(r"_(\d+)_\d+_\d+_\d+_(\d*\.\d+)\.pth$", Path(file).name)
     return {} if match is None else {"patch_size": int(match[1]), "noise_std": float(match[2])}
 
@@ -64,9 +64,9 @@ def load_apple(
 ):
     """A `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
 
-    image_size: None takes it from the number of tokens. head_dim is 64 in all of ml-tarflow's code. noise_std is not in the file: pass the one it was trained with (0.05 for
-    ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample` denoises. Raises ValueError where the sizes given
-    are not those of the file.
+    image_size: None takes it from the number of tokens. head_dim is 64 in all of ml-tarflow's code. noise_std is not in
+    the file: pass the one it was trained with (0.05 for ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample`
+    denoises. Raises ValueError where the sizes given are not those of the file.
     """
     tensors = {_without_wrapper(k): v for k, v in _read(source).items()}
     config = _config(tensors, image_size, patch_size, head_dim, noise_std)

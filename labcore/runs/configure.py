@@ -55,7 +55,7 @@ def configure(
     chosen = _settings(sections, settings)
     if data is not None or image_size is not None or channels is not None:
         d = DataConfig(**sections["data"])
-        found = load(d.name, "train", d.path, d.image_size, d.channels)
+        found = load(d.name, "train", d.path, d.image_size, d.channels, d.crop)
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
         if sections["model"].get("codec") is not None:
             used = codec_of(TarFlowConfig(**sections["model"]))
@@ -177,7 +177,7 @@ def _sections(values: dict[str, Any], names: Sequence[str]) -> dict[str, dict[st
 
 def _choose_data(section: dict[str, Any], data: str | None, image_size: int | None, channels: int | None) -> None:
     if data is not None:
-        section |= dict(name=data, path=None) if data in NAMES else dict(name="folder", path=data)
+        section |= dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=data)
     if image_size is not None:
         section["image_size"] = image_size
     if channels is not None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from labcore import provenance
 from labcore.data import load
-from labcore.evaluate import Accuracy, LikelihoodRecord, fidelity, likelihood, record, training_free_accuracy
+from labcore.data.picture import Crop
+from labcore.evaluate import Accuracy, LikelihoodRecord, adm, fidelity, likelihood, record, training_free_accuracy
 from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.bayes import bayes_accuracy
 from labcore.evaluate.extractors import Extractor, load_extractor
@@ -79,9 +80,10 @@ class Data(NamedTuple):
     path: str | None = None
     image_size: int | None = None
     channels: int | None = None
+    crop: Crop | None = None
 
     def split(self, split: str) -> Any:
-        return load(self.name, split, self.path, self.image_size, self.channels)
+        return load(self.name, split, self.path, self.image_size, self.channels, self.crop)
 
 
 def evaluate_model(
@@ -269,6 +271,18 @@ def reference_of(
     if process_share()[0] == 0:
         save_reference(reference, path)
     return reference
+
+
+def reference_of_batch(
+    batch: Path, extractor: Extractor, path: Path | None, progress: Progress | None = None
+) -> Reference:
+    """Statistics out of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without one."""
+    if path is None:
+        raise ValueError(f"give --out, where the statistics of {batch.name} go, and that to `lab evaluate --reference`")
+    check_file(path)
+    found = adm.read_reference(batch, extractor, progress=progress)
+    save_reference(found, path)
+    return found
 
 
 def scores(drawn: Any, data: Data, metrics: Sequence[str], seed: int, device: torch.device | str) -> dict[str, float]:

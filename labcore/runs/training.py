@@ -124,7 +124,8 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     from labcore.runs.progress import show_progress
 
     d, m = config.data, config.model
-    parts = [spread(load(d.name, split, d.path, d.image_size, d.channels), d.limit) for split in ("train", "test")]
+    whole = [load(d.name, split, d.path, d.image_size, d.channels, d.crop) for split in ("train", "test")]
+    parts = [spread(images, d.limit) for images in whole]
     for part in parts:
         if m.codec is None and (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
             given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))

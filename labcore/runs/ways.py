@@ -85,7 +85,7 @@ def data_of(flow: str) -> Data:
         raise ValueError(f"{flow} is a flow of latents; ways of inverting are compared on flows of pixels")
     own = run_section(flow, "data") or {"name": "fashion-mnist-12k"}
     own = {**square_pixels(config), **{key: value for key, value in own.items() if value is not None}}
-    return Data(own["name"], own.get("path"), own.get("image_size"), own.get("channels"))
+    return Data(**{key: own.get(key) for key in Data._fields})
 
 
 def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Tensor, "n t d"], Int[Tensor, "n"] | None]:

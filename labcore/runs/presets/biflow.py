@@ -23,8 +23,8 @@ SIZES: dict[str, dict[str, int]] = {
 LATENTS: dict[str, Any] = dict(
     image_size=32, channels=4, patch_size=2, num_blocks=8, num_classes=1000, codec="sd-vae-ft-ema"
 )
-IMAGENET: dict[str, Any] = dict(name="folder", image_size=256, channels=3, flip=True)
-"""Pixels of those latents; that images are mirrored is our choice."""
+IMAGENET: dict[str, Any] = dict(name="folder", image_size=256, channels=3, flip=True, crop="adm")
+"""Pixels of those latents; that images are mirrored is our choice, and that they are cropped as ADM's."""
 PICTURES: dict[str, Any] = dict(
     image_size=16, channels=1, patch_size=4, num_blocks=8, layers_per_block=2, head_dim=32, num_classes=10
 )

@@ -1,7 +1,8 @@
 """Every row of FlowBack's tables (arXiv 2511.22345): 64 pixels, and latents of 256.
 
 The paper gives neither the warm-up of its runs nor the noise of those at 64 pixels: an epoch, as ml-tarflow, and 0.05, as all
-public TARFlow configurations for 64 pixels. Clipping is off, as there. How it matches 1,024 tokens of patch 1 with an
+public TARFlow configurations for 64 pixels. Clipping is off, as there; at 256 pixels the crop is ADM's, whose reference batches
+the numbers are compared with. How it matches 1,024 tokens of patch 1 with an
 encoder's is not said either; here the encoder looks at an image so large that it has as many.
 """
 
@@ -104,7 +105,7 @@ def latent_sections(row: LatentRow) -> dict[str, dict[str, Any]]:
     found = _sections(row.thousands)
     found["model"] |= dict(image_size=32, channels=4, patch_size=row.patch, codec="sd-vae-ft-ema")
     found["model"] |= dict(noise_std=0.2, positions="rope", mlp="swiglu")
-    found["data"]["image_size"] = 256
+    found["data"] |= dict(image_size=256, crop="adm")
     if row.weight is not None:
         sites = tuple((block, 6) for block in LAST)
         found["align"] = dict(direction="reverse", sites=sites, encoder="dinov2-b", weight=row.weight)

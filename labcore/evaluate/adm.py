@@ -1,0 +1,105 @@
+"""ADM's reference batches (.npz), which published FID, sFID, precision and recall of ImageNet are made with.
+
+A file of github.com/openai/guided-diffusion, evaluations/, holds uint8 images `arr_0` (n, h, w, 3), and mean and covariance of
+pooled and spatial Inception features, `mu`, `sigma`, `mu_s`, `sigma_s`, over images that may be more than those: for ImageNet
+256 the whole training set beside 10,000 images. FID and sFID are compared with the file's moments, precision, recall and KID
+with features of its images, which our Inception makes here. Files without moments are references by their images alone.
+
+The file's moments are TensorFlow's. Whether our Inception agrees with them shows in the distance of the images' own features
+to them, which statistics made here remember; of 10,000 images of the same kind it is a few units.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labcore.data.images import ImageData
+from labcore.evaluate.extractors import POOL, SPATIAL, Extractor
+from labcore.evaluate.fidelity import Frechet
+from labcore.evaluate.statistics import Moments, Reference, image_features, make_reference, moments
+from labcore.store import Progress
+
+IMAGES = "arr_0"
+MOMENTS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
+
+
+def read_reference(
+    path: str | Path, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+) -> Reference:
+    """Statistics out of a reference batch: its own moments where `extractor` is Inception, else those of its images.
+
+    about["moments"] says which; about["distance"] has the Frechet distance of the images to moments of the file, by layer. n
+    is the number of images in the file. Raises FileNotFoundError, and ValueError for a file that is something else.
+    """
+    path = Path(path)
+    images, given = _read(path)
+    found = make_reference(images, extractor, root, progress)
+    if extractor.name != "inception" or not given:
+        return replace(found, about={**found.about, "moments": "of the images in the file"})
+    features = image_features(images, extractor, root)
+    own: dict[str, Moments] = {}
+    for layer, (mean, cov) in given.items():
+        if len(mean) != extractor.widths[layer] or cov.shape != (len(mean), len(mean)):
+            raise ValueError(
+                f"{path} has {layer} moments of shape {tuple(mean.shape)} and {tuple(cov.shape)}; {extractor.name} has "
+                f"{extractor.widths[layer]} features. Give a reference batch of ADM's"
+            )
+        own[layer] = Moments(mean, cov, len(images))
+    distance = {layer: Frechet(own[layer]).exact(moments(features[layer])) for layer in own}
+    about = {**found.about, "moments": "the file's", "distance": distance}
+    return Reference(own.get(POOL, found.pool), own.get(SPATIAL, found.spatial), found.features, about)
+
+
+def told_of(reference: Reference, where: Path | None) -> str:
+    """What a user is told of such statistics."""
+    a = reference.about
+    lines = [
+        f"statistics of {a['n']:,} images of {a['image_size']} pixels in {where}; mean and covariance are {a['moments']}"
+    ]
+    if "distance" in a:
+        found = ", ".join(f"{value:.3g} ({layer})" for layer, value in a["distance"].items())
+        lines.append(
+            f"Frechet distance of the images to the file's moments: {found}. Far more than a few units would mean that the two "
+            "are of other pictures, or of another network"
+        )
+    return "\n".join(lines)
+
+
+def is_reference(path: str | Path) -> bool:
+    """Whether a name is that of a reference batch."""
+    return Path(path).suffix == ".npz"
+
+
+def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
+    """Images and moments of a file."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {str(path)!r}; give a reference batch of ADM's, as VIRTUAL_imagenet256_labeled.npz"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            names = [name for pair in MOMENTS.values() for name in pair]
+            arrays: dict[str, Any] = {name: held[name] for name in (IMAGES, *names) if name in held}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"{path} is truncated or no .npz of arrays ({error}); copy it again") from None
+    pixels = arrays.get(IMAGES)
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+        what = "nothing of that name" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"{path} has {what} where uint8 images (n, h, w, 3) are, under {IMAGES}")
+    given = {
+        layer: tuple(torch.from_numpy(arrays[name]).double() for name in pair)
+        for layer, pair in MOMENTS.items()
+        if all(name in arrays for name in pair)
+    }
+    if bad := [layer for layer, pair in given.items() if not all(bool(values.isfinite().all()) for values in pair)]:
+        raise ValueError(f"{path} has NaN or infinity among its {bad[0]} moments; copy it again")
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return ImageData(images, labels, ("any",), path.stem, "reference"), given
