@@ -224,6 +224,7 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
     compile: bool = False  # torch.compile of the model
+    recompute: bool = False  # layers compute their activations again in the backward pass, and keep their inputs alone
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
     num_workers: int = Field(default=0, ge=0)
     log_every: PositiveInt = 50
@@ -232,7 +233,17 @@ class TrainConfig(Config):
     keep: PositiveInt = 3  # newest checkpoints that stay on disk
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"precision", "compile", "parallel", "num_workers", "log_every", "eval_every", "save_every", "keep"}
+        {
+            "precision",
+            "compile",
+            "recompute",
+            "parallel",
+            "num_workers",
+            "log_every",
+            "eval_every",
+            "save_every",
+            "keep",
+        }
     )
     """Settings that a resumed run may change: they say how a run is carried out, not what it computes."""
 

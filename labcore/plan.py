@@ -25,6 +25,7 @@ from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.inversion import Inversion
 from labcore.train.loop import Trained
 from labcore.train.objectives import Likelihood
+from labcore.train.recompute import recompute_layers
 from labcore.types import Batch
 
 BYTES_PER_PARAMETER = 20
@@ -92,6 +93,8 @@ def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = No
         raise ValueError("a learned inverse needs its flow's configuration too; give flow")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model, objective = _made(config, flow)
+        if config.train.recompute:
+            recompute_layers(model)
         trained = Trained(model, objective)
         parameters = sum(p.numel() for p in trained.parameters())
         held = BYTES_PER_PARAMETER * parameters

@@ -158,7 +158,7 @@ def test_an_autoencoder_that_is_not_here_says_where_to_get_it(tmp_path, monkeypa
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(FileNotFoundError, match=r"huggingface.co/stabilityai/sd-vae-ft-ema .*sd-vae-ft-ema \("):
         latents.load("sd-vae-ft-ema")
-    with pytest.raises(FileNotFoundError, match="known are pixels, sd-vae-ft-ema"):
+    with pytest.raises(FileNotFoundError, match="known are pixels, fashion-vae, sd-vae-ft-ema"):
         latents.load("sd-vae")
     made("AutoencoderKL", tmp_path / "sd-vae-ft-ema")
     assert latents.load("sd-vae-ft-ema").name == "sd-vae-ft-ema"

@@ -125,3 +125,28 @@ def test_what_cannot_be_drawn_is_refused(name, tmp_path):
     vae = diffusers.AutoencoderKL.from_pretrained(made("AutoencoderKL", tmp_path / "vae"))
     with pytest.raises(ValueError, match="latents of 4 channels, the model takes 3"):
         type(pipeline)(getattr(pipeline, pipeline.part), vae=vae)
+
+
+def test_a_prior_of_another_variance_is_drawn_from():
+    """A flow that preserves volume learns its prior's variance."""
+    pipeline = TarFlowPipeline.from_flow(perturbed(dtype=torch.float32, volume_preserving=True))
+    flow = pipeline.model
+    flow.prior_var.copy_(torch.rand_like(flow.prior_var) + 0.5)
+    z = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(4)) * flow.prior_var.sqrt()
+    images = pipeline(LABELS, 1.0, torch.Generator().manual_seed(4), output_type="pt").images
+    torch.testing.assert_close(images, expected(pipeline, z, torch.tensor(LABELS), 0.0))
+
+
+@every_pipeline
+def test_in_half_precision_with_an_autoencoder(name, tmp_path):
+    import diffusers
+
+    vae = diffusers.AutoencoderKL.from_pretrained(made("AutoencoderKL", tmp_path / "vae"))
+    whole = PIPELINES[name](channels=4)
+    pipeline = type(whole)(getattr(whole, whole.part), vae=vae)
+    exact = pipeline([0, 1], generator=seeds(1, 2), output_type="pt").images
+    half = pipeline.to(torch.bfloat16)([0, 1], generator=seeds(1, 2), output_type="pt").images
+    assert half.dtype == torch.float32 and half.shape == exact.shape
+    assert 1e-4 < (half - exact).abs().max() < 0.2
+    assert pipeline.vae.dtype == torch.bfloat16 and pipeline.model.dtype == torch.float32
+    assert pipeline._codec() is pipeline._codec() and pipeline._codec().network is pipeline.vae

@@ -154,3 +154,31 @@ def test_named_presets_bring_their_flow():
     assert teacher.model_dump(mode="json")["codec"] == PRESETS["itarflow-256-b"]["model"]["codec"]
     assert not_counted(config) == ["lpips", "convnextv2", "the decoder of sd-vae-ft-ema"]
     assert as_named("fashion-16")[1] is None
+
+
+def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
+    from labcore.data import throughput
+
+    monkeypatch.setattr(throughput, "SECONDS", 0.0)
+    seen = []
+
+    def rate(dataset, batch_size, num_workers):
+        seen.append((dataset.image_size, dataset.channels, batch_size, num_workers))
+        return 1234.5
+
+    monkeypatch.setattr(throughput, "images_per_second", rate)
+    words = ["plan", "flowback-64-baseline", "--kind", "h100", "--data", "fashion-mnist-12k", "--workers", "3"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "1,234 pictures a second are read here with 3 workers; the fastest above wants" in done.output
+    assert seen == [(64, 3, 32, 3)]
+    latents = CliRunner().invoke(app, ["plan", "flowback-256-baseline", "--data", "fashion-mnist-12k"])
+    assert "once: after that latents are, which are ready" in latents.output, latents.output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_a_second_are_counted(workers):
+    from labcore.data import load
+    from labcore.data.throughput import images_per_second
+
+    assert images_per_second(load(), 64, workers, 0.05) > 64

@@ -1,6 +1,7 @@
 """Saving and loading: exact, strict, and clear about what is wrong with a file."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -125,3 +126,42 @@ def test_a_hub_repository_is_loaded_like_a_folder(monkeypatch, tmp_path, images)
     assert asked[0][0] == "someone/some-flow" and asked[0][1]["revision"] == "v1"
     x, y = images(flow)
     assert torch.equal(again(x, y).z, flow(x, y).z)
+
+
+class Hub:
+    """The calls of huggingface_hub's HfApi that push_to_hub makes, on a folder."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def create_repo(self, repo_id, private, exist_ok):
+        from huggingface_hub import RepoUrl
+
+        (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        return RepoUrl(f"https://huggingface.co/{repo_id}")
+
+    def file_exists(self, repo_id, name):
+        return (self.root / repo_id / name).is_file()
+
+    def upload_folder(self, repo_id, folder_path):
+        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
+
+
+def test_push_to_hub_writes_the_model_and_a_card_and_leaves_yours(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token=None: Hub(tmp_path))
+    flow = perturbed(dtype=torch.float32)
+    address = flow.push_to_hub("me/my-flow")
+    folder = tmp_path / "me" / "my-flow"
+    assert address.endswith("me/my-flow")
+    again = TarFlow.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), flow.state_dict().values(), strict=True))
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "labcore" and "tarflow" in card.data.tags
+    assert 'TarFlow.from_pretrained("me/my-flow")' in card.text and "`patch_size` | 2" in card.text
+    (folder / "README.md").write_text("mine")
+    flow.push_to_hub("me/my-flow")
+    assert (folder / "README.md").read_text() == "mine"
+    flow.push_to_hub("me/my-flow", card="another")
+    assert (folder / "README.md").read_text() == "another"

@@ -9,7 +9,7 @@ import pytest
 
 from labcore import zoo
 from labcore.runs import arms, results, ways
-from labcore.runs.bench import INVERSE, THEIRS, Row
+from labcore.runs.bench import INVERSE, OURS, STEP, THEIRS, Row
 from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
@@ -137,6 +137,30 @@ def test_the_bench_of_speed():
     )
     compiled = times_as_fast(16, 0.0, "compiled"), times_as_fast(16, 1.0, "compiled")
     assert "by compiled tokens, {} ({} guided)".format(*compiled) in README
+
+
+def test_what_stands_in_the_way():
+    rows = {(r["batch"], r.get("guidance"), r.get("forward", False)): r for r in bench("where")["shares"]}
+    one, hundred, forward = rows[1, 0.0, False], rows[100, 0.0, False], rows[100, None, True]
+
+    def products(row: dict) -> float:
+        return row["ms"] * row["matrix products"] * row["of the profiled time in operators"]
+
+    assert f"of the time of 100 images {hundred['matrix products']:.0%} are matrix products" in README
+    assert f"which take {products(hundred) / products(forward):.1f} times as long as the same ones" in README
+    assert f"{hundred['attention']:.0%} attention over a cache" in README
+    assert f"and {hundred['copies, into the cache above all']:.0%} copies into it" in README
+    outside = 1 - one["of the profiled time in operators"]
+    assert f"time {outside:.0%} lie outside of operators, of which there are {one['operators']:,}" in README
+
+
+def test_the_bench_of_training_steps():
+    found = [Row(**row) for row in bench("speed")["perturbed"]]
+    steps = {(r.tokens, r.batch, r.precision, r.way): r.ms for r in found if r.task == STEP and r.blocks == 4}
+    times = [ms / steps[*case, "compiled"] for (*case, way), ms in steps.items() if way == OURS]
+    assert f"is {min(times):.2f} to {max(times):.2f} times as fast as plain" in README
+    bf16 = [steps[49, batch, "fp32", OURS] / steps[49, batch, "bf16", OURS] for batch in (100, 1)]
+    assert f"{bf16[0]:.1f} times for 100 images of 49 tokens and {bf16[1]:.1f} for one" in README
 
 
 def test_the_bench_of_one_pass():

@@ -34,9 +34,14 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class _Held(ModelMixin):
-    """A model of the lab where diffusers wants one of its own; saved and loaded as the lab does, strictly."""
+    """A model of the lab where diffusers wants one of its own; saved and loaded as the lab does, strictly.
+
+    Weights stay float32 whatever format is asked for: the model computes in that by autocast (`computing`), and hands states on
+    in float32, as in training.
+    """
 
     model_class: type
+    asked: torch.dtype = torch.float32
 
     def __init__(self, model: Any):
         super().__init__()
@@ -45,6 +50,18 @@ class _Held(ModelMixin):
     @property
     def config(self) -> Any:
         return self.model.config
+
+    def to(self, *args: Any, **kwargs: Any) -> _Held:
+        """As a module's, but that a format is kept for `computing`."""
+        formats = [given for given in (*args, *kwargs.values()) if isinstance(given, torch.dtype)]
+        self.asked = formats[-1] if formats else self.asked
+        where = {name: given for name, given in kwargs.items() if not isinstance(given, torch.dtype)}
+        return super().to(*(given for given in args if not isinstance(given, torch.dtype)), **where)
+
+    def computing(self) -> torch.autocast:
+        """A context in which the model computes in the format that was asked for."""
+        half = self.asked in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, self.asked if half else None, enabled=half)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         self.model.save_pretrained(save_directory)
@@ -117,13 +134,19 @@ class _ImagesOfClasses(DiffusionPipeline):
 
     def _pictures(self, x: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         if self.vae is not None:
-            x = Autoencoder("vae", self.vae).to(x.device).decode(x, CHUNK)
+            x = self._codec().decode(x, CHUNK)
         x = (x.float() / 2 + 0.5).clamp(0, 1).cpu()
         if output_type != "pt":
             x = x.permute(0, 2, 3, 1).numpy()
             x = self.numpy_to_pil(x) if output_type == "pil" else x
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=x) if return_dict else (x,)
+
+    def _codec(self) -> Autoencoder:
+        """The autoencoder as the lab has it, made anew where another one has been put in."""
+        if (known := getattr(self, "_known", None)) is None or known.network is not self.vae:
+            self._known = known = Autoencoder("vae", self.vae)
+        return known
 
     @staticmethod
     def _check(guidance_scale: float, output_type: str) -> None:
@@ -166,8 +189,10 @@ class TarFlowPipeline(_ImagesOfClasses):
         """
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
-        x = invert(self.model, self._noise(num, generator), y, guidance=guidance_scale - 1).x
-        return self._pictures(denoise(self.model, x, y, noise_std), output_type, return_dict)
+        z = self._noise(num, generator) * self.model.prior_var.sqrt()
+        with self.flow.computing():
+            x = denoise(self.model, invert(self.model, z, y, guidance=guidance_scale - 1).x, y, noise_std)
+        return self._pictures(x, output_type, return_dict)
 
 
 class BiFlowPipeline(_ImagesOfClasses):
@@ -198,6 +223,6 @@ class BiFlowPipeline(_ImagesOfClasses):
         """As `TarFlowPipeline`. One evaluation where guidance is an input of the model, else two."""
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
-        return self._pictures(
-            self.model(self._noise(num, generator), y, guidance_scale - 1).x, output_type, return_dict
-        )
+        with self.inverse.computing():
+            x = self.model(self._noise(num, generator), y, guidance_scale - 1).x
+        return self._pictures(x, output_type, return_dict)

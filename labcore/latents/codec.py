@@ -104,12 +104,12 @@ class Autoencoder:
 
     @torch.no_grad()
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b r h w"]:
-        """In float32 on the autoencoder's device, mean first."""
+        """float32, computed in the network's own format on its device, mean first."""
         self._check_images(x)
-        found = self._model.encode(x.to(self.device, torch.float32))
+        found = self._model.encode(x.to(self.device, self._model.dtype))
         if not self.draws:
-            return found.latents
-        return torch.cat([found.latent_dist.mean, found.latent_dist.std], dim=1)
+            return found.latents.float()
+        return torch.cat([found.latent_dist.mean, found.latent_dist.std], dim=1).float()
 
     def final(self, raw: Float[Tensor, "b r h w"], eps: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """On the device of the raw latents; an autoencoder without deviations leaves eps aside."""
@@ -122,13 +122,13 @@ class Autoencoder:
         return (z - self._shift.to(z.device)) * self._scale.to(z.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"], chunk: int = CHUNK) -> Float[Tensor, "b k H W"]:
-        """On the device of the latents, to which the network moves. ValueError for latents of another number of channels."""
+        """float32 on the device of the latents, to which the network moves. ValueError for another number of channels."""
         if latents.device != self.device:
             self.to(latents.device)
         if latents.shape[1] != self.channels:
             raise ValueError(f"latents have {latents.shape[1]} channels; {self.name} decodes {self.channels}")
         z = latents.to(self.device, torch.float32) / self._scale.to(self.device) + self._shift.to(self.device)
-        return torch.cat([self._decoded(part) for part in z.split(chunk)]).float()
+        return torch.cat([self._decoded(part.to(self._model.dtype)).float() for part in z.split(chunk)])
 
     def _decoded(self, z: Tensor) -> Tensor:
         """A chunk's pixels; for a gradient they are computed again on the way back, so that one chunk at a time is held."""

@@ -18,6 +18,8 @@ KNOWN = {
 """Names and their repositories on the hub. FlowBack and BiFlow use the first."""
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+SHIPPED, SHIPPED_FOLDER = "fashion-vae", Path(__file__).parents[1] / "zoo" / "fashion-vae"
+"""The autoencoder that comes with labcore, of 28x28 pictures of clothes (`labcore.zoo.autoencoder`)."""
 RANDOM = "tiny-random"
 """A name for an autoencoder of Stable Diffusion's layout with few, random weights: for smoke runs, whose pictures say
 nothing."""
@@ -43,17 +45,17 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
         raise ValueError(
             f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
         )
-    return source if source in KNOWN else folder.name, model
+    return source if source in (*KNOWN, SHIPPED) else folder.name, model.float()
 
 
 def find(source: str, download: bool = False) -> Path:
     """The folder of an autoencoder: given, in `weights_folder` under its name, or in the hub's cache."""
-    given = Path(source).expanduser()
+    given = SHIPPED_FOLDER if source == SHIPPED else Path(source).expanduser()
     if given.is_dir():
         return given
     if source not in KNOWN:
         raise FileNotFoundError(
-            f"no folder {source!r}, and no autoencoder of that name; known are pixels, {', '.join(KNOWN)}, "
+            f"no folder {source!r}, and no autoencoder of that name; known are pixels, {SHIPPED}, {', '.join(KNOWN)}, "
             f"{RANDOM}. Give one of them, or a folder that diffusers' save_pretrained wrote"
         )
     kept, repo = weights_folder() / source, KNOWN[source]

@@ -18,7 +18,7 @@ from torch import nn
 from labcore.config import SCHEMA, Config
 from labcore.memory import keep_freed_memory
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 Model = TypeVar("Model", bound="Pretrained")
 
 
@@ -73,18 +73,55 @@ class Pretrained:
         keep_freed_memory()
         return model.eval()
 
-    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes to the hub repository `repo_id`; returns its address."""
+    def push_to_hub(
+        self, repo_id: str, private: bool = False, token: str | None = None, card: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to the hub repository `repo_id`; returns its address.
+
+        card: README.md of the repository; without one, `card_of` the model where the repository has none yet.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
         repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        if card is None and not api.file_exists(repo.repo_id, CARD):
+            card = card_of(self, repo.repo_id)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            if card is not None:
+                (Path(folder) / CARD).write_text(card)
             api.upload_folder(repo_id=repo.repo_id, folder_path=folder)
         return str(repo)
+
+
+def card_of(model: Pretrained, repo_id: str) -> str:
+    """A model card: what the model is, and how it is loaded. What it was trained on and how good it is are for you to add."""
+    from huggingface_hub import ModelCardData
+
+    kind, values = type(model).__name__, model.config.model_dump(mode="json")
+    about = ModelCardData(library_name="labcore", tags=["normalizing-flow", kind.lower()]).to_yaml()
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = "\n".join(f"| `{name}` | {json.dumps(value)} |" for name, value in values.items() if value is not None)
+    return f"""---
+{about}
+---
+
+# {repo_id.split("/")[-1]}
+
+A {kind} of {parameters:,} parameters, made with labcore.
+
+```python
+from labcore import {kind}
+
+model = {kind}.from_pretrained("{repo_id}")
+```
+
+| setting | |
+|---|---|
+{rows}
+"""
 
 
 def describe(model: Pretrained) -> dict[str, Any]:

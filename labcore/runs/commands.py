@@ -18,6 +18,7 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
     app.command("run")(plain_errors(run))
     app.command("runs")(plain_errors(runs))
     app.command("presets")(plain_errors(presets))
+    app.command("smoke")(plain_errors(smoke))
 
 
 def run(
@@ -252,3 +253,14 @@ def _project() -> Path:
     """The folder with papermill_runs/: here, above, or labcore's checkout."""
     places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]
     return next((place for place in places if (place / "papermill_runs").is_dir()), Path.cwd())
+
+
+def smoke(
+    preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
+    out: Annotated[Path, typer.Option(help="A new folder for what is made.")],
+) -> None:
+    """Walk through a preset at its smoke size, from training to measures, in about a minute: does all of it go here?"""
+    from labcore.runs.smoke import run_smoke
+
+    run_smoke(preset, out, typer.echo)
+    typer.echo(f"all of {preset} goes; {out} holds what was made, and can be thrown away")

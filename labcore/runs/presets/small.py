@@ -55,6 +55,35 @@ SMALL: dict[str, dict[str, Any]] = {
             precision="fp32",  # runs of it are compared, and "auto" may choose another for each
         ),
     },
+    # our choice: FlowBack's latent flow in the size of minutes: 49 tokens of the autoencoder that ships
+    "latent-small": {
+        "model": dict(
+            image_size=7,
+            channels=4,
+            patch_size=1,
+            width=64,
+            num_blocks=4,
+            layers_per_block=3,
+            head_dim=32,
+            num_classes=10,
+            positions="rope",
+            mlp="swiglu",
+            noise_std=0.2,
+            codec="fashion-vae",
+        ),
+        "data": dict(name="fashion-mnist-12k", flip=True),
+        "train": dict(
+            steps=800,
+            batch_size=128,
+            lr=2e-3,
+            warmup_steps=60,
+            weight_decay=1e-2,
+            ema_decay=0.99,
+            eval_every=800,
+            save_every=200,
+            precision="fp32",  # runs of it are compared, and "auto" may choose another for each
+        ),
+    },
     # the settings of ml-tarflow's MNIST notebook: 100 epochs of 60,000 images, one epoch of warm-up, no label dropout
     "ml-tarflow-28": {
         "model": dict(

@@ -1,0 +1,26 @@
+"""Activation checkpointing: a layer keeps its input alone, and computes the rest again in the backward pass.
+
+A quarter to a third more arithmetic for a fraction of the memory (Chen et al., arXiv 1604.06174), by torch.utils.checkpoint,
+which stops where the last value that is needed is there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from labcore.nn.bidirectional import BidirectionalLayer
+from labcore.nn.layer import TransformerLayer
+
+
+def recompute_layers(model: nn.Module) -> int:
+    """Make every transformer layer of `model` compute its activations again; how many there are.
+
+    The layers stay the same modules with the same weights; nothing in them is random, so no random numbers are kept.
+    """
+    layers = [module for module in model.modules() if isinstance(module, TransformerLayer | BidirectionalLayer)]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    return len(layers)

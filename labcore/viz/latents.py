@@ -1,0 +1,116 @@
+"""Figures of an autoencoder and its latents, and of what a run will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labcore.evaluate.autoencoding import Spectrum
+from labcore.viz import style
+from labcore.viz.figures import _figure, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from labcore.plan import Estimate, Gpu
+
+
+@_styled
+def spectra(found: Spectrum) -> Figure:
+    """Power of images and of what is lost, by spatial frequency; where the lines meet, nothing is kept."""
+    figure = _figure((style.WIDTH, 3.8))
+    left, right = figure.subplots(1, 2)
+    cycles = found.cycles[1:].tolist()
+    left.plot(cycles, found.images[1:].tolist(), marker="o", label="images")
+    left.plot(cycles, found.lost[1:].tolist(), marker="s", label="what comes back - image")
+    left.set_yscale("log")
+    left.set_ylabel("mean power")
+    left.legend()
+    right.plot(cycles, (found.lost / found.images)[1:].tolist(), marker="s", color=style.COLOURS["red"])
+    right.set_ylim(0, None)
+    right.set_ylabel("share of the power that is lost")
+    for axes in (left, right):
+        axes.set_xlabel("cycles per image side")
+    return figure
+
+
+@_styled
+def statistics(
+    final: Float[Tensor, "b c h w"], deviations: Float[Tensor, "b c h w"] | None, noise_std: float
+) -> Figure:
+    """Histograms of final latents by channel beside N(0, 1), and of the deviations they are drawn with beside the noise."""
+    figure = _figure((style.WIDTH, 3.8))
+    left, right = figure.subplots(1, 2)
+    for number, values in enumerate(final.transpose(0, 1).flatten(1).cpu(), 1):
+        counts, edges = torch.histogram(values.float(), 60, range=(-5.0, 5.0), density=True)
+        left.stairs(counts.numpy(), edges.numpy(), linewidth=1.8, label=f"channel {number}: {values.std():.2f}")
+    grid = torch.linspace(-5, 5, 200)
+    normal = torch.exp(-(grid**2) / 2) / (2 * torch.pi) ** 0.5
+    left.plot(grid.numpy(), normal.numpy(), color="black", linestyle="--", linewidth=1.2, label="N(0, 1)")
+    left.set_xlabel("value of a final latent")
+    left.set_ylabel("density")
+    left.set_title("means, with their deviations")
+    left.legend(fontsize=10)
+    if deviations is not None:
+        values = deviations.flatten().cpu().float().clamp_min(1e-6).log10()
+        counts, edges = torch.histogram(values, 60)
+        right.stairs(counts.numpy() / values.numel(), 10 ** edges.numpy(), fill=True, color=style.COLOURS["sky"])
+        right.axvline(noise_std, color=style.COLOURS["red"], label=f"noise of the flow: {noise_std:g}")
+        right.set_xscale("log")
+        right.set_xlabel("deviation of one image's latent, scaled")
+        right.set_ylabel("share of the values")
+        right.set_title("what the encoder leaves open")
+        right.legend(fontsize=10)
+    else:
+        right.set_axis_off()
+    return figure
+
+
+@_styled
+def plans(on: Mapping[str, tuple[Estimate, Gpu]], held: float, title: str) -> Figure:
+    """Memory on one GPU of each kind, weights and activations, beside what it has, and the days that the run takes there.
+
+    on: kind -> (estimate, GPU). held: bytes of weights, gradients, optimizer and average.
+    """
+    figure = _figure((style.WIDTH, 1.6 + 0.55 * len(on)))
+    axes = figure.subplots()
+    for row, (estimate, gpu) in enumerate(on.values()):
+        fits = estimate.micro_batch > 0
+        colour = style.COLOURS["blue"] if fits else style.COLOURS["red"]
+        axes.barh(row, held / 1e9, color=colour)
+        axes.barh(
+            row,
+            (estimate.memory - held) / 1e9,
+            left=held / 1e9,
+            color=style.COLOURS["sky"],
+            hatch=None if fits else "//",
+        )
+        axes.plot([gpu.memory / 1e9] * 2, [row - 0.4, row + 0.4], color="black")
+        images = f"{estimate.micro_batch} images at a time" if fits else "not even one image fits"
+        told = f"{estimate.days:.2g} days, {images}" if fits else images
+        axes.text(max(estimate.memory, gpu.memory) / 1e9 + 2, row, told, va="center", fontsize=11)
+    axes.set_yticks(range(len(on)), list(on))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.6 * max(max(e.memory, g.memory) for e, g in on.values()) / 1e9)
+    axes.set_xlabel("GB on each GPU: weights and optimizer (dark), activations (light), what it has (line)")
+    axes.set_title(title)
+    return figure
+
+
+@_styled
+def by_noise(found: Mapping[str, Sequence[float]], floors: Mapping[str, float], label: str) -> Figure:
+    """A number against the noise of training, a line a name, and dashed lines for what nothing here can go below."""
+    figure = _figure((style.WIDTH, 3.6))
+    axes = figure.subplots()
+    axes.plot(found["noise"], found["value"], marker="o")
+    for (name, value), colour in zip(floors.items(), ("black", style.COLOURS["red"]), strict=False):
+        axes.axhline(value, linestyle="--", linewidth=1.2, color=colour, label=f"{name}: {value:.3g}")
+    axes.set_xlabel("standard deviation of the noise on final latents")
+    axes.set_ylabel(label)
+    axes.set_ylim(0, None)
+    axes.legend()
+    return figure

@@ -1,0 +1,48 @@
+"""`lab smoke`: a preset from training to measures; every recipe of full size has the same code behind it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from labcore.cli import app
+from labcore.runs.presets import INVERSIONS, PRESETS
+from labcore.runs.smoke import run_smoke
+
+RECIPES = (
+    *(name for name in PRESETS if name.startswith("tarflow-")),
+    "flowback-64-baseline",
+    "flowback-64-reverse-7-8-l6",
+    "flowback-256-reverse",
+    "flowback-256-reverse-p1-1000k",
+    "itarflow-256-b",
+    *(name for name in INVERSIONS if name.startswith(("biflow-256-b-final", "biflow-256-xl-final"))),
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+
+
+def test_from_training_to_measures(tmp_path):
+    done = CliRunner().invoke(app, ["smoke", "latent-small", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "trained for two steps" in done.output and "all of latent-small goes" in done.output
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert {"likelihood", "classify", "fidelity_efflite0"} <= record.keys()
+    assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
+    again = CliRunner().invoke(app, ["smoke", "latent-small", "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2 and "give a new folder" in again.output
+
+
+def test_an_unknown_preset_is_told(tmp_path):
+    done = CliRunner().invoke(app, ["smoke", "latent-smal", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2 and "latent-small" in done.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_goes(name, tmp_path):
+    record = run_smoke(name, tmp_path / "out", lambda line: None)
+    assert 0 <= record["fidelity_efflite0"]["measures"]["precision_efflite0"]["value"] <= 1
