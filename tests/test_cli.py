@@ -172,3 +172,14 @@ def test_evaluate_agrees_with_the_library(model, tmp_path):
     want = likelihood(TarFlow.from_pretrained(model), load("fashion-mnist-12k", "test"), limit=30)
     assert record["nats"] == pytest.approx(want.nats, rel=1e-6)
     assert torch.get_num_threads() >= 1
+
+
+def test_a_folder_is_cropped_as_in_the_models_run(tmp_path):
+    from labcore.cli import _source
+
+    (tmp_path / "config.yaml").write_text("data: {name: folder, crop: adm}\n")
+    (tmp_path / "model").mkdir()
+    assert _source("pictures", None, 8, 3, None, str(tmp_path)).crop == "adm"
+    assert _source("pictures", None, 8, 3, "fit", str(tmp_path)).crop == "fit"
+    assert _source("fashion-mnist-12k", None, 8, 3, None, str(tmp_path)).crop is None
+    assert _source("pictures", None, 8, 3, None).crop is None

@@ -139,7 +139,10 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
                 f"set num_classes to {part.num_classes}, or 0 for an unconditional model"
             )
     if len(parts[1]) < 2:
-        raise ValueError(f"the {d.name} data have {len(parts[1])} test image; a test likelihood needs at least 2")
+        raise ValueError(
+            f"the {d.name} data have {len(parts[1])} test image{' with data.limit=1' if d.limit == 1 else ''}; a test "
+            "likelihood needs at least 2"
+        )
     device, (train_images, test_images) = process_device(), parts
     training = seen_by(m, train_images, device, d.flip, progress=show_progress())
     return training, seen_by(m, test_images, device, progress=show_progress())
@@ -172,7 +175,7 @@ def write_preview(flow: TarFlow | OnePass, path: Path, per_class: int = 4) -> No
     columns = min(classes, 10) or 4
     y = torch.arange(columns).repeat(per_class) if classes else None
     images = to_pixels(flow, sample(flow, columns * per_class, y, seed=0))
-    save_png(tile(images, columns), path, scale=2)
+    save_png(tile(images, columns), path, scale=2 if images.shape[-1] < 64 else 1)
 
 
 def _noised_once(flow: TarFlow, x: Tensor) -> Tensor:
