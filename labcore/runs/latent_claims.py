@@ -1,4 +1,4 @@
-"""What FlowBack says of the noise that flows of latents are trained with (arXiv 2511.22345), as claims on notebook 07's rows."""
+"""What FlowBack (arXiv 2511.22345) says of the noise of flows of latents, as claims on the rows of notebook 07."""
 
 from __future__ import annotations
 
