@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from labcore import zoo
+from labcore.plan import plan
 from labcore.runs import arms, results, ways
 from labcore.runs.bench import INVERSE, OURS, STEP, THEIRS, Row
+from labcore.runs.configure import as_named
 from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
@@ -274,3 +276,12 @@ def test_the_verdicts_on_learned_inverses(inverses):
         f"{counts['undetermined']} are **undetermined**" in told
         and f"{counts['not run']} have **not been run**" in told
     )
+
+
+def test_what_recomputing_saves_at_1024_tokens():
+    found = {}
+    for again in ("true", "false"):
+        config, flow = as_named("flowback-256-reverse-p1-1000k", [f"train.recompute={again}"])
+        found[again] = plan(config, flow)
+    times, saved = found["true"].flops / found["false"].flops, found["false"].activations / found["true"].activations
+    assert f"{times:.1f} times the arithmetic and an eighth of the memory an image" in README and round(saved) == 8
