@@ -222,6 +222,10 @@ def stats(
 
     network = load_extractor(extractor).to(device())
     if is_reference(data):
+        if any(given is not None for given in (image_size, channels, path, crop)) or num_processes != 1:
+            raise ValueError(
+                f"{data} is taken as it is, by one process; leave out all options but --extractor and --out"
+            )
         typer.echo(told_of(reference_of_batch(Path(data), network, out, show_progress()), out))
         return
     source = _source(data, path, image_size, channels, crop)

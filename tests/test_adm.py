@@ -102,6 +102,9 @@ def changed(batch, **arrays):
         (lambda p: p.write_text("not arrays"), "truncated or no .npz"),
         (lambda p: np.savez(p, arr_0=np.array([{}], dtype=object)), "truncated or no .npz"),
         (lambda p: p.unlink(), "no file"),
+        (lambda p: p.write_bytes(b""), "truncated or no .npz"),
+        (lambda p: changed(p, mu=np.array(["a"] * 16)), "as mu, which is no mean or covariance"),
+        (lambda p: changed(p, sigma=np.float64(3)), r"float64 .. as sigma, which is no mean"),
     ],
 )
 def test_refused(change, says, batch, as_users_run):
@@ -122,6 +125,11 @@ def test_the_command_and_where_it_leads(batch, tmp_path, monkeypatch):
     assert load_reference(out).about["n"] == 120
     with pytest.raises(ValueError, match="make statistics of it: lab stats"):
         load_reference(batch)
+    whole = batch.read_bytes()
+    itself = run("--extractor", "inception", "--out", batch)
+    assert itself.exit_code == 2 and "a file of their own" in itself.output and batch.read_bytes() == whole
+    sized = run("--extractor", "inception", "--image-size", "8", "--out", out)
+    assert sized.exit_code == 2 and "is taken as it is" in sized.output
 
 
 def test_from_samples_to_a_number(batch):

@@ -160,10 +160,12 @@ def test_lab_import_takes_what_is_given_before_what_a_name_says(tmp_path):
         ("toy.pth", ["--patch-size", "2"], "noise_std stands in no ml-tarflow file.*give --noise-std"),
         ("toy.pth", ["--patch-size", "5", "--noise-std", "0.05"], "patch_size was 5.*sizes that fit: 2"),
         ("nothing.pth", ["--patch-size", "2", "--noise-std", "0.05"], "no file"),
+        ("other_2_128_9_3_0.07.pth", [], "names 128-9-3, and the file holds 64-3-2: .* give --patch-size"),
     ],
 )
 def test_lab_import_refuses(name, words, says, tmp_path):
-    torch.save(apple_state(), tmp_path / "toy.pth")
+    for file in ("toy.pth", "other_2_128_9_3_0.07.pth"):
+        torch.save(apple_state(), tmp_path / file)
     done = imported(tmp_path / name, *words, "--out", tmp_path / "flow")
     assert done.exit_code == 2 and re.search(says, " ".join(done.output.split()))
     assert not (tmp_path / "flow").exists()
@@ -175,3 +177,23 @@ def test_lab_import_overwrites_nothing(tmp_path):
     (tmp_path / "flow" / "mine").write_text("")
     done = imported(tmp_path / "toy_2_64_3_2_0.05.pth", "--out", tmp_path / "flow")
     assert done.exit_code == 2 and "give a folder that is new or empty" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("blocks.0.pos_embed", torch.tensor(1.0)),
+        ("blocks.0.proj_in.weight", torch.ones(3)),
+        (3, torch.ones(3)),
+        ("var", torch.ones(16, 12).to_sparse()),
+        ("var", torch.ones(16, 12, device="meta")),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(key, value, as_users_run):
+    with pytest.raises(ValueError, match="ml-tarflow checkpoint"):
+        TarFlow.from_apple({**apple_state(), key: value}, None, 2)
+
+
+def test_wrappers_are_taken_off_in_any_order():
+    state = {f"_orig_mod.module.{key}": value for key, value in apple_state().items()}
+    assert TarFlow.from_apple(state, None, 2).config.width == 64

@@ -45,9 +45,10 @@ def folder(request, tmp_path):
         return root
     for name, part in parts.items():
         for shard in range(2):
-            file = f"{name}-0000{shard}-of-00002.parquet" if request.param == "parquet" else f"{name}/{shard}.parquet"
-            (root / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-            part.shard(2, shard, contiguous=True).to_parquet(root / "data" / file)
+            named = f"data/{name}-0000{shard}-of-00002.parquet"
+            file = root / (named if request.param == "parquet" else f"{name}/{shard}.parquet")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.shard(2, shard, contiguous=True).to_parquet(file)
     unlabelled = part.remove_columns("label").add_column("label", [-1] * len(part))
     if request.param == "parquet":
         unlabelled.to_parquet(root / "data" / "test-00000-of-00001.parquet")
@@ -115,9 +116,65 @@ def saved(root, train):
     return root
 
 
+def named(*names, count=6):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    held = {"image": pictures(count), "label": [i % len(names) for i in range(count)]}
+    return datasets.Dataset.from_dict(held, features=features)
+
+
+def parquet(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        table().to_parquet(root / file)
+    return root
+
+
+def beside_pictures(root):
+    (root / "train" / "cat").mkdir(parents=True)
+    pictures(1)[0].save(root / "train" / "cat" / "0.png")
+    return parquet(root, "train/metadata.parquet")
+
+
+def mixed(root):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    held = {"image": [*pictures(3), *pictures(3, "L")], "label": [0, 1] * 3}
+    return saved(root, datasets.Dataset.from_dict(held, features=features))
+
+
 @pytest.mark.parametrize(
     ("make", "split", "says"),
     [
+        (
+            beside_pictures,
+            "train",
+            "holds pictures .*0.png.* and Parquet files .*metadata.parquet.; move one kind away",
+        ),
+        (
+            lambda root: parquet(root, "full/train-0.parquet", "tiny/train-0.parquet"),
+            "train",
+            "files of train in several folders .full, tiny.; give one",
+        ),
+        (
+            lambda root: parquet(root, "train-00000-of-00003.parquet", "train-00002-of-00003.parquet"),
+            "train",
+            "has 2 files of train, and their names speak of 3; copy what is missing",
+        ),
+        (
+            lambda root: (
+                datasets.DatasetDict(train=named("a", "b"), test=named("b", "a")).save_to_disk(root),
+                root,
+            )[1],
+            "test",
+            "classes .'a', 'b'. in train and .'b', 'a'. in test; they must be the same",
+        ),
+        (lambda root: (table().save_to_disk(root), root)[1], "train", "single split; save a DatasetDict"),
+        (lambda root: parquet(root, "first.parquet"), "train", "there are none .first.parquet."),
+        (mixed, "train", "mixes grey pictures .row 3. and RGB ones .row 0.; pass channels"),
+        (
+            lambda root: saved(root, table().select(range(0))),
+            "train",
+            "is empty, or cannot be read|has no images",
+        ),
         (lambda root: saved(root, table()), "test", "no split for 'test', which may be called validation, val, test"),
         (lambda root: saved(root, table().remove_columns("image")), "train", "0 columns of images"),
         (
@@ -132,7 +189,6 @@ def saved(root, train):
             "labels from -1 to -1.*take them out",
         ),
     ],
-    ids=["no split", "no images", "two columns", "no labels", "unlabelled"],
 )
 def test_refused(make, split, says, tmp_path, as_users_run):
     with pytest.raises(ValueError, match=says):
@@ -157,10 +213,13 @@ def test_a_picture_that_is_none_is_told_by_its_row(tmp_path):
         "label": [0, 1],
     }
     root = saved(tmp_path / "pets", datasets.Dataset.from_dict(rows, features=datasets.Features(features)))
-    train = load("folder", "train", root, 8)
+    train = load("folder", "train", root, 8, 3)
     assert train[0][0].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=r"row 1 of .*pets train cannot be read as an image"):
+    told = r"row 1 of .*pets train cannot be read as an image .cannot identify image file.; repair"
+    with pytest.raises(ValueError, match=told):
         train[1]
+    with pytest.raises(ValueError, match=r"row 1 of .*; take it out"):
+        load("folder", "train", root, 8)
 
 
 def test_folders_of_classes_are_none_of_these(tmp_path):

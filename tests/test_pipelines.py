@@ -149,4 +149,11 @@ def test_in_half_precision_with_an_autoencoder(name, tmp_path):
     assert half.dtype == torch.float32 and half.shape == exact.shape
     assert 1e-4 < (half - exact).abs().max() < 0.2
     assert pipeline.vae.dtype == torch.bfloat16 and pipeline.model.dtype == torch.float32
+    held = getattr(pipeline, pipeline.part)
+    for asked in (held.half, held.bfloat16, lambda: held.to(torch.zeros(1, dtype=torch.bfloat16))):
+        asked()
+        assert pipeline.model.dtype == torch.float32 and held.asked != torch.float32
+    assert held.float().asked == torch.float32
+    with pytest.raises(ValueError, match="num_images was -1"):
+        pipeline(num_images=-1)
     assert pipeline._codec() is pipeline._codec() and pipeline._codec().network is pipeline.vae

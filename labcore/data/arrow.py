@@ -2,9 +2,10 @@
 
 A folder is one of two kinds:
 
-    what save_to_disk wrote       dataset_dict.json, or a folder a split with state.json
-    Parquet files of its splits   train-00000-of-00294.parquet and the like, anywhere below, as ImageNet has on the hub;
-                                  the first use makes Arrow files of them in datasets' cache
+    what save_to_disk wrote       of a DatasetDict: dataset_dict.json, and a folder a split with state.json
+    Parquet files of its splits   train-00000-of-00294.parquet and the like, or 0.parquet in a folder train, there or one
+                                  folder below, as ImageNet has on the hub; the first use makes Arrow files of them in the
+                                  cache of datasets
 
 Any image can be asked for by its number, so that steps see the same batches as from a folder of files, however many processes
 and workers there are and however often a run was killed; a stream with a buffer to shuffle in could not promise that.
@@ -18,6 +19,7 @@ import copy
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,19 +28,26 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from labcore.data.picture import Crop, check_how, read_picture
+from labcore.data.picture import Crop, check_how, read_picture, why
 
 SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
 """Our split -> names it may have there, the first that is there counts."""
 INSTALL = "pip install 'labcore[arrow]', or pip install datasets"
+LOOKED_AT = 64
+"""Rows, evenly spread, whose pictures say whether a set is grey or RGB; our choice."""
+SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+"""Endings by which a folder of pictures is told, where Parquet files lie in it too."""
 
 
 class ArrowData:
     """A split ("train" or "test") of such a folder, with the interface of ImageFolderData.
 
     Every item is uint8 (channels, image_size, image_size) with a label. The column of images is the one of that kind; the
-    labels are the one column of classes, or else one of whole numbers named "label". channels: 1 or 3; None looks at the first
-    image. Raises ValueError for a folder that is not laid out as above and for other columns, ImportError without `datasets`.
+    labels are the one column of classes, or else one of whole numbers named "label". Classes are those of the train split.
+    channels: 1 or 3; None takes what the pictures are, some of which are looked at, and which must then be the same. Raises
+    ValueError for a folder that is not laid out as above, for other columns, missing values and files, and for splits
+    with different classes, ImportError without `datasets`.
     """
 
     def __init__(
@@ -52,13 +61,13 @@ class ArrowData:
         check_how(image_size, channels, crop)
         self.path, self.split, self.image_size, self.crop = Path(path), split, image_size, crop
         self.name = self.path.resolve().name
-        table, self._sources = _open(self.path, split)
+        there = _splits(self.path)
+        table, self._sources = _open(self.path, there, split)
         self._image, label = _columns(self.path, table)
-        self.classes = _classes(table, label)
-        self.labels: Int64[Tensor, "n"] = torch.as_tensor(table.with_format("numpy")[label][:], dtype=torch.int64)
-        _check_labels(self.path, split, self.labels, len(self.classes))
+        self.labels: Int64[Tensor, "n"] = _labels(self.path, split, table, label)
+        self.classes = _classes(self.path, there, split, table, label, self.labels)
         self._rows = _undecoded(table.select_columns([self._image]), self._image)
-        self.channels = _channels(self._bytes(0)) if channels is None else channels
+        self.channels = self._found_channels() if channels is None else channels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,16 +87,46 @@ class ArrowData:
         """A batch. DataLoader calls this and hands the result to its collate_fn, which must be the identity."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = [
-            read_picture(
-                self._bytes(i), self.image_size, self.channels, self.crop, f"row {i} of {self.path} {self.split}"
-            )
+            read_picture(self._file(i), self.image_size, self.channels, self.crop, self._called(i))
             for i in index.tolist()
         ]
         return torch.stack(images), self.labels[index]
 
-    def _bytes(self, index: int) -> io.BytesIO:
-        found = self._rows[index][self._image]
-        return io.BytesIO(found["bytes"] if found["bytes"] is not None else Path(found["path"]).read_bytes())
+    def _file(self, index: int) -> io.BytesIO:
+        """The picture's file. Raises ValueError, naming the row, for a row without one."""
+        found = self._rows[index][self._image] or {}
+        if found.get("bytes") is not None:
+            return io.BytesIO(found["bytes"])
+        try:
+            return io.BytesIO((self.path / found["path"]).read_bytes())
+        except (KeyError, TypeError, OSError) as error:
+            raise ValueError(
+                f"{self._called(index)} has no picture ({error}); take the row out, or add its file"
+            ) from None
+
+    def _called(self, index: int) -> str:
+        return f"row {index} of {self.path} {self.split}"
+
+    def _found_channels(self) -> int:
+        """1 or 3, as pictures evenly spread have; ValueError where they are mixed, and for one that is none."""
+        from PIL import Image
+
+        count = min(LOOKED_AT, len(self))
+        grey, colour = [], []
+        for row in (i * len(self) // count for i in range(count)):
+            try:
+                with Image.open(self._file(row)) as image:
+                    (grey if image.mode[0] in "1LI" and image.mode != "LAB" else colour).append(row)
+            except OSError as error:
+                raise ValueError(
+                    f"{self._called(row)} cannot be read as an image ({why(error)}); take it out"
+                ) from error
+        if grey and colour:
+            raise ValueError(
+                f"{self.path} mixes grey pictures (row {grey[0]}) and RGB ones (row {colour[0]}); pass channels=1 or "
+                "channels=3 to bring them to one"
+            )
+        return 1 if grey else 3
 
     def subset(self, indices: Sequence[int]) -> ArrowData:
         """The images at `indices`, in that order, under the same name, split and classes; IndexError for one outside."""
@@ -111,17 +150,49 @@ class ArrowData:
 
 
 def is_arrow(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one of Arrow or Parquet files, and not of class folders."""
+    """Whether a folder is one of Arrow or Parquet files, and not of class folders. ValueError for one that holds both."""
     folder = Path(path)
-    return folder.is_dir() and (_saved(folder) or any(True for _ in folder.rglob("*.parquet")))
+    if not folder.is_dir():
+        return False
+    if _saved(folder) or (folder / "state.json").is_file():
+        return True
+    if not (files := _parquet_files(folder)):
+        return False
+    pictures = (
+        each for pattern in ("*/*", "*/*/*") for each in folder.glob(pattern) if each.suffix.lower() in PICTURES
+    )
+    if (picture := next(pictures, None)) is not None:
+        raise ValueError(
+            f"{folder} holds pictures ({picture.relative_to(folder)}) and Parquet files ({files[0].relative_to(folder)}); "
+            "move one kind away"
+        )
+    return True
 
 
 def _saved(folder: Path) -> bool:
-    """Whether save_to_disk wrote it: all splits, or one a folder."""
+    """Whether save_to_disk wrote it, a folder a split."""
     return (folder / "dataset_dict.json").is_file() or any(folder.glob("*/state.json"))
 
 
-def _open(folder: Path, split: str) -> tuple[Any, tuple[tuple[str, int], ...]]:
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """Names of the splits and where they are: a folder that save_to_disk wrote, or Parquet files. Raises as `_parquet`."""
+    if (folder / "state.json").is_file():
+        raise ValueError(
+            f"{folder} is a single split; save a DatasetDict with train and test: datasets.DatasetDict(train=..., "
+            "test=...).save_to_disk(folder)"
+        )
+    return (
+        {each.parent.name: [each.parent] for each in folder.glob("*/state.json")}
+        if _saved(folder)
+        else _parquet(folder)
+    )
+
+
+def _name_of(there: dict[str, list[Path]], split: str) -> str | None:
+    return next((name for name in SPLITS[split] if name in there), None)
+
+
+def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, tuple[tuple[str, int], ...]]:
     """The split's table, and names and lengths of its files."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: there are {', '.join(SPLITS)}")
@@ -131,38 +202,59 @@ def _open(folder: Path, split: str) -> tuple[Any, tuple[tuple[str, int], ...]]:
         raise ImportError(
             f"{folder} holds Arrow or Parquet files, which need the package datasets: {INSTALL}"
         ) from None
-    saved = _saved(folder)
-    there = {each.parent.name: [each.parent] for each in folder.glob("*/state.json")} if saved else _parquet(folder)
-    name = next((name for name in SPLITS[split] if name in there), None)
-    if name is None:
+    if (name := _name_of(there, split)) is None:
+        files = ", ".join(sorted({each.name for each in _parquet_files(folder)})[:3]) or "no Parquet files"
         raise ValueError(
             f"{folder} has no split for {split!r}, which may be called {', '.join(SPLITS[split])}; there are "
-            f"{', '.join(sorted(there)) or 'none'}"
+            f"{', '.join(sorted(there)) or f'none ({files})'}"
         )
     try:
-        if saved:
-            files = sorted(there[name][0].glob("*.arrow"))
-            return datasets.load_from_disk(str(there[name][0])), _told(files)
-        files = sorted(there[name])
-        datasets.disable_progress_bars()
-        table = datasets.load_dataset("parquet", data_files={name: [str(file) for file in files]}, split=name)
+        if there[name][0].is_dir():
+            table, files = datasets.load_from_disk(str(there[name][0])), sorted(there[name][0].glob("*.arrow"))
+        else:
+            files = sorted(there[name])
+            datasets.disable_progress_bars()
+            table = datasets.load_dataset("parquet", data_files={name: [str(file) for file in files]}, split=name)
     except Exception as error:  # whatever pyarrow and datasets say of damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{folder} {name} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}); copy it "
-            "again, or write it again with datasets' save_to_disk"
+            f"{folder} {name} is empty, or cannot be read ({reason}); "
+            "copy it again, or write it again with datasets' save_to_disk"
         ) from error
+    if len(table) == 0:
+        raise ValueError(f"{folder} {name} has no images")
     return table, _told(files)
 
 
+def _parquet_files(folder: Path) -> list[Path]:
+    found = (each for pattern in ("*.parquet", "*/*.parquet") for each in folder.glob(pattern))
+    return sorted(each for each in found if not any(part.startswith(".") for part in each.relative_to(folder).parts))
+
+
 def _parquet(folder: Path) -> dict[str, list[Path]]:
-    """Parquet files by split: what their name begins with, or the folder they lie in."""
+    """Parquet files by split: what their name begins with, or the folder they lie in.
+
+    ValueError where the files of a split lie in several folders, or some of them are missing by their own count.
+    """
     names = {name for names in SPLITS.values() for name in names}
     there: dict[str, list[Path]] = {}
-    for file in folder.rglob("*.parquet"):
-        begins = file.name.split("-")[0].split(".")[0]
+    for file in _parquet_files(folder):
+        begins = re.split(r"[-_.]", file.name)[0].lower()
         found = begins if begins in names else file.parent.name
         if found in names:
             there.setdefault(found, []).append(file)
+    for name, files in there.items():
+        if len(folders := {str(file.parent.relative_to(folder)) for file in files}) > 1:
+            raise ValueError(
+                f"{folder} has files of {name} in several folders ({', '.join(sorted(folders))}); give one of them"
+            )
+        numbered = [SHARD.search(file.name) for file in files]
+        wanted = {int(match[2]) for match in numbered if match}
+        if wanted and (wanted != {len(files)} or not all(numbered)):
+            raise ValueError(
+                f"{folder} has {len(files)} files of {name}, and their names speak of {', '.join(map(str, sorted(wanted)))}; "
+                "copy what is missing, or move away what is too many"
+            )
     return there
 
 
@@ -177,7 +269,9 @@ def _columns(folder: Path, table: Any) -> tuple[str, str]:
     features = table.features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image) or _is_encoded(feature)]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels = labels or [name for name in ("label",) if str(getattr(features.get(name), "dtype", "")).startswith("int")]
+    labels = labels or [
+        name for name in ("label",) if str(getattr(features.get(name), "dtype", "")).startswith(("int", "uint"))
+    ]
     for what, found in (("images", images), ("labels", labels)):
         if len(found) != 1:
             raise ValueError(
@@ -199,25 +293,29 @@ def _undecoded(table: Any, image: str) -> Any:
     return table if _is_encoded(table.features[image]) else table.cast_column(image, datasets.Image(decode=False))
 
 
-def _classes(table: Any, label: str) -> tuple[str, ...]:
-    feature = table.features[label]
-    if hasattr(feature, "names"):
-        return tuple(feature.names)
-    return tuple(str(number) for number in range(int(max(table.with_format("numpy")[label][:])) + 1))
+def _labels(folder: Path, split: str, table: Any, label: str) -> Int64[Tensor, "n"]:
+    """Every row's label; ValueError where some have none."""
+    if missing := table.data.column(label).null_count:
+        raise ValueError(f"{folder} {split} has {missing} rows without a label; take them out")
+    return torch.as_tensor(table.with_format("numpy")[label][:]).long()
 
 
-def _check_labels(folder: Path, split: str, labels: Tensor, classes: int) -> None:
-    if len(labels) == 0:
-        raise ValueError(f"{folder} {split} has no images")
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+def _classes(
+    folder: Path, there: dict[str, list[Path]], split: str, table: Any, label: str, labels: Tensor
+) -> tuple[str, ...]:
+    """Names of the train split's classes, numbers where they have no names; ValueError unless this split's fit."""
+    own, all_labels = getattr(table.features[label], "names", None), labels
+    if split != "train" and _name_of(there, "train") is not None:
+        train, _ = _open(folder, there, "train")
+        other = _columns(folder, train)[1]
+        names = getattr(train.features[other], "names", None)
+        if names != own:
+            raise ValueError(f"{folder} has classes {names} in train and {own} in {split}; they must be the same")
+        all_labels = _labels(folder, "train", train, other)
+    classes = tuple(own) if own is not None else tuple(map(str, range(int(all_labels.max()) + 1)))
+    if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
         raise ValueError(
-            f"{folder} {split} has labels from {int(labels.min())} to {int(labels.max())} and {classes} classes; images "
+            f"{folder} {split} has labels from {int(labels.min())} to {int(labels.max())} and {len(classes)} classes; images "
             "without a label (-1) cannot be used: take them out"
         )
-
-
-def _channels(picture: io.BytesIO) -> int:
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        return 1 if image.mode[0] in "1LI" and image.mode != "LAB" else 3
+    return classes

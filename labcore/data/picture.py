@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor
 
 Crop = Literal["fit", "adm"]
 CROPS = get_args(Crop)
+LONGEST = 100
+"""Times its shorter side that a picture's longer one may have for "adm", which enlarges all of it; our choice."""
 
 
 def check_how(image_size: int, channels: int | None, crop: str) -> None:
@@ -53,8 +56,15 @@ def read_picture(
             whole = _eight_bit(image, "L" if channels == 1 else "RGB")
             square = _fit(whole, image_size) if crop == "fit" else _adm(whole, image_size)
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error and more
-        raise ValueError(f"{called or source} cannot be read as an image ({error}); repair or remove it.") from error
+        raise ValueError(
+            f"{called or source} cannot be read as an image ({why(error)}); repair or remove it."
+        ) from error
     return torch.from_numpy(np.array(square)).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+
+
+def why(error: Exception) -> str:
+    """What Pillow says, without the address of an open file."""
+    return re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))
 
 
 def _fit(image, image_size: int):
@@ -69,6 +79,8 @@ def _adm(image, image_size: int):
     while min(image.size) >= 2 * image_size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = image_size / min(image.size)
+    if max(image.size) > LONGEST * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are a strip, of more than {LONGEST} times its width")
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
     return image.crop((left, top, left + image_size, top + image_size))
@@ -78,8 +90,12 @@ def _eight_bit(image, mode: str):
     """A Pillow image in mode "L" or "RGB", 8 bits a channel, on white where it is transparent."""
     from PIL import Image
 
+    if image.mode == "F":
+        raise ValueError("floating-point grey values have no range; save it as 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
+        if isinstance(image.info.get("transparency"), int):  # a grey value that stands for nothing
+            values = np.where(values == image.info["transparency"], 65535, values)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"grey values from {values.min()} to {values.max()}, where 0 to 65535 is allowed")
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

@@ -74,7 +74,7 @@ def told_of(reference: Reference, where: Path | None) -> str:
 
 def is_reference(path: str | Path) -> bool:
     """Whether a name is that of a reference batch."""
-    return Path(path).suffix == ".npz"
+    return Path(path).suffix.lower() == ".npz"
 
 
 def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
@@ -85,14 +85,21 @@ def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
         )
     try:
         with np.load(path, allow_pickle=False) as held:
+            if not isinstance(held, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             names = [name for pair in MOMENTS.values() for name in pair]
             arrays: dict[str, Any] = {name: held[name] for name in (IMAGES, *names) if name in held}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is truncated or no .npz of arrays ({error}); copy it again") from None
     pixels = arrays.get(IMAGES)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
         what = "nothing of that name" if pixels is None else f"{pixels.dtype} {pixels.shape}"
         raise ValueError(f"{path} has {what} where uint8 images (n, h, w, 3) are, under {IMAGES}")
+    for name in set(arrays) - {IMAGES}:
+        if arrays[name].dtype.kind != "f" or arrays[name].ndim != 1 + name.startswith("sigma"):
+            raise ValueError(
+                f"{path} has {arrays[name].dtype} {arrays[name].shape} as {name}, which is no mean or covariance"
+            )
     given = {
         layer: tuple(torch.from_numpy(arrays[name]).double() for name in pair)
         for layer, pair in MOMENTS.items()

@@ -182,7 +182,7 @@ def load_reference(path: str | Path) -> Reference:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no statistics at {path}; make them with `lab stats`")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         raise ValueError(f"{path} is a reference batch; make statistics of it: lab stats {path} --out FILE")
     try:
         with safe_open(path, "pt") as file:

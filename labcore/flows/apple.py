@@ -38,9 +38,13 @@ LAYER_NAMES = {
 
 
 def said_by(file: str | Path) -> dict[str, int | float]:
-    """patch_size and noise_std where a file's name ends in patch_width_blocks_layers_noise.pth, as those of GS-Jacobi."""
-    match = re.search(r"_(\d+)_\d+_\d+_\d+_(\d*\.\d+)\.pth$", Path(file).name)
-    return {} if match is None else {"patch_size": int(match[1]), "noise_std": float(match[2])}
+    """patch_size, width, num_blocks, layers_per_block and noise_std where a file's name ends in these, as GS-Jacobi's authors'
+    afhq_model_8_768_8_8_0.07.pth; else nothing."""
+    match = re.search(r"_(\d+)_(\d+)_(\d+)_(\d+)_(\d*\.\d+)\.pth$", Path(file).name)
+    if match is None:
+        return {}
+    names = "patch_size", "width", "num_blocks", "layers_per_block"
+    return {**dict(zip(names, map(int, match.groups()[:4]), strict=True)), "noise_std": float(match[5])}
 
 
 def our_name(key: str) -> str | None:
@@ -126,13 +130,17 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
             ) from error
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this is not one")
+    plain = all(isinstance(k, str) and v.layout == torch.strided and not v.is_meta for k, v in tensors.items())
+    if not plain:
+        raise ValueError("an ml-tarflow checkpoint has names and dense tensors with values; this one has others")
     return tensors
 
 
 def _without_wrapper(key: str) -> str:
     """DDP and torch.compile prefix the keys of what they wrap."""
-    for prefix in ("module.", "_orig_mod."):
-        key = key.removeprefix(prefix)
+    while key.startswith(prefixes := ("module.", "_orig_mod.")):
+        for prefix in prefixes:
+            key = key.removeprefix(prefix)
     return key
 
 
@@ -142,6 +150,8 @@ def _config(
     for key in ("blocks.0.proj_in.weight", "blocks.0.proj_out.weight", "blocks.0.pos_embed"):
         if key not in t:
             raise ValueError(f"no key {key!r}: not an ml-tarflow checkpoint")
+        if t[key].ndim != 2:
+            raise ValueError(f"{key} has shape {tuple(t[key].shape)}: not an ml-tarflow checkpoint")
     width, token_dim = t["blocks.0.proj_in.weight"].shape
     tokens = t["blocks.0.pos_embed"].shape[0]
     side = round(tokens**0.5)

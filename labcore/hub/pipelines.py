@@ -53,10 +53,20 @@ class _Held(ModelMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> _Held:
         """As a module's, but that a format is kept for `computing`."""
+        args = tuple(given.dtype if isinstance(given, Tensor) else given for given in args)
         formats = [given for given in (*args, *kwargs.values()) if isinstance(given, torch.dtype)]
         self.asked = formats[-1] if formats else self.asked
         where = {name: given for name, given in kwargs.items() if not isinstance(given, torch.dtype)}
         return super().to(*(given for given in args if not isinstance(given, torch.dtype)), **where)
+
+    def half(self) -> _Held:
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> _Held:
+        return self.to(torch.bfloat16)
+
+    def float(self) -> _Held:
+        return self.to(torch.float32)
 
     def computing(self) -> torch.autocast:
         """A context in which the model computes in the format that was asked for."""
@@ -117,6 +127,8 @@ class _ImagesOfClasses(DiffusionPipeline):
     def _labels(self, class_labels: Sequence[int] | int | None, num_images: int) -> tuple[Tensor | None, int]:
         """Labels on the model's device, and how many images they are for."""
         classes = self.model.config.num_classes
+        if num_images < 1:
+            raise ValueError(f"num_images was {num_images}; give 1 or more")
         if class_labels is None:
             return None, num_images
         given = [class_labels] * num_images if isinstance(class_labels, int) else list(class_labels)

@@ -279,6 +279,8 @@ def reference_of_batch(
     """Statistics out of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without one."""
     if path is None:
         raise ValueError(f"give --out, where the statistics of {batch.name} go, and that to `lab evaluate --reference`")
+    if adm.is_reference(path):
+        raise ValueError(f"--out was {path}; statistics are a file of their own, as {path.stem}.safetensors")
     check_file(path)
     found = adm.read_reference(batch, extractor, progress=progress)
     save_reference(found, path)

@@ -42,8 +42,15 @@ def import_(
         raise ValueError(f"{out} is there already; give a folder that is new or empty")
     used = {**told, **{name: value for name, value in given.items() if value is not None}}
     flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"])
-    flow.save_pretrained(out)
     c = flow.config
+    sizes = ("width", "num_blocks", "layers_per_block")
+    if told and None in given.values() and any(getattr(c, name) != told[name] for name in sizes):
+        raise ValueError(
+            f"{checkpoint.name} names {'-'.join(str(told[name]) for name in sizes)}, and the file holds "
+            f"{'-'.join(str(getattr(c, name)) for name in sizes)}: patch size and noise in that name are of another model; "
+            "give --patch-size and --noise-std"
+        )
+    flow.save_pretrained(out)
     classes = f"{c.num_classes} classes" if c.num_classes else "no classes"
     typer.echo(
         f"{c.patch_size}-{c.width}-{c.num_blocks}-{c.layers_per_block} for {c.image_size} x {c.image_size} images of "

@@ -37,6 +37,7 @@ def plan(
     if gpus < 1:
         raise ValueError(f"gpus was {gpus}; give 1 or more")
     config, flow = as_named(preset, set_ or ())
+    pictures = None if data is None else _pictures(data, config)
     found = planned(config, flow)
     typer.echo(f"{found.parameters:,} parameters ({found.trained:,} trained), {found.tokens:,} tokens an image")
     typer.echo(
@@ -47,9 +48,10 @@ def plan(
     on_kinds = {name: estimate(found, GPUS[name], gpus, efficiency) for name in ([kind] if kind else GPUS)}
     for name, e in on_kinds.items():
         typer.echo(_told_of_kind(f"{gpus} x {name:9s}", e))
-    if data is not None:
-        fastest = max(on_kinds.values(), key=lambda e: e.tokens).tokens / found.tokens
-        typer.echo(_told_of_reading(data, config, found.batch_size // gpus, workers, fastest))
+    if pictures is not None:
+        fastest = max((e.tokens / found.tokens for e in on_kinds.values() if e.micro_batch), default=None)
+        once = config.model.codec is not None
+        typer.echo(_told_of_reading(pictures, found.batch_size // gpus, workers, fastest, once))
     for what, size in on_disk(config).items():
         typer.echo(
             f"{size / 1e3:,.1f} kB of {what} on disk a training image: {size * 1_281_167 / 1e9:,.0f} GB for ImageNet"
@@ -72,17 +74,21 @@ def _told_of_kind(who: str, e: Estimate) -> str:
     )
 
 
-def _told_of_reading(data: str, config: RunConfig | InversionRunConfig, batch: int, workers: int, wanted: float) -> str:
-    """How fast pictures are read here, beside the images a second that are wanted."""
+def _pictures(data: str, config: RunConfig | InversionRunConfig) -> Any:
+    """Pictures of the words of the command line, at the size of a configuration."""
     from labcore.data import load
     from labcore.data.datasets import NAMES
-    from labcore.data.throughput import images_per_second
 
     d = config.data
-    size = d.image_size or config.model.image_size
     named = dict(name=data) if data in NAMES else dict(name="folder", path=data, crop=d.crop)
-    rate = images_per_second(load(split="train", image_size=size, channels=d.channels, **named), batch, workers)
-    told = f"{rate:,.0f} pictures a second are read here with {workers} workers"
-    if config.model.codec is not None:
+    return load(split="train", image_size=d.image_size or config.model.image_size, channels=d.channels, **named)
+
+
+def _told_of_reading(pictures: Any, batch: int, workers: int, wanted: float | None, once: bool) -> str:
+    """How fast pictures are read here, beside the images a second that are wanted."""
+    from labcore.data.throughput import images_per_second
+
+    told = f"{images_per_second(pictures, batch, workers):,.0f} pictures a second are read here with {workers} workers"
+    if once:
         return f"{told}, once: after that latents are, which are ready"
-    return f"{told}; the fastest above wants {wanted:,.0f}, each machine its share of them"
+    return told if wanted is None else f"{told}; the fastest above wants {wanted:,.0f}, each machine its share of them"

@@ -33,8 +33,8 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     Returns the record of `evaluate_model`. Raises ValueError for an unknown preset, and for a folder that is there.
     """
     config, _ = as_named(preset)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give a new folder")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is a file, or not empty; give a new folder")
     began = time.perf_counter()
     done = lambda what: say(f"{time.perf_counter() - began:5.1f} s  {what}")  # noqa: E731
     if isinstance(config, InversionRunConfig):
