@@ -9,7 +9,7 @@ import toys
 from labcore.runs import site
 
 REMOTE = re.compile(
-    r"""<(?:script|img|link)[^>]*(?:src|href)=["']https?://|import\s[^;]*["']https?://|url\(["']?https?://"""
+    r"""<(?:script|img|link)[^>]*(?:src|href)=["']https?://|import\s[^;]*["']https?://|url\(["']?https?://|unpkg\.com|cdnjs\."""
 )
 
 

@@ -34,7 +34,9 @@ SETTINGS = {
     "use_directory_urls": False,  # so that it can be opened as files
 }
 
-FROM_THE_NET = re.compile(r"<script\b[^>]*>(?:(?!</script>).)*https://cdnjs\..*?</script>", re.DOTALL)
+FROM_THE_NET = re.compile(
+    r"<script\b[^>]*>(?:(?!</script>).)*https://(?:cdnjs\.|unpkg\.com/@jupyter).*?</script>", re.DOTALL
+)
 """Scripts for diagrams and widgets that mkdocs-jupyter has pages load from elsewhere; nothing here needs them."""
 
 

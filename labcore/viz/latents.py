@@ -53,7 +53,7 @@ def statistics(
     left.plot(grid.numpy(), normal.numpy(), color="black", linestyle="--", linewidth=1.2, label="N(0, 1)")
     left.set_xlabel("value of a final latent")
     left.set_ylabel("density")
-    left.set_title("means, with their deviations")
+    left.set_title("latent means by channel (deviation)")
     left.legend(fontsize=10)
     if deviations is not None:
         values = deviations.flatten().cpu().float().clamp_min(1e-6).log10()

@@ -113,10 +113,10 @@ pictures of clothes: {shape} latents, {share:.0f} times fewer values than pixels
 | mean squared error of pixels in [-1, 1] | {record["mse"]:.4f} |
 | peak signal-to-noise ratio, mean over images | {record["psnr_db"]:.2f} dB |
 | standard deviation of the latents' means | {record["deviation_of_means"]:.3f} (scaling factor {record["scaling_factor"]}) |
-| mean standard deviation of one image's latents | {record["mean_posterior_deviation"]:.4f} |
+| mean standard deviation of one image's raw latents | {record["mean_posterior_deviation"]:.4f} |
 
-It was taught by squared errors alone, so what it loses is blurred, where Stable Diffusion's, taught by perceptual and
-adversarial losses too, invents texture.
+It was taught by squared errors and a weak divergence, so what it loses is blurred, where Stable Diffusion's, taught by
+perceptual and adversarial losses too, invents texture.
 
 **Made by** `python -m labcore.zoo.autoencoder runs/{SHIPPED}`: {t["steps"]:,} steps of {t["batch_size"]} images of the
 60,000 of Fashion-MNIST, mirrored half of the time, with {record["objective"]["kl"]:g} times the divergence of the latents in
