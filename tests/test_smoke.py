@@ -30,7 +30,7 @@ def test_from_training_to_measures(tmp_path):
     assert done.exit_code == 0, done.output
     assert "trained for two steps" in done.output and "all of latent-small goes" in done.output
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert {"likelihood", "classify", "fidelity_efflite0"} <= record.keys()
+    assert {"likelihood", "fidelity_efflite0"} <= record.keys() and any("accuracy" in key for key in record)
     assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
     again = CliRunner().invoke(app, ["smoke", "latent-small", "--out", str(tmp_path / "out")])
     assert again.exit_code == 2 and "give a new folder" in again.output
