@@ -2,7 +2,7 @@
 
     make bench                                      our own numbers
     make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch,
-                                                    inversion, panels, speed or where
+                                                    inversion, panels, speed, where or guess
     make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
 
 Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import align, batch, compare_ml_tarflow, inversion, measures, panels, speed, where
+from benchmarks import align, batch, compare_ml_tarflow, guess, inversion, measures, panels, speed, where
 from labcore import TarFlow, TarFlowConfig, invert, provenance, zoo
 from labcore.data import load
 from labcore.data.transforms import to_float
@@ -105,6 +105,7 @@ PARTS = {
     "panels": lambda args: panels.panels(),
     "speed": lambda args: speed.speed(args.repeats, args.reference),
     "where": lambda args: where.where(args.repeats),
+    "guess": lambda args: guess.guess(),
 }
 
 

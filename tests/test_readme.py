@@ -165,6 +165,20 @@ def test_the_bench_of_training_steps():
     assert f"{bf16[0]:.1f} times for 100 images of 49 tokens and {bf16[1]:.1f} for one" in README
 
 
+def test_what_a_learned_guess_saves():
+    rows = bench("guess")["rows"]
+    off, learned, plain = ([row[key] for row in rows] for key in ("learned off", "sweeps from learned", "sweeps from z"))
+    assert f"lies {min(off):.2f} to {max(off):.2f} (RMS) from the solution" in README
+    assert f"needs {min(learned)} to {max(learned)} sweeps where z itself needs {min(plain)} to {max(plain)}" in README
+    tough = {}
+    for record in results.published("06_inverse_solvers").records:
+        by_distance = record["metrics"]["by_distance"]
+        shares = [by_distance[d][0] / by_distance["1.0"][0] for d in ("0.01", "0.003")]
+        tough.setdefault(record["row"], []).append(shares)
+    assert all(near > 0.5 and nearer < 0.5 for near, nearer in tough["batch 1"])
+    assert all(nearer > 0.5 for _, nearer in tough["batch 16"])
+
+
 def test_the_bench_of_one_pass():
     found = bench("inversion")
     times = {(row["tokens"], row["batch"]): row["ml-tarflow / learned"] for row in found["sampling"]}

@@ -1,0 +1,37 @@
+"""Sweeps that a learned inverse's guess saves in the tough block of the flow that ships, the one next to z.
+
+Wanted was half of them. A start has to lie within some thousandths of the solution for that (notebook 06, section 6).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from labcore import zoo
+from labcore.inverse.sample import prior_noise
+from labcore.runs import solving
+
+FLOW, STUDENT = "fashion-itarflow", "fashion-biflow"
+TOLERANCE = 1e-3
+"""Largest change in the last sweep."""
+
+
+@torch.no_grad()
+def guess(batches: tuple[int, ...] = (1, 16), seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
+    """Rows by batch and seed: RMS distances of both starts from the solution, and their sweeps."""
+    flow, student = zoo.load(FLOW), zoo.load(STUDENT)
+    rows, block = [], len(flow.blocks)
+    for batch in batches:
+        for seed in seeds:
+            z, y = prior_noise(flow, seed, range(batch)), torch.arange(batch) % flow.config.num_classes
+            states, solution = student(z, y, 0.0).states, solving.solutions(flow, z, y, 0.0)[0]
+            row = {"batch": batch, "seed": seed}
+            for name, start, first in (("z", "z", z), ("learned", states, states[0])):
+                changes = solving.trace(flow, z, y, 0.0, start)[block].changes.tolist()
+                row[f"{name} off"] = round(float((first - solution).square().mean().sqrt()), 3)
+                row[f"sweeps from {name}"] = next(
+                    (i + 1 for i, c in enumerate(changes) if c <= TOLERANCE), len(changes)
+                )
+            rows.append(row)
+            print("guess      ", row)
+    return {"block": block, "tolerance": TOLERANCE, "rows": rows}
