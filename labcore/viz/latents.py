@@ -111,6 +111,7 @@ def by_noise(found: Mapping[str, Sequence[float]], floors: Mapping[str, float], 
         axes.axhline(value, linestyle="--", linewidth=1.2, color=colour, label=f"{name}: {value:.3g}")
     axes.set_xlabel("standard deviation of the noise on final latents")
     axes.set_ylabel(label)
+    axes.set_xlim(0, 1.3 * max(found["noise"]))
     axes.set_ylim(0, None)
     axes.legend()
     return figure
