@@ -167,7 +167,9 @@ def test_the_bench_of_training_steps():
 
 def test_what_a_learned_guess_saves():
     rows = bench("guess")["rows"]
-    off, learned, plain = ([row[key] for row in rows] for key in ("learned off", "sweeps from learned", "sweeps from z"))
+    off, learned, plain = (
+        [row[key] for row in rows] for key in ("learned off", "sweeps from learned", "sweeps from z")
+    )
     assert f"lies {min(off):.2f} to {max(off):.2f} (RMS) from the solution" in README
     assert f"needs {min(learned)} to {max(learned)} sweeps where z itself needs {min(plain)} to {max(plain)}" in README
     tough = {}

@@ -287,10 +287,22 @@ def reference_of_batch(
     return found
 
 
-def scores(drawn: Any, data: Data, metrics: Sequence[str], seed: int, device: torch.device | str) -> dict[str, float]:
-    """`labcore.evaluate.fidelity` of drawn images by the embedded encoder, without intervals, by the metrics' names."""
-    extractor = load_extractor("efflite0").to(device)
-    record = fidelity.fidelity(drawn, reference_of(data, extractor), extractor, metrics, seed=seed, resamples=0)
+def scores(
+    drawn: Any,
+    data: Data,
+    metrics: Sequence[str],
+    seed: int,
+    device: torch.device | str,
+    extractor: str = "efflite0",
+    reference: str | Path | None = None,
+) -> dict[str, float]:
+    """`labcore.evaluate.fidelity` of drawn images without intervals, by the metrics' names.
+
+    extractor: by default the embedded encoder. reference: statistics of `lab stats`; None: those of the data's train split.
+    """
+    network = load_extractor(extractor).to(device)
+    statistics = reference_of(data, network) if reference is None else load_reference(reference)
+    record = fidelity.fidelity(drawn, statistics, network, metrics, seed=seed, resamples=0)
     return {name: float(measure.value) for name, measure in record.measures.items()}
 
 
