@@ -167,7 +167,8 @@ class Panel:
         return self.picture()
 
     def settled(self) -> None:
-        """Waits until nothing has been drawn for half a second."""
+        """Brings the panel into view, since the page hides what is far; waits until it has drawn nothing for half a second."""
+        self.place.scroll_into_view_if_needed()
         seen, since = self.status, time.monotonic()
         while time.monotonic() < since + 0.5:
             time.sleep(0.05)
