@@ -56,7 +56,15 @@ def build(folder: Path, smoke: bool = False, notebooks: Path = NOTEBOOKS) -> Pat
     pages = [{"Three ways through": "index.md"}, *({_title(source): source.name} for source in sources)]
     settings = {**SETTINGS, "nav": pages, "docs_dir": "docs", "site_dir": "site"}
     write_atomic(folder / "mkdocs.yml", yaml.safe_dump(settings, sort_keys=False))
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--config-file", str(folder.resolve() / "mkdocs.yml")]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--config-file",
+        str(folder.resolve() / "mkdocs.yml"),
+    ]
     subprocess.run(command, check=True, cwd=folder, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     for page in (folder / "site").glob("*.html"):
         page.write_text(FROM_THE_NET.sub("", page.read_text()))
