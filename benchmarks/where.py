@@ -5,13 +5,12 @@ Times are the operators' own, as shares of their sum; what Python takes between 
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from benchmarks.align import make_flow
 from benchmarks.speed import DEPTH, GUIDANCE, STD
 from labcore import invert
+from labcore.timing import alternate, seconds_of
 
 KINDS = {
     "matrix products": ("addmm", "mm", "linear", "bmm", "baddbmm"),
@@ -49,16 +48,9 @@ def measured(way, repeats: int) -> dict:
     """ms: median of a call without the profiler; the time in operators by the profiled wall time; shares of it by kind."""
     from torch.profiler import ProfilerActivity, profile
 
-    way()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        way()
-        times.append(time.perf_counter() - start)
+    seconds = alternate({"way": way}, repeats)["way"].seconds
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        start = time.perf_counter()
-        way()
-        wall = time.perf_counter() - start
+        wall = seconds_of(way)
     own = {event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e6 for event in found.key_averages()}
     whole = sum(own.values())
     shares = {
@@ -66,7 +58,7 @@ def measured(way, repeats: int) -> dict:
     }
     shares["all others"] = 1 - sum(shares.values())
     return {
-        "ms": round(1000 * sorted(times)[len(times) // 2], 1),
+        "ms": round(1000 * seconds, 1),
         "of the profiled time in operators": round(whole / wall, 2),
         "operators": sum(event.count for event in found.key_averages()),
         **{kind: round(share, 2) for kind, share in shares.items()},

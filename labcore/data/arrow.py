@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from labcore.data.picture import Crop, check_how, read_picture, why
+from labcore.data.picture import Crop, check_how, is_grey, read_picture, why
 
 SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
 """Our split -> names it may have there, the first that is there counts."""
@@ -116,7 +116,7 @@ class ArrowData:
         for row in (i * len(self) // count for i in range(count)):
             try:
                 with Image.open(self._file(row)) as image:
-                    (grey if image.mode[0] in "1LI" and image.mode != "LAB" else colour).append(row)
+                    (grey if is_grey(image.mode) else colour).append(row)
             except OSError as error:
                 raise ValueError(
                     f"{self._called(row)} cannot be read as an image ({why(error)}); take it out"

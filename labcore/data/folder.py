@@ -19,7 +19,7 @@ from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
 from labcore.data.images import ImageData
-from labcore.data.picture import Crop, check_how, read_picture
+from labcore.data.picture import Crop, check_how, is_grey, read_picture
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
 SPLIT_FOLDERS = {"train", "test", "val"}
@@ -209,7 +209,7 @@ def _check_headers(path: Path, files: list[str], channels: int | None) -> int:
             ) from error
         if mode == "F":
             raise ValueError(f"{path / file} holds floating-point grey values, which have no range; save it as 8 bits.")
-        (grey if mode[0] in "1LI" and mode != "LAB" else colour).append(file)
+        (grey if is_grey(mode) else colour).append(file)
     if channels is None and grey and colour:
         raise ValueError(
             f"{path} mixes {len(grey)} grey files (e.g. {path / grey[0]}) and {len(colour)} RGB files (e.g. "

@@ -62,6 +62,11 @@ def read_picture(
     return torch.from_numpy(np.array(square)).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
 
 
+def is_grey(mode: str) -> bool:
+    """Whether pictures of one of Pillow's modes have grey values."""
+    return mode[0] in "1LI" and mode != "LAB"
+
+
 def why(error: Exception) -> str:
     """What Pillow says, without the address of an open file."""
     return re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))
