@@ -20,6 +20,7 @@ from labcore import latents, provenance
 from labcore.config import TrainConfig
 from labcore.data import load
 from labcore.data.transforms import prepare, to_float
+from labcore.evaluate.autoencoding import keep
 from labcore.latents.weights import SHIPPED, SHIPPED_FOLDER
 from labcore.rng import seed_of
 from labcore.train.loop import train
@@ -79,15 +80,13 @@ def scale_of(network: Any, x: Tensor) -> float:
 def measure(data: str) -> dict[str, Any]:
     """What the stored weights keep of the test split."""
     codec, x = latents.load(SHIPPED), to_float(load(data, "test").images)
-    raw = torch.cat([codec.raw(part) for part in x.split(100)])
-    back = codec.decode(codec.final(raw), 100).clamp(-1, 1)
-    mse = (back - x).square().mean((1, 2, 3))
-    mean, deviation = raw.chunk(2, dim=1)
+    kept = keep(codec, x, 100)
+    mean, deviation = kept.raw.chunk(2, dim=1)
     return {
         "data": f"{data}/test",
         "n": len(x),
-        "mse": float(mse.mean()),
-        "psnr_db": float((10 * (4 / mse).log10()).mean()),
+        "mse": float((kept.back - x).square().mean()),
+        "psnr_db": float(kept.psnr.mean()),
         "latents": list(mean.shape[1:]),
         "scaling_factor": codec.network.config.scaling_factor,
         "deviation_of_means": float(mean.std()),
