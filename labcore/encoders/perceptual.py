@@ -12,6 +12,7 @@ differentiable in the images, and every draw is a function of the step's noise.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from labcore.encoders.frozen import Encoder, load
+from labcore.encoders.frozen import Encoder, load, untrained
 from labcore.encoders.specs import EncoderSpec, Stage
 from labcore.encoders.weights import find_file, read_state
 from labcore.rng import StepNoise
@@ -58,8 +59,13 @@ class PerceptualDistance(Protocol):
     """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances: of all, or of those that `some` chooses for `most` a step."""
 
     most: int | None
+    size: int
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
+
+    def compare(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """The distances of images that are crops of `size` pixels already."""
+        ...
 
 
 class MultiStage:
@@ -70,9 +76,10 @@ class MultiStage:
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
         rows = some(noise, self.most)
-        if not rows:
-            return ours.new_zeros(0)
-        ours, theirs = _on(self.encoder, crops(ours, theirs, noise, self.size, rows))
+        return self.compare(*crops(ours, theirs, noise, self.size, rows)) if rows else ours.new_zeros(0)
+
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+        _follow(self.encoder, ours)
         found = self.encoder.maps(torch.cat([ours, theirs]), self.stages, self.size)
         distances = []
         for features in found.values():
@@ -87,10 +94,13 @@ class Pooled:
     most = None
 
     def __init__(self, encoder: Encoder):
-        self.encoder = encoder
+        self.encoder, self.size = encoder, encoder.spec.input_size
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
-        ours, theirs = _on(self.encoder, crops(ours, theirs, noise, self.encoder.spec.input_size))
+        return self.compare(*crops(ours, theirs, noise, self.size))
+
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+        _follow(self.encoder, ours)
         u, v = self.encoder.pooled(torch.cat([ours, theirs])).chunk(2)
         return (u - v).square().sum(1)
 
@@ -98,13 +108,16 @@ class Pooled:
 class Lpips:
     """LPIPS on crops of 224 pixels; grey images are repeated to RGB."""
 
-    most = None
+    most, size = None, 224
 
     def __init__(self, network: torch.nn.Module):
         self.network = network.eval().requires_grad_(False)
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
-        ours, theirs = (x.float().expand(-1, 3, -1, -1) for x in crops(ours, theirs, noise, 224))
+        return self.compare(*crops(ours, theirs, noise, self.size))
+
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+        ours, theirs = (x.float().expand(-1, 3, -1, -1) for x in (ours, theirs))
         self.network.to(ours.device)
         with torch.autocast(ours.device.type, enabled=False):
             return self.network(ours, theirs).flatten()
@@ -124,6 +137,15 @@ def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualD
             _lpips(find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights))
         )
     raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
+
+
+def untrained_perceptual(name: str) -> PerceptualDistance:
+    """A distance whose network has random weights; needs no file. ValueError as `load_perceptual`."""
+    if name not in NAMES:
+        raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
+    if name == "lpips":
+        return Lpips(_lpips_network())
+    return MultiStage(untrained("efficientnet-lite0")) if name == "efflite0" else Pooled(untrained(CONVNEXT))
 
 
 def some(noise: StepNoise, most: int) -> list[int]:
@@ -156,20 +178,15 @@ def crops(
     return ours, theirs
 
 
-def _on(encoder: Encoder, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The pair, with the encoder moved to where it is."""
-    if encoder.device != pair[0].device:
-        encoder.to(pair[0].device)
-    return pair
+def _follow(encoder: Encoder, images: Tensor) -> None:
+    """Move the encoder to where the images are."""
+    if encoder.device != images.device:
+        encoder.to(images.device)
 
 
 def _lpips(file: Path) -> torch.nn.Module:
     """LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
-    try:
-        import lpips
-    except ImportError:
-        raise ValueError("the distance lpips needs a package:  pip install 'labcore[perceptual]'") from None
-    network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    network = _lpips_network()
     state = {name: value for name, value in read_state(file).items() if name.startswith("features.")}
     for index, layer in ((name, layer) for part in network.net.children() for name, layer in part.named_children()):
         for kind in layer.state_dict():
@@ -177,3 +194,14 @@ def _lpips(file: Path) -> torch.nn.Module:
                 raise ValueError(f"{file} has no features.{index}.{kind}; it is not torchvision's VGG-16")
             getattr(layer, kind).data.copy_(value)
     return network
+
+
+def _lpips_network() -> torch.nn.Module:
+    """LPIPS's network with a random backbone."""
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("the distance lpips needs a package:  pip install 'labcore[perceptual]'") from None
+    with warnings.catch_warnings():  # it builds torchvision's VGG by words that torchvision has given up
+        warnings.simplefilter("ignore")
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)

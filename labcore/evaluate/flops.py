@@ -1,11 +1,13 @@
-"""Floating-point operations of a call, counted while it runs."""
+"""Floating-point operations of a call, and the bytes that it keeps for its gradient, counted while it runs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +26,24 @@ def count_flops(call: Callable[[], Any]) -> int:
     with sdpa_kernel(SDPBackend.MATH), counter:
         call()
     return counter.get_total_flops()
+
+
+def count_saved(
+    call: Callable[[], Tensor], own: Iterable[Tensor] = (), skip: Callable[[Tensor], bool] = lambda x: False
+) -> int:
+    """Bytes that `call()` keeps for its backward pass, each storage once, without those of `own` and what `skip` says."""
+    storages: dict[int, Any] = {}
+    parameters = {p.untyped_storage()._cdata for p in own}
+
+    def keep(x: Tensor) -> Tensor:
+        if not skip(x):
+            storages[x.untyped_storage()._cdata] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        found = call()
+    del found
+    return sum(storage.nbytes() for number, storage in storages.items() if number not in parameters)
 
 
 class _NoModules(contextlib.nullcontext):

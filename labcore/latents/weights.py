@@ -17,6 +17,14 @@ KNOWN = {
 }
 """Names and their repositories on the hub. FlowBack and BiFlow use the first."""
 
+STABLE_DIFFUSION: dict[str, Any] = dict(
+    block_out_channels=(128, 256, 512, 512),
+    layers_per_block=2,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    latent_channels=4,
+)
+"""The layout of sd-vae-ft-ema and -mse: latents at every eighth pixel, a decoder of 49.5 million parameters."""
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 SHIPPED, SHIPPED_FOLDER = "fashion-vae", Path(__file__).parents[1] / "zoo" / "fashion-vae"
 """The autoencoder that comes with labcore, of 28x28 pictures of clothes (`labcore.zoo.autoencoder`)."""
@@ -46,6 +54,24 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
             f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
         )
     return source if source in (*KNOWN, SHIPPED) else folder.name, model.float()
+
+
+def untrained(source: str) -> nn.Module:
+    """The network that `source` names with random weights: by its configuration where that is at hand, and else, for `KNOWN`
+    ones, by the layout that all of them share. Raises FileNotFoundError and ValueError as `read`.
+    """
+    import diffusers
+
+    if source == RANDOM:
+        return _tiny_random()
+    try:
+        folder = find(source)
+    except FileNotFoundError:
+        if source not in KNOWN:
+            raise
+        return diffusers.AutoencoderTiny() if source == "taesd" else diffusers.AutoencoderKL(**STABLE_DIFFUSION)
+    kind = getattr(diffusers, _class_in(folder))
+    return kind.from_config(kind.load_config(folder))
 
 
 def find(source: str, download: bool = False) -> Path:

@@ -62,6 +62,8 @@ def configure(
             if found.image_size % used.factor:
                 raise ValueError(f"image_size was {found.image_size}; {used.name} takes multiples of {used.factor}")
             follow |= dict(image_size=found.image_size // used.factor, channels=used.channels)
+        if sections["model"].get("num_classes") == 0:
+            chosen.add(("model", "num_classes"))  # an unconditional model stays one, whatever the folders are called
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
     if align not in (None, "off"):
         sections["align"]["direction"] = align

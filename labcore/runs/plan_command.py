@@ -20,7 +20,7 @@ def plan(
     preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
     gpus: Annotated[int, typer.Option(help="GPUs that share each step's batch.")] = 8,
     kind: Annotated[str | None, typer.Option(help="h200, h100, a100, a100-40, l40s or rtx-4090; default all.")] = None,
-    efficiency: Annotated[float, typer.Option(help="Share of the vendor's bf16 peak; an assumption.")] = 0.4,
+    efficiency: Annotated[float, typer.Option(help="Share of the vendor's peak; an assumption.")] = 0.4,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.batch_size=512.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Pictures, as of lab train: how many a second are read here is measured too.")
@@ -28,7 +28,7 @@ def plan(
     workers: Annotated[int, typer.Option(min=0, help="Processes that read them, as train.num_workers.")] = 8,
 ) -> None:
     """What a preset will take: parameters, FLOPs, memory, and days on GPUs. Nothing is computed or downloaded."""
-    from labcore.plan import GPUS, estimate, not_counted, on_disk
+    from labcore.plan import GPUS, estimate, on_disk
     from labcore.plan import plan as planned
     from labcore.runs.configure import as_named
 
@@ -42,6 +42,7 @@ def plan(
     typer.echo(f"{found.parameters:,} parameters ({found.trained:,} trained), {found.tokens:,} tokens an image")
     typer.echo(
         f"{found.flops / 1e9:,.1f} GFLOPs and {found.activations / 1e6:,.0f} MB of activations an image and step"
+        + (f", {found.frozen / 1e9:,.1f} GFLOPs of them in frozen networks" if found.frozen else "")
     )
     typer.echo(f"{found.held / 1e9:,.1f} GB of weights, gradients, AdamW and averaged weights on each GPU")
     typer.echo(f"{found.steps:,} steps of {found.batch_size:,} images")
@@ -56,10 +57,11 @@ def plan(
         typer.echo(
             f"{size / 1e3:,.1f} kB of {what} on disk a training image: {size * 1_281_167 / 1e9:,.0f} GB for ImageNet"
         )
-    if left_out := not_counted(config):
-        typer.echo(f"not counted: {', '.join(left_out)}")
+    if found.once:
+        typer.echo(f"before the first step {found.once / 1e9:,.0f} GFLOPs a training image, once")
+    peak = "bfloat16 peak" if found.half else "float32 peak, in which this preset trains"
     typer.echo(
-        f"seconds assume {efficiency:.0%} of the vendor's peak; memory and seconds are not checked against a GPU"
+        f"seconds assume {efficiency:.0%} of the vendor's {peak}; memory and seconds are not checked against a GPU"
     )
 
 

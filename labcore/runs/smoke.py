@@ -11,59 +11,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labcore.config import InversionRunConfig
 from labcore.evaluate.extractors import load_extractor
-from labcore.evaluate.generate import Sampling
 from labcore.evaluate.statistics import make_reference, save_reference
-from labcore.latents import square_pixels
-from labcore.runs.configure import as_named
-from labcore.runs.evaluation import Data, evaluate_model
-from labcore.runs.inversion import run_inversion
-from labcore.runs.models import find_sampler
-from labcore.runs.presets import INVERSIONS, PRESETS, smoke, smoke_inversion
-from labcore.runs.training import run_training, spread
+from labcore.runs.background import train_streamed
+from labcore.runs.evaluation import Data
+from labcore.runs.kinds import AnyRun
+from labcore.runs.recipe import measured, prepare
+from labcore.runs.training import spread
+from labcore.store import process_device
 
-DRAWN, TESTED = 128, 32
-"""Images drawn and compared, enough for precision and recall, and test images."""
+DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
+"""Images drawn and compared, enough for precision and recall; test images; and what looks at them."""
 
 
 def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train, draw, decode and measure `preset` in `folder`, which is new; a learned inverse after the flow that it inverts.
 
-    Returns the record of `evaluate_model`. Raises ValueError for an unknown preset, and for a folder that is there.
+    Returns what `labcore.runs.recipe.measured` does. Raises ValueError for an unknown preset, and for a folder that is there.
     """
-    config, _ = as_named(preset)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is a file, or not empty; give a new folder")
     began = time.perf_counter()
     done = lambda what: say(f"{time.perf_counter() - began:5.1f} s  {what}")  # noqa: E731
-    if isinstance(config, InversionRunConfig):
-        flow = Path(INVERSIONS[preset]["flow"]).parts[1]
-        run_training(smoke(as_named(flow)[0]), folder / "flow")
-        done(f"a flow of {flow} trained for two steps and saved")
-        small = smoke_inversion(config, str(folder / "flow"))
-        run_inversion(small, folder / "run")
-    else:
-        small = smoke(config)
-        run_training(small, folder / "run")
-    done(f"{preset} trained for two steps, saved, and drawn from")
-    model = find_sampler(folder / "run")
-    data = Data(small.data.name, channels=small.data.channels, image_size=square_pixels(model.config)["image_size"])
-    metrics = ["precision_efflite0"]
-    if preset in PRESETS:
-        metrics = ["likelihood", *(["classify"] if model.config.num_classes else []), *metrics]
-    extractor = load_extractor("efflite0").to(model.device)
-    save_reference(
-        make_reference(spread(data.split("test"), DRAWN), extractor), reference := folder / "reference.safetensors"
-    )
-    sampling = Sampling(num=DRAWN, guidance=_guidance(model), chunk=DRAWN)
-    record = evaluate_model(model, data, metrics, sampling, reference, limit=TESTED, out=folder / "record.json")
-    done(f"{', '.join(metrics)} measured of {DRAWN} images and {TESTED} test images")
-    return record
+    config = prepare(preset, folder, small=True)
+    done(f"{preset} at its smoke size is ready to be trained")
+    train_streamed(config, folder / "run")
+    done("trained for two steps, saved, and drawn from")
+    reference = small_reference(config, folder / "reference.safetensors")
+    how = dict(samples=DRAWN, guidances=[small_guidance(config)], extractor=EXTRACTOR, reference=reference)
+    found = measured(config, folder / "run", folder / "measures", **how, limit=TESTED)
+    done(f"measured of {DRAWN} images and {TESTED} test images")
+    return found
 
 
-def _guidance(model: Any) -> float:
+def small_reference(config: AnyRun, path: Path) -> Path:
+    """Statistics of as many test images as are drawn, written to `path`: those of all training images take minutes."""
+    d = config.data
+    images = Data(d.name, d.path, d.image_size, d.channels, d.crop).split("test")
+    save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)
+    return path
+
+
+def small_guidance(config: AnyRun) -> float:
     """A scale that the model can have: none without classes, and no more than a learned inverse was taught."""
-    if not model.config.num_classes:
+    if not config.model.num_classes:
         return 0.0
-    return min(0.5, getattr(model.config, "max_guidance", 0.5))
+    return min(0.5, getattr(config.model, "max_guidance", 0.5))

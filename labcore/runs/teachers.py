@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import labcore
 from labcore.config import RunConfig
+from labcore.runs.background import show_line, train_streamed
 from labcore.runs.configure import configure
 from labcore.runs.presets import PRESETS
-from labcore.runs.training import datasets, run_training
+from labcore.runs.training import datasets
 from labcore.store import cache_folder, make_folder
 
 
@@ -20,7 +22,7 @@ def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int =
 
     That run is trained first where it is not there, with this seed and so many steps (None: the preset's). Who needs the
     same run meanwhile waits for it. stopped: percent of the training after which the flow is wanted, 25, 50, 75 or 100.
-    Raises as `run_training`; ValueError for another percentage; RuntimeError where the training was stopped.
+    Raises as `train_streamed`; ValueError for another percentage.
     """
     if stopped not in (25, 50, 75, 100) or (stopped < 100 and source not in PRESETS):
         raise ValueError(f"stopped was {stopped} for {source!r}; give 100, or for a preset 25, 50 or 75 percent")
@@ -40,14 +42,17 @@ def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfi
     return configure(preset, settings=[f"train.{key}={value}" for key, value in train.items()])
 
 
-def trained(config: RunConfig) -> Path:
-    """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version."""
+def trained(config: RunConfig, processes: int = 1, show: Callable[[str], None] = show_line) -> Path:
+    """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version.
+
+    Raises as `train_streamed`, which trains it on so many devices where it is not there.
+    """
     data = datasets(config)[0].fingerprint()
     text = json.dumps([config.model_dump(mode="json"), data, labcore.__version__], sort_keys=True)
     folder = cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]
     make_folder(folder.parent)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "model" / "config.json").is_file() and not run_training(config, folder, False).finished:
-            raise RuntimeError(f"the training of the teacher in {folder} was stopped; run this again to go on")
+        if not (folder / "model" / "config.json").is_file():
+            train_streamed(config, folder, processes, False, show)
     return folder

@@ -10,9 +10,22 @@ from typing import Any
 from labcore.config import InversionRunConfig, RunConfig, TokensConfig
 from labcore.latents.weights import RANDOM
 from labcore.runs.presets import biflow, flowback, tarflow
+from labcore.runs.presets.paper import UNREPORTED, Paper
 from labcore.runs.presets.small import MEASURED, SMALL
 
-__all__ = ["INVERSIONS", "MEASURED", "PAPER", "PRESETS", "SMALL", "about", "smoke", "smoke_inversion"]
+__all__ = [
+    "INVERSIONS",
+    "MEASURED",
+    "PAPER",
+    "PRESETS",
+    "REPORTED",
+    "SMALL",
+    "UNREPORTED",
+    "Paper",
+    "about",
+    "smoke",
+    "smoke_inversion",
+]
 
 PAPER: dict[str, flowback.Row] = {row.name: row for row in flowback.ROWS}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -27,12 +40,19 @@ INVERSIONS: dict[str, dict[str, Any]] = {row.name: biflow.sections(row) for row 
 _ROWS = {row.name: row for row in biflow.ROWS}
 _TOLD: dict[str, tuple[str, str]] = {
     **MEASURED,
-    **tarflow.ABOUT,
     **biflow.ABOUT,
+    **{name: (cost, str(tarflow.PAPERS[name])) for name, cost in tarflow.COSTS.items()},
+    **{name: (biflow.UNKNOWN, str(paper)) for name, paper in biflow.FLOW_PAPERS.items()},
     **{row.name: (flowback.COSTS[row.thousands], str(row.paper)) for row in flowback.ROWS},
     **{row.name: (row.cost, str(row.paper)) for row in flowback.LATENT_ROWS},
 }
 """Cost and expected numbers of flows."""
+REPORTED: dict[str, Paper] = {
+    **tarflow.PAPERS,
+    **biflow.FLOW_PAPERS,
+    **{row.name: row.paper for row in (*flowback.ROWS, *flowback.LATENT_ROWS, *biflow.ROWS)},
+}
+"""What papers report of presets that are theirs, as numbers."""
 
 
 def about(name: str) -> tuple[str, str, str]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from labcore.runs.presets.paper import UNREPORTED, Paper
+
 CLAMP = 3.0
 SIZES: dict[str, dict[str, int]] = {
     "b": dict(width=768, layers_per_block=2),
@@ -76,12 +78,15 @@ NORMS = "-0.483 nats/dim, in papermill_runs/results/03_trajectory_norms"
 ABOUT: dict[str, tuple[str, str]] = {
     "itarflow-16": ("5 minutes on one processor core", NORMS),
     "itarflow-16-unclamped": ("5 minutes on one processor core", NORMS),
-    "itarflow-256-b": (UNKNOWN, "FID 6.83 with guidance, 44.46 without (exact inverse)"),
-    "itarflow-256-l": (UNKNOWN, "unknown; the paper has no such size"),
-    "itarflow-256-xl": (UNKNOWN, "FID 4.54 with guidance (exact inverse)"),
-    "itarflow-256-b-unclamped": (UNKNOWN, "unknown"),
 }
-"""Cost and expected numbers of the flows."""
+"""Cost and expected numbers of the small flows."""
+FLOW_PAPERS = {
+    "itarflow-256-b": Paper(fid=6.83, note="with guidance; 44.46 without (exact inverse)"),
+    "itarflow-256-l": Paper(note="the paper has no such size"),
+    "itarflow-256-xl": Paper(fid=4.54, note="with guidance (exact inverse)"),
+    "itarflow-256-b-unclamped": UNREPORTED,
+}
+"""What BiFlow reports of the flows that it inverts."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Arm:
     """One way to teach: what differs from hidden alignment with mean squared errors, and what the paper reports for it."""
 
     name: str
-    paper: str = "unknown"
+    paper: Paper = UNREPORTED
     ours: str | None = None  # at width 64: of five seeds in papermill_runs/results/04_learned_vs_analytic_inverse
     unclamped: bool = False  # taught by a flow without clamp
     model: dict[str, Any] = field(default_factory=dict)
@@ -99,47 +104,63 @@ class Arm:
 PLAIN = dict(adaptive_power=0.0)  # p = 1 hides what norm control does
 BOTH = {"lpips": 0.4, "convnextv2": 0.1}  # the weights of later code of the group
 ARMS = (
-    Arm("naive", "FID 43.41, no guidance", "FID 94.7 (efflite0), 60% recognised", inversion=dict(strategy="naive")),
+    Arm(
+        "naive",
+        Paper(fid=43.41, note="no guidance"),
+        "FID 94.7 (efflite0), 60% recognised",
+        inversion=dict(strategy="naive"),
+    ),
     Arm(
         "hidden-distillation",
-        "FID 55.00, no guidance",
+        Paper(fid=55.00, note="no guidance"),
         "FID 75.2 (efflite0), 65% recognised",
         model=dict(handover="state"),
         inversion=dict(strategy="hidden-distillation"),
     ),
     Arm(
         "hidden-alignment",
-        "FID 36.93 among the strategies and 31.88 with learned denoising; 6.90 with guidance, NFE 2",
+        Paper(
+            fid=31.88, note="no guidance, with learned denoising; 36.93 among the strategies; 6.90 with guidance, NFE 2"
+        ),
         "FID 91.4 (efflite0), 60% recognised",
     ),
     Arm(
         "no-denoiser",
-        "FID 42.62 with score-based denoising, 100.51 with none",
+        Paper(fid=100.51, note="no guidance, no denoising; 42.62 with the flow's score"),
         "FID 100.3 (efflite0), 60% recognised",
         model=dict(denoiser=False),
     ),
     Arm("norm-both", ours="FID 98.9 (efflite0), 54% recognised", inversion=PLAIN),
-    Arm("norm-clamp", "FID 31.88 with the clamp (p unknown)", inversion={**PLAIN, "normalise": "none"}),
+    Arm(
+        "norm-clamp",
+        Paper(fid=31.88, note="no guidance, with the clamp (p unknown)"),
+        inversion={**PLAIN, "normalise": "none"},
+    ),
     Arm("norm-normalise", unclamped=True, inversion=PLAIN),
     Arm(
         "norm-none",
-        "FID 45.54",
+        Paper(fid=45.54, note="no guidance"),
         "FID 99.1 (efflite0), 54% recognised",
         unclamped=True,
         inversion={**PLAIN, "normalise": "none"},
     ),
-    Arm("guided", "FID 6.79, NFE 1", "FID 91.7 (efflite0), 64% recognised", model=dict(max_guidance=0.5)),
-    Arm("lpips", "FID 14.15", inversion=dict(perceptual={"lpips": 0.4})),
-    Arm("lpips-convnext", "FID 2.46", inversion=dict(perceptual=BOTH)),
-    Arm("final", "FID 2.39, IS 303.0, NFE 1", model=dict(max_guidance=0.5), inversion=dict(perceptual=BOTH)),
+    Arm("guided", Paper(fid=6.79, note="NFE 1"), "FID 91.7 (efflite0), 64% recognised", model=dict(max_guidance=0.5)),
+    Arm("lpips", Paper(fid=14.15), inversion=dict(perceptual={"lpips": 0.4})),
+    Arm("lpips-convnext", Paper(fid=2.46), inversion=dict(perceptual=BOTH)),
+    Arm(
+        "final",
+        Paper(fid=2.39, inception=303.0, note="NFE 1"),
+        model=dict(max_guidance=0.5),
+        inversion=dict(perceptual=BOTH),
+    ),
 )
 """The rows of the paper's ablations and its final model."""
 
 SCALING = {
-    ("l", "guided"): "unknown",
-    ("l", "final"): "unknown",
-    ("xl", "guided"): "FID 4.61",
-    ("xl", "final"): "FID 2.57",
+    ("l", "guided"): UNREPORTED,
+    ("l", "final"): UNREPORTED,
+    ("xl", "guided"): Paper(fid=4.61),
+    ("xl", "final"): Paper(fid=2.57),
 }
 """Scaling, with and without ConvNeXt V2; size B is among the arms."""
 
@@ -154,7 +175,10 @@ STOPPED = (25, 50)
 
 
 class Row(NamedTuple):
-    """A learned inverse: name, the flow it inverts (a run of that preset), size, arm, training, cost, expected numbers."""
+    """A learned inverse: name, the flow it inverts (a run of that preset), size, arm, training, cost, expected numbers.
+
+    paper: what the paper reports of it.
+    """
 
     name: str
     flow: str
@@ -163,11 +187,13 @@ class Row(NamedTuple):
     train: dict[str, Any]
     cost: str
     expected: str
+    paper: Paper = UNREPORTED
 
 
-def _paper_row(size: str, arm: Arm, expected: str) -> Row:
+def _paper_row(size: str, arm: Arm, paper: Paper) -> Row:
     flow = f"runs/itarflow-256-{size}" + "-unclamped" * arm.unclamped
-    return Row(f"biflow-256-{size}-{arm.name}", flow, {**LATENTS, **SIZES[size]}, arm, EPOCHS_160, UNKNOWN, expected)
+    model = {**LATENTS, **SIZES[size]}
+    return Row(f"biflow-256-{size}-{arm.name}", flow, model, arm, EPOCHS_160, UNKNOWN, str(paper), paper)
 
 
 def _small_row(width: int, arm: Arm, stopped: int | None = None) -> Row:

@@ -8,24 +8,12 @@ encoder's is not said either; here the encoder looks at an image so large that i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
+from labcore.runs.presets.paper import Paper
+
 ALL_BLOCKS = tuple(range(1, 9))
-
-
-class Paper(NamedTuple):
-    """What FlowBack reports of a run: which table, FID, sFID and IS of 4,096 samples, training-free accuracy in percent."""
-
-    table: str
-    fid: float
-    sfid: float | None
-    inception: float | None
-    accuracy: float | None
-
-    def __str__(self) -> str:
-        accuracy = None if self.accuracy is None else f"{self.accuracy}%"
-        scores = {"FID": self.fid, "sFID": self.sfid, "IS": self.inception, "accuracy": accuracy}
-        return f"{self.table}: " + ", ".join(f"{name} {score}" for name, score in scores.items() if score is not None)
 
 
 class Row(NamedTuple):
@@ -50,24 +38,25 @@ class Row(NamedTuple):
 
 
 FIRST, LAST = (1, 2), (7, 8)
+_ablation = partial(Paper, samples=4096)
 ROWS = (
-    Row(None, (), 0, "", 400, Paper("Table 1", 12.91, 33.79, 36.62, 37.43)),
-    Row("forward", ALL_BLOCKS, 2, "dinov2-b", 400, Paper("Table 1", 12.25, 37.97, 40.85, 46.97)),
-    Row("detach", ALL_BLOCKS, 2, "dinov2-b", 400, Paper("Tables 1 and 7", 12.19, 34.31, 41.98, 49.06)),
-    Row("reverse", ALL_BLOCKS, 2, "dinov2-b", 400, Paper("Table 1", 12.21, 33.80, 42.08, 49.91)),
-    Row("forward", FIRST, 2, "dinov2-b", 400, Paper("Table 1", 12.67, 39.99, 41.11, 61.16)),
-    Row("detach", FIRST, 2, "dinov2-b", 400, Paper("Table 1", 12.73, 33.84, 37.81, 61.63)),
-    Row("detach", LAST, 2, "dinov2-b", 400, Paper("Table 1", 12.12, 34.00, 41.18, 55.14)),
-    Row("reverse", LAST, 2, "dinov2-b", 400, Paper("Table 1", 11.93, 33.78, 40.90, 55.21)),
-    Row("reverse", LAST, 4, "dinov2-b", 400, Paper("Table 1", 11.84, 33.61, 46.06, 58.91)),
-    Row("reverse", LAST, 6, "dinov2-b", 400, Paper("Table 1", 11.71, 33.68, 44.31, 57.35)),
-    Row("detach", ALL_BLOCKS, 4, "dinov2-b", 400, Paper("Table 7", 12.14, 33.97, None, 54.14)),
-    Row("detach", ALL_BLOCKS, 6, "dinov2-b", 400, Paper("Table 7", 12.37, 34.32, None, 54.98)),
-    Row("reverse", LAST, 6, "clip-b", 400, Paper("Table 8", 12.41, 33.99, 41.99, 38.99)),
-    Row("reverse", LAST, 6, "mae-b", 400, Paper("Table 8", 12.32, 34.00, 39.69, 37.57)),
-    Row("reverse", LAST, 6, "dinov2-l", 400, Paper("Table 8", 11.74, 33.87, 45.00, 58.80)),
-    Row(None, (), 0, "", 1000, Paper("Table 2", 11.76, None, None, 39.97)),
-    Row("reverse", LAST, 6, "dinov2-b", 1000, Paper("Table 2", 11.25, None, None, 57.02)),
+    Row(None, (), 0, "", 400, _ablation("Table 1", 12.91, 33.79, 36.62, 37.43)),
+    Row("forward", ALL_BLOCKS, 2, "dinov2-b", 400, _ablation("Table 1", 12.25, 37.97, 40.85, 46.97)),
+    Row("detach", ALL_BLOCKS, 2, "dinov2-b", 400, _ablation("Tables 1 and 7", 12.19, 34.31, 41.98, 49.06)),
+    Row("reverse", ALL_BLOCKS, 2, "dinov2-b", 400, _ablation("Table 1", 12.21, 33.80, 42.08, 49.91)),
+    Row("forward", FIRST, 2, "dinov2-b", 400, _ablation("Table 1", 12.67, 39.99, 41.11, 61.16)),
+    Row("detach", FIRST, 2, "dinov2-b", 400, _ablation("Table 1", 12.73, 33.84, 37.81, 61.63)),
+    Row("detach", LAST, 2, "dinov2-b", 400, _ablation("Table 1", 12.12, 34.00, 41.18, 55.14)),
+    Row("reverse", LAST, 2, "dinov2-b", 400, _ablation("Table 1", 11.93, 33.78, 40.90, 55.21)),
+    Row("reverse", LAST, 4, "dinov2-b", 400, _ablation("Table 1", 11.84, 33.61, 46.06, 58.91)),
+    Row("reverse", LAST, 6, "dinov2-b", 400, _ablation("Table 1", 11.71, 33.68, 44.31, 57.35)),
+    Row("detach", ALL_BLOCKS, 4, "dinov2-b", 400, _ablation("Table 7", 12.14, 33.97, None, 54.14)),
+    Row("detach", ALL_BLOCKS, 6, "dinov2-b", 400, _ablation("Table 7", 12.37, 34.32, None, 54.98)),
+    Row("reverse", LAST, 6, "clip-b", 400, _ablation("Table 8", 12.41, 33.99, 41.99, 38.99)),
+    Row("reverse", LAST, 6, "mae-b", 400, _ablation("Table 8", 12.32, 34.00, 39.69, 37.57)),
+    Row("reverse", LAST, 6, "dinov2-l", 400, _ablation("Table 8", 11.74, 33.87, 45.00, 58.80)),
+    Row(None, (), 0, "", 1000, _ablation("Table 2", 11.76, None, None, 39.97)),
+    Row("reverse", LAST, 6, "dinov2-b", 1000, _ablation("Table 2", 11.25, None, None, 57.02)),
 )
 """The 64-pixel rows of Tables 1, 7 and 8, and both runs of a million steps of Table 2."""
 
@@ -90,12 +79,18 @@ class LatentRow(NamedTuple):
 
 
 LATENT_ROWS = (
-    LatentRow("flowback-256-baseline", None, 2, 400, Paper("Tables 2 and 9", 13.82, None, None, 45.97)),
-    LatentRow("flowback-256-reverse", 0.1, 2, 400, Paper("Tables 2 and 9", 13.26, None, None, 57.85)),
-    LatentRow("flowback-256-reverse-0.5", 0.5, 2, 400, Paper("Table 9", 13.74, None, None, None)),
-    LatentRow("flowback-256-baseline-1000k", None, 2, 1000, Paper("Table 2", 13.05, None, None, 40.22)),
-    LatentRow("flowback-256-reverse-1000k", 0.1, 2, 1000, Paper("Table 2", 12.79, None, None, 56.24)),
-    LatentRow("flowback-256-reverse-p1-1000k", 0.1, 1, 1000, Paper("Table 4, 50,000 samples", 4.18, 4.96, 240.8, None)),
+    LatentRow("flowback-256-baseline", None, 2, 400, _ablation("Tables 2 and 9", 13.82, None, None, 45.97)),
+    LatentRow("flowback-256-reverse", 0.1, 2, 400, _ablation("Tables 2 and 9", 13.26, None, None, 57.85)),
+    LatentRow("flowback-256-reverse-0.5", 0.5, 2, 400, _ablation("Table 9", 13.74, None, None, None)),
+    LatentRow("flowback-256-baseline-1000k", None, 2, 1000, _ablation("Table 2", 13.05, None, None, 40.22)),
+    LatentRow("flowback-256-reverse-1000k", 0.1, 2, 1000, _ablation("Table 2", 12.79, None, None, 56.24)),
+    LatentRow(
+        "flowback-256-reverse-p1-1000k",
+        0.1,
+        1,
+        1000,
+        Paper("Table 4, 50,000 samples", 4.18, 4.96, 240.8, samples=50_000),
+    ),
 )
 """The latent rows of Tables 2, 4 and 9; FID of 4,096 samples but where it says 50,000."""
 

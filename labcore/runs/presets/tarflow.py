@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from labcore.runs.presets.paper import Paper
+
 IMAGENET, AFHQ = 1_281_167, 14_630
 """Training images; those of AFHQ's first version, 3 classes."""
 
@@ -30,6 +32,7 @@ def _run(
             seed=100,
             save_every=5000,
             eval_every=10_000,
+            precision="fp32" if noise.get("noise") == "uniform" else "auto",
         ),
     }
 
@@ -43,14 +46,17 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Name -> sections, as `labcore.runs.presets` has them."""
 
-ABOUT: dict[str, tuple[str, str]] = {
-    "tarflow-imagenet-64": (
-        "8 GPUs (the paper's), at most 14 days of an A100 each",
-        "FID 5.7 at guidance 2; code: 2.3",
-    ),
-    "tarflow-imagenet-64-uncond": ("8 GPUs (the paper's)", "FID 18.42"),
-    "tarflow-imagenet-64-bits": ("16 GPUs in fp32 (the paper's)", "2.99 bits/dim"),
-    "tarflow-imagenet-128": ("32 GPUs (the paper's)", "FID 5.03, guidance 1.5"),
-    "tarflow-afhq-256": ("8 GPUs (the paper's)", "FID 13.60 of its checkpoint, guidance 3.4"),
+COSTS = {
+    "tarflow-imagenet-64": "8 GPUs (the paper's), at most 14 days of an A100 each",
+    "tarflow-imagenet-64-uncond": "8 GPUs (the paper's)",
+    "tarflow-imagenet-64-bits": "16 GPUs in fp32 (the paper's)",
+    "tarflow-imagenet-128": "32 GPUs (the paper's)",
+    "tarflow-afhq-256": "8 GPUs (the paper's)",
 }
-"""Cost and expected numbers."""
+PAPERS = {
+    "tarflow-imagenet-64": Paper(fid=5.7, note="at guidance 2; code: 2.3"),
+    "tarflow-imagenet-64-uncond": Paper(fid=18.42),
+    "tarflow-imagenet-64-bits": Paper(bits=2.99),
+    "tarflow-imagenet-128": Paper(fid=5.03, note="guidance 1.5"),
+    "tarflow-afhq-256": Paper(fid=13.60, note="of its checkpoint, guidance 3.4"),
+}

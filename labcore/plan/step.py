@@ -1,10 +1,9 @@
-"""What a training run will take before it is started: parameters, FLOPs, memory, and days on GPUs of a kind.
+"""Parameters, FLOPs and memory of a training step, and the days of all steps on GPUs of a kind.
 
 A step of the run's own code is carried out on tensors without values, so nothing is computed and nothing is downloaded.
 Parameters and FLOPs are torch's counts. Memory counts what the run holds between forward and backward pass, and not what
-kernels need besides. Seconds are FLOPs by the vendor's peak times an efficiency that is assumed. Neither memory nor seconds
-have been compared with a GPU yet. Not counted: the encoder of an alignment, and perceptual distances with the autoencoder's
-decoder.
+kernels need besides. Frozen networks take part (`labcore.plan.frozen`). Seconds are FLOPs by the vendor's peak times an
+efficiency that is assumed. Neither memory nor seconds have been compared with a GPU yet.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig, TarFlowConfig
 from labcore.encoders.specs import SPECS
-from labcore.evaluate.flops import count_flops
+from labcore.evaluate.flops import count_flops, count_saved
 from labcore.flows.tarflow import TarFlow
+from labcore.plan.frozen import frozen
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.inversion import Inversion
@@ -37,19 +37,20 @@ ROOM = 0.9
 
 
 class Gpu(NamedTuple):
-    """A kind of GPU: dense bfloat16 peak in FLOP/s and memory in bytes, as its vendor says."""
+    """A kind of GPU: dense bfloat16 peak and float32 peak in FLOP/s, and memory in bytes, as its vendor says."""
 
     peak: float
+    single: float
     memory: float
 
 
 GPUS = {
-    "h200": Gpu(989e12, 141e9),
-    "h100": Gpu(989e12, 80e9),
-    "a100": Gpu(312e12, 80e9),
-    "a100-40": Gpu(312e12, 40e9),
-    "l40s": Gpu(362e12, 48e9),
-    "rtx-4090": Gpu(165e12, 24e9),
+    "h200": Gpu(989e12, 67e12, 141e9),
+    "h100": Gpu(989e12, 67e12, 80e9),
+    "a100": Gpu(312e12, 19.5e12, 80e9),
+    "a100-40": Gpu(312e12, 19.5e12, 40e9),
+    "l40s": Gpu(362e12, 91.6e12, 48e9),
+    "rtx-4090": Gpu(165e12, 82.6e12, 24e9),
 }
 
 
@@ -57,8 +58,10 @@ class Plan(NamedTuple):
     """What a run takes, whatever it runs on.
 
     parameters: of the model. trained: with the heads of an alignment. flops: of one image in a training step, forward and
-    backward, a multiply-add being two. activations: bytes that one image holds between the passes. held: bytes of weights,
-    gradients, optimizer and average, of weights in bfloat16, and of a frozen flow. tokens: of one image.
+    backward, a multiply-add being two; frozen: those of them that frozen networks take beside a frozen flow. activations:
+    bytes that one image holds between the passes. held: bytes of weights, gradients, optimizer and average, of weights in
+    bfloat16, and of frozen networks. tokens: of one image. once: FLOPs of one training image before the first step. half:
+    whether it trains in bfloat16; "auto" does, as on a GPU that has it.
     """
 
     parameters: int
@@ -69,6 +72,9 @@ class Plan(NamedTuple):
     tokens: int
     batch_size: int
     steps: int
+    frozen: int = 0
+    once: int = 0
+    half: bool = True
 
 
 class Estimate(NamedTuple):
@@ -86,7 +92,7 @@ class Estimate(NamedTuple):
 
 
 def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = None) -> Plan:
-    """What a run takes. flow: the flow that a learned inverse inverts. Raises ValueError where it is missing."""
+    """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     if isinstance(config, InversionRunConfig) and flow is None:
@@ -101,11 +107,14 @@ def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = No
         if isinstance(objective, Inversion):
             held += 4 * sum(p.numel() for p in objective.flow.parameters())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
-        kept = [_kept(trained, config.model, images) for images in (1, 2)]
+        half = config.train.precision != "fp32"
+        kept = [_kept(trained, config.model, images, half) for images in (1, 2)]
     m, t, activations = config.model, config.train, kept[1] - kept[0]
     held += kept[0] - activations
-    count = sum(p.numel() for p in model.parameters())
-    return Plan(count, parameters, flops, activations, held, m.tokens, t.batch_size, t.steps)
+    count, beside = sum(p.numel() for p in model.parameters()), frozen(config)
+    flops, activations, held = flops + beside.flops, activations + beside.activations, held + beside.held
+    how_long = (m.tokens, t.batch_size, t.steps)
+    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half)
 
 
 def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
@@ -117,7 +126,7 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     share = plan.batch_size // gpus
     room = math.floor((ROOM * gpu.memory - plan.held) / plan.activations)
     micro = max((d for d in range(1, share + 1) if share % d == 0 and d <= room), default=0)
-    seconds = plan.batch_size * plan.flops / (gpus * gpu.peak * efficiency)
+    seconds = plan.batch_size * plan.flops / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
     return Estimate(
         micro,
         share // micro if micro else 0,
@@ -137,16 +146,6 @@ def on_disk(config: RunConfig | InversionRunConfig) -> dict[str, int]:
     if align is not None and align.targets == "cached":
         found["encoder tokens"] = each * m.tokens * _encoder_width(config)
     return found
-
-
-def not_counted(config: RunConfig | InversionRunConfig) -> list[str]:
-    """Networks that the run uses and a plan leaves out."""
-    if isinstance(config, RunConfig):
-        when = {"cached": "once, before training", "computed": "in every step"}
-        align = config.align
-        return [] if align is None else [f"{align.encoder}, which makes tokens {when[align.targets]}"]
-    decoder = [f"the decoder of {config.model.codec}"] if config.inversion.perceptual and config.model.codec else []
-    return [*config.inversion.perceptual, *decoder]
 
 
 def _made(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None) -> tuple[nn.Module, nn.Module]:
@@ -196,23 +195,16 @@ def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:
     return trained(Batch(x, y, torch.arange(images), mirrored), StepNoise(0, 0, images, "cpu"))[0]
 
 
-def _kept(trained: nn.Module, model: Any, images: int) -> int:
-    """Bytes that a forward pass in bfloat16 keeps for the backward pass, parameters left out.
+def _kept(trained: nn.Module, model: Any, images: int, half: bool) -> int:
+    """Bytes that a forward pass, in bfloat16 if `half`, keeps for the backward pass, parameters left out.
 
     Left out too: matrices of all pairs of tokens, which attention keeps here and a GPU's fused attention does not.
     """
-    storages: dict[int, Any] = {}
-    own = {p.untyped_storage()._cdata for p in trained.parameters()}
-
     heads = model.width // model.head_dim
 
-    def keep(x: Tensor) -> Tensor:
+    def is_pairs(x: Tensor) -> bool:
         square = x.ndim > 2 and x.shape[-1] == x.shape[-2] >= model.tokens and x.shape[-1] != model.head_dim
-        if not (square and x.shape[:-2] in ((images, heads), (images * heads,)) and heads > 1):
-            storages[x.untyped_storage()._cdata] = x.untyped_storage()
-        return x
+        return square and x.shape[:-2] in ((images, heads), (images * heads,)) and heads > 1
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
-        loss = _loss(trained, model, images)
-    del loss
-    return sum(storage.nbytes() for number, storage in storages.items() if number not in own)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        return count_saved(lambda: _loss(trained, model, images), trained.parameters(), is_pairs)

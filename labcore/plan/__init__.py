@@ -1,0 +1,18 @@
+"""What a training run will take before it is started: parameters, FLOPs, memory, and days on GPUs of a kind."""
+
+from labcore.plan.frozen import Frozen, frozen
+from labcore.plan.step import BYTES_PER_PARAMETER, EFFICIENCY, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
+
+__all__ = [
+    "BYTES_PER_PARAMETER",
+    "EFFICIENCY",
+    "GPUS",
+    "Estimate",
+    "Frozen",
+    "Gpu",
+    "Plan",
+    "estimate",
+    "frozen",
+    "on_disk",
+    "plan",
+]

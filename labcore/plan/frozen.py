@@ -1,0 +1,135 @@
+"""What the frozen networks of a run take: an alignment's encoder, perceptual distances, and the autoencoder of latents.
+
+The networks are built with random weights and run on tensors without values, so no weights are needed. How they are used is
+how `labcore.train` uses them: tokens without gradient; a distance with one in our images alone; pictures decoded once
+without a gradient and once with one, computed again on the way back, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from labcore.config import InversionRunConfig, RunConfig
+from labcore.encoders import specs
+from labcore.encoders import untrained as untrained_encoder
+from labcore.encoders.perceptual import PerceptualDistance, untrained_perceptual
+from labcore.evaluate.flops import count_flops, count_saved
+from labcore.latents.codec import CHUNK
+from labcore.latents.weights import untrained as untrained_autoencoder
+
+
+class Frozen(NamedTuple):
+    """flops: of one image in a step. once: of one training image, mirrored too where training mirrors, before the first step.
+    held: bytes on a GPU whatever the batch. activations: bytes that one image holds between forward and backward pass.
+    """
+
+    flops: int = 0
+    once: int = 0
+    held: int = 0
+    activations: int = 0
+
+    def __add__(self, other: Frozen) -> Frozen:  # type: ignore[override]
+        return Frozen(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def frozen(config: RunConfig | InversionRunConfig) -> Frozen:
+    """What all frozen networks of a run take. Raises ValueError and FileNotFoundError for networks that nobody knows."""
+    m, d, found = config.model, config.data, Frozen()
+    side, views = m.image_shape[1], 1 + d.flip
+    network = None if m.codec is None else untrained_autoencoder(m.codec).eval().requires_grad_(False)
+    if network is not None:
+        side = m.side * _factor(network)
+        shape = (1, network.config.in_channels, side, side)
+        found += Frozen(once=views * _counted(lambda: network.encode(torch.zeros(shape))))
+    if isinstance(config, InversionRunConfig):
+        return found + _of_distances(config, network, side)
+    if config.align is None:
+        return found
+    a = config.align
+    if a.encoder not in specs.SPECS:
+        raise ValueError(f"align.encoder was {a.encoder!r}; there are {', '.join(specs.SPECS)}")
+    encoder = untrained_encoder(a.encoder)
+    tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 3, side, side), m.grid, a.stage))
+    if a.targets == "cached":
+        return found + Frozen(once=views * tokens)
+    return found + Frozen(flops=tokens, held=_bytes(encoder._model))
+
+
+def _of_distances(config: InversionRunConfig, network: nn.Module | None, side: int) -> Frozen:
+    """The perceptual distances of a learned inverse, and the decoding that they need."""
+    found, share = Frozen(), 0.0
+    for name in config.inversion.perceptual:
+        distance = untrained_perceptual(name)
+        compared = 1.0 if distance.most is None else min(1.0, distance.most / config.train.batch_size)
+        share = max(share, compared)
+        found += _of_distance(distance, compared)
+    if network is None or not config.inversion.perceptual:
+        return found
+    return found + _of_decoding(config, network, side, share)
+
+
+def _of_distance(distance: PerceptualDistance, share: float) -> Frozen:
+    """One distance, of which a share of the images is compared."""
+    network = distance.network if hasattr(distance, "network") else distance.encoder._model
+
+    def compared() -> Tensor:
+        ours, theirs = (torch.zeros(1, 3, distance.size, distance.size) for _ in "12")
+        return distance.compare(ours.requires_grad_(), theirs).sum()
+
+    flops = _counted(lambda: compared().backward())
+    with _without_values():
+        kept = count_saved(compared, network.parameters())
+    return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * kept))
+
+
+def _of_decoding(config: InversionRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
+    """Both sides' pictures: the network, the activations of one chunk on the way back, and the pictures themselves."""
+    m = config.model
+
+    def decoded(with_gradient: bool) -> Tensor:
+        z = torch.zeros(1, *m.image_shape, requires_grad=with_gradient)
+        return network.decode(z).sample if not with_gradient else _again(network, z)
+
+    def step() -> None:
+        with torch.no_grad():
+            decoded(False)
+        decoded(True).sum().backward()
+
+    flops = _counted(step)
+    with _without_values():
+        chunk = CHUNK * count_saved(
+            lambda: network.decode(torch.zeros(1, *m.image_shape, requires_grad=True)).sample, network.parameters()
+        )
+    pictures = 2 * 4 * network.config.in_channels * side**2
+    return Frozen(round(share * flops), held=_bytes(network) + chunk, activations=round(share * pictures))
+
+
+def _again(network: nn.Module, z: Tensor) -> Tensor:
+    """Pictures whose activations are computed again on the way back."""
+    return checkpoint(lambda z: network.decode(z).sample, z, use_reentrant=False)
+
+
+def _counted(call: Callable[[], Any]) -> int:
+    with _without_values():
+        return count_flops(call)
+
+
+def _without_values() -> Any:
+    """Tensors that are made here have a shape alone; networks that were made before take part."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _bytes(network: nn.Module) -> int:
+    return 4 * sum(p.numel() for p in network.parameters())
+
+
+def _factor(network: nn.Module) -> int:
+    c = network.config
+    return 2 ** (len(getattr(c, "block_out_channels", None) or c.encoder_block_out_channels) - 1)
