@@ -8,6 +8,7 @@ import torch
 from labcore import encoders
 from labcore.data import load, to_float
 from labcore.encoders.perceptual import CONVNEXT, MOST, VGG, MultiStage, Pooled, crops, load_perceptual
+from labcore.evaluate.flops import count_flops
 from labcore.rng import StepNoise
 
 ATTO = dataclasses.replace(CONVNEXT, model="convnextv2_atto", pooled_width=320, stages=(encoders.Stage(320, 32),))
@@ -92,3 +93,18 @@ def test_lpips_with_a_backbone_from_a_file(images, tmp_path):
     torch.save({"features.0.weight": backbone[0].weight}, tmp_path / VGG)
     with pytest.raises(ValueError, match=r"has no features\.0\.bias; it is not torchvision's VGG-16"):
         load_perceptual("lpips", tmp_path / VGG)
+
+
+@pytest.mark.parametrize("name", ["efflite0", "pooled"])
+def test_what_is_compared_with_costs_no_gradient(distances, name):
+    """A pass over both sides and one back through ours: a third less than through both; equal values and gradients."""
+    x, y = (torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1))
+    noise, found = StepNoise(0, 0, 2, "cpu"), []
+    for both in (False, True):
+        ours, theirs = x.clone().requires_grad_(), y.clone().requires_grad_(both)
+        value = distances[name](ours, theirs, noise).sum()
+        flops = count_flops(lambda value=value: value.backward())
+        found.append((value.detach(), ours.grad, flops, theirs.grad))
+    (value, gradient, flops, none), (same, equal, twice, given) = found
+    assert torch.equal(value, same) and torch.equal(gradient, equal)
+    assert none is None and given is not None and twice == 2 * flops

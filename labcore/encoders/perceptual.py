@@ -80,12 +80,10 @@ class MultiStage:
 
     def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
         _follow(self.encoder, ours)
-        found = self.encoder.maps(torch.cat([ours, theirs]), self.stages, self.size)
-        distances = []
-        for features in found.values():
-            u, v = F.normalize(features, dim=1, eps=1e-6).chunk(2)
-            distances.append((u - v).square().sum(1).mean((1, 2)))
-        return torch.stack(distances).mean(0)
+        # one side after the other: what is compared with needs no gradient, and then keeps nothing for one
+        sides = (self.encoder.maps(x, self.stages, self.size).values() for x in (ours, theirs))
+        pairs = ((F.normalize(f, dim=1, eps=1e-6) for f in pair) for pair in zip(*sides, strict=True))
+        return torch.stack([(u - v).square().sum(1).mean((1, 2)) for u, v in pairs]).mean(0)
 
 
 class Pooled:
@@ -101,8 +99,7 @@ class Pooled:
 
     def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
         _follow(self.encoder, ours)
-        u, v = self.encoder.pooled(torch.cat([ours, theirs])).chunk(2)
-        return (u - v).square().sum(1)
+        return (self.encoder.pooled(ours) - self.encoder.pooled(theirs)).square().sum(1)
 
 
 class Lpips:
@@ -162,8 +159,8 @@ def crops(
     size: int,
     rows: Sequence[int] | slice = slice(None),
 ) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n c s s"]]:
-    """The same random crop of each pair, of some rows only, resized to size x size."""
-    ours, theirs = ours[rows], theirs[rows]
+    """The same random crop of each pair, of some rows only, resized to size x size; constant where `theirs` is."""
+    ours, theirs, constant = ours[rows], theirs[rows], not theirs.requires_grad
     area = 0.08 + 0.92 * noise.uniform("crop area")[rows]
     aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[rows]).exp()
     top, left = (noise.uniform(f"crop {side}")[rows] for side in ("top", "left"))
@@ -175,7 +172,7 @@ def crops(
         i, j = int(y * (h - dy + 1)), int(x * (w - dx + 1))
         cut.append(F.interpolate(pair[..., i : i + dy, j : j + dx], (size, size), mode="bicubic", antialias=True))
     ours, theirs = torch.stack(cut).unbind(1)
-    return ours, theirs
+    return ours, theirs.detach() if constant else theirs
 
 
 def _follow(encoder: Encoder, images: Tensor) -> None:

@@ -67,13 +67,13 @@ def _of_distances(config: InversionRunConfig, network: nn.Module | None, side: i
         distance = untrained_perceptual(name)
         compared = 1.0 if distance.most is None else min(1.0, distance.most / config.train.batch_size)
         share = max(share, compared)
-        found += _of_distance(distance, compared)
+        found += _of_distance(distance, compared, config.train.precision != "fp32")
     if network is None or not config.inversion.perceptual:
         return found
     return found + _of_decoding(config, network, side, share)
 
 
-def _of_distance(distance: PerceptualDistance, share: float) -> Frozen:
+def _of_distance(distance: PerceptualDistance, share: float, half: bool) -> Frozen:
     """One distance, of which a share of the images is compared."""
     network = distance.network if hasattr(distance, "network") else distance.encoder._model
 
@@ -82,8 +82,7 @@ def _of_distance(distance: PerceptualDistance, share: float) -> Frozen:
         return distance.compare(ours.requires_grad_(), theirs).sum()
 
     flops = _counted(lambda: compared().backward())
-    with _without_values():
-        kept = count_saved(compared, network.parameters())
+    kept = _kept(compared, network, half)
     return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * kept))
 
 
@@ -101,10 +100,8 @@ def _of_decoding(config: InversionRunConfig, network: nn.Module, side: int, shar
         decoded(True).sum().backward()
 
     flops = _counted(step)
-    with _without_values():
-        chunk = CHUNK * count_saved(
-            lambda: network.decode(torch.zeros(1, *m.image_shape, requires_grad=True)).sample, network.parameters()
-        )
+    z = torch.zeros(1, *m.image_shape, requires_grad=True)
+    chunk = CHUNK * _kept(lambda: network.decode(z).sample, network, config.train.precision != "fp32")
     pictures = 2 * 4 * network.config.in_channels * side**2
     return Frozen(round(share * flops), held=_bytes(network) + chunk, activations=round(share * pictures))
 
@@ -117,6 +114,11 @@ def _again(network: nn.Module, z: Tensor) -> Tensor:
 def _counted(call: Callable[[], Any]) -> int:
     with _without_values():
         return count_flops(call)
+
+
+def _kept(call: Callable[[], Tensor], network: nn.Module, half: bool) -> int:
+    with _without_values(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        return count_saved(call, network.parameters())
 
 
 def _without_values() -> Any:

@@ -92,4 +92,4 @@ def _words(
         "--out": out.resolve(),
     }
     named = [[option, str(value)] for option, value in given.items() if value is not None]
-    return ["evaluate", str(Path(model).resolve()), *(word for pair in named for word in pair)]
+    return ["evaluate", str(model.resolve() if model.exists() else model), *(word for pair in named for word in pair)]

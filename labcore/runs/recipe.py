@@ -150,7 +150,7 @@ def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], extractor: 
     lines = ["| | this run | the paper |", "|---|---|---|"]
     for name, title in names.items():
         if name in ours:
-            reported = theirs.get(name.removesuffix(suffix))
+            reported = theirs.get(name)  # one of another extractor has another name
             lines.append(f"| {title} | {ours[name]:.4g} | {'-' if reported is None else f'{reported:.4g}'} |")
     told = f"The paper says: {paper}." if theirs else "No paper reports this preset as it stands."
     return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, extractor, samples))])

@@ -1,0 +1,149 @@
+"""A published run as one walk: which run a preset stands for, its measures on one process or two, and the paper's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from labcore.config import InversionRunConfig
+from labcore.data import load
+from labcore.evaluate.extractors import load_extractor
+from labcore.evaluate.generate import Sampling
+from labcore.evaluate.statistics import make_reference, save_reference
+from labcore.nn.pretrained import CONFIG
+from labcore.runs import recipe
+from labcore.runs.evaluation import Data
+from labcore.runs.measuring import evaluate_streamed
+from labcore.runs.presets import REPORTED, UNREPORTED, Paper
+from labcore.runs.smoke import small_guidance
+from labcore.runs.training import spread
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pictures(tmp_path) -> str:
+    for k in range(2):
+        (tmp_path / "pictures" / f"class{k}").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (70, 80), (40 * i, 0, 100 * k)).save(tmp_path / "pictures" / f"class{k}" / f"{i}.png")
+    return str(tmp_path / "pictures")
+
+
+def test_a_preset_of_a_paper_is_of_ones_own_pictures(tmp_path, pictures):
+    run = recipe.prepare("flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["train.batch_size=128"], seed=3)
+    assert (run.data.path, run.data.flip, run.model.num_classes) == (pictures, True, 2)
+    assert (run.train.seed, run.train.batch_size, run.train.steps) == (3, 128, 400_000)
+    uncond = recipe.prepare("tarflow-imagenet-64-uncond", tmp_path, pictures)
+    assert uncond.model.num_classes == 0
+    assert recipe.prepare("fashion-16", tmp_path).data.name == "fashion-mnist-12k"
+
+
+def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures):
+    with pytest.raises(ValueError, match="flowback-64-baseline trains on a folder of pictures; give data_path"):
+        recipe.prepare("flowback-64-baseline", tmp_path)
+    with pytest.raises(ValueError, match="itarflow-256-b trains on a folder of pictures; give data_path"):
+        recipe.prepare("biflow-256-b-final", tmp_path)
+    with pytest.raises(ValueError, match="fashion-16 is a flow itself, so leave it out"):
+        recipe.prepare("fashion-16", tmp_path, flow="fashion-tarflow")
+    with pytest.raises(ValueError, match="did you mean 'fashion-16'"):
+        recipe.prepare("fashion-61", tmp_path)
+    with pytest.raises(ValueError, match=r"guidances were \[\]; give at least one"):
+        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, 100, [])
+    with pytest.raises(ValueError, match=r"guidances were \[1.0, 1.0\]"):
+        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, 100, [1.0, 1.0])
+    assert not (tmp_path / "cache" / "teachers").exists()
+
+
+def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
+    """The flow of its preset is trained once, in the cache, and one that is given is taken."""
+    trained = []
+
+    def train(config, folder, processes, previews, show):
+        trained.append((config.train.steps, processes))
+        from labcore.flows.tarflow import TarFlow
+
+        TarFlow(config.model).save_pretrained(Path(folder) / "model")
+        (Path(folder) / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+
+    monkeypatch.setattr("labcore.runs.teachers.train_streamed", train)
+    for _ in range(2):
+        run = recipe.prepare("biflow-16-w64-naive", tmp_path, seed=1, processes=2, settings=["train.steps=40"])
+    assert trained == [(600, 2)] and isinstance(run, InversionRunConfig)
+    assert Path(run.flow).parent == tmp_path / "cache" / "teachers" and (Path(run.flow) / "model" / CONFIG).is_file()
+    assert (run.train.seed, run.train.steps, run.data.image_size) == (1, 40, 16)
+    given = recipe.prepare("biflow-16-w64-naive", tmp_path, flow="fashion-itarflow")
+    assert given.flow == "fashion-itarflow" and len(trained) == 1
+    assert small_guidance(given) == 0.0
+
+
+def test_measures_are_the_papers_where_there_are_enough_images():
+    assert recipe.image_metrics("inception", 4096) == ["fid", "sfid", "is"]
+    assert recipe.image_metrics("efflite0", 2000) == ["fid_efflite0", "sfid_efflite0", "is_efflite0"]
+    assert recipe.image_metrics("efflite0", 1300) == ["fid_efflite0", "is_efflite0"]
+    assert recipe.image_metrics("efflite0", 200) == ["precision_efflite0", "recall_efflite0"]
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
+    run = recipe.prepare(
+        "flowback-64-baseline", tmp_path, pictures, settings=["train.steps=1000", "train.warmup_steps=10"]
+    )
+    found = {"accuracy": 0.25, "best": {"guidance": 1.5, "fid": 20.0, "sfid": 40.0, "is": 30.0}}
+    said = recipe.beside_paper("flowback-64-baseline", run, found, "inception", 2049)
+    assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
+    assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
+    assert "2,049 drawn images and not 4,096" in said and "1,000 steps and not 400,000" in said
+    same = recipe.prepare("flowback-64-baseline", tmp_path, pictures)
+    assert recipe.differences("flowback-64-baseline", same, "inception", 4096) == []
+    other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
+    said = recipe.beside_paper("flowback-64-baseline", same, other, "efflite0", 4096)
+    assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
+    own = recipe.prepare("fashion-16", tmp_path)
+    assert "No paper reports this preset" in recipe.beside_paper("fashion-16", own, other, "efflite0", 4096)
+
+
+def test_a_papers_numbers_and_its_line():
+    paper = Paper("Table 1", 12.91, 33.79, 36.62, 37.43)
+    assert paper.numbers() == {"fid": 12.91, "sfid": 33.79, "accuracy": 0.3743, "is": 36.62}
+    assert str(paper) == "Table 1: FID 12.91, sFID 33.79, IS 36.62, accuracy 37.43%"
+    assert str(UNREPORTED) == "unknown" and UNREPORTED.numbers() == {}
+    assert REPORTED["tarflow-imagenet-64-bits"].numbers() == {"bits_per_dim": 2.99}
+    assert REPORTED["flowback-256-reverse-p1-1000k"].samples == 50_000
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    """And draw the same: the second record is of the first one's images."""
+    reference = tmp_path / "reference.safetensors"
+    test = load("fashion-mnist-12k", "test")
+    save_reference(make_reference(spread(test, 128), load_extractor("efflite0")), reference)
+    data, how = Data("fashion-mnist-12k"), Sampling(num=128, guidance=0.5, seed=2, chunk=32, guidance_schedule="linear")
+    said = []
+    two = evaluate_streamed(
+        Path("fashion-tarflow"),
+        data,
+        ["classify", "precision_efflite0"],
+        how,
+        tmp_path / "two.json",
+        reference,
+        20,
+        2,
+        said.append,
+    )
+    one = evaluate_streamed(
+        Path("fashion-tarflow"), data, ["classify", "precision_efflite0"], how, tmp_path / "one.json", reference, 20
+    )
+    kept = "fidelity_efflite0"
+    assert one[kept]["images"] == two[kept]["images"] and one[kept]["measures"] == two[kept]["measures"]
+    assert one["training_free_accuracy"]["accuracy"] == two["training_free_accuracy"]["accuracy"]
+    assert any("precision_efflite0" in line for line in said)
+    assert (tmp_path / "two" / "train.json").is_file()
+    with pytest.raises(RuntimeError, match="measuring ended with status"):
+        gone = tmp_path / "gone"
+        evaluate_streamed(gone, data, ["classify"], how, tmp_path / "no.json", None, 20, 2, said.append)
