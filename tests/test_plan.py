@@ -14,7 +14,7 @@ from labcore.encoders.specs import SPECS
 from labcore.evaluate.flops import count_flops
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
-from labcore.plan import BYTES_PER_PARAMETER, GPUS, Gpu, Plan, estimate, on_disk, plan
+from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
 from labcore.runs.presets import PRESETS
@@ -255,3 +255,10 @@ def test_pictures_a_second_are_counted(workers):
     from labcore.data.throughput import images_per_second
 
     assert images_per_second(load(), 64, workers, 0.05) > 64
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(3.25, "3.25 days"), (0.5, "12 hours"), (1 / 288, "5 minutes"), (1e-6, "0.086 seconds")]
+)
+def test_durations_are_told_in_a_unit_that_fits(days, words):
+    assert Estimate(1, 1, 0.0, 0.0, 0.0, days).duration == words

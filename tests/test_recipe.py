@@ -16,7 +16,8 @@ from labcore.runs import recipe
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import evaluate_streamed
 from labcore.runs.presets import REPORTED, UNREPORTED, Paper
-from labcore.runs.smoke import small_guidance
+from labcore.runs.recipe import Measuring
+from labcore.runs.smoke import small_measuring
 from labcore.runs.training import spread
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -55,9 +56,9 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures
     with pytest.raises(ValueError, match="did you mean 'fashion-16'"):
         recipe.prepare("fashion-61", tmp_path)
     with pytest.raises(ValueError, match=r"guidances were \[\]; give at least one"):
-        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, 100, [])
+        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
     with pytest.raises(ValueError, match=r"guidances were \[1.0, 1.0\]"):
-        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, 100, [1.0, 1.0])
+        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
@@ -80,7 +81,7 @@ def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
     assert (run.train.seed, run.train.steps, run.data.image_size) == (1, 40, 16)
     given = recipe.prepare("biflow-16-w64-naive", tmp_path, flow="fashion-itarflow")
     assert given.flow == "fashion-itarflow" and len(trained) == 1
-    assert small_guidance(given) == 0.0
+    assert small_measuring(given, tmp_path).guidances == (0.0,)
 
 
 def test_measures_are_the_papers_where_there_are_enough_images():
@@ -95,17 +96,19 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
         "flowback-64-baseline", tmp_path, pictures, settings=["train.steps=1000", "train.warmup_steps=10"]
     )
     found = {"accuracy": 0.25, "best": {"guidance": 1.5, "fid": 20.0, "sfid": 40.0, "is": 30.0}}
-    said = recipe.beside_paper("flowback-64-baseline", run, found, "inception", 2049)
+    said = recipe.beside_paper("flowback-64-baseline", run, found, Measuring(2049))
     assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
     assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
     assert "2,049 drawn images and not 4,096" in said and "1,000 steps and not 400,000" in said
     same = recipe.prepare("flowback-64-baseline", tmp_path, pictures)
-    assert recipe.differences("flowback-64-baseline", same, "inception", 4096) == []
+    assert recipe.differences("flowback-64-baseline", same, Measuring(4096)) == []
     other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
-    said = recipe.beside_paper("flowback-64-baseline", same, other, "efflite0", 4096)
+    said = recipe.beside_paper("flowback-64-baseline", same, other, Measuring(4096, extractor="efflite0"))
     assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
     own = recipe.prepare("fashion-16", tmp_path)
-    assert "No paper reports this preset" in recipe.beside_paper("fashion-16", own, other, "efflite0", 4096)
+    assert "No paper reports this preset" in recipe.beside_paper(
+        "fashion-16", own, other, Measuring(4096, extractor="efflite0")
+    )
 
 
 def test_a_papers_numbers_and_its_line():

@@ -90,6 +90,14 @@ class Estimate(NamedTuple):
     tokens: float
     days: float
 
+    @property
+    def duration(self) -> str:
+        """The days in words, in the largest unit of which there is at least one."""
+        for unit, length in (("days", 1.0), ("hours", 1 / 24), ("minutes", 1 / 1440)):
+            if self.days >= length:
+                return f"{self.days / length:.3g} {unit}"
+        return f"{self.days * 86_400:.2g} seconds"
+
 
 def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = None) -> Plan:
     """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""

@@ -25,7 +25,7 @@ def evaluate_streamed(
     metrics: Sequence[str],
     sampling: Sampling,
     out: Path,
-    reference: Path | None = None,
+    reference: str | Path | None = None,
     limit: int | None = None,
     num_processes: int = 1,
     show: Callable[[str], None] = show_line,
@@ -66,7 +66,7 @@ def _words(
     metrics: Sequence[str],
     sampling: Sampling,
     out: Path,
-    reference: Path | None,
+    reference: str | Path | None,
     limit: int | None,
 ) -> list[str]:
     """The words of `lab evaluate` for the same."""

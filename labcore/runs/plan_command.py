@@ -71,7 +71,7 @@ def _told_of_kind(who: str, e: Estimate) -> str:
         return f"{who} too small: one image takes {e.memory / 1e9:,.0f} GB"
     again = f" (train.accumulation={e.accumulation})" if e.accumulation > 1 else ""
     return (
-        f"{who} {e.days:8.2f} days, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
+        f"{who} {e.duration:>12s}, {e.seconds_per_step:.3g} s a step, {e.tokens:,.0f} tokens/s, "
         f"{e.micro_batch} images at a time in {e.memory / 1e9:.0f} GB{again}"
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.evaluate import fidelity
@@ -80,32 +80,39 @@ def _needed(preset: str, data_path: str | None) -> str | None:
     return data_path
 
 
-def measured(
-    config: AnyRun,
-    model: Path,
-    out: Path,
-    samples: int,
-    guidances: Sequence[float] = (0.0,),
-    extractor: str = "inception",
-    reference: Path | None = None,
-    attn_temp: float = 1.0,
-    limit: int | None = None,
-    processes: int = 1,
-    show: Callable[[str], None] = show_line,
-) -> dict[str, Any]:
-    """Measures of a trained run, by name: of the test set, and of `samples` images for each guidance.
+class Measuring(NamedTuple):
+    """What is measured of a trained run.
 
-    model: the run's folder. out: a folder for records, which are found again. guidances: scales; a flow's grows along the
-    tokens as in the papers' evaluations. attn_temp: of an unconditional flow's second branch. limit: test images, None for
-    all. The best guidance is that of the least FID. Raises as `evaluate_streamed`; ValueError for no guidance.
+    samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
+    extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
+    an unconditional flow's second branch. limit: test images, None for all. processes: devices that share the work.
     """
+
+    samples: int
+    guidances: Sequence[float] = (0.0,)
+    extractor: str = "inception"
+    reference: str | Path | None = None
+    attn_temp: float = 1.0
+    limit: int | None = None
+    processes: int = 1
+
+
+def measured(
+    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = show_line
+) -> dict[str, Any]:
+    """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
+
+    model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
+    Raises as `evaluate_streamed`; ValueError for no guidance.
+    """
+    samples, guidances, extractor, reference, attn_temp, limit, processes = how
     if not guidances or len(set(guidances)) < len(guidances):
         raise ValueError(f"guidances were {list(guidances)}; give at least one, each once, as [0.0]")
     wanted, is_flow = image_metrics(extractor, samples), isinstance(config, RunConfig)
     simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
     d, images, record = config.data, {}, {}
     for i, guidance in enumerate(guidances):
-        how = Sampling(
+        sampling = Sampling(
             num=samples,
             guidance=guidance,
             guidance_schedule="linear" if is_flow else "constant",
@@ -116,7 +123,7 @@ def measured(
         show(f"--- guidance {guidance:g}")
         metrics = [*(simple if i == 0 else []), *wanted]
         path = out / f"guidance-{guidance:g}.json"
-        found = evaluate_streamed(model, data, metrics, how, path, reference, limit, processes, show)
+        found = evaluate_streamed(model, data, metrics, sampling, path, reference, limit, processes, show)
         record = {**found, **record}
         measures = found[f"fidelity{suffix_of(extractor)}"]["measures"]
         images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
@@ -140,11 +147,11 @@ def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], extractor: str, samples: int) -> str:
+def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], how: Measuring) -> str:
     """A Markdown table of `measured` beside what the paper reports of `preset`, and in what the two differ."""
     paper, ours = REPORTED.get(preset, UNREPORTED), {**found, **found["best"]}
     theirs = paper.numbers()
-    suffix = suffix_of(extractor)
+    suffix = suffix_of(how.extractor)
     names = {"nats_per_dim": "nats/dim", "bits_per_dim": "bits/dim", "accuracy": "training-free accuracy"}
     names |= {f"{name}{suffix}": f"{name}{suffix}" for name in (*DRAWN, *FEW)} | {"guidance": "guidance"}
     lines = ["| | this run | the paper |", "|---|---|---|"]
@@ -153,19 +160,19 @@ def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], extractor: 
             reported = theirs.get(name)  # one of another extractor has another name
             lines.append(f"| {title} | {ours[name]:.4g} | {'-' if reported is None else f'{reported:.4g}'} |")
     told = f"The paper says: {paper}." if theirs else "No paper reports this preset as it stands."
-    return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, extractor, samples))])
+    return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, how))])
 
 
-def differences(preset: str, config: AnyRun, extractor: str, samples: int) -> list[str]:
+def differences(preset: str, config: AnyRun, how: Measuring) -> list[str]:
     """Why a run's numbers and the paper's are not of the same thing, as sentences; none where nothing is known to differ."""
     paper, full = REPORTED.get(preset, UNREPORTED), as_named(preset)[0]
     if not paper.numbers():
         return []
     found = []
-    if extractor != "inception":
-        found.append(f"Features of {extractor} and not of Inception: another scale.")
-    if paper.samples not in (None, samples):
-        found.append(f"{samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
+    if how.extractor != "inception":
+        found.append(f"Features of {how.extractor} and not of Inception: another scale.")
+    if paper.samples not in (None, how.samples):
+        found.append(f"{how.samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
     if config.train.steps != full.train.steps:
         found.append(f"{config.train.steps:,} steps and not {full.train.steps:,}.")
     if config.train.batch_size != full.train.batch_size:

@@ -16,7 +16,7 @@ from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.runs.background import train_streamed
 from labcore.runs.evaluation import Data
 from labcore.runs.kinds import AnyRun
-from labcore.runs.recipe import measured, prepare
+from labcore.runs.recipe import Measuring, measured, prepare
 from labcore.runs.training import spread
 from labcore.store import process_device
 
@@ -37,23 +37,17 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     done(f"{preset} at its smoke size is ready to be trained")
     train_streamed(config, folder / "run")
     done("trained for two steps, saved, and drawn from")
-    reference = small_reference(config, folder / "reference.safetensors")
-    how = dict(samples=DRAWN, guidances=[small_guidance(config)], extractor=EXTRACTOR, reference=reference)
-    found = measured(config, folder / "run", folder / "measures", **how, limit=TESTED)
+    found = measured(config, folder / "run", folder / "measures", small_measuring(config, folder))
     done(f"measured of {DRAWN} images and {TESTED} test images")
     return found
 
 
-def small_reference(config: AnyRun, path: Path) -> Path:
-    """Statistics of as many test images as are drawn, written to `path`: those of all training images take minutes."""
-    d = config.data
+def small_measuring(config: AnyRun, folder: Path) -> Measuring:
+    """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
+    training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
+    """
+    d, path = config.data, folder / "reference.safetensors"
     images = Data(d.name, d.path, d.image_size, d.channels, d.crop).split("test")
     save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)
-    return path
-
-
-def small_guidance(config: AnyRun) -> float:
-    """A scale that the model can have: none without classes, and no more than a learned inverse was taught."""
-    if not config.model.num_classes:
-        return 0.0
-    return min(0.5, getattr(config.model, "max_guidance", 0.5))
+    guidance = min(0.5, getattr(config.model, "max_guidance", 0.5)) if config.model.num_classes else 0.0
+    return Measuring(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED)

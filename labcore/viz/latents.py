@@ -91,7 +91,7 @@ def plans(on: Mapping[str, tuple[Estimate, Gpu]], held: float, title: str) -> Fi
         )
         axes.plot([gpu.memory / 1e9] * 2, [row - 0.4, row + 0.4], color="black")
         images = f"{estimate.micro_batch} images at a time" if fits else "not even one image fits"
-        told = f"{estimate.days:.2g} days, {images}" if fits else images
+        told = f"{estimate.duration}, {images}" if fits else images
         axes.text(max(estimate.memory, gpu.memory) / 1e9 + 2, row, told, va="center", fontsize=11)
     axes.set_yticks(range(len(on)), list(on))
     axes.invert_yaxis()

@@ -62,7 +62,7 @@ def by_guidance(
         axes.errorbar(x, y, yerr=around, marker="o", capsize=4, label="this run")
         axes.plot([best], [y[x.index(best)]], marker="o", markersize=13, fillstyle="none", color="black", linestyle="")
         if (floor := found[0].get("floor")) is not None:
-            axes.axhline(floor, linestyle="--", linewidth=1.2, color="black", label=f"real images: {floor:.3g}")
+            axes.axhline(floor, linestyle="--", linewidth=1.2, color="black", label=f"real images: {floor:.4g}")
         if paper and name in paper:
             axes.axhline(
                 paper[name], linestyle=":", linewidth=1.8, color=style.COLOURS["red"], label=f"paper: {paper[name]:.4g}"
