@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -13,6 +14,7 @@ from labcore.runs import arms, results, ways
 from labcore.runs.bench import INVERSE, OURS, STEP, THEIRS, Row
 from labcore.runs.configure import as_named
 from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
+from labcore.runs.latent_claims import NOISE_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
 from labcore.runs.verdicts import Claim, judge
@@ -301,3 +303,35 @@ def test_what_recomputing_saves_at_1024_tokens():
         found[again] = plan(config, flow)
     times, saved = found["true"].flops / found["false"].flops, found["false"].activations / found["true"].activations
     assert f"{times:.1f} times the arithmetic and an eighth of the memory an image" in README and round(saved) == 8
+
+
+def test_the_noise_of_latents():
+    """The table, the verdicts, what the notebook says of them, and what the preset tells."""
+    campaign = results.published("07_latent_256")
+    assert campaign.table.split("\n\n")[0] in (ROOT / "README.md").read_text()
+    low, high = (judge(claim, campaign.records) for claim in NOISE_CLAIMS)
+    assert {low.verdict, high.verdict} == {"undetermined"}
+    told = [f"{-found.difference.mean:.1f} ± {found.difference.half:.1f}" for found in (low, high)]
+    assert f"0.2 is lower than 0.1 by {told[0]} and than 0.3 by {told[1]}, both **undetermined**" in README
+    floors = campaign.records[0]["metrics"]["floors"]
+    assert f"images score {floors['held-out images']['fid']:.1f}" in README
+    assert f"reconstructions {floors['through the autoencoder']['fid']:.1f}." in README
+    last = {
+        row: [r["metrics"]["last"] for r in campaign.records if r["row"] == f"sigma {row}"] for row in (0.1, 0.2, 0.3)
+    }
+    shares = [fmean(one["recognised"] for one in found) for found in last.values()]
+    assert shares == sorted(shares) and len(campaign.records) == 9
+    fid = fmean(one["fid"] for one in last[0.2])
+    assert f"FID {fid:.1f} (efflite0), {shares[1]:.0%} recognised" in about("latent-small")[2]
+    minutes = [r["seconds"] / 60 for r in campaign.records]
+    assert f"{min(minutes):.0f} to {max(minutes) + 0.5:.0f} minutes" in about("latent-small")[1]
+    text = (ROOT / "notebooks" / "07_latent_256.ipynb").read_text()
+    assert ", ".join(f"{share:.0%}" for share in shares) in text and all(one in text for one in told)
+
+
+def test_what_decoded_pictures_take():
+    found = plan(*as_named("biflow-256-b-final"))
+    assert (
+        f"{found.frozen / 1e9:,.0f} of the {found.flops / 1e9:,.0f} GFLOPs of an image in `biflow-256-b-final`"
+        in README
+    )
