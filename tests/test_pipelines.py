@@ -157,3 +157,17 @@ def test_in_half_precision_with_an_autoencoder(name, tmp_path):
     with pytest.raises(ValueError, match="num_images was -1"):
         pipeline(num_images=-1)
     assert pipeline._codec() is pipeline._codec() and pipeline._codec().network is pipeline.vae
+
+
+@every_pipeline
+def test_a_pipeline_is_loaded_onto_a_device(name, tmp_path):
+    pipeline = PIPELINES[name]()
+    pipeline.save_pretrained(tmp_path)
+    held = type(getattr(pipeline, pipeline.part))
+    for place in ("meta", {"": "meta"}):  # a device that every machine has
+        loaded = held.from_pretrained(tmp_path / pipeline.part, torch_dtype=torch.bfloat16, device_map=place)
+        assert {p.device.type for p in loaded.model.parameters()} == {"meta"} and loaded.asked == torch.bfloat16
+    again = type(pipeline).from_pretrained(tmp_path, device_map="cpu")
+    assert again.model.device.type == "cpu"
+    with pytest.raises(ValueError, match='device_map was "balanced"'):
+        type(pipeline).from_pretrained(tmp_path, device_map="balanced")

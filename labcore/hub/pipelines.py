@@ -77,9 +77,12 @@ class _Held(ModelMixin):
         self.model.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, torch_dtype: torch.dtype | None = None, **_: Any) -> _Held:
+    def from_pretrained(
+        cls, source: str | Path, torch_dtype: torch.dtype | None = None, device_map: Any = None, **_: Any
+    ) -> _Held:
         held = cls(cls.model_class.from_pretrained(source))
-        return held if torch_dtype is None else held.to(torch_dtype)
+        place = device_map.get("") if isinstance(device_map, Mapping) else device_map
+        return held.to(*(given for given in (torch_dtype, place) if given is not None))
 
 
 class HeldFlow(_Held):
@@ -96,6 +99,15 @@ class _ImagesOfClasses(DiffusionPipeline):
     _optional_components: ClassVar[list[str]] = ["vae"]
     part: str
     """Name of the component that holds the model."""
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Any:
+        """As diffusers', offline for a folder; ValueError for device_map "balanced", since each model stands on one device."""
+        if kwargs.get("device_map") == "balanced":
+            raise ValueError(
+                'device_map was "balanced"; the models here stand on one device each: give "cuda" or "cpu"'
+            )
+        return super().from_pretrained(source, **kwargs)
 
     def register(self, model: _Held, vae: Any, id2label: Names) -> None:
         """Components and names of classes; ValueError where the autoencoder does not give what the model takes.
