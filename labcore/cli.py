@@ -138,7 +138,9 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="First images of the test split; default all.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Images of the test split, evenly spread; default all.", min=1)
+    ] = None,
     classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
     guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",

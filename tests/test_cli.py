@@ -169,7 +169,8 @@ def test_evaluate_agrees_with_the_library(model, tmp_path):
 
     assert lab("evaluate", model, "--limit", "30", "--out", str(tmp_path / "e.json")).exit_code == 0
     record = json.loads((tmp_path / "e.json").read_text())["likelihood"]
-    want = likelihood(TarFlow.from_pretrained(model), load("fashion-mnist-12k", "test"), limit=30)
+    test = load("fashion-mnist-12k", "test")
+    want = likelihood(TarFlow.from_pretrained(model), test.subset([i * len(test) // 30 for i in range(30)]))
     assert record["nats"] == pytest.approx(want.nats, rel=1e-6)
     assert torch.get_num_threads() >= 1
 

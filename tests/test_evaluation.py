@@ -125,7 +125,7 @@ def evaluated(*words, out, code=0):
 def test_a_record_is_added_to_and_nothing_is_measured_twice(model, folder, tmp_path, monkeypatch):
     words, out = (model, "--data", folder), tmp_path / "r.json"
     _, first = evaluated(*words, "--limit", 20, "--metrics", "likelihood", out=out)
-    assert first["likelihood"]["of"]["limit"] == 20 and len(first["likelihood"]["of"]["weights"]) == 16
+    assert first["likelihood"]["n"] == 20 and len(first["likelihood"]["of"]["weights"]) == 16
     spread = 1.96 * first["likelihood"]["standard_error"] / 784
     assert first["likelihood"]["high"] - first["likelihood"]["nats_per_dim"] == pytest.approx(spread)
     _, second = evaluated(*words, "--limit", 20, "--metrics", "bayes", out=out)

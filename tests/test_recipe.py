@@ -13,10 +13,10 @@ from labcore.evaluate.generate import Sampling
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.nn.pretrained import CONFIG
 from labcore.runs import recipe
+from labcore.runs.beside import CHOSEN, beside_paper, differences
 from labcore.runs.evaluation import Data
-from labcore.runs.measuring import evaluate_streamed
+from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
 from labcore.runs.presets import REPORTED, UNREPORTED, Paper
-from labcore.runs.recipe import Measuring
 from labcore.runs.smoke import small_measuring
 from labcore.runs.training import spread
 
@@ -56,9 +56,9 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures
     with pytest.raises(ValueError, match="did you mean 'fashion-16'"):
         recipe.prepare("fashion-61", tmp_path)
     with pytest.raises(ValueError, match=r"guidances were \[\]; give at least one"):
-        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
+        measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
     with pytest.raises(ValueError, match=r"guidances were \[1.0, 1.0\]"):
-        recipe.measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
+        measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
@@ -84,11 +84,85 @@ def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
     assert small_measuring(given, tmp_path).guidances == (0.0,)
 
 
+def test_a_smoke_size_needs_one_process_whatever_its_spec_says(tmp_path):
+    run = recipe.prepare("biflow-256-b-lpips", tmp_path, small=True, processes=8, seed=4, show=lambda line: None)
+    assert (tmp_path / "flow" / "model" / CONFIG).is_file() and run.train.seed == 4
+
+
+def test_how_a_run_is_carried_out_is_for_its_flow_too(tmp_path, monkeypatch):
+    seen = []
+    keep = lambda config, processes, show, known_as: seen.append((config, known_as)) or tmp_path  # noqa: E731
+    monkeypatch.setattr(recipe, "trained", keep)
+    monkeypatch.setattr(recipe, "configure_inversion", lambda flow, *_, **__: flow)
+    settings = ["train.accumulation=4", "train.recompute=true", "train.steps=50"]
+    assert recipe.prepare("biflow-16-w64-naive", tmp_path, settings=settings, show=lambda line: None) == str(tmp_path)
+    ((config, known_as),) = seen
+    assert (config.train.accumulation, config.train.recompute, config.train.steps) == (4, True, 600)
+    assert (known_as.train.accumulation, known_as.train.recompute) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("fashion-16", ["train.seed=3"], "train.seed is among the settings; give seed"),
+        (
+            "biflow-16-w64-naive",
+            ["model.num_blocks=4"],
+            "model.num_blocks is among the settings; a learned inverse follows",
+        ),
+        ("biflow-16-w64-naive", ["data.limit=4"], "data.limit is among the settings; a learned inverse follows"),
+        ("fashion-16", "train.steps=10", r"settings was 'train.steps=10'; give a list"),
+    ],
+)
+def test_settings_that_have_another_way_in(tmp_path, preset, settings, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.prepare(preset, tmp_path, settings=settings)
+
+
+def test_a_saved_flow_without_its_run_does_not_say_on_what_to_train(tmp_path):
+    from labcore import zoo
+
+    folder = zoo.load("fashion-itarflow").save_pretrained(tmp_path / "flow")
+    with pytest.raises(ValueError, match="no run that says what it was trained on; give data_path"):
+        recipe.prepare("biflow-16-w64-naive", tmp_path, flow=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (Measuring(2000, extractor="incepton"), "extractor was 'incepton'; there are inception, efflite0"),
+        (Measuring(2000, (0.5, 0.50000001)), "give a list with each once"),
+        (Measuring(2000, 0.5), "give a list with each once"),
+        (Measuring(2000, ()), "guidances were \\[\\]; give at least one"),
+        (Measuring(0), "samples was 0; give 100 or more"),
+        (Measuring(2000, attn_temp=-1.0), "attn_temp"),
+    ],
+)
+def test_measuring_that_cannot_be_is_refused_before_training(how, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.check("fashion-16", [], None, how)
+
+
+def test_all_missing_files_are_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABCORE_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    how = Measuring(2049, reference=tmp_path / "nope.safetensors")
+    with pytest.raises(FileNotFoundError) as told:
+        recipe.check("flowback-256-reverse", [], str(tmp_path / "pictures"), how)
+    assert all(part in str(told.value) for part in ("sd-vae-ft-ema", "dinov2", "nope.safetensors", "there is no"))
+    with pytest.raises(FileNotFoundError, match="vgg16"):
+        recipe.check("biflow-256-b-lpips", [], str(tmp_path), Measuring(2049, extractor="efflite0"))
+    with pytest.raises(ValueError, match=r"attn_temp was 0\.3; a learned inverse has none"):
+        recipe.check("biflow-256-b-lpips", [], str(tmp_path), Measuring(2049, attn_temp=0.3))
+    recipe.check("flowback-256-reverse", [], None, how, small=True)
+    recipe.check("fashion-16", [], None, Measuring(2000, extractor="efflite0"))
+
+
 def test_measures_are_the_papers_where_there_are_enough_images():
-    assert recipe.image_metrics("inception", 4096) == ["fid", "sfid", "is"]
-    assert recipe.image_metrics("efflite0", 2000) == ["fid_efflite0", "sfid_efflite0", "is_efflite0"]
-    assert recipe.image_metrics("efflite0", 1300) == ["fid_efflite0", "is_efflite0"]
-    assert recipe.image_metrics("efflite0", 200) == ["precision_efflite0", "recall_efflite0"]
+    assert image_metrics("inception", 4096) == ["fid", "sfid", "is"]
+    assert image_metrics("efflite0", 2000) == ["fid_efflite0", "sfid_efflite0", "is_efflite0"]
+    assert image_metrics("efflite0", 1300) == ["fid_efflite0", "is_efflite0"]
+    assert image_metrics("efflite0", 200) == ["precision_efflite0", "recall_efflite0"]
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
@@ -96,17 +170,30 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
         "flowback-64-baseline", tmp_path, pictures, settings=["train.steps=1000", "train.warmup_steps=10"]
     )
     found = {"accuracy": 0.25, "best": {"guidance": 1.5, "fid": 20.0, "sfid": 40.0, "is": 30.0}}
-    said = recipe.beside_paper("flowback-64-baseline", run, found, Measuring(2049))
+    said = beside_paper("flowback-64-baseline", run, found, Measuring(2049))
     assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
     assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
-    assert "2,049 drawn images and not 4,096" in said and "1,000 steps and not 400,000" in said
+    assert "2,049 drawn images and not 4,096" in said and "train.steps is 1000 and not the preset's 400000" in said
     same = recipe.prepare("flowback-64-baseline", tmp_path, pictures)
-    assert recipe.differences("flowback-64-baseline", same, Measuring(4096)) == []
+    of_training = "Compared with statistics of the training images here; papers seldom say of which images theirs are."
+    of_classes = "model.num_classes is 2 and not the preset's 1000."
+    assert differences("flowback-64-baseline", same, Measuring(4096)) == [of_training, of_classes, CHOSEN["flowback"]]
+    changed = recipe.prepare(
+        "flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["align.encoder=clip-b", "data.limit=10"]
+    )
+    said = differences("flowback-64-reverse-7-8-l6", changed, Measuring(4096, limit=10))
+    for part in (
+        "align.encoder is clip-b",
+        "data.limit is 10 and",
+        "accuracy of 10 test images",
+        "model.num_classes is 2",
+    ):
+        assert any(part in line for line in said), part
     other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
-    said = recipe.beside_paper("flowback-64-baseline", same, other, Measuring(4096, extractor="efflite0"))
+    said = beside_paper("flowback-64-baseline", same, other, Measuring(4096, extractor="efflite0"))
     assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
     own = recipe.prepare("fashion-16", tmp_path)
-    assert "No paper reports this preset" in recipe.beside_paper(
+    assert "No paper reports this preset" in beside_paper(
         "fashion-16", own, other, Measuring(4096, extractor="efflite0")
     )
 
@@ -121,7 +208,7 @@ def test_a_papers_numbers_and_its_line():
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path):
+def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     """And draw the same: the second record is of the first one's images."""
     reference = tmp_path / "reference.safetensors"
     test = load("fashion-mnist-12k", "test")
@@ -147,6 +234,14 @@ def test_two_processes_measure_what_one_does(tmp_path):
     assert one["training_free_accuracy"]["accuracy"] == two["training_free_accuracy"]["accuracy"]
     assert any("precision_efflite0" in line for line in said)
     assert (tmp_path / "two" / "train.json").is_file()
+    with monkeypatch.context() as patch:  # what was killed has no status, and no new record either
+        patch.setattr("labcore.runs.detached.Output.stream", lambda self, show: None)
+        patch.setattr("labcore.runs.detached.start", lambda folder, *_: None)
+        patch.setattr("labcore.runs.detached.running", lambda folder: False)
+        with pytest.raises(RuntimeError, match="measuring was killed"):
+            evaluate_streamed(
+                Path("fashion-tarflow"), data, ["classify"], how, tmp_path / "two.json", None, 20, 2, said.append
+            )
     with pytest.raises(RuntimeError, match="measuring ended with status"):
         gone = tmp_path / "gone"
         evaluate_streamed(gone, data, ["classify"], how, tmp_path / "no.json", None, 20, 2, said.append)

@@ -424,3 +424,70 @@ def test_defaults_reach_the_notebook_as_they_are_written(tmp_path, root):
     (run,) = resolve(load_spec(path))
     done = execute_once(run, root)
     assert done.returncode == 0, state.read(run.folder(root)).error
+
+
+def with_processes(runs, count: int) -> list:
+    return [run._replace(parameters={**run.parameters, "processes": count}) for run in runs]
+
+
+def test_a_run_gets_as_many_devices_as_it_has_processes(tmp_path, root):
+    runs = toy_runs(tmp_path, rows={"a": {"steps": 1}, "b": {"steps": 2}, "c": {"steps": 3}})
+    board, eight = runner.Board([run.name for run in runs], False), [str(i) for i in range(8)]
+    made = {n: runner._Runner(with_processes(runs, n), root, board, None, eight) for n in (1, 3, 4, 8)}
+    assert {n: one.jobs for n, one in made.items()} == {1: 8, 3: 2, 4: 2, 8: 1}
+    four = made[4]
+    assert four._free_devices(4) == ["0", "1", "2", "3"]
+    four.children.append(type("Child", (), {"devices": ["0", "1", "2", "3"]})())
+    assert four._free_devices(4) == ["4", "5", "6", "7"]
+    assert runner._Runner(with_processes(runs, 8), root, board, None, [])._free_devices(8) == []
+    with pytest.raises(ValueError, match=r"takes 8 devices.*there are 4 here; give --set processes=4"):
+        runner.run_spec(with_processes(runs, 8), root, devices=["0", "1", "2", "3"], live=False)
+    small = [run._replace(smoke=True) for run in with_processes(runs, 8)]
+    assert runner._Runner(small, root, board, None, ["0"]).jobs == 1
+    board.close()
+
+
+def test_a_child_sees_its_devices_alone(tmp_path, root, monkeypatch):
+    (run,) = with_processes(toy_runs(tmp_path), 2)
+    seen = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: seen.update(env))
+    runner._Child(run, state.prepare(run, root).folder, ["2", "5"], 1)
+    assert seen["CUDA_VISIBLE_DEVICES"] == "2,5"
+
+
+def test_parameters_from_the_command_line_have_the_last_word(tmp_path):
+    spec = toys.project(tmp_path, rows={"a": {"steps": 1}, "b": {"steps": 2}})
+    words = ["run", str(spec), "--dry-run", "--set", "scale=2", "--set", "name=some text"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and done.output.count("scale=2.0 name='some text'") == 2, done.output
+    for given, message in (
+        ("scal=2", "no parameter 'scal'"),
+        ("steps", "write NAME=VALUE"),
+        ("seed=3", "seed cannot be set here: list it under seeds"),
+        ("steps=[1", "write NAME=VALUE"),
+        ("steps=many", "steps was given 'many'"),
+    ):
+        wrong = CliRunner().invoke(app, ["run", str(spec), "--dry-run", "--set", given])
+        assert wrong.exit_code == 2 and message in " ".join(wrong.output.split()), wrong.output
+
+
+def test_a_path_in_a_spec_is_seen_from_the_project(tmp_path, monkeypatch):
+    project = toys.project(tmp_path, parameters={})
+    own = toys.notebook("1", parameters="data_path = None\nsmoke = False\nseed = 0\nrun_dir = 'x'")
+    nbformat.write(own, tmp_path / "notebooks" / "toy.ipynb")
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (run,) = resolve(load_spec(project), forced={"data_path": "pictures"})
+    assert run.parameters["data_path"] == str(tmp_path / "pictures")
+    (other,) = resolve(load_spec(project), forced={"data_path": "nowhere"})
+    assert other.parameters["data_path"] == "nowhere"
+
+
+def test_runs_without_numbers_are_listed(tmp_path, root, monkeypatch):
+    """Columns that a spec's table has and a user did not ask for are no reason to list nothing."""
+    table = {"columns": {"total": "nowhere.to.be.found"}}
+    (run,) = toy_runs(tmp_path, table=table)
+    finished(run, root)
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(app, ["runs", "toy"])
+    assert listed.exit_code == 0 and "done" in listed.output, listed.output

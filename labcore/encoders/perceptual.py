@@ -15,16 +15,17 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from labcore.encoders import specs
 from labcore.encoders.frozen import Encoder, load, untrained
 from labcore.encoders.specs import EncoderSpec, Stage
-from labcore.encoders.weights import find_file, read_state
+from labcore.encoders.weights import find_file, find_weights, read_state
 from labcore.rng import StepNoise
 
 NAMES = ("efflite0", "lpips", "convnextv2")
@@ -59,13 +60,16 @@ class PerceptualDistance(Protocol):
     """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances: of all, or of those that `some` chooses for `most` a step."""
 
     most: int | None
-    size: int
 
     def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Tensor: ...
 
-    def compare(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """The distances of images that are crops of `size` pixels already."""
-        ...
+
+class OfCrops(PerceptualDistance, Protocol):
+    """One that looks at crops of `size` pixels; `compare` takes images that are such crops already."""
+
+    size: int
+
+    def compare(self, ours: Tensor, theirs: Tensor) -> Tensor: ...
 
 
 class MultiStage:
@@ -125,18 +129,23 @@ def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualD
 
     Raises ValueError for unknown names and a package that is not there, FileNotFoundError with where to get a missing file.
     """
-    if name == "efflite0":
-        return MultiStage(load("efficientnet-lite0", weights))
-    if name == "convnextv2":
-        return Pooled(load(CONVNEXT, weights))
+    path = find_perceptual(name, weights)
     if name == "lpips":
-        return Lpips(
-            _lpips(find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights))
-        )
-    raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
+        return Lpips(_lpips(path))
+    return MultiStage(load("efficientnet-lite0", path)) if name == "efflite0" else Pooled(load(CONVNEXT, path))
 
 
-def untrained_perceptual(name: str) -> PerceptualDistance:
+def find_perceptual(name: str, weights: str | Path | None = None) -> Path:
+    """The file of a distance's pretrained weights; errors as `load_perceptual`, but for what is in the file."""
+    if name == "lpips":
+        _lpips_package()
+        return find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights)
+    if name not in NAMES:
+        raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
+    return find_weights(specs.spec("efficientnet-lite0") if name == "efflite0" else CONVNEXT, weights)
+
+
+def untrained_perceptual(name: str) -> OfCrops:
     """A distance whose network has random weights; needs no file. ValueError as `load_perceptual`."""
     if name not in NAMES:
         raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
@@ -195,10 +204,15 @@ def _lpips(file: Path) -> torch.nn.Module:
 
 def _lpips_network() -> torch.nn.Module:
     """LPIPS's network with a random backbone."""
+    lpips = _lpips_package()
+    with warnings.catch_warnings():  # it builds torchvision's VGG by words that torchvision has given up
+        warnings.simplefilter("ignore")
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+
+
+def _lpips_package() -> Any:
     try:
         import lpips
     except ImportError:
         raise ValueError("the distance lpips needs a package:  pip install 'labcore[perceptual]'") from None
-    with warnings.catch_warnings():  # it builds torchvision's VGG by words that torchvision has given up
-        warnings.simplefilter("ignore")
-        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    return lpips

@@ -28,11 +28,18 @@ def identity(model: Pretrained) -> dict[str, str]:
     return {"weights": provenance.weights_hash(model), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
 
 
-def of_test_set(model: Mapping[str, str], test: Any, limit: int | None, seed: int | None) -> dict[str, Any]:
-    """`of` for the first `limit` images of a test set; seed None where nothing is drawn."""
-    whole = limit is None or limit >= len(test)
-    data = {"data": f"{test.name}/{test.split}", "fingerprint": test.fingerprint()}
-    return {**model, **data, "limit": None if whole else limit, "seed": seed}
+def of_test_set(model: Mapping[str, str], test: Any, seed: int | None) -> dict[str, Any]:
+    """`of` for a test set, or for some of its images, which have a fingerprint of their own; seed None where none is used.
+
+    `limit` stood for the first images of a test set in earlier records; None is all that `fingerprint` is of.
+    """
+    return {
+        **model,
+        "data": f"{test.name}/{test.split}",
+        "fingerprint": test.fingerprint(),
+        "limit": None,
+        "seed": seed,
+    }
 
 
 def of_samples(

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.encoders import specs
 from labcore.encoders import untrained as untrained_encoder
-from labcore.encoders.perceptual import PerceptualDistance, untrained_perceptual
+from labcore.encoders.perceptual import OfCrops, untrained_perceptual
 from labcore.evaluate.flops import count_flops, count_saved
 from labcore.latents.codec import CHUNK
 from labcore.latents.weights import untrained as untrained_autoencoder
@@ -73,7 +73,7 @@ def _of_distances(config: InversionRunConfig, network: nn.Module | None, side: i
     return found + _of_decoding(config, network, side, share)
 
 
-def _of_distance(distance: PerceptualDistance, share: float, half: bool) -> Frozen:
+def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
     """One distance, of which a share of the images is compared."""
     network = distance.network if hasattr(distance, "network") else distance.encoder._model
 

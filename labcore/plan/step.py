@@ -9,6 +9,7 @@ efficiency that is assumed. Neither memory nor seconds have been compared with a
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -214,5 +215,8 @@ def _kept(trained: nn.Module, model: Any, images: int, half: bool) -> int:
         square = x.ndim > 2 and x.shape[-1] == x.shape[-2] >= model.tokens and x.shape[-1] != model.head_dim
         return square and x.shape[:-2] in ((images, heads), (images * heads,)) and heads > 1
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        warnings.filterwarnings(
+            "ignore", message="Mismatch dtype"
+        )  # of a CPU's layer norm, which is not what is planned
         return count_saved(lambda: _loss(trained, model, images), trained.parameters(), is_pairs)

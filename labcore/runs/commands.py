@@ -25,6 +25,9 @@ def run(
     spec: Annotated[str, typer.Argument(help="A run spec: a name in papermill_runs/specs, or a .yaml file.")],
     smoke: Annotated[bool, typer.Option("--smoke", help="At its smoke size, in a folder of its own.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="This row only; may be given again.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of all runs, as in data_path=FOLDER or processes=4.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one a GPU, or one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     root: Root = None,
@@ -42,7 +45,7 @@ def run(
     from labcore.runs.spec import load_spec, resolve
 
     loaded = load_spec(spec)
-    chosen = resolve(loaded, smoke, only or ())
+    chosen = resolve(loaded, smoke, only or (), dict(_parameter(text) for text in set_ or ()))
     root = (root or loaded.project / "papermill_runs" / "executed").resolve()
     if publish and smoke:
         raise ValueError("numbers of smoke runs are not results; leave out --smoke or --publish")
@@ -98,7 +101,7 @@ def runs(
     lines = [["id", "spec", "row", "seed", "status", "seconds", *columns]]
     damaged: list[Path] = []
     listed = state.states(root, [name, f"{name}-smoke"] if name else None, damaged)
-    _check_filters(listed, [key for key, _ in wanted], columns, root)
+    _check_filters(listed, [key for key, _ in wanted], compare or (), root)
     queue: set[str] = set()
     with contextlib.suppress(OSError):  # a cluster that does not answer is no reason to list nothing
         queue = queued(found.folder for found in listed)
@@ -151,6 +154,22 @@ def presets(
     typer.echo(yaml.safe_dump(plain, sort_keys=False).rstrip())
 
 
+def _parameter(text: str) -> tuple[str, Any]:
+    """Name and value of a NAME=VALUE, the value as YAML has it; ValueError for anything else."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = equals = None
+    if not equals or not name.strip():
+        raise ValueError(
+            f"--set was {text!r}; write NAME=VALUE, as in data_path=FOLDER, processes=4 or guidances=[1.0, 2.0]"
+        )
+    return name.strip(), parsed
+
+
 def _on_cluster(spec: Any, chosen: list, root: Path, cluster: str, profile: Path | None, detach: bool) -> int:
     """Queue what is to do, and follow it to its end unless detached; the exit status."""
     from labcore.runs import slurm
@@ -191,7 +210,7 @@ def _report(spec: Any, chosen: list, root: Path, smoke: bool) -> None:
                 typer.echo(f"note: {one['row']}-seed{one['seed']}: {path} is {value}, expected {low:g} to {high:g}")
 
 
-def _check_filters(listed: list, keys: list[str], columns: dict[str, str], root: Path) -> None:
+def _check_filters(listed: list, keys: list[str], paths: Sequence[str], root: Path) -> None:
     """ValueError for what no run has: it would look like an empty result."""
     from labcore.runs.parameters import nearest
     from labcore.runs.results import metric
@@ -203,7 +222,7 @@ def _check_filters(listed: list, keys: list[str], columns: dict[str, str], root:
         if key not in known:
             raise ValueError(f"--where names {key!r}{nearest(key, dict.fromkeys(known))}, which no run here has")
     done = [_result(found.folder) for found in listed if found.done]
-    for path in columns.values():
+    for path in paths:
         if done and all(metric(result, path) is None for result in done):
             raise ValueError(f"--compare names {path!r}, and no result.json here has a number there")
 

@@ -151,8 +151,9 @@ def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[RunConfig | Inv
     if preset not in INVERSIONS:
         return configure(preset, settings=settings), None
     sections = _sections({k: v for k, v in INVERSIONS[preset].items() if k != "flow"}, INVERSION_SECTIONS)
-    _settings(sections, settings)
     flow = Path(INVERSIONS[preset]["flow"]).parts[1]
+    sections["data"] = {**PRESETS[flow]["data"], **sections["data"]}
+    _settings(sections, settings)
     return InversionRunConfig(flow=flow, **sections), TarFlowConfig(**PRESETS[flow]["model"])
 
 

@@ -97,10 +97,14 @@ def _encoders() -> tuple[list[str], list[str]]:
 
 
 def _cache() -> str:
-    """The cache folder and what lies in it; everything there can be computed again."""
+    """The cache folder and what lies in it: flows that learned inverses needed, weights that were put there, and the rest."""
     folder = cache_folder()
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{folder}, {size / 1e9:.1f} GB (may be removed: samples, features and statistics are computed again)"
+    size = lambda where: sum(file.stat().st_size for file in where.rglob("*") if file.is_file())  # noqa: E731
+    kept = [
+        f"{name}/ {size(folder / name) / 1e9:.1f} GB" for name in ("teachers", "weights") if (folder / name).is_dir()
+    ]
+    keep = f"; keep {' and '.join(kept)}: trained flows, and weights that you put there" if kept else ""
+    return f"{folder}, {size(folder) / 1e9:.1f} GB (samples, features, latents and statistics may be removed{keep})"
 
 
 def _device() -> str:

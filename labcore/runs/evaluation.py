@@ -33,7 +33,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import write_json
 from labcore.latents import seen_by, square_pixels
-from labcore.runs.training import check_writable
+from labcore.runs.training import check_writable, spread
 from labcore.store import Progress, cache_folder, process_share
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES)
@@ -102,8 +102,9 @@ def evaluate_model(
     """Measure a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
-    of `lab stats`. limit: first images of the test split. seed: 0..2**32-1. A record of the same weights at `out` is added
-    to. `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
+    of `lab stats`. limit: so many images of the test split, evenly spread. seed: 0..2**32-1. A record of the same
+    weights at `out` is added to. `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError
+    before anything is drawn.
     """
     todo = plan(metrics, flow, sampling and sampling.num)
     check_limit(limit)
@@ -113,11 +114,11 @@ def evaluate_model(
     prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
     if process_share()[0] == 0 and todo.simple:
-        test = data.split("test")
+        test = spread(data.split("test"), limit)
         check_classes(flow, test)
-        test = seen_by(flow.config, test, flow.device, limit=limit, progress=progress)
+        test = seen_by(flow.config, test, flow.device, progress=progress)
         for name in todo.simple:
-            _measure_test_set(book, name, flow, test, limit)
+            _measure_test_set(book, name, flow, test)
     for comparison in comparisons:
         _compare(book, comparison, flow, data, sampling, progress)
     return book.record
@@ -154,14 +155,14 @@ class _Book(NamedTuple):
         self.say(name, f"{value}; was in {self.out}")
 
 
-def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any, limit: int | None) -> None:
+def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
     """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
     measure, kind, seeded = _SIMPLE[name]
-    part, of = record.SIMPLE[name], record.of_test_set(book.model, test, limit, book.seed if seeded else None)
+    part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
     known = book.record.get(part, {})
     if known.get("of") == of and set(kind._fields) <= set(known):
         return book.say_known(name, kind(*(known[field] for field in kind._fields)))
-    result = measure(flow, test, limit, book.seed)
+    result = measure(flow, test, book.seed)
     book.say(name, result)
     values = result._asdict()
     book.keep(part, {**values, "of": of, "made_with": values.get("made_with", provenance.stamp())})
@@ -324,11 +325,11 @@ def check_classes(flow: TarFlow, test: Any) -> None:
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {
     "likelihood": (
-        lambda flow, test, limit, seed: likelihood(flow, test, limit=limit, seed=seed),
+        lambda flow, test, seed: likelihood(flow, test, seed=seed),
         LikelihoodRecord,
         True,
     ),
-    "bayes": (lambda flow, test, limit, seed: bayes_accuracy(flow, test, limit), Accuracy, False),
-    "classify": (lambda flow, test, limit, seed: training_free_accuracy(flow, test, limit), Accuracy, False),
+    "bayes": (lambda flow, test, seed: bayes_accuracy(flow, test, None), Accuracy, False),
+    "classify": (lambda flow, test, seed: training_free_accuracy(flow, test, None), Accuracy, False),
 }
 """Metric of the test set -> (how it is measured, what that returns, whether the seed takes part)."""

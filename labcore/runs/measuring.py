@@ -1,4 +1,4 @@
-"""Measures for a notebook's cell: in place with one process, in the background and streamed with several.
+"""Measures of a trained run for a notebook's cell: in place with one process, in the background and streamed with several.
 
 Images and features are stores on disk, so whatever was killed: the cell, run again, goes on where it was.
 """
@@ -8,15 +8,106 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from labcore.config import RunConfig
+from labcore.evaluate import extractors, fidelity
+from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
+from labcore.evaluate.record import SIMPLE
 from labcore.runs import detached
 from labcore.runs.background import show_line
 from labcore.runs.evaluation import Data, check_file, evaluate_model
+from labcore.runs.kinds import AnyRun
 from labcore.runs.models import find_sampler
 from labcore.store import process_device
 from labcore.train.launch import Nodes, command, environment
+
+DRAWN = ("fid", "sfid", "is")
+"""Measures of drawn images in the papers' tables."""
+FEW = ("precision", "recall")
+"""What is measured in their place where there are too few images for a covariance."""
+
+
+class Measuring(NamedTuple):
+    """What is measured of a trained run.
+
+    samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
+    extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
+    an unconditional flow's second branch. limit: test images, evenly spread, None for all. processes: devices that share
+    the work.
+    """
+
+    samples: int
+    guidances: Sequence[float] = (0.0,)
+    extractor: str = "inception"
+    reference: str | Path | None = None
+    attn_temp: float = 1.0
+    limit: int | None = None
+    processes: int = 1
+
+    def check(self, is_flow: bool) -> None:
+        """ValueError for what cannot be measured of a flow, or of a learned inverse."""
+        if self.extractor not in extractors.NAMES:
+            raise ValueError(f"extractor was {self.extractor!r}; there are {', '.join(extractors.NAMES)}")
+        if not isinstance(self.guidances, Sequence) or len({f"{g:g}" for g in self.guidances}) != len(self.guidances):
+            raise ValueError(f"guidances were {self.guidances}; give a list with each once, as [0.0, 1.0]")
+        if not self.guidances:
+            raise ValueError("guidances were []; give at least one, as [0.0]")
+        if self.samples < fidelity.FEWEST:
+            raise ValueError(f"samples was {self.samples}; give {fidelity.FEWEST} or more")
+        if not is_flow and self.attn_temp != 1:
+            raise ValueError(f"attn_temp was {self.attn_temp}; a learned inverse has none, so leave it at 1.0")
+        for guidance in self.guidances:
+            self.sampling(guidance, is_flow, 0)
+
+    def sampling(self, guidance: float, is_flow: bool, seed: int) -> Sampling:
+        """How images are drawn with a guidance."""
+        schedule = "linear" if is_flow else "constant"
+        how = dict(guidance=guidance, guidance_schedule=schedule, attn_temp=self.attn_temp, seed=seed)
+        return Sampling(num=self.samples, **how)
+
+
+def measured(
+    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = show_line
+) -> dict[str, Any]:
+    """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
+
+    model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
+    Raises as `evaluate_streamed`; ValueError for no guidance.
+    """
+    is_flow = isinstance(config, RunConfig)
+    how.check(is_flow)
+    wanted, suffix = image_metrics(how.extractor, how.samples), suffix_of(how.extractor)
+    simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
+    d, images, record = config.data, {}, {}
+    data = Data(d.name, d.path, d.image_size, d.channels, d.crop)
+    for i, guidance in enumerate(how.guidances):
+        show(f"--- guidance {guidance:g}")
+        metrics, sampling = [*(simple if i == 0 else []), *wanted], how.sampling(guidance, is_flow, config.train.seed)
+        path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}.json"
+        found = evaluate_streamed(model, data, metrics, sampling, path, how.reference, how.limit, how.processes, show)
+        record = {**found, **record}
+        measures = found[f"fidelity{suffix}"]["measures"]
+        images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
+    values = {g: {name: m["value"] for name, m in each.items()} for g, each in images.items()}
+    rank = (lambda g: values[g][wanted[0]]) if wanted[0].startswith("fid") else (lambda g: -values[g][wanted[0]])
+    best = min(values, key=rank)
+    return {**_of_test_set(record), "images": images, "best": {"guidance": float(best), **values[best]}}
+
+
+def image_metrics(extractor: str, samples: int) -> list[str]:
+    """Names of the measures of so many drawn images: the papers', or where they are too few for those, others."""
+    possible = [name for name in DRAWN if fidelity.enough(name, extractor, samples)]
+    return [f"{name}{suffix_of(extractor)}" for name in (possible if "fid" in possible else FEW)]
+
+
+def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
+    """nats_per_dim, bits_per_dim and accuracy of a record, those that are there."""
+    likelihood, accuracy = record.get(SIMPLE["likelihood"], {}), record.get(SIMPLE["classify"], {})
+    found = {name: likelihood.get(name) for name in ("nats_per_dim", "bits_per_dim")}
+    found["accuracy"] = accuracy.get("accuracy")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def evaluate_streamed(
@@ -55,8 +146,11 @@ def evaluate_streamed(
     finally:
         if process is not None:
             process.poll()
-    if status:
-        raise RuntimeError(f"measuring ended with status {status}. Its last lines:\n\n{detached.last_lines(folder)}")
+    if status != 0:
+        what = "was killed" if status is None else f"ended with status {status}"
+        raise RuntimeError(
+            f"measuring {what}. Its last lines:\n\n{detached.last_lines(folder)}\n\nRun it again to go on with what was drawn"
+        )
     return json.loads(out.read_text())
 
 

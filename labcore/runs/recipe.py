@@ -1,31 +1,32 @@
-"""A published run as one walk: what a preset trains, the flow that it needs first, its measures, and the paper's beside them.
+"""The run that a preset stands for, ready to be trained: with its pictures, the flow that it needs first, all files checked.
 
-Notebook 09 and `lab smoke` go through it, at full size or at the preset's smoke size.
+Notebook 09 and `lab smoke` begin with it, at full size or at the preset's smoke size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from labcore.config import InversionRunConfig, RunConfig
-from labcore.evaluate import fidelity
-from labcore.evaluate.extractors import suffix_of
-from labcore.evaluate.generate import Sampling
-from labcore.evaluate.record import SIMPLE
+from labcore.config import InversionRunConfig, RunConfig, TrainConfig
+from labcore.encoders import find_weights, specs
+from labcore.encoders.perceptual import find_perceptual
+from labcore.evaluate.extractors import find_inception
+from labcore.evaluate.statistics import load_reference
+from labcore.latents.weights import find as find_autoencoder
 from labcore.runs.background import show_line, train_streamed
 from labcore.runs.configure import as_named, configure, configure_inversion
-from labcore.runs.evaluation import Data
 from labcore.runs.kinds import AnyRun
-from labcore.runs.measuring import evaluate_streamed
-from labcore.runs.presets import INVERSIONS, REPORTED, UNREPORTED, smoke, smoke_inversion
+from labcore.runs.measuring import Measuring
+from labcore.runs.models import run_section
+from labcore.runs.presets import INVERSIONS, smoke, smoke_inversion
 from labcore.runs.teachers import trained
+from labcore.train.inversion import SAME
 
-DRAWN = ("fid", "sfid", "is")
-"""Measures of drawn images in the papers' tables."""
-FEW = ("precision", "recall")
-"""What is measured in their place where there are too few images for a covariance."""
+SHARED = tuple(f"train.{name}" for name in sorted(TrainConfig.OPERATIONAL | {"accumulation"}))
+"""Settings of a learned inverse's run that the flow trained before it takes too: how a run is carried out."""
 
 
 def prepare(
@@ -43,28 +44,103 @@ def prepare(
 
     data_path: the folder of pictures that presets of papers need. flow: what a learned inverse inverts (a run's folder, a
     saved model); None trains the flow that its preset names on `processes` devices, or finds it: in the cache folder, where
-    all runs share it. settings: as "train.batch_size=128". small: the smoke size instead, of embedded pictures; a flow that it
-    needs is trained in `run_dir`. Raises ValueError and FileNotFoundError as `configure`, before anything is trained.
+    all runs share it. settings: as "train.batch_size=128"; those of `SHARED` are for such a flow as well. small: the smoke
+    size instead, of embedded pictures; a flow that it needs is trained in `run_dir`. Raises ValueError and FileNotFoundError
+    as `configure`, before anything is trained.
     """
-    inverse = preset in INVERSIONS
-    named, _ = as_named(preset, [] if small else settings)
+    _check_settings(preset, settings, flow)
+    inverse, (named, _) = preset in INVERSIONS, as_named(preset, settings)
     if flow is not None and not inverse:
         raise ValueError(f"flow was {flow!r}; {preset} is a flow itself, so leave it out")
     if small:
-        if not inverse:
-            return smoke(named)
-        before = smoke(as_named(_flow_of(preset)[0])[0])
-        train_streamed(before, Path(run_dir) / "flow", processes, False, show)
-        return smoke_inversion(named, str(Path(run_dir) / "flow"))
+        return _small(preset, named, Path(run_dir), seed, show)
     seeded = [f"train.seed={seed}", *settings]
-    if inverse:
-        if flow is None:
-            of, stopped = _flow_of(preset)
-            before = configure(of, data=_needed(of, data_path), settings=[f"train.seed={seed}"])
-            show(f"{preset} inverts {of}, which is trained first, or found")
-            flow = str(trained(before, processes, show).joinpath(*stopped))
-        return configure_inversion(flow, preset, data=data_path, settings=seeded)
-    return configure(preset, data=_needed(preset, data_path), settings=seeded)
+    if not inverse:
+        return configure(preset, data=_needed(preset, data_path, settings), settings=seeded)
+    if flow is None:
+        flow = _trained_flow(preset, data_path, settings, seed, processes, show)
+    elif data_path is None and run_section(flow, "data") is None:
+        raise ValueError(f"beside the flow {flow} there is no run that says what it was trained on; give data_path")
+    return configure_inversion(flow, preset, data=data_path, settings=seeded)
+
+
+def _check_settings(preset: str, settings: Sequence[str], flow: str | None) -> None:
+    """ValueError for settings that have another way in, or that would make a learned inverse unlike its flow."""
+    if isinstance(settings, str):
+        raise ValueError(f"settings was {settings!r}; give a list, as [{settings!r}]")
+    for name in (each.partition("=")[0].strip() for each in settings):
+        if name == "train.seed":
+            raise ValueError("train.seed is among the settings; give seed")
+        if preset in INVERSIONS and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
+            raise ValueError(
+                f"{name} is among the settings; a learned inverse follows its flow in that, so leave it out"
+            )
+
+
+def _small(preset: str, named: AnyRun, folder: Path, seed: int, show: Callable[[str], None]) -> AnyRun:
+    """The smoke size of a preset; the flow of a learned inverse is trained first, by one process."""
+    if isinstance(named, InversionRunConfig):
+        train_streamed(smoke(as_named(_flow_of(preset)[0])[0]), folder / "flow", 1, False, show)
+        found: AnyRun = smoke_inversion(named, str(folder / "flow"))
+    else:
+        found = smoke(named)
+    return found.replace(train=found.train.replace(seed=seed).model_dump())
+
+
+def _trained_flow(
+    preset: str,
+    data_path: str | None,
+    settings: Sequence[str],
+    seed: int,
+    processes: int,
+    show: Callable[[str], None],
+) -> str:
+    """Where the flow lies that a learned inverse's preset names, trained now or earlier."""
+    (of, stopped), how = _flow_of(preset), [each for each in settings if each.partition("=")[0].strip() in SHARED]
+    data = _needed(of, data_path)
+    plain, before = (configure(of, data=data, settings=[f"train.seed={seed}", *more]) for more in ([], how))
+    show(f"{preset} inverts {of}, which is found, or trained first: {before.train.steps:,} steps by its own preset")
+    return str(trained(before, processes, show, plain).joinpath(*stopped))
+
+
+def check(preset: str, settings: Sequence[str], data_path: str | None, how: Measuring, small: bool = False) -> None:
+    """Refuse now, and not after days of training, what cannot come to its end.
+
+    ValueError for measuring that does not fit; FileNotFoundError with all files that are missing here: weights of the
+    autoencoder, the encoder, perceptual distances and the extractor, statistics, pictures. A smoke size needs none of these.
+    """
+    _check_settings(preset, settings, None)
+    config, _ = as_named(preset, settings)
+    how.check(isinstance(config, RunConfig))
+    if small:
+        return
+    _needed(preset, data_path, settings)
+    looks: list[Callable[[], Any]] = []
+    if config.model.codec is not None:
+        looks.append(partial(find_autoencoder, config.model.codec))
+    if isinstance(config, RunConfig) and config.align is not None:
+        looks.append(partial(find_weights, specs.spec(config.align.encoder), config.align.weights))
+    if isinstance(config, InversionRunConfig):
+        looks += [partial(find_perceptual, name) for name in config.inversion.perceptual]
+    if how.extractor == "inception":
+        looks.append(find_inception)
+    if how.reference is not None:
+        looks.append(partial(load_reference, how.reference))
+    if data_path is not None:
+        looks.append(partial(_exists, data_path))
+    missing = []
+    for look in looks:
+        try:
+            look()
+        except (FileNotFoundError, ValueError) as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError(f"{preset} cannot run to its end here:\n" + "\n".join(f"- {each}" for each in missing))
+
+
+def _exists(path: str | Path) -> None:
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(f"there is no {path}; check the path")
 
 
 def _flow_of(preset: str) -> tuple[str, list[str]]:
@@ -73,114 +149,10 @@ def _flow_of(preset: str) -> tuple[str, list[str]]:
     return name, stopped
 
 
-def _needed(preset: str, data_path: str | None) -> str | None:
-    """ValueError where a preset of a folder of pictures was given none."""
-    if data_path is None and as_named(preset)[0].data.name == "folder":
+def _needed(preset: str, data_path: str | None, settings: Sequence[str] = ()) -> str | None:
+    """`data_path`, absolute where it is a folder. ValueError where a preset of a folder of pictures was given none."""
+    d = as_named(preset, settings)[0].data
+    if data_path is None and d.name == "folder" and d.path is None:
         raise ValueError(f"{preset} trains on a folder of pictures; give data_path, a folder of class folders")
-    return data_path
-
-
-class Measuring(NamedTuple):
-    """What is measured of a trained run.
-
-    samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
-    extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
-    an unconditional flow's second branch. limit: test images, None for all. processes: devices that share the work.
-    """
-
-    samples: int
-    guidances: Sequence[float] = (0.0,)
-    extractor: str = "inception"
-    reference: str | Path | None = None
-    attn_temp: float = 1.0
-    limit: int | None = None
-    processes: int = 1
-
-
-def measured(
-    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = show_line
-) -> dict[str, Any]:
-    """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
-
-    model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
-    Raises as `evaluate_streamed`; ValueError for no guidance.
-    """
-    samples, guidances, extractor, reference, attn_temp, limit, processes = how
-    if not guidances or len(set(guidances)) < len(guidances):
-        raise ValueError(f"guidances were {list(guidances)}; give at least one, each once, as [0.0]")
-    wanted, is_flow = image_metrics(extractor, samples), isinstance(config, RunConfig)
-    simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
-    d, images, record = config.data, {}, {}
-    for i, guidance in enumerate(guidances):
-        sampling = Sampling(
-            num=samples,
-            guidance=guidance,
-            guidance_schedule="linear" if is_flow else "constant",
-            attn_temp=attn_temp,
-            seed=config.train.seed,
-        )
-        data = Data(d.name, d.path, d.image_size, d.channels, d.crop)
-        show(f"--- guidance {guidance:g}")
-        metrics = [*(simple if i == 0 else []), *wanted]
-        path = out / f"guidance-{guidance:g}.json"
-        found = evaluate_streamed(model, data, metrics, sampling, path, reference, limit, processes, show)
-        record = {**found, **record}
-        measures = found[f"fidelity{suffix_of(extractor)}"]["measures"]
-        images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
-    values = {g: {name: m["value"] for name, m in each.items()} for g, each in images.items()}
-    rank = (lambda g: values[g][wanted[0]]) if wanted[0].startswith("fid") else (lambda g: -values[g][wanted[0]])
-    best = min(values, key=rank)
-    return {**_of_test_set(record), "images": images, "best": {"guidance": float(best), **values[best]}}
-
-
-def image_metrics(extractor: str, samples: int) -> list[str]:
-    """Names of the measures of so many drawn images: the papers', or where they are too few for those, others."""
-    possible = [name for name in DRAWN if fidelity.enough(name, extractor, samples)]
-    return [f"{name}{suffix_of(extractor)}" for name in (possible if "fid" in possible else FEW)]
-
-
-def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
-    """nats_per_dim, bits_per_dim and accuracy of a record, those that are there."""
-    likelihood, accuracy = record.get(SIMPLE["likelihood"], {}), record.get(SIMPLE["classify"], {})
-    found = {name: likelihood.get(name) for name in ("nats_per_dim", "bits_per_dim")}
-    found["accuracy"] = accuracy.get("accuracy")
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], how: Measuring) -> str:
-    """A Markdown table of `measured` beside what the paper reports of `preset`, and in what the two differ."""
-    paper, ours = REPORTED.get(preset, UNREPORTED), {**found, **found["best"]}
-    theirs = paper.numbers()
-    suffix = suffix_of(how.extractor)
-    names = {"nats_per_dim": "nats/dim", "bits_per_dim": "bits/dim", "accuracy": "training-free accuracy"}
-    names |= {f"{name}{suffix}": f"{name}{suffix}" for name in (*DRAWN, *FEW)} | {"guidance": "guidance"}
-    lines = ["| | this run | the paper |", "|---|---|---|"]
-    for name, title in names.items():
-        if name in ours:
-            reported = theirs.get(name)  # one of another extractor has another name
-            lines.append(f"| {title} | {ours[name]:.4g} | {'-' if reported is None else f'{reported:.4g}'} |")
-    told = f"The paper says: {paper}." if theirs else "No paper reports this preset as it stands."
-    return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, how))])
-
-
-def differences(preset: str, config: AnyRun, how: Measuring) -> list[str]:
-    """Why a run's numbers and the paper's are not of the same thing, as sentences; none where nothing is known to differ."""
-    paper, full = REPORTED.get(preset, UNREPORTED), as_named(preset)[0]
-    if not paper.numbers():
-        return []
-    found = []
-    if how.extractor != "inception":
-        found.append(f"Features of {how.extractor} and not of Inception: another scale.")
-    if paper.samples not in (None, how.samples):
-        found.append(f"{how.samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
-    if config.train.steps != full.train.steps:
-        found.append(f"{config.train.steps:,} steps and not {full.train.steps:,}.")
-    if config.train.batch_size != full.train.batch_size:
-        found.append(f"Batches of {config.train.batch_size:,} and not {full.train.batch_size:,}.")
-    if config.data.name != "folder":
-        found.append(f"Pictures of {config.data.name} and not the paper's.")
-    if config.model.width != full.model.width:
-        found.append(f"A width of {config.model.width} and not {full.model.width}.")
-    if isinstance(config, InversionRunConfig):
-        found.append("Architecture details, optimizer and schedule are our choice, since the paper gives none.")
-    return found
+    found = None if data_path is None else Path(data_path).expanduser()
+    return str(found.resolve()) if found is not None and found.is_dir() else data_path

@@ -1,4 +1,4 @@
-"""Runs on this machine: one child process each, as many at a time as there are GPUs or as asked, one device each.
+"""Runs on this machine: one child process each, as many at a time as fit on the GPUs or as asked, each with its devices.
 
 Finished runs are skipped, and all others started; what failed, was stopped or was killed goes on from what it saved. A
 run that another runner has in hand is left to it and waited for at the end.
@@ -32,9 +32,10 @@ def run_spec(
 ) -> int:
     """Bring all `runs` to their end below `root`; 0 if all are done, 1 if some failed, 143 if stopped by a signal.
 
-    jobs: children at a time; None is the number of devices, or 1 on a CPU. devices: names for CUDA_VISIBLE_DEVICES, None
-    for those of this machine. live: a table that stays in place; None asks the terminal. Raises OSError where `root`
-    cannot be written, ValueError for jobs below 1.
+    jobs: children at a time; None is as many as have devices of their own, or 1 on a CPU. A run takes as many devices as its
+    parameter `processes` says. devices: names for CUDA_VISIBLE_DEVICES, None for those of this machine. live: a table that
+    stays in place; None asks the terminal. Raises OSError where `root` cannot be written, ValueError for jobs below 1 and
+    for a run that takes more devices than there are.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs was {jobs}; give at least 1")
@@ -71,6 +72,11 @@ def finished(run: Run, root: Path) -> state.State | None:
     return None
 
 
+def devices_of(run: Run) -> int:
+    """How many devices a run takes: one for each of its processes; at its smoke size one."""
+    return 1 if run.smoke else int(run.parameters.get("processes") or 1)
+
+
 def visible_devices() -> list[str]:
     """Names of the CUDA devices that this process may use; none on a CPU."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -85,11 +91,11 @@ def visible_devices() -> list[str]:
 class _Child:
     """A started run."""
 
-    def __init__(self, run: Run, folder: Path, device: str | None, threads: int):
-        self.run, self.folder, self.device = run, folder, device
+    def __init__(self, run: Run, folder: Path, devices: Sequence[str], threads: int):
+        self.run, self.folder, self.devices = run, folder, list(devices)
         env = os.environ | {"OMP_NUM_THREADS": str(run.threads or threads), "PYTHONUNBUFFERED": "1"}
-        if device is not None:
-            env["CUDA_VISIBLE_DEVICES"] = device
+        if devices:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         command = [sys.executable, "-m", "labcore.runs.execute", str(folder), "--parent", str(os.getpid())]
         with open(folder / execute.LOG, "ab") as log:  # what the kernel itself says; its cells' lines go there too
             self.process = subprocess.Popen(
@@ -108,7 +114,13 @@ class _Runner:
     def __init__(self, runs: list[Run], root: Path, board: Board, jobs: int | None, devices: Sequence[str] | None):
         self.waiting, self.root, self.board = list(runs), root, board
         self.devices = list(visible_devices() if devices is None else devices)
-        self.jobs = jobs or len(self.devices) or 1
+        most = max(runs, key=devices_of)
+        if self.devices and devices_of(most) > len(self.devices):
+            raise ValueError(
+                f"{most.name} takes {devices_of(most)} devices, one for each of its processes, and there are "
+                f"{len(self.devices)} here; give --set processes={len(self.devices)}"
+            )
+        self.jobs = jobs or len(self.devices) // devices_of(most) or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         share = max(1, cores // min(self.jobs, len(runs)))
         self.threads = min(share, int(os.environ.get("OMP_NUM_THREADS") or share))
@@ -142,17 +154,17 @@ class _Runner:
         except state.Busy as busy:
             self._leave(run, str(busy))
             return
-        child = _Child(run, folder, self._free_device(), self.threads)
+        child = _Child(run, folder, self._free_devices(devices_of(run)), self.threads)
         self.children.append(child)
         if self.signals:  # it came while the child was being started
             child.process.terminate()
         self.board.follow(run.name, folder / execute.LOG)
-        self.board.set(run.name, "running", f"on GPU {child.device}" if child.device else "")
+        self.board.set(run.name, "running", f"on GPU {','.join(child.devices)}" if child.devices else "")
 
-    def _free_device(self) -> str | None:
-        """The device with the fewest children."""
-        used = [child.device for child in self.children]
-        return min(self.devices, key=used.count) if self.devices else None
+    def _free_devices(self, count: int) -> list[str]:
+        """The devices with the fewest children; none on a CPU."""
+        used = [device for child in self.children for device in child.devices]
+        return sorted(self.devices, key=used.count)[:count]
 
     def _collect(self) -> None:
         for child in list(self.children):

@@ -16,7 +16,8 @@ from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.runs.background import train_streamed
 from labcore.runs.evaluation import Data
 from labcore.runs.kinds import AnyRun
-from labcore.runs.recipe import Measuring, measured, prepare
+from labcore.runs.measuring import Measuring, measured
+from labcore.runs.recipe import prepare
 from labcore.runs.training import spread
 from labcore.store import process_device
 
@@ -27,7 +28,8 @@ DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
 def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train, draw, decode and measure `preset` in `folder`, which is new; a learned inverse after the flow that it inverts.
 
-    Returns what `labcore.runs.recipe.measured` does. Raises ValueError for an unknown preset, and for a folder that is there.
+    Returns what `labcore.runs.measuring.measured` does. Raises ValueError for an unknown preset, and for a folder that is
+    there.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is a file, or not empty; give a new folder")

@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,8 @@ RESERVED = {
     "processes": "it is a key of the spec itself",
     "precision": "it is a key of the spec itself",
 }
+PATHS = ("data_path", "flow", "reference")
+"""Parameters that may be paths."""
 SMOKE_MAY_TOUCH = frozenset(
     {
         *(
@@ -217,10 +219,15 @@ def load_spec(name: str | Path) -> RunSpec:
     return RunSpec(**values, name=path.stem, path=path.resolve())
 
 
-def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> list[Run]:
+def resolve(
+    spec: RunSpec, smoke: bool = False, only: Sequence[str] = (), forced: Mapping[str, Any] | None = None
+) -> list[Run]:
     """The runs of a spec, every parameter checked: all rows with the first seed, then with the next, so that what is stopped
-    half-way can be compared. A smoke run takes the first seed only. ValueError for anything that does not fit.
+    half-way can be compared. A smoke run takes the first seed only. forced: parameters of all runs that have the last word.
+    ValueError for anything that does not fit.
     """
+    for name in (forced or {}).keys() & (RESERVED.keys() - {"processes", "precision"}):
+        raise ValueError(f"{name} cannot be set here: {RESERVED[name]}")
     notebook = spec.notebook_path()
     known = read_parameters(notebook)
     if missing := {"seed", "run_dir", *(["smoke"] if smoke else [])} - known.keys():
@@ -234,7 +241,10 @@ def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> lis
     runs = []
     for seed in spec.seeds[:1] if smoke else spec.seeds:
         for row, own in rows.items():
-            changed = shared | own | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
+            changed = (
+                shared | own | dict(forced or {}) | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
+            )
+            changed = {name: _absolute(name, value, spec.project) for name, value in changed.items()}
             check_parameters(notebook, changed, known)
             values = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
             values = {name: _canonical(value, known[name]) for name, value in values.items()}
@@ -251,6 +261,14 @@ def resolve(spec: RunSpec, smoke: bool = False, only: Sequence[str] = ()) -> lis
             )
         by_id[run.id] = run
     return [run for run in runs if not only or run.row in only]
+
+
+def _absolute(name: str, value: Any, project: Path) -> Any:
+    """A path as it is seen from here, or else from the project: a run has a folder of its own as its working directory."""
+    if name not in PATHS or not isinstance(value, str):
+        return value
+    found = (base / Path(value).expanduser() for base in (Path.cwd(), project))
+    return next((str(path.resolve()) for path in found if path.exists()), value)
 
 
 def run_id(notebook: Path, parameters: dict[str, Any]) -> str:

@@ -42,13 +42,24 @@ def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfi
     return configure(preset, settings=[f"train.{key}={value}" for key, value in train.items()])
 
 
-def trained(config: RunConfig, processes: int = 1, show: Callable[[str], None] = show_line) -> Path:
+def trained(
+    config: RunConfig,
+    processes: int = 1,
+    show: Callable[[str], None] = show_line,
+    known_as: RunConfig | None = None,
+) -> Path:
     """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version.
 
-    Raises as `train_streamed`, which trains it on so many devices where it is not there.
+    known_as: the configuration that is hashed, where `config` differs from it in how the run is carried out alone. Raises as
+    `train_streamed`, which trains it on so many devices where it is not there.
     """
     data = datasets(config)[0].fingerprint()
-    text = json.dumps([config.model_dump(mode="json"), data, labcore.__version__], sort_keys=True)
+    values = (known_as or config).model_dump(mode="json")
+    values["data"] = {
+        **values["data"],
+        "path": None,
+    }  # where the pictures lie does not matter: `data` says which they are
+    text = json.dumps([values, data, labcore.__version__], sort_keys=True)
     folder = cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]
     make_folder(folder.parent)
     with open(folder.with_suffix(".lock"), "w") as lock:

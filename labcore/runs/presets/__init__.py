@@ -95,6 +95,8 @@ def _small_images(model: TokensConfig) -> dict[str, Any]:
 
 def _few_steps(config: RunConfig | InversionRunConfig) -> dict[str, Any]:
     channels = config.model.channels if config.model.codec is None else 3
-    few = dict(steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32")
+    few = dict(
+        steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32", num_workers=0
+    )
     data = dict(name="fashion-mnist-12k", image_size=16, channels=channels, limit=SMOKE_IMAGES, flip=config.data.flip)
     return dict(data=data, train=config.train.replace(**few).model_dump())

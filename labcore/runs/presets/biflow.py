@@ -162,7 +162,7 @@ SCALING = {
     ("xl", "guided"): Paper(fid=4.61),
     ("xl", "final"): Paper(fid=2.57),
 }
-"""Scaling, with and without ConvNeXt V2; size B is among the arms."""
+"""Scaling, without perceptual distances and with both; size B is among the arms."""
 
 FEATURES = Arm("features", ours="FID 66.4 (efflite0), 63% recognised", inversion=dict(perceptual={"efflite0": 1.0}))
 SMALL_ARMS = (*(arm for arm in ARMS if not {"lpips", "convnextv2"} & {*arm.inversion.get("perceptual", ())}), FEATURES)

@@ -138,5 +138,6 @@ def _sections(thousands: int) -> dict[str, dict[str, Any]]:
             clip_norm=None,
             save_every=5000,
             eval_every=10_000,
+            num_workers=8,  # pictures are read beside the training; our choice
         ),
     }
