@@ -48,7 +48,7 @@ def prepare(
     size instead, of embedded pictures; a flow that it needs is trained in `run_dir`. Raises ValueError and FileNotFoundError
     as `configure`, before anything is trained.
     """
-    _check_settings(preset, settings, flow)
+    _check_settings(preset, settings)
     inverse, (named, _) = preset in INVERSIONS, as_named(preset, settings)
     if flow is not None and not inverse:
         raise ValueError(f"flow was {flow!r}; {preset} is a flow itself, so leave it out")
@@ -64,7 +64,7 @@ def prepare(
     return configure_inversion(flow, preset, data=data_path, settings=seeded)
 
 
-def _check_settings(preset: str, settings: Sequence[str], flow: str | None) -> None:
+def _check_settings(preset: str, settings: Sequence[str]) -> None:
     """ValueError for settings that have another way in, or that would make a learned inverse unlike its flow."""
     if isinstance(settings, str):
         raise ValueError(f"settings was {settings!r}; give a list, as [{settings!r}]")
@@ -109,7 +109,7 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: Meas
     ValueError for measuring that does not fit; FileNotFoundError with all files that are missing here: weights of the
     autoencoder, the encoder, perceptual distances and the extractor, statistics, pictures. A smoke size needs none of these.
     """
-    _check_settings(preset, settings, None)
+    _check_settings(preset, settings)
     config, _ = as_named(preset, settings)
     how.check(isinstance(config, RunConfig))
     if small:
