@@ -163,6 +163,28 @@ def test_marks_of_a_process_that_writes_to_a_damaged_file_do_not_count(tmp_path)
     check(again.fill(rows))
 
 
+def _mark_again_and_again(file: Path) -> None:
+    marks = np.load(file, mmap_mode="r+")
+    while True:
+        marks[:] = 1
+        marks[:] = 0
+
+
+def test_rows_are_counted_while_other_processes_mark_theirs(tmp_path):
+    """The marks are shared memory: numpy looks at them twice, and refuses what changed in between."""
+    store = Store(tmp_path, "many", {}, rows=50_000, arrays={"b": Rows((), "int64")}, chunk=1)
+    other = multiprocessing.Process(target=_mark_again_and_again, args=(store.folder / DONE,), daemon=True)
+    other.start()
+    try:
+        while store.done == 0:  # until the other one is at work
+            assert other.is_alive()
+        for _ in range(200):
+            assert 0 <= store.done <= 50_000
+    finally:
+        other.kill()
+        other.join()
+
+
 def test_a_damaged_key_names_the_file(tmp_path):
     path = make(tmp_path).fill(rows).folder / "key.json"
     for harmed in ("{", ""):
