@@ -49,6 +49,10 @@ class StepNoise:
         """The same numbers, for the images `rows` of the step."""
         return StepNoise(self.seed, self.step, self.total, self.device, rows)
 
+    def on(self, device: torch.device | str) -> StepNoise:
+        """The numbers of another device, which are others."""
+        return StepNoise(self.seed, self.step, self.total, device, self.rows)
+
     def _generator(self, name: str) -> torch.Generator:
         return generator(self.seed, "step", self.step, name, device=self.device)
 

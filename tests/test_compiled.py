@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import pytest
 import torch
 from conftest import perturbed
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from labcore import invert
 from labcore.inverse import compiled, graphed, solve
@@ -53,12 +55,24 @@ def test_the_same_function(changes, settings, programs):
 
 @pytest.fixture
 def graphed_on_a_cpu(monkeypatch):
-    """CUDA's decoder, with steps that are called again instead of recorded: how often each was made."""
+    """CUDA's decoder, with steps that are called again instead of recorded: how often each was made.
+
+    As a recording, a step keeps nothing alive of what it reads.
+    """
     made = []
 
-    def record(step):
-        made.append(step)
-        return step
+    def record(step, given):
+        leaves, tree = tree_flatten(given)
+        held = [weakref.ref(leaf) if isinstance(leaf, torch.Tensor) else lambda leaf=leaf: leaf for leaf in leaves]
+        gone = [isinstance(leaf, torch.Tensor) for leaf in leaves]
+        made.append(given[0].shape)
+
+        def replay():
+            found = [leaf() for leaf in held]
+            assert not any(tensor and leaf is None for tensor, leaf in zip(gone, found, strict=True))
+            return step(*tree_unflatten(found, tree))
+
+        return replay
 
     monkeypatch.setattr(graphed, "record", record)
     monkeypatch.setattr(graphed, "program", lambda: compiled.program())

@@ -140,7 +140,7 @@ class Encoder:
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode=self.spec.interpolation, antialias=True)
         # grey becomes RGB here, by broadcasting
-        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
+        mean, std = _like(x, self.spec.mean), _like(x, self.spec.std)
         return (((x + 1) / 2 - mean) / std).contiguous(memory_format=self._layout)
 
     def recipe(self, grid: int | None = None, stage: int | None = None) -> dict[str, Any]:
@@ -215,6 +215,11 @@ def untrained(name: str | EncoderSpec, seed: int = 0) -> Encoder:
         torch.manual_seed(seed)
         spec = specs.spec(name) if isinstance(name, str) else name
         return Encoder(spec, _build(spec), f"random-{seed}")
+
+
+def _like(x: Tensor, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+    """A number a channel, where x is and in its format; nobody waits for it, as for `x.new_tensor` on a GPU."""
+    return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(1, -1, 1, 1)
 
 
 def _build(spec: EncoderSpec) -> nn.Module:

@@ -168,8 +168,12 @@ def crops(
     size: int,
     rows: Sequence[int] | slice = slice(None),
 ) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n c s s"]]:
-    """The same random crop of each pair, of some rows only, resized to size x size; constant where `theirs` is."""
+    """The same random crop of each pair, of some rows only, resized to size x size; constant where `theirs` is.
+
+    Where is drawn on the CPU, wherever the images are: numbers that are asked of a GPU wait for all that it has to do.
+    """
     ours, theirs, constant = ours[rows], theirs[rows], not theirs.requires_grad
+    noise = noise.on("cpu")
     area = 0.08 + 0.92 * noise.uniform("crop area")[rows]
     aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[rows]).exp()
     top, left = (noise.uniform(f"crop {side}")[rows] for side in ("top", "left"))

@@ -25,6 +25,7 @@ from labcore.evaluate.accuracy import (
     require_finite_images,
     require_finite_scores,
 )
+from labcore.flows.slopes import slopes
 from labcore.flows.tarflow import TarFlow
 
 
@@ -37,10 +38,14 @@ def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
     classes = require_classes(flow)
     flow.check_images(x)
     require_finite_images(x)
-    with torch.inference_mode(False), torch.enable_grad():
-        clean = x.detach().clone()
-        logits = torch.zeros(len(x), classes, dtype=x.dtype, device=x.device, requires_grad=True)
+
+    def slope(rows: slice) -> Tensor:
+        clean = x[rows].detach().clone()
+        logits = torch.zeros(len(clean), classes, dtype=x.dtype, device=x.device, requires_grad=True)
         (scores,) = torch.autograd.grad(flow.log_prob(clean, logits.softmax(dim=1)).sum(), logits)
+        return scores
+
+    scores = slopes(flow, slope, len(x))
     require_finite_scores(scores)
     return scores
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
@@ -68,8 +69,9 @@ class _Held(ModelMixin):
     def float(self) -> _Held:
         return self.to(torch.float32)
 
+    @apply_forward_hook
     def computing(self) -> torch.autocast:
-        """A context in which the model computes in the format that was asked for."""
+        """A context in which the model computes in the format that was asked for; put aside, it comes back first."""
         half = self.asked in (torch.bfloat16, torch.float16)
         return torch.autocast(self.device.type, self.asked if half else None, enabled=half)
 
@@ -213,8 +215,8 @@ class TarFlowPipeline(_ImagesOfClasses):
         """
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
-        z = self._noise(num, generator) * self.model.prior_var.sqrt()
         with self.flow.computing():
+            z = self._noise(num, generator) * self.model.prior_var.sqrt()
             x = denoise(self.model, invert(self.model, z, y, guidance=guidance_scale - 1).x, y, noise_std)
         return self._pictures(x, output_type, return_dict)
 

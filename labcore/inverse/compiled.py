@@ -90,9 +90,9 @@ def token_step(
         if temperature is not None:
             q = q / temperature
         keys, values = cache[number]
-        keys.index_copy_(2, position, k)
-        values.index_copy_(2, position, v)
-        return attention(q, keys, values, seen).reshape(rows, heads * e)
+        keys.index_copy_(2, position, k.to(keys.dtype))
+        values.index_copy_(2, position, v.to(keys.dtype))
+        return attention(q.to(keys.dtype), keys, values, seen).reshape(rows, heads * e)
 
     return F.linear(through(layers, h, attend), out_weight, out_bias)
 

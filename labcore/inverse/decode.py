@@ -66,11 +66,12 @@ class BlockDecoder:
         self.condition = condition
         self.rope = None if block.rope is None else block.own_order(block.rope)
         self.temperature = None if temperature is None else temperature[:, None, None, None]
-        self.layers = [fold(layer) for layer in block.layers]
+        self.layers = [_cast(fold(layer), computed_in(bias)) for layer in block.layers]
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
-        """An empty cache on the device and in the dtype of `like`."""
-        return self.cache_class(len(self.layers), (batch, self.heads, tokens, self.head_dim), like)
+        """An empty cache on the device of `like`, in what is computed in."""
+        shape = (batch, self.heads, tokens, self.head_dim)
+        return self.cache_class(len(self.layers), shape, like.new_empty(0, dtype=computed_in(like)))
 
     def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
         """The same block for these sequences alone."""
@@ -101,12 +102,19 @@ class BlockDecoder:
                 q = q / self.temperature
             keys, values = (each[:b, :, :end] for each in cache.layers[number])
             keys[:, :, start:], values[:, :, start:] = k, v
-            mixed = causal_attention(q, keys, values, self.head_dim**-0.5)
+            mixed = causal_attention(q.to(keys.dtype), keys, values, self.head_dim**-0.5)
             return mixed.transpose(1, 2).reshape(b * n, self.heads * self.head_dim)
 
         out = self.block.params_out(through(self.layers, h.reshape(b * n, h.shape[-1]), attend))
         cache.length = end
         return self.block.split_params(out.view(b, n, out.shape[-1]))
+
+
+def computed_in(like: Tensor) -> torch.dtype:
+    """What autocast computes float32 in, where it is on: weights and cache are cast to it once, not at every token."""
+    kind = like.device.type
+    half = like.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if half else like.dtype
 
 
 class FoldedLayer(NamedTuple):
@@ -132,6 +140,11 @@ def fold(layer: TransformerLayer) -> FoldedLayer:
         isinstance(layer.attention_norm, nn.LayerNorm),
         isinstance(layer.mlp, GeluMlp),
     )
+
+
+def _cast(layer: FoldedLayer, dtype: torch.dtype) -> FoldedLayer:
+    pairs = {name: tuple(x.to(dtype) for x in getattr(layer, name)) for name in ("qkv", "out", "up", "down")}
+    return layer._replace(**pairs)
 
 
 def through(layers: list[FoldedLayer], h: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.flows.metablock import Labels
+from labcore.flows.slopes import slopes
 from labcore.flows.tarflow import TarFlow
 
 
@@ -21,18 +22,23 @@ def denoise(
     """x + noise_std^2 * score. noise_std None takes the one that the flow was trained with; 0 returns x.
 
     The label is used, guidance is not (ml-tarflow does the same). The result is detached and not clipped. Works inside
-    no_grad and inference_mode, and does not depend on the batch.
+    no_grad and inference_mode, and does not depend on the batch, which is taken in parts where its activations are large.
     """
     std = noise_level(flow, noise_std)
     if std == 0:
         return x
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        labels = None if y is None else y.detach().clone()
-        if not bool(leaf.isfinite().all()):
-            raise ValueError("x holds NaN or infinity; check what made it (guidance too high is a common cause)")
+    flow.check_images(x)
+    flow.check_labels(y, len(x))
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or infinity; check what made it (guidance too high is a common cause)")
+
+    def denoised(rows: slice) -> Tensor:
+        leaf = x[rows].detach().clone().requires_grad_()
+        labels = None if y is None else y[rows].detach().clone()
         (score,) = torch.autograd.grad(flow.log_prob(leaf, labels).sum(), leaf)
         return leaf.detach() + std**2 * score
+
+    return slopes(flow, denoised, len(x))
 
 
 def noise_level(flow: TarFlow, noise_std: float | None) -> float:

@@ -19,6 +19,7 @@ from labcore.latents import codec_of
 from labcore.rng import StepNoise
 from labcore.runs.models import find_model
 from labcore.runs.training import carry_out, check_writable, datasets, initialised, preview_in
+from labcore.store import process_device
 from labcore.train.inversion import Inversion, check_pair, measure_rms
 from labcore.train.loop import Hooks, TrainResult
 from labcore.types import Batch
@@ -57,8 +58,10 @@ def identity(flow: TarFlow) -> dict[str, str]:
 
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
     """What is minimised; the flow's states are measured on some training images. Raises as `load_perceptual`."""
-    batch = spread_images(training, MEASURED, config.model.num_classes > 0)
-    constants = measure_rms(flow, batch, StepNoise(config.train.seed, 0, len(batch.x), "cpu"), config.model.denoiser)
+    device = process_device()
+    batch = spread_images(training, MEASURED, config.model.num_classes > 0, device)
+    noise = StepNoise(config.train.seed, 0, len(batch.x), device)
+    constants = measure_rms(flow.to(device), batch, noise, config.model.denoiser)
     perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
     decode = codec_of(config.model).decode
     return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual, decode)

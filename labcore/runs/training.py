@@ -94,7 +94,7 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
     from labcore.train.alignment import LikelihoodAndAlignment
     from labcore.train.targets import Cached, Computed
 
-    encoder, grid = encoders.load(a.encoder, a.weights), config.model.grid
+    encoder, grid = encoders.load(a.encoder, a.weights, device=process_device()), config.model.grid
     if a.targets == "cached":
         images = training.pictures if isinstance(training, LatentData) else training
         targets = Cached(encoder, images, grid, a.stage, config.data.flip, show_progress())

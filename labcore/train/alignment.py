@@ -41,7 +41,7 @@ class LikelihoodAndAlignment(Likelihood):
         align = torch.stack(list(losses.values())).mean()
         logs = {"nats_per_dim": nats.detach(), "align": align.detach()}
         logs |= {f"align/block{block}-layer{layer}": loss.detach() for (block, layer), loss in losses.items()}
-        logs |= {f"seconds/{part}": nats.new_tensor(seconds) for part, seconds in self._watch.seconds().items()}
+        logs |= {f"seconds/{part}": torch.full_like(nats, seconds) for part, seconds in self._watch.seconds().items()}
         return nats + self.config.weight * align, logs
 
     def terms(

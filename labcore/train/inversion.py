@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from labcore.biflow.cfg import draw_guidance
@@ -85,7 +85,7 @@ class Inversion(nn.Module):
         )
         logs = {f"distance/{name}": self.mean(name, d.detach(), noise) for name, d in raw.items() if self.weights[name]}
         logs |= {f"rms/{name}": r.mean() for name, r in zip(self.names, rms(targets), strict=True)}
-        logs |= {f"seconds/{part}": loss.new_tensor(seconds) for part, seconds in watch.seconds().items()}
+        logs |= {f"seconds/{part}": torch.full_like(loss, seconds) for part, seconds in watch.seconds().items()}
         return loss, logs
 
     def mean(self, name: str, values: Float[Tensor, "n"], noise: StepNoise) -> Float[Tensor, ""]:
@@ -110,18 +110,19 @@ class Inversion(nn.Module):
 
     def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, "n"]]:
         """Distances of pictures; of latents, those that the autoencoder makes of both."""
-        rows = self._compared(len(x), noise)
+        rows = self._compared(x, noise)
         with torch.no_grad():
             theirs = _at(rows, self.decode(image[rows]), len(x))
         ours = _at(rows, self.decode(x[rows]), len(x))
         return {name: self.perceptual[name](ours, theirs, noise) for name in self.config.perceptual}
 
-    def _compared(self, total: int, noise: StepNoise) -> list[int]:
+    def _compared(self, x: Tensor, noise: StepNoise) -> Int[Tensor, "n"]:
         """Rows of this micro-batch that any distance looks at, the first where it is none."""
         most = [self.perceptual[name].most for name in self.config.perceptual]
         if None in most:
-            return list(range(total))
-        return sorted({row for each in most for row in some(noise, each)}) or [0]
+            return torch.arange(len(x), device=x.device)
+        rows = sorted({row for each in most for row in some(noise, each)}) or [0]
+        return torch.tensor(rows).to(x.device, non_blocking=True)
 
     def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, "b"]]:
         """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
@@ -129,9 +130,9 @@ class Inversion(nn.Module):
         return dict(zip(self.names, squared_errors(out.states, targets, by), strict=True))
 
 
-def _at(rows: list[int], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
+def _at(rows: Int[Tensor, "n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
     """Images in their rows of a batch, zeros in the others."""
-    return images.new_zeros(total, *images.shape[1:]).index_copy(0, torch.tensor(rows, device=images.device), images)
+    return images.new_zeros(total, *images.shape[1:]).index_copy(0, rows, images)
 
 
 def check_pair(flow: TarFlow, model: BackwardConfig) -> None:

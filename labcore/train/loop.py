@@ -11,6 +11,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ from labcore.train.recompute import recompute_layers
 from labcore.train.signals import StopSignals
 from labcore.types import Batch
 
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that works alone: previews, evaluation, a slow disk. NCCL's own 10 minutes end a run then."""
 Values = dict[str, float]
 Prepare = Callable[[Tensor, StepNoise], tuple[Tensor, Tensor]]
 """A data set's items on the device -> clean images (b, c, h, w), and which of them are mirrored (b,)."""
@@ -100,8 +103,9 @@ class _Run:
         self.folder, self.prepare, self.hooks = folder, prepare, hooks
         self.describe = {**describe, "train": config.model_dump(mode="json")}
         world = PartialState(
-            cpu=bool(os.environ.get("ACCELERATE_USE_CPU"))
-        )  # without it, processes on a CPU stay alone
+            cpu=bool(os.environ.get("ACCELERATE_USE_CPU")),  # without it, processes on a CPU stay alone
+            timeout=PATIENCE,
+        )
         self.device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
         found = checkpoint.latest(folder)
         if found:

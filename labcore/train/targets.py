@@ -62,8 +62,14 @@ class Cached:
         ]
 
     def __call__(self, batch: Batch) -> Tensor:
-        rows = batch.index.cpu()
-        tokens = self.tokens[0][rows]
-        if batch.mirrored.any():
-            tokens = torch.where(batch.mirrored.cpu()[:, None, None], self.tokens[1][rows], tokens)
-        return tokens.to(batch.x.device, non_blocking=True)
+        rows, device = batch.index.cpu(), batch.x.device
+        found = [_sent(tokens[rows], device) for tokens in self.tokens]
+        if len(found) == 1:
+            return found[0]
+        # both are read always: whether any is mirrored is known on the device, and asking would wait for it
+        return torch.where(batch.mirrored.to(device)[:, None, None], found[1], found[0])
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """Copied to a device; to a GPU from memory that it reads by itself, so that nobody waits."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

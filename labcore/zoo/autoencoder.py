@@ -72,7 +72,7 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
 @torch.no_grad()
 def scale_of(network: Any, x: Tensor) -> float:
     """1 / (standard deviation of the latents' means over images, places and channels), four digits."""
-    means = torch.cat([network.encode(part).latent_dist.mean for part in x.split(100)])
+    means = torch.cat([network.encode(part.to(network.device)).latent_dist.mean for part in x.split(100)])
     return float(f"{1 / float(means.std()):.4g}")
 
 
