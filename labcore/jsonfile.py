@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
@@ -18,3 +25,19 @@ def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
         raise ValueError(f"{path} was not written: a number is NaN or infinity ({error})") from None
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While open, no other process is `alone` with a file of this folder: for reading, adding and writing.
+
+    Where the disk has no file locks, nothing is held.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

@@ -8,6 +8,7 @@ same key later finds the rows. Chunks are fixed by the key, so rows never depend
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -31,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 KEY, DONE = "key.json", "done.npy"
 POLL = 0.2  # seconds between looks at the other processes' chunks
+PATIENCE = 600.0  # seconds without a new one until a warning
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python names it since 3.13
 
 
@@ -106,7 +108,6 @@ class Store:
             raise ValueError(f"{self.folder} holds rows of another key; remove the folder, or give another one")
         if self._damaged():
             self._repair()
-        self._done = np.load(self.folder / DONE, mmap_mode="r")
 
     def _read_key(self) -> Any:
         path = self.folder / KEY
@@ -163,13 +164,17 @@ class Store:
     @property
     def done(self) -> int:
         """Rows that are complete."""
-        marks = np.array(self._done)  # a copy: other processes mark theirs while this one counts
+        marks = self._marks()
         lacking = len(marks) * self.chunk - self.rows  # in the last chunk
         return int(marks.sum()) * self.chunk - int(marks[-1]) * lacking
 
     @property
     def complete(self) -> bool:
-        return bool(self._done.all())
+        return bool(self._marks().all())
+
+    def _marks(self) -> np.ndarray:
+        """1 for each chunk that is complete, read anew: other processes, on other machines too, mark theirs."""
+        return np.load(self.folder / DONE)
 
     def fill(
         self,
@@ -185,32 +190,47 @@ class Store:
         """
         own_rank, own_world = process_share()
         rank, world = own_rank if rank is None else rank, own_world if world is None else world
-        missing = [i for i in range(len(self._done)) if not self._done[i]]
+        missing = np.flatnonzero(self._marks() == 0).tolist()
         if progress is not None and missing:
             progress(self.name, self.done, self.rows)
-        missing = [i for i in missing if i % world == rank]
-        maps = {array: np.load(path, mmap_mode="r+") for array, path in self._files.items()} if missing else {}
-        marks = np.load(self.folder / DONE, mmap_mode="r+") if missing else None
-        for i in missing:
-            part = self._range(i)
-            values = compute(part)
-            for array, target in maps.items():
-                rows = values[array].detach().cpu().numpy()
-                if rows.shape != (len(part), *target.shape[1:]):
-                    raise ValueError(
-                        f"{self.name}: rows of {array!r} have shape {rows.shape}, not {(len(part), *target.shape[1:])}"
-                    )
-                target[part.start : part.stop] = rows
-                target.flush()
-            marks[i] = 1
-            marks.flush()
-            if progress is not None:
-                progress(self.name, self.done, self.rows)
-        while world > 1 and not self.complete:
-            time.sleep(POLL)
-            if progress is not None:
-                progress(self.name, self.done, self.rows)
+        mine = [i for i in missing if i % world == rank]
+        with contextlib.ExitStack() as stack:
+            files = {path: stack.enter_context(open(path, "r+b", buffering=0)) for path in self._layout} if mine else {}
+            for i in mine:
+                part = self._range(i)
+                self._write(files, part, compute(part))
+                _put(files[self.folder / DONE], i, np.ones(1, "uint8"))
+                if progress is not None:
+                    progress(self.name, self.done, self.rows)
+        if world > 1:
+            self._wait(progress)
         return self
+
+    def _write(self, files: Mapping[Path, Any], part: range, values: Mapping[str, Tensor]) -> None:
+        """Rows of a chunk into every array's file, on disk when this returns."""
+        for array, path in self._files.items():
+            rows, shape = values[array].detach().cpu().numpy(), (len(part), *self._layout[path].shape[1:])
+            if rows.shape != shape:
+                raise ValueError(f"{self.name}: rows of {array!r} have shape {rows.shape}, not {shape}")
+            _put(files[path], part.start, rows.astype(self._layout[path].dtype, copy=False))
+
+    def _wait(self, progress: Progress | None) -> None:
+        """Until the other processes' chunks are there; a warning where nothing comes for long."""
+        seen, since, told = -1, time.monotonic(), False
+        while not self.complete:
+            time.sleep(POLL)
+            done = self.done
+            if progress is not None:
+                progress(self.name, done, self.rows)
+            if done != seen:
+                seen, since = done, time.monotonic()
+            elif not told and time.monotonic() - since > PATIENCE:
+                told = True
+                warnings.warn(
+                    f"waiting for the other processes' rows in {self.folder}, {done} of {self.rows} for {PATIENCE:g} s now; "
+                    "on several machines LABCORE_CACHE must be one folder that all of them see",
+                    stacklevel=3,
+                )
 
     def remove(self) -> None:
         """Delete the rows from disk."""
@@ -218,6 +238,21 @@ class Store:
 
     def _range(self, i: int) -> range:
         return range(i * self.chunk, min((i + 1) * self.chunk, self.rows))
+
+
+def _put(file: Any, first: int, rows: np.ndarray) -> None:
+    """Rows from `first` on into an open .npy file, and nothing beside them: not by a map, whose whole pages machines that
+    share a disk would write over each other's."""
+    file.seek(0)
+    _header(file)
+    begin, data = (
+        file.tell() + first * rows[:1].nbytes,
+        memoryview(np.ascontiguousarray(rows).reshape(-1).view("uint8")),
+    )
+    while data:
+        written = os.pwrite(file.fileno(), data, begin)
+        begin, data = begin + written, data[written:]
+    os.fsync(file.fileno())
 
 
 def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:

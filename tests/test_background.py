@@ -228,7 +228,7 @@ def test_an_inverse_that_runs_is_found_by_the_weights_of_its_flow(folder, tmp_pa
     assert (found.step, found.finished) == (4, True) and isinstance(found.ema, BackwardModel)
 
 
-LONG = dict(steps=100_000, save_every=50_000, eval_every=50_000, log_every=5)
+LONG = dict(steps=100_000, save_every=50_000, eval_every=50_000, log_every=20)
 SHORT = dict(steps=100, save_every=10, eval_every=100, log_every=10)
 
 
@@ -298,7 +298,7 @@ def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path,
     config.write_text(yaml.safe_dump(run_config(folder, **LONG).model_dump(mode="json")))
     first = kernel(config, run)
     request.addfinalizer(lambda: detached.ask_to_stop(run))  # 100,000 steps must not outlive a test that fails
-    assert any(line.startswith("step 5/100000") for line in first.stdout)  # waits until the cell has shown it
+    assert any(line.startswith("step 20/100000") for line in first.stdout)  # waits until the cell has shown it
     wait_until(lambda: len(read_log(run)) > 1)
     os.killpg(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
@@ -307,7 +307,7 @@ def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path,
         train_streamed(run_config(folder, lr=1e-3, **LONG), run, 2)
     second = kernel(config, run)
     shown = [second.stdout.readline() for _ in range(3)]
-    assert shown[0].startswith("found the training that runs in") and shown[1].startswith("step 5/100000"), shown
+    assert shown[0].startswith("found the training that runs in") and shown[1].startswith("step 20/100000"), shown
     assert detached.read(run)["pid"] == pid and detached.running(run)
     second.send_signal(signal.SIGINT)
     rest = second.communicate(timeout=400)[0]

@@ -13,6 +13,7 @@ from labcore.evaluate.generate import Sampling
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.nn.pretrained import CONFIG
 from labcore.runs import recipe
+from labcore.runs.background import train_streamed
 from labcore.runs.beside import CHOSEN, beside_paper, differences
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
@@ -245,3 +246,16 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="measuring ended with status"):
         gone = tmp_path / "gone"
         evaluate_streamed(gone, data, ["classify"], how, tmp_path / "no.json", None, 20, 2, said.append)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_latents_of_a_test_set(tmp_path, monkeypatch):
+    """Which are on no disk yet: each process computes its part and waits for the other's."""
+    config = recipe.prepare("latent-small", tmp_path / "flow", small=True)
+    train_streamed(config, tmp_path / "run", previews=False)
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "another cache"))
+    d, out = config.data, tmp_path / "record.json"
+    data = Data(d.name, d.path, d.image_size, d.channels, d.crop)
+    how = Sampling(num=4, guidance_schedule="linear")
+    found = evaluate_streamed(tmp_path / "run", data, ["likelihood"], how, out, None, 40, 2, lambda line: None)
+    assert found["likelihood"]["n"] == 40

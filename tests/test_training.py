@@ -488,3 +488,30 @@ def test_two_processes_stop_together_on_sigterm(folder, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert checkpoint.latest(tmp_path / "run").step > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_readers_at_work_until_it_is_saved(folder, tmp_path, number):
+    """As `timeout`, a terminal or Slurm send it: the training finishes its step and saves, which its readers must outlive."""
+    import yaml
+
+    config, run = tmp_path / "run.yaml", tmp_path / "run"
+    settings = dict(steps=100_000, save_every=1000, eval_every=10_000, num_workers=2)
+    config.write_text(yaml.safe_dump(run_config(folder, **settings).model_dump(mode="json")))
+    command = [sys.executable, "-m", "labcore.cli", "train", "--config", str(config), "--out", str(run)]
+    steps = []
+    for hit in (number, signal.SIGKILL, number):  # what was killed leaves no reader that holds the folder
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        before, until = len(read_log(run)), time.time() + 120
+        while len(read_log(run)) <= before and process.poll() is None and time.time() < until:
+            time.sleep(0.2)
+        if hit == signal.SIGKILL:
+            process.kill()
+            process.wait()
+            continue
+        os.killpg(process.pid, hit)
+        said = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == 143, said[-2000:]
+        steps.append(checkpoint.latest(run).step)
+    assert 0 < steps[0] < steps[1]

@@ -6,6 +6,9 @@ epoch); the last, smaller group of an epoch is left out. Resuming is starting th
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from labcore.rng import generator
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 
 
 class StepSampler(Sampler[list[int]]):
@@ -98,7 +103,20 @@ def in_order(dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
 
 def _loader(dataset, num_workers: int, **options) -> DataLoader:
     """A loader with a generator of its own: by default it would draw its workers' seeds from torch's global one."""
-    return DataLoader(dataset, num_workers=num_workers, collate_fn=as_batch, generator=torch.Generator(), **options)
+    options |= dict(collate_fn=as_batch, generator=torch.Generator(), worker_init_fn=_serve_to_the_end)
+    return DataLoader(dataset, num_workers=num_workers, **options)
+
+
+def _serve_to_the_end(worker: int) -> None:
+    """A reading process ends when it is told to by its parent, or dies with it, and not by a signal to all processes of a job.
+
+    Such a signal (of a terminal, `timeout`, Slurm) has the training finish its step and save, which needs its readers; and
+    one that outlived it would hold the claim on its folder, as it inherits open files.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def as_batch(items) -> tuple[Tensor, ...]:

@@ -28,7 +28,7 @@ from labcore.inverse.fixed_point import Sweep, solve_block
 from labcore.inverse.methods import STARTS, Method, check_methods, divisors
 from labcore.inverse.params import GuidedParams
 from labcore.inverse.solve import invert
-from labcore.jsonfile import write_json
+from labcore.jsonfile import alone, write_json
 from labcore.timing import alternate
 from labcore.types import BlockStats
 
@@ -195,10 +195,11 @@ class _Trials:
 
 def save(calibration: Calibration, file: Path) -> None:
     """Add it to `file`, in the place of one for the same circumstances; those of another model are dropped."""
-    others = []
-    if file.is_file():
-        others = [c for c in read(file) if c.model == calibration.model and _key(c) != _key(calibration)]
-    write_json(file, [c.model_dump(mode="json") for c in [*others, calibration]])
+    with alone(file):
+        others = []
+        if file.is_file():
+            others = [c for c in read(file) if c.model == calibration.model and _key(c) != _key(calibration)]
+        write_json(file, [c.model_dump(mode="json") for c in [*others, calibration]])
 
 
 def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance: float | None = None) -> Calibration:

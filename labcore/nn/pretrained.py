@@ -37,7 +37,7 @@ class Pretrained:
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        weights, config = folder / f"{WEIGHTS}.tmp", folder / f"{CONFIG}.tmp"
+        weights, config = (folder / f"{name}.{os.getpid()}.tmp" for name in (WEIGHTS, CONFIG))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors_of(self, dtype), weights, metadata={"format": "pt"})

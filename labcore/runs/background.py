@@ -24,6 +24,7 @@ from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult
 
+CONFIG = "config.yaml"
 show_line: Callable[[str], None] = partial(print, flush=True)
 
 
@@ -72,13 +73,13 @@ def train_streamed(
         checkpoint.check_same_run(found, about, _free())
         if found.step == config.train.steps and (folder / "model" / "config.json").exists():
             return _result(config, folder)
-    path = _write_config(config, folder)
-    words = ["train", "--config", str(path.resolve()), "--out", str(folder.resolve())]
+    words = ["train", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
     words += [] if previews else ["--no-previews"]
     if nodes.count > 1:
         meet = f"--num-processes {num_processes} --nodes {nodes.count} --rendezvous {nodes.rendezvous} --node-rank"
         show(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
-    process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about)
+    write = partial(_write_config, config, folder)
+    process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about, write)
     if process is None:  # another notebook was quicker
         return train_streamed(config, folder, num_processes, previews, show)
     try:
@@ -87,11 +88,10 @@ def train_streamed(
         process.poll()
 
 
-def _write_config(config: AnyRun, folder: Path) -> Path:
-    path, unfinished = folder / "config.yaml", folder / "config.yaml.tmp"
+def _write_config(config: AnyRun, folder: Path) -> None:
+    unfinished = folder / f"{CONFIG}.tmp"
     unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    os.replace(unfinished, path)
-    return path
+    os.replace(unfinished, folder / CONFIG)
 
 
 def _follow(config: AnyRun, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:

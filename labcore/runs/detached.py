@@ -30,15 +30,23 @@ SHOWN = 200
 """Lines of a run found again that are shown of what it has written so far."""
 
 
-def start(folder: Path, command: Sequence[str], env: Mapping[str, str], about: Any) -> subprocess.Popen | None:
+def start(
+    folder: Path,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    about: Any,
+    prepare: Callable[[], object] = lambda: None,
+) -> subprocess.Popen | None:
     """Start `command` in its own session, its output in train.out; None where one runs in `folder` already.
 
-    about: anything JSON that `read` gives back. OSError where the folder's disk has no file locks.
+    about: anything JSON that `read` gives back. prepare: writes what the command reads, once nobody else can start here.
+    OSError where the folder's disk has no file locks.
     """
     folder = folder.resolve()
     with open(folder / LOCK, "a") as lock:
         if not _hold(lock):
             return None
+        prepare()
         output = folder / OUTPUT
         _write(
             folder,
@@ -91,7 +99,10 @@ def ask_to_stop(folder: Path) -> bool:
         if record["host"] != socket.gethostname():
             raise OSError(f"the training in {folder} runs on {record['host']}; stop process {record['pid']} there")
         if record["pid"] is not None:
-            os.kill(record["pid"], signal.SIGTERM)
+            try:
+                os.kill(record["pid"], signal.SIGTERM)
+            except ProcessLookupError:  # it has ended since
+                continue
             return True
         time.sleep(0.05)  # it has been started and has not said yet who it is
     return False
@@ -196,10 +207,9 @@ def _look_after(folder: Path) -> None:
     from labcore.train.launch import wait_for
 
     record = {**read(folder), "pid": os.getpid(), "birth": birth(os.getpid())}
-    _write(folder, record)
     status = 1
     try:
-        status = wait_for(record["command"], os.environ)
+        status = wait_for(record["command"], os.environ, lambda: _write(folder, record))
     finally:
         _write(folder, {**record, "status": status, "ended": time.time()})
 

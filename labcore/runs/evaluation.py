@@ -31,7 +31,7 @@ from labcore.evaluate.statistics import (
 )
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
-from labcore.jsonfile import write_json
+from labcore.jsonfile import alone, write_json
 from labcore.latents import seen_by, square_pixels
 from labcore.runs.training import check_writable, spread
 from labcore.store import Progress, cache_folder, process_share
@@ -110,14 +110,14 @@ def evaluate_model(
     check_limit(limit)
     fidelity.check_seed(seed)
     known = check_out(out, flow) if out is not None else {}
-    book = _Book({**known, **(about or {})}, out, record.identity(flow), seed, say)
+    book = _Book({**known, **(about or {})}, out, record.identity(flow), seed, say, dict(about or {}))
     prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
-    if process_share()[0] == 0 and todo.simple:
+    if todo.simple:
         test = spread(data.split("test"), limit)
         check_classes(flow, test)
-        test = seen_by(flow.config, test, flow.device, progress=progress)
-        for name in todo.simple:
+        test = seen_by(flow.config, test, flow.device, progress=progress)  # by all processes: they share its latents
+        for name in todo.simple if process_share()[0] == 0 else ():
             _measure_test_set(book, name, flow, test)
     for comparison in comparisons:
         _compare(book, comparison, flow, data, sampling, progress)
@@ -145,11 +145,15 @@ class _Book(NamedTuple):
     model: dict[str, str]
     seed: int
     say: Callable[[str, Any], None]
+    own: dict[str, Any]
+    """Parts of this evaluation; another one may add its own to the same file meanwhile."""
 
     def keep(self, name: str, part: dict[str, Any]) -> None:
-        self.record[name] = part
+        self.own[name] = self.record[name] = part
         if self.out is not None:
-            write_json(self.out, self.record)
+            with alone(self.out):
+                self.record.update({**record.load_record(self.out, self.model), **self.own})
+                write_json(self.out, self.record)
 
     def say_known(self, name: str, value: Any) -> None:
         self.say(name, f"{value}; was in {self.out}")

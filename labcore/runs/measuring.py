@@ -137,6 +137,8 @@ def evaluate_streamed(
     if again and detached.read(folder)["about"] != words:
         raise ValueError(f"another measuring runs in {folder}; wait for it, or give another folder")
     process = detached.start(folder, command("labcore.cli", words, num_processes, Nodes()), env, words)
+    if process is None and not again:  # another notebook was quicker
+        return evaluate_streamed(model, data, metrics, sampling, out, reference, limit, num_processes, show)
     try:
         status = detached.Output(folder, again).stream(show)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 PORT = 29500
@@ -110,18 +110,27 @@ def command(module: str, arguments: Sequence[str], processes: int, nodes: Nodes)
     return [*agent, "-m", "labcore.train.worker", module, *arguments]
 
 
-def wait_for(words: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a command line in a session of its own, hand signals on to it, and wait for its status (128 + n for signal n)."""
-    child = subprocess.Popen(words, env={**env, "LABCORE_PARENT": str(os.getpid())}, start_new_session=True)
-    interrupted = False
+def wait_for(words: Sequence[str], env: Mapping[str, str], ready: Callable[[], object] = lambda: None) -> int:
+    """Run a command line in a session of its own, hand signals on to it, and wait for its status (128 + n for signal n).
+
+    ready: called first, when every signal from here on will be handed on.
+    """
+    child, early, interrupted = None, [], False
 
     def hand_on(number: int, _frame) -> None:
         nonlocal interrupted
+        if child is None:
+            early.append(number)
+            return
         again, interrupted = interrupted and number == signal.SIGINT, interrupted or number == signal.SIGINT
         child.send_signal(signal.SIGINT if again else signal.SIGTERM)
 
     previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        ready()
+        child = subprocess.Popen(words, env={**env, "LABCORE_PARENT": str(os.getpid())}, start_new_session=True)
+        for number in early:
+            hand_on(number, None)
         status = child.wait()
     finally:
         for number, handler in previous.items():
