@@ -26,7 +26,7 @@ from labcore.runs.background import TrainingStopped, train_streamed
 from labcore.runs.inversion import run_inversion
 from labcore.runs.models import find_model
 from labcore.train import checkpoint
-from labcore.train.launch import Nodes, nodes_of
+from labcore.train.launch import Nodes, nodes_of, wait_for
 from labcore.train.log import read_log
 
 flow = test_inversion.flow
@@ -77,7 +77,8 @@ def test_lines_and_status_are_recorded(tmp_path):
 
 def test_only_one_runs_in_a_folder(tmp_path):
     start(tmp_path, "import time; print('up', flush=True); time.sleep(60)")
-    assert detached.start(tmp_path, python("print('second')"), os.environ, None) is None
+    late = lambda: pytest.fail("wrote what the first one reads")  # noqa: E731
+    assert detached.start(tmp_path, python("print('second')"), os.environ, None, late) is None
     assert detached.running(tmp_path)
     assert detached.stop(tmp_path, timeout=30)
     assert detached.read(tmp_path)["status"] == 143 and not detached.stop(tmp_path)
@@ -290,6 +291,14 @@ def test_two_processes_train_an_inverse_in_the_background(flow, folder, tmp_path
     alone = train_streamed(config, tmp_path / "one", previews=False).folder
     for a, b in zip(read_log(run), read_log(alone), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-5)
+
+
+def test_a_signal_that_comes_before_the_child_is_handed_on():
+    """Whoever finds the run by its record may stop it at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    ready = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    assert wait_for(python("import time; time.sleep(60)"), os.environ, ready) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

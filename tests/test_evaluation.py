@@ -139,6 +139,19 @@ def test_a_record_is_added_to_and_nothing_is_measured_twice(model, folder, tmp_p
     assert same == third, "nothing is drawn for accuracy"
 
 
+def test_two_evaluations_at_once_keep_each_others_parts(model, folder, tmp_path):
+    flow, data, out = TarFlow.from_pretrained(model), Data("folder", str(folder), 28, 1), tmp_path / "r.json"
+
+    def say(name: str, value: object) -> None:
+        if name == "likelihood":
+            evaluate_model(flow, data, ["classify"], limit=20, out=out)
+
+    found = evaluate_model(flow, data, ["likelihood", "bayes"], limit=20, out=out, say=say, about={"note": "first"})
+    kept = json.loads(out.read_text())
+    assert {"likelihood", "bayes_accuracy", "training_free_accuracy"} <= kept.keys() and kept["note"] == "first"
+    assert found == kept
+
+
 @pytest.mark.parametrize("change", [("--limit", 21), ("--seed", 1)])
 def test_a_part_of_something_else_is_measured_again(change, model, tmp_path):
     out = tmp_path / "r.json"

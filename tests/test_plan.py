@@ -15,6 +15,7 @@ from labcore.evaluate.flops import count_flops
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
 from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
+from labcore.plan.step import EFFICIENCY
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
 from labcore.runs.presets import PRESETS
@@ -262,3 +263,14 @@ def test_pictures_a_second_are_counted(workers):
 )
 def test_durations_are_told_in_a_unit_that_fits(days, words):
     assert Estimate(1, 1, 0.0, 0.0, 0.0, days).duration == words
+
+
+def test_a_teacher_in_float32_takes_the_time_of_its_peak():
+    """The flow under a learned inverse computes no gradient, and its operations take twice as long as those in bfloat16."""
+    config, flow = as_named("biflow-16-w64-hidden-alignment")
+    found = plan(config, flow)
+    each = count_flops(lambda: TarFlow(flow)(torch.zeros(1, *flow.image_shape), torch.zeros(1, dtype=torch.int64)))
+    assert found.teacher == each < found.flops / 3
+    half, single = (estimate(found._replace(half=which), GPUS["h100"], 1) for which in (True, False))
+    assert half.seconds_per_step == pytest.approx(found.batch_size * (found.flops + each) / (989e12 * EFFICIENCY))
+    assert single.seconds_per_step == pytest.approx(found.batch_size * found.flops / (67e12 * EFFICIENCY))

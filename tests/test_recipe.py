@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -237,7 +238,7 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     assert (tmp_path / "two" / "train.json").is_file()
     with monkeypatch.context() as patch:  # what was killed has no status, and no new record either
         patch.setattr("labcore.runs.detached.Output.stream", lambda self, show: None)
-        patch.setattr("labcore.runs.detached.start", lambda folder, *_: None)
+        patch.setattr("labcore.runs.detached.start", lambda folder, *_: SimpleNamespace(poll=lambda: None))
         patch.setattr("labcore.runs.detached.running", lambda folder: False)
         with pytest.raises(RuntimeError, match="measuring was killed"):
             evaluate_streamed(

@@ -38,7 +38,10 @@ ROOM = 0.9
 
 
 class Gpu(NamedTuple):
-    """A kind of GPU: dense bfloat16 peak and float32 peak in FLOP/s, and memory in bytes, as its vendor says."""
+    """A kind of GPU: dense bfloat16 peak and float32 peak in FLOP/s, and memory in bytes, as its vendor says.
+
+    Of all of these TensorFloat-32's peak is half of bfloat16's.
+    """
 
     peak: float
     single: float
@@ -62,7 +65,8 @@ class Plan(NamedTuple):
     backward, a multiply-add being two; frozen: those of them that frozen networks take beside a frozen flow. activations:
     bytes that one image holds between the passes. held: bytes of weights, gradients, optimizer and average, of weights in
     bfloat16, and of frozen networks. tokens: of one image. once: FLOPs of one training image before the first step. half:
-    whether it trains in bfloat16; "auto" does, as on a GPU that has it.
+    whether it trains in bfloat16; "auto" does, as on a GPU that has it. teacher: those FLOPs that the flow under a learned
+    inverse takes, in TensorFloat-32 where the rest is in bfloat16.
     """
 
     parameters: int
@@ -76,6 +80,7 @@ class Plan(NamedTuple):
     frozen: int = 0
     once: int = 0
     half: bool = True
+    teacher: int = 0
 
 
 class Estimate(NamedTuple):
@@ -116,6 +121,7 @@ def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = No
         if isinstance(objective, Inversion):
             held += 4 * sum(p.numel() for p in objective.flow.parameters())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
+        teacher = count_flops(lambda: _taught(objective.flow)) if isinstance(objective, Inversion) else 0
         half = config.train.precision != "fp32"
         kept = [_kept(trained, config.model, images, half) for images in (1, 2)]
     m, t, activations = config.model, config.train, kept[1] - kept[0]
@@ -123,7 +129,7 @@ def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = No
     count, beside = sum(p.numel() for p in model.parameters()), frozen(config)
     flops, activations, held = flops + beside.flops, activations + beside.activations, held + beside.held
     how_long = (m.tokens, t.batch_size, t.steps)
-    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half)
+    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half, teacher)
 
 
 def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
@@ -135,7 +141,8 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     share = plan.batch_size // gpus
     room = math.floor((ROOM * gpu.memory - plan.held) / plan.activations)
     micro = max((d for d in range(1, share + 1) if share % d == 0 and d <= room), default=0)
-    seconds = plan.batch_size * plan.flops / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
+    work = plan.flops + plan.teacher if plan.half else plan.flops  # a teacher's operation takes as long as two
+    seconds = plan.batch_size * work / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
     return Estimate(
         micro,
         share // micro if micro else 0,
@@ -202,6 +209,13 @@ def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:
     y = torch.zeros(images, dtype=torch.int64) if model.num_classes else None
     x, mirrored = torch.zeros(images, *model.image_shape), torch.zeros(images, dtype=torch.bool)
     return trained(Batch(x, y, torch.arange(images), mirrored), StepNoise(0, 0, images, "cpu"))[0]
+
+
+@torch.no_grad()
+def _taught(flow: TarFlow) -> None:
+    """The flow's states of one image."""
+    y = torch.zeros(1, dtype=torch.int64) if flow.config.num_classes else None
+    flow(torch.zeros(1, *flow.config.image_shape), y)
 
 
 def _kept(trained: nn.Module, model: Any, images: int, half: bool) -> int:
