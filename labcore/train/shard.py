@@ -1,5 +1,6 @@
-"""FSDP2: weights, gradients, optimizer and averaged weights shared out over the processes, for models too large for one device.
+"""FSDP2: weights, gradients, optimizer and averaged weights shared out over the processes, where one device cannot train.
 
+Each device holds model and average whole for a moment at the start, and the first one keeps a whole copy that is looked at.
 Torch's `fully_shard` is used as it is: accelerate's plugin would quietly be DDP on a CPU. Whatever is written or looked at
 is made whole first, so a checkpoint is the same files as without, and may be resumed on any number of processes.
 """
