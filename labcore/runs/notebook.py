@@ -27,6 +27,7 @@ from labcore.runs.parameters import EXPLORE
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
 START = 120  # seconds that a kernel may take to start, by a clock that does not jump
 NEVER = 10**9  # seconds; jupyter_client counts them by the time of day
+SETTLED = 0.5  # seconds of a cell in which it is not interrupted: the kernel would lose its reply
 AGAIN = 60  # seconds until a cell that goes on after an interrupt is interrupted again
 
 
@@ -45,6 +46,7 @@ class Stop:
         self.kernel = kernel  # the file that holds the kernel's process number
         self.wished, self.interrupted = threading.Event(), False
         self._cell: int | None = None
+        self._began = 0.0
         self._over = threading.Event()
 
     def wish(self, *_) -> None:
@@ -56,7 +58,7 @@ class Stop:
             raise Stopped("stopped before its end")
 
     def runs(self, cell, cell_index: int) -> None:
-        self._cell = cell_index
+        self._cell, self._began = cell_index, time.monotonic()
 
     def ran(self, cell, cell_index: int, execute_reply) -> None:
         self._cell = None
@@ -76,9 +78,10 @@ class Stop:
     def _watch(self) -> None:
         last = None
         while not self._over.wait(0.1):
-            due = last is None or time.monotonic() - last > AGAIN
+            now = time.monotonic()
+            due = now - self._began > SETTLED and (last is None or now - last > AGAIN)
             if self.wished.is_set() and self._cell is not None and due and self._interrupt():
-                last = time.monotonic()
+                last = now
 
     def _interrupt(self) -> bool:
         """Send SIGINT to the kernel's processes, if it has come as far as to listen."""

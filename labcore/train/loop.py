@@ -2,7 +2,8 @@
 
 To resume, run the same command again: the loop takes the newest complete checkpoint and continues with bit-equal weights,
 batches, noise and log, up to the order in which a GPU's kernels add. SIGTERM and Ctrl-C finish the step, save and return. A
-loss that is not finite stops the run and keeps the last good checkpoint. Previews and evaluations see the averaged weights in eval mode.
+loss that is not finite stops the run and keeps the last good checkpoint. Previews and evaluations see the averaged weights
+in eval mode.
 """
 
 from __future__ import annotations
