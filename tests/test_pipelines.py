@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from conftest import SMALL, perturbed
 from PIL import Image
 from test_latents import made
@@ -171,3 +172,19 @@ def test_a_pipeline_is_loaded_onto_a_device(name, tmp_path):
     assert again.model.device.type == "cpu"
     with pytest.raises(ValueError, match='device_map was "balanced"'):
         type(pipeline).from_pretrained(tmp_path, device_map="balanced")
+
+
+@every_pipeline
+def test_what_was_put_aside_comes_back_before_it_computes(name):
+    """diffusers' `enable_model_cpu_offload` moves a model by a hook of its forward pass, which no pipeline here calls."""
+    pipeline, woken = PIPELINES[name](), []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            woken.append(module)
+            return args, kwargs
+
+    held = getattr(pipeline, name)
+    add_hook_to_module(held, Hook())
+    pipeline(LABELS)
+    assert woken == [held]
