@@ -29,15 +29,17 @@ def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While open, no other process is `alone` with a file of this folder: for reading, adding and writing.
+    """While open, no other process of this machine is `alone` with a file of this folder: to read it, add to it and write it.
 
-    Where the disk has no file locks, nothing is held.
+    Where system or disk have no locks of folders, nothing is held.
     """
+    if fcntl is None:
+        yield
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)

@@ -227,8 +227,8 @@ class Store:
             elif not told and time.monotonic() - since > PATIENCE:
                 told = True
                 warnings.warn(
-                    f"waiting for the other processes' rows in {self.folder}, {done} of {self.rows} for {PATIENCE:g} s now; "
-                    "on several machines LABCORE_CACHE must be one folder that all of them see",
+                    f"waiting for the other processes' rows in {self.folder}, {done} of {self.rows} for {PATIENCE:g} s now. "
+                    "One of them may be measuring; if none is, all machines must see one folder as LABCORE_CACHE",
                     stacklevel=3,
                 )
 

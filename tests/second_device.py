@@ -238,6 +238,12 @@ def _make_it_the_labs() -> None:
                 module.process_device = lambda: str(DEVICE)
 
 
+def done() -> None:
+    """End the process here and now: torch's thread for such a device may not survive the interpreter's own end."""
+    sys.stdout.flush()
+    os._exit(0)
+
+
 def notebook(name: str, folder: Path) -> None:
     """All cells of a notebook at its smoke size; ends with status 1 at the first that fails."""
     import matplotlib
@@ -285,3 +291,4 @@ if __name__ == "__main__":
     with second_device():
         _make_it_the_labs()
         {"notebook": notebook, "smoke": smoke}[what](name, Path(folder))
+    done()

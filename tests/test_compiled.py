@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 import weakref
 
 import pytest
@@ -88,6 +89,25 @@ def test_a_recorded_step_is_made_once_a_block_and_the_same_function(changes, set
     want, got = invert(flow, z, y, **settings), invert(flow, z, y, compiled=True, **settings)
     torch.testing.assert_close(got.x, want.x, atol=1e-10, rtol=0)
     assert len(graphed_on_a_cpu) == len(flow.blocks)
+
+
+def test_under_autocast_there_is_one_program_a_size(monkeypatch):
+    """Weights and cache are cast once; the program is tried with what it is used with."""
+    flow, seen = perturbed(dtype=torch.float32), set()
+
+    def step(u, position, *rest):
+        seen.add((len(u), u.dtype, rest[-1][0][0].dtype))
+        return compiled.token_step(u, position, *rest)
+
+    monkeypatch.setattr(compiled, "_WORKS", {})
+    monkeypatch.setattr(compiled, "program", lambda: step)
+    z, y = torch.randn(3, 16, 12), torch.tensor([1, 4, -1])
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings(action="error"):
+        got, plain = invert(flow, z, y, compiled=True).x, invert(flow, z, y).x
+    assert seen == {(4, torch.float32, torch.bfloat16)}
+    torch.testing.assert_close(got, plain, atol=0.05, rtol=0)
+    torch.testing.assert_close(plain, invert(flow, z, y).x, atol=0.05, rtol=0)
+    assert not torch.equal(plain, invert(flow, z, y).x)
 
 
 def test_attention_of_a_gpu_is_that_of_a_cpu():

@@ -1,6 +1,9 @@
 """Pixels to training batches: ranges, dequantisation, bits/dim, the order of batches, and noise whatever the split."""
 
 import math
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -182,3 +185,30 @@ def test_both_attentions_are_one_function(n, m):
     grads = [torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in outs]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('out of memory')", "pass"])
+def test_readers_do_not_keep_a_process_from_ending(end):
+    """torch and multiprocessing tell readers that are left to end by a signal, and wait for them."""
+    code = f"""
+        import torch
+        from labcore.data.loaders import in_order
+
+        class Images:
+            def __len__(self):
+                return 100
+
+            def __getitem__(self, row):
+                return torch.zeros(1, 2, 2, dtype=torch.uint8), 0
+
+        def work():
+            batches = iter(in_order(Images(), 10, num_workers=1))
+            next(batches)
+            {end}
+            return batches
+
+        kept = work()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (1 if "raise" in end else 0), done.stderr
+    assert ("out of memory" in done.stderr) == ("raise" in end)

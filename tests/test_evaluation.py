@@ -152,6 +152,19 @@ def test_two_evaluations_at_once_keep_each_others_parts(model, folder, tmp_path)
     assert found == kept
 
 
+def test_what_was_measured_is_kept_beside_a_file_that_came_meanwhile(model, folder, tmp_path):
+    flow, data, out = TarFlow.from_pretrained(model), Data("folder", str(folder), 28, 1), tmp_path / "r.json"
+
+    def say(name: str, value: object) -> None:
+        out.write_text("notes")
+
+    with pytest.warns(UserWarning, match=r"r\.json is no record .* What was measured is in .*r-[0-9a-f]{16}\.json"):
+        found = evaluate_model(flow, data, ["likelihood", "bayes"], limit=20, out=out, say=say)
+    (beside,) = tmp_path.glob("r-*.json")
+    assert json.loads(beside.read_text()) == found and "bayes_accuracy" in found
+    assert out.read_text() == "notes"
+
+
 @pytest.mark.parametrize("change", [("--limit", 21), ("--seed", 1)])
 def test_a_part_of_something_else_is_measured_again(change, model, tmp_path):
     out = tmp_path / "r.json"

@@ -17,6 +17,10 @@ def run(*words: str, timeout: int = 600) -> str:
     return done.stdout
 
 
+def run_code(code: str) -> str:
+    return run("-c", textwrap.dedent(code) + "from second_device import done\ndone()\n")
+
+
 def test_what_a_gpu_refuses_is_refused_and_the_rest_has_the_cpus_numbers():
     code = """
         import pytest, torch
@@ -45,7 +49,7 @@ def test_what_a_gpu_refuses_is_refused_and_the_rest_has_the_cpus_numbers():
             linear(a.double()).sum().backward()
             assert linear.weight.grad.device.type == "gpu" and linear.weight.grad.dtype == torch.float64
     """
-    run("-c", textwrap.dedent(code))
+    run_code(code)
 
 
 def test_everything_that_takes_a_flow_gives_the_same_there():
@@ -76,7 +80,7 @@ def test_everything_that_takes_a_flow_gives_the_same_there():
             same(perturbed(), calls)
             same(perturbed(norm="rmsnorm", mlp="swiglu", positions="rope"), calls)
     """
-    assert len(run("-c", textwrap.dedent(code)).splitlines()) == 28
+    assert len(run_code(code).splitlines()) == 28
 
 
 @pytest.mark.slow

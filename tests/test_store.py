@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -190,32 +191,38 @@ def test_a_process_that_waits_for_long_says_for_what(tmp_path, monkeypatch):
     """As on a machine whose cache the others do not see; it goes on when the rows come."""
     monkeypatch.setattr("labcore.store.PATIENCE", 0.1)
     monkeypatch.setattr("labcore.store.POLL", 0.02)
-    other = threading.Timer(0.5, lambda: make(tmp_path).fill(rows, rank=1, world=2))
-    other.start()
-    with pytest.warns(UserWarning, match=r"waiting for the other processes' rows in .*things-.*, 13 of 25") as seen:
-        check(make(tmp_path).fill(rows, rank=0, world=2))
-    other.join()
-    assert len(seen) == 1
+    said, store = [], make(tmp_path)
+    told = threading.Event()
+    monkeypatch.setattr("labcore.store.warnings.warn", lambda text, **_: (said.append(text), told.set()))
+
+    def other():
+        told.wait(60)
+        make(tmp_path).fill(rows, rank=1, world=2)
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    check(store.fill(rows, rank=0, world=2))
+    thread.join(60)
+    assert len(said) == 1 and re.match(r"waiting for the other processes' rows in .*things-.*, 13 of 25", said[0])
 
 
-def test_rows_are_written_and_nothing_beside_them(tmp_path):
+def test_rows_are_written_and_nothing_beside_them(tmp_path, monkeypatch):
     """Two that share the pages of a file, on a disk that keeps them apart: neither writes what it has not computed."""
-    stores = make(tmp_path), make(tmp_path)
     written = []
 
     def pwrite(file, data, offset, put=os.pwrite):
         written.append((os.readlink(f"/proc/self/fd/{file}").rsplit("/")[-1], offset, len(data)))
         return put(file, data, offset)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "pwrite", pwrite)
-        threads = [threading.Thread(target=s.fill, args=(rows, None, i, 2)) for i, s in enumerate(stores)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-    check(make(tmp_path))
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    other = threading.Thread(target=make(tmp_path).fill, args=(rows, None, 1, 2), daemon=True)
+    other.start()
+    check(make(tmp_path).fill(rows, rank=0, world=2))
+    other.join(60)
     header = 128
-    bytes_a = sorted((offset, size) for name, offset, size in written if name == "a.npy")
-    assert bytes_a == [(header + 48 * i, 48 if i < 6 else 12) for i in range(7)]
+    assert sorted((offset, size) for name, offset, size in written if name == "a.npy") == [
+        (header + 48 * i, 48 if i < 6 else 12) for i in range(7)
+    ]
 
 
 def test_a_damaged_key_names_the_file(tmp_path):

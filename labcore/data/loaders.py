@@ -7,8 +7,10 @@ epoch); the last, smaller group of an epoch is left out. Resuming is starting th
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -108,15 +110,25 @@ def _loader(dataset, num_workers: int, **options) -> DataLoader:
 
 
 def _serve_to_the_end(worker: int) -> None:
-    """A reading process ends when it is told to by its parent, or dies with it, and not by a signal to all processes of a job.
+    """A reading process ends when its parent tells it to, or dies with it, and not by a signal to all processes of a job.
 
     Such a signal (of a terminal, `timeout`, Slurm) has the training finish its step and save, which needs its readers; and
     one that outlived it would hold the claim on its folder, as it inherits open files.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
+        threading.Thread(target=_end_when_told, daemon=True).start()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _end_when_told() -> None:
+    """By a SIGTERM of the parent: torch and multiprocessing send one to readers that are left, and wait."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def as_batch(items) -> tuple[Tensor, ...]:

@@ -41,7 +41,7 @@ def at_once(config: TarFlowConfig, dtype: torch.dtype = torch.float32) -> int:
 
 @contextlib.contextmanager
 def _without_parameters(flow: TarFlow) -> Iterator[None]:
-    asking = [p for p in flow.parameters() if p.requires_grad]
+    asking = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
     try:
         for p in asking:
             p.requires_grad_(False)

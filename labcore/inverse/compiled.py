@@ -165,7 +165,8 @@ def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> None:
         keys.shape[2],
     )
     position = torch.tensor([cache.length], device=keys.device)
-    u = keys.new_zeros(rows, decoder.block.token_in.weight.shape[1])
+    weight = decoder.block.token_in.weight
+    u = weight.new_zeros(rows, weight.shape[1])  # tokens keep the weights' dtype under autocast, the cache does not
     try:
         with torch._dynamo.config.patch(recompile_limit=1024):
             program()(*arguments(decoder, cache, rows, u, position))  # the token that follows writes there again

@@ -113,7 +113,8 @@ class BlockDecoder:
 def computed_in(like: Tensor) -> torch.dtype:
     """What autocast computes float32 in, where it is on: weights and cache are cast to it once, not at every token."""
     kind = like.device.type
-    half = like.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    known = torch.amp.is_autocast_available(kind)
+    half = like.dtype == torch.float32 and known and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if half else like.dtype
 
 

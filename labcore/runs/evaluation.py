@@ -7,6 +7,7 @@ and a metric asked for later draws nothing again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,10 +151,18 @@ class _Book(NamedTuple):
 
     def keep(self, name: str, part: dict[str, Any]) -> None:
         self.own[name] = self.record[name] = part
-        if self.out is not None:
-            with alone(self.out):
-                self.record.update({**record.load_record(self.out, self.model), **self.own})
-                write_json(self.out, self.record)
+        if self.out is None:
+            return
+        with alone(self.out):
+            try:
+                there = record.load_record(self.out, self.model)
+            except ValueError as error:  # it came, or was damaged, while this was measured
+                beside = self.out.with_name(f"{self.out.stem}-{self.model['weights']}.json")
+                write_json(beside, self.record)
+                warnings.warn(f"{error}. What was measured is in {beside}", stacklevel=2)
+                return
+            self.record.update({**there, **self.own})
+            write_json(self.out, self.record)
 
     def say_known(self, name: str, value: Any) -> None:
         self.say(name, f"{value}; was in {self.out}")

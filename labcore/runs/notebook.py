@@ -58,7 +58,8 @@ class Stop:
             raise Stopped("stopped before its end")
 
     def runs(self, cell, cell_index: int) -> None:
-        self._cell, self._began = cell_index, time.monotonic()
+        self._began = time.monotonic()  # first, since `_watch` looks at both
+        self._cell = cell_index
 
     def ran(self, cell, cell_index: int, execute_reply) -> None:
         self._cell = None
