@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from labcore.cli import app
+from labcore.encoders.specs import SPECS as ENCODERS
+from labcore.runs.configure import as_named
 from labcore.runs.parameters import check_parameters, code_cells, read_parameters
 from labcore.runs.spec import SMOKE_MAY_TOUCH, load_spec, resolve, run_id
 
@@ -363,3 +366,21 @@ def test_a_specs_numbers_are_in_its_records(path):
         assert enough(metric(record["metrics"], name) is not None for record in records), name
     for name in spec.expected.numbers:
         assert all(metric(record["metrics"], name) is not None for record in found.records), name
+
+
+def test_the_readme_says_what_the_rows_of_papers_need():
+    """By spec: sizes of pictures and weights, as its table has them."""
+    lines = (Path(__file__).parent.parent / "papermill_runs" / "README.md").read_text().splitlines()
+    rows = [line for line in lines if re.match(r" +\| `(tarflow|flowback|itarflow|biflow)", line)]
+    weights = {*ENCODERS, "sd-vae-ft-ema", "lpips", "convnextv2"}
+    told = 0
+    for specs, pictures, needed in (row.split("|")[1:4] for row in rows):
+        found = {w for w in re.findall(r"`([^`]+)`", needed) if w in weights}
+        for spec in re.findall(r"`([^`]+)`", specs):
+            configs = [as_named(run.parameters["preset"])[0] for run in resolve(load_spec(spec))]
+            aligned = {c.align.encoder for c in configs if getattr(c, "align", None)}
+            compared = {name for c in configs if hasattr(c, "inversion") for name in c.inversion.perceptual}
+            assert found == aligned | compared | {c.model.codec for c in configs if c.model.codec}, spec
+            assert {*map(int, re.findall(r"\d+", pictures))} == {c.data.image_size for c in configs}, spec
+            told += 1
+    assert told == 7
