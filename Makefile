@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo test test-slow test-slurm test-browser lab site lint format notebooks bench requirements clean
@@ -24,10 +25,10 @@ demo: $(READY)  ## train, invert, score and sample a flow in an executed noteboo
 	@$(BIN)/python -m labcore.demo
 
 test: $(READY)  ## the tests that run in minutes
-	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm and not browser"
+	$(PYTEST) -m "not slow and not gpu and not slurm and not browser"
 
 test-slow: $(READY)  ## notebooks, faults, many processes
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not browser"
+	$(PYTEST) -m "slow and not gpu and not slurm and not browser"
 
 test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started here (root; Debian or Ubuntu)
 	SLURM_CONF=$$(tests/slurm_up.sh) && export SLURM_CONF && $(BIN)/python -m pytest -m slurm

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bare  # first: it hides the machine before any library reads its settings  # isort: skip
+from pathlib import Path
+
 import jaxtyping
 import pytest
 import torch
 
 from labcore import TarFlow, TarFlowConfig
+from labcore.data import fashion_mnist
+
+torch.set_num_threads(1)
 
 SMALL = dict(
     image_size=8, channels=3, patch_size=2, width=16, num_blocks=3, layers_per_block=2, head_dim=8, num_classes=5
@@ -51,12 +57,19 @@ def assert_alive(flow: TarFlow) -> None:
         assert (zs[0] - zs[2]).abs().amax() > 1e-4
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Tests leave the user's cache alone, and find nothing there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LABCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder for one test; without it the tests of a process share one."""
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def installed_fashion_mnist() -> Path:
+    """The folder of Debian's dataset-fashion-mnist; the test is skipped where that is not installed."""
+    found = [folder for share in bare.REAL_SHARE.split(":") if (folder := Path(share, fashion_mnist.DEBIAN)).is_dir()]
+    if not found:
+        pytest.skip("needs Debian's dataset-fashion-mnist")
+    return found[0]
 
 
 @pytest.fixture(params=list(OPTIONS), ids=list(OPTIONS))

@@ -92,9 +92,9 @@ class TestEmbedded:
             assert embedded.sha256(*embedded.unpack()[split]) == digest
             assert digest in readme
 
-    @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
-    def test_is_what_make_makes(self):
-        for split, (images, labels) in make.build(str(fashion_mnist.DEBIAN)).items():
+    @pytest.mark.installed
+    def test_is_what_make_makes(self, installed_fashion_mnist):
+        for split, (images, labels) in make.build(str(installed_fashion_mnist)).items():
             packed_images, packed_labels = embedded.read(split)
             assert np.array_equal(images, packed_images)
             assert np.array_equal(labels, packed_labels)
@@ -157,16 +157,16 @@ class TestIdx:
             fashion_mnist.read(tmp_path, "test")
 
     def test_find_order(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
-        monkeypatch.delenv("LABCORE_DATA", raising=False)
+        debian = tmp_path / "share" / "datasets" / "fashion-mnist"
+        monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
         with pytest.raises(FileNotFoundError) as error:
             fashion_mnist.find()
-        for hint in (str(tmp_path / "debian"), "LABCORE_DATA", "apt-get install dataset-fashion-mnist", "download("):
+        for hint in (str(debian), "LABCORE_DATA", "apt-get install dataset-fashion-mnist", "download("):
             assert hint in str(error.value)
-        write_idx_set(tmp_path / "debian")
-        assert fashion_mnist.find() == tmp_path / "debian"
+        write_idx_set(debian)
+        assert fashion_mnist.find() == debian
         monkeypatch.setenv("LABCORE_DATA", str(tmp_path / "mine"))
-        assert fashion_mnist.find() == tmp_path / "debian"
+        assert fashion_mnist.find() == debian
         write_idx_set(tmp_path / "mine" / "fashion-mnist")
         assert fashion_mnist.find() == tmp_path / "mine" / "fashion-mnist"
         write_idx_set(tmp_path / "given")

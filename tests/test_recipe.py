@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from test_data_sets import write_idx_set
 
 from labcore.config import InversionRunConfig
 from labcore.data import load
@@ -22,12 +23,7 @@ from labcore.runs.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.smoke import small_measuring
 from labcore.runs.training import spread
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("as_users_run", "own_cache")
 
 
 @pytest.fixture
@@ -76,6 +72,8 @@ def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
         (Path(folder) / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
 
     monkeypatch.setattr("labcore.runs.teachers.train_streamed", train)
+    monkeypatch.setenv("LABCORE_DATA", str(tmp_path / "data"))
+    write_idx_set(tmp_path / "data" / "fashion-mnist")  # what fashion-itarflow was trained on
     for _ in range(2):
         run = recipe.prepare("biflow-16-w64-naive", tmp_path, seed=1, processes=2, settings=["train.steps=40"])
     assert trained == [(600, 2)] and isinstance(run, InversionRunConfig)

@@ -31,7 +31,7 @@ FILES = {  # split -> (images, labels); each may also end in .gz
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts them
+DEBIAN = Path("datasets", "fashion-mnist")  # where Debian's package dataset-fashion-mnist puts them, below /usr/share
 TORCHVISION = Path("FashionMNIST", "raw")  # where torchvision's downloader puts them below its root
 HOW_TO_GET = (
     "Ways to get them: `apt-get install dataset-fashion-mnist` (Debian, Ubuntu); "
@@ -91,14 +91,15 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
     """The folder with the four IDX files (plain or .gz).
 
     Looks in `path`, and only there, if it is given (so that a misspelt path is not passed over); else in
-    $LABCORE_DATA/fashion-mnist, then in Debian's folder. In each it also looks in FashionMNIST/raw, where torchvision
-    puts them. Raises FileNotFoundError saying where it looked and how to get the files.
+    $LABCORE_DATA/fashion-mnist, then in Debian's folder, datasets/fashion-mnist below each of $XDG_DATA_DIRS (default:
+    /usr/local/share and /usr/share). In each it also looks in FashionMNIST/raw, where torchvision puts them.
+    Raises FileNotFoundError saying where it looked and how to get the files.
     """
     if path is not None:
         roots = [Path(path)]
     else:
         data = os.environ.get("LABCORE_DATA")
-        roots = ([Path(data, "fashion-mnist")] if data else []) + [DEBIAN]
+        roots = ([Path(data, "fashion-mnist")] if data else []) + system_folders()
     wanted = [name for pair in FILES.values() for name in pair]
     looked = []
     for folder in (candidate for root in roots for candidate in (root, root / TORCHVISION)):
@@ -109,10 +110,16 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
             looked.append(f"{folder} (no such folder)")
         else:
             looked.append(f"{folder} (lacks {', '.join(missing)})")
-    if path is None and len(roots) == 1:
+    if path is None and not data:
         looked.append("$LABCORE_DATA/fashion-mnist (LABCORE_DATA is not set)")
     places = "\n  ".join(looked)
     raise FileNotFoundError(f"The IDX files of Fashion-MNIST were not found. Looked in\n  {places}\n{HOW_TO_GET}")
+
+
+def system_folders() -> list[Path]:
+    """Where a system's package puts the data set: below each of $XDG_DATA_DIRS."""
+    shares = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    return [Path(share, DEBIAN) for share in shares.split(":") if share]
 
 
 def download(folder: str | os.PathLike[str]) -> Path:

@@ -87,7 +87,10 @@ def launch(module: str, arguments: Sequence[str], processes: int, nodes: Nodes |
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment for `processes` processes on this machine; ValueError where it has fewer devices."""
+    """The environment for `processes` processes on this machine; ValueError where it has fewer devices.
+
+    Each process gets its share of the cores as threads, or fewer where OMP_NUM_THREADS says so.
+    """
     import torch
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -95,7 +98,8 @@ def environment(processes: int) -> dict[str, str]:
         allowed = f"1..{devices}, one for each CUDA device" if devices else "1 or more"
         raise ValueError(f"num_processes was {processes}; allowed are {allowed}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    env = dict(os.environ, LABCORE_HEADLESS="1", OMP_NUM_THREADS=str(max(1, cores // processes)))
+    threads = min(max(1, cores // processes), int(os.environ.get("OMP_NUM_THREADS") or cores))
+    env = dict(os.environ, LABCORE_HEADLESS="1", OMP_NUM_THREADS=str(threads))
     return env if devices else {**env, "ACCELERATE_USE_CPU": "true"}
 
 
