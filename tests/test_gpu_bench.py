@@ -309,7 +309,7 @@ def test_a_way_beside_ours_may_fail_and_ours_may_not(clock):
         measure.in_turn({"ours": fails, "theirs": clock(1.0)}, 0.0)
 
 
-def test_a_twin_has_the_same_weights_and_is_compiled_alone():
+def test_a_twin_has_the_same_weights_and_is_compiled_alone(uncompiled):
     flow = perturbed()
     other = twin(flow)
     assert all(a is b for a, b in zip(flow.parameters(), other.parameters(), strict=True))

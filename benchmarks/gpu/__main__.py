@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.gpu.card import card
@@ -71,7 +72,8 @@ def about(seconds: float | None, reference: bool) -> dict:
     from labcore import provenance
 
     asked = {"seconds": seconds, "reference": reference}
-    return {**provenance.stamp("triton"), "tf32": tf32_state(), "card": card(), **asked}
+    packages = ["triton"] if find_spec("triton") else []
+    return {**provenance.stamp(*packages), "tf32": tf32_state(), "card": card(), **asked}
 
 
 def run_table(args: argparse.Namespace) -> int:

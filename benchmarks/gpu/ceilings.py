@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.card import card
 from benchmarks.gpu.measure import one
 from benchmarks.gpu.setting import Setting, at_least, entry, tf32
 
@@ -35,6 +36,7 @@ def product(s: Setting, precision: str, wanted: float) -> list[dict[str, Any]]:
 
     with tf32(precision == "tf32"):
         ours = one(products, s.budget, least=5)
+    s.record.values["card after products"] = card()
     rate = CALLS * 2 * n**3 / ours.seconds
     s.record.values["ceilings"][precision] = rate
     return [entry(precision, ours, checks=(at_least("TFLOP/s", rate / 1e12, wanted),), rate=rate)]

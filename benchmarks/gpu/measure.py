@@ -84,7 +84,7 @@ def summary(times: Sequence[float]) -> tuple[float, float, int]:
     return median, (high - low) / median if median else 0.0, len(times)
 
 
-def kernel(call: Callable[..., Any], sets: Sequence[tuple], budget: float, calls: int = 20) -> Measured:
+def kernel(call: Callable[..., Any], sets: Sequence[tuple], budget: float, calls: int = 100) -> Measured:
     """Seconds of one call on a GPU without the time of launching it: `calls` of them are recorded as one CUDA graph.
 
     sets: arguments that the calls take in turn, so that none finds its data in the cache of another.

@@ -35,8 +35,8 @@ def profiles(s: Setting) -> list[dict[str, Any]]:
 def longest(s: Setting, work: Callable[[], object]) -> str:
     """The table of the kernels of one call that take longest, after a call that is not profiled."""
     work()
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if s.cuda else [])]
-    with profile(activities=kinds) as found:
+    kind = ProfilerActivity.CUDA if s.cuda else ProfilerActivity.CPU
+    with profile(activities=[kind]) as found:
         work()
         if s.cuda:
             torch.cuda.synchronize()
