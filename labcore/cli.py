@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labcore.runs import commands, draw_commands, import_command, plan_command
+from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
 from labcore.runs.draw_commands import Model, class_numbers, device
 
 app = typer.Typer(
@@ -361,6 +361,7 @@ def _without(words: list[str], option: str) -> list[str]:
 draw_commands.add_to(app, plain_errors)
 commands.add_to(app, plain_errors)
 plan_command.add_to(app, plain_errors)
+rehearse_command.add_to(app, plain_errors)
 import_command.add_to(app, plain_errors)
 
 if __name__ == "__main__":

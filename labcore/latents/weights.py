@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -72,6 +72,24 @@ def untrained(source: str) -> nn.Module:
         return diffusers.AutoencoderTiny() if source == "taesd" else diffusers.AutoencoderKL(**STABLE_DIFFUSION)
     kind = getattr(diffusers, _class_in(folder))
     return kind.from_config(kind.load_config(folder))
+
+
+class Layout(NamedTuple):
+    """Sizes of an autoencoder: pixels along a side of one latent, channels of the latents and of the images."""
+
+    factor: int
+    channels: int
+    image_channels: int
+
+
+def layout(source: str) -> Layout:
+    """The sizes of an autoencoder; no weights are read. Raises as `untrained`."""
+    import torch
+
+    with torch.device("meta"):
+        c = untrained(source).config
+    widths = getattr(c, "block_out_channels", None) or c.encoder_block_out_channels
+    return Layout(2 ** (len(widths) - 1), c.latent_channels, c.in_channels)
 
 
 def find(source: str, download: bool = False) -> Path:

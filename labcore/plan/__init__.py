@@ -1,7 +1,19 @@
 """What a training run will take before it is started: parameters, FLOPs, memory, and days on GPUs of a kind."""
 
 from labcore.plan.frozen import Frozen, frozen
-from labcore.plan.step import BYTES_PER_PARAMETER, EFFICIENCY, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
+from labcore.plan.machine import Machine, machine
+from labcore.plan.step import (
+    BYTES_PER_PARAMETER,
+    EFFICIENCY,
+    GPUS,
+    Estimate,
+    Gpu,
+    Plan,
+    duration,
+    estimate,
+    on_disk,
+    plan,
+)
 
 __all__ = [
     "BYTES_PER_PARAMETER",
@@ -10,9 +22,12 @@ __all__ = [
     "Estimate",
     "Frozen",
     "Gpu",
+    "Machine",
     "Plan",
+    "duration",
     "estimate",
     "frozen",
+    "machine",
     "on_disk",
     "plan",
 ]

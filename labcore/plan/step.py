@@ -98,11 +98,16 @@ class Estimate(NamedTuple):
 
     @property
     def duration(self) -> str:
-        """The days in words, in the largest unit of which there is at least one."""
-        for unit, length in (("days", 1.0), ("hours", 1 / 24), ("minutes", 1 / 1440)):
-            if self.days >= length:
-                return f"{self.days / length:.3g} {unit}"
-        return f"{self.days * 86_400:.2g} seconds"
+        """The days in words, as `duration`."""
+        return duration(86_400 * self.days)
+
+
+def duration(seconds: int | float) -> str:
+    """Seconds in words, in the largest unit of which there is at least one."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:{',.0f' if seconds >= 100 * length else '.3g'}} {unit}"
+    return f"{seconds:.2g} seconds" if seconds >= 1 else "under a second"
 
 
 def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = None) -> Plan:

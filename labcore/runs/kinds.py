@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.flows.tarflow import TarFlow
-from labcore.runs.inversion import find_flow, identity, run_inversion
-from labcore.runs.training import run_training
+from labcore.runs.inversion import find_flow, identity, inversion_of, run_inversion
+from labcore.runs.training import objective_of, run_training
 from labcore.train.loop import TrainResult
 
 AnyRun = RunConfig | InversionRunConfig
@@ -21,11 +23,17 @@ class Kind(NamedTuple):
     model: type[TarFlow] | type[BackwardModel]
     run: Callable[..., TrainResult]  # (configuration, folder, previews)
     identity: Callable[[Any], dict[str, str]]  # of its configuration; raises for what cannot be trained
+    objective: Callable[[Any, Any], nn.Module]  # of its configuration and training images: what is minimised
 
 
 KINDS = {
-    RunConfig: Kind(TarFlow, run_training, lambda config: {}),
-    InversionRunConfig: Kind(BackwardModel, run_inversion, lambda config: identity(find_flow(config))),
+    RunConfig: Kind(TarFlow, run_training, lambda config: {}, objective_of),
+    InversionRunConfig: Kind(
+        BackwardModel,
+        run_inversion,
+        lambda config: identity(find_flow(config)),
+        lambda config, images: inversion_of(config, find_flow(config), images),
+    ),
 }
 
 

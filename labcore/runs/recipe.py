@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from labcore.config import InversionRunConfig, RunConfig, TrainConfig
 from labcore.encoders import find_weights, specs
 from labcore.encoders.perceptual import find_perceptual
 from labcore.evaluate.extractors import find_inception
 from labcore.evaluate.statistics import load_reference
+from labcore.latents.weights import RANDOM
 from labcore.latents.weights import find as find_autoencoder
 from labcore.runs.background import show_line, train_streamed
 from labcore.runs.configure import as_named, configure, configure_inversion
@@ -115,15 +115,7 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: Meas
     if small:
         return
     _needed(preset, data_path, settings)
-    looks: list[Callable[[], Any]] = []
-    if config.model.codec is not None:
-        looks.append(partial(find_autoencoder, config.model.codec))
-    if isinstance(config, RunConfig) and config.align is not None:
-        looks.append(partial(find_weights, specs.spec(config.align.encoder), config.align.weights))
-    if isinstance(config, InversionRunConfig):
-        looks += [partial(find_perceptual, name) for name in config.inversion.perceptual]
-    if how.extractor == "inception":
-        looks.append(find_inception)
+    looks = list(weights_needed(config, how.extractor == "inception").values())
     if how.reference is not None:
         looks.append(partial(load_reference, how.reference))
     if data_path is not None:
@@ -136,6 +128,24 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: Meas
             missing.append(str(error))
     if missing:
         raise FileNotFoundError(f"{preset} cannot run to its end here:\n" + "\n".join(f"- {each}" for each in missing))
+
+
+def weights_needed(config: AnyRun, inception: bool = False) -> dict[str, Callable[[], Path]]:
+    """Other people's networks that a run needs -> where the file is, which raises FileNotFoundError or ValueError if nowhere.
+
+    The autoencoder, the encoder of an alignment, perceptual distances, and, with `inception`, the one that FID is made with.
+    """
+    found: dict[str, Callable[[], Path]] = {}
+    if config.model.codec is not None and config.model.codec != RANDOM:
+        found[f"autoencoder {config.model.codec}"] = partial(find_autoencoder, config.model.codec)
+    if isinstance(config, RunConfig) and config.align is not None:
+        spec = specs.spec(config.align.encoder)
+        found[f"encoder {spec.name}"] = partial(find_weights, spec, config.align.weights)
+    if isinstance(config, InversionRunConfig):
+        found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.inversion.perceptual}
+    if inception:
+        found["Inception for FID"] = find_inception
+    return found
 
 
 def _exists(path: str | Path) -> None:

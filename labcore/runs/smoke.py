@@ -18,7 +18,7 @@ from labcore.runs.evaluation import Data
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring, measured
 from labcore.runs.recipe import prepare
-from labcore.runs.training import spread
+from labcore.runs.training import check_new, spread
 from labcore.store import process_device
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
@@ -31,8 +31,7 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     Returns what `labcore.runs.measuring.measured` does. Raises ValueError for an unknown preset, and for a folder that is
     there.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} is a file, or not empty; give a new folder")
+    check_new(folder)
     began = time.perf_counter()
     done = lambda what: say(f"{time.perf_counter() - began:5.1f} s  {what}")  # noqa: E731
     config = prepare(preset, folder, small=True)

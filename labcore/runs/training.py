@@ -119,6 +119,12 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
+def check_new(folder: Path) -> None:
+    """ValueError for a folder that holds something, or is a file."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is a file, or not empty; give a new folder")
+
+
 def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
     from labcore.runs.progress import show_progress

@@ -1,0 +1,89 @@
+"""What a run that does not fit on a machine could do instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labcore.config import TarFlowConfig
+from labcore.plan import GPUS, Estimate, Machine, Plan, duration, estimate, plan, words
+from labcore.plan.step import Gpu
+from labcore.runs.kinds import AnyRun
+
+NEEDED = 2
+"""Steps that a rehearsal has to have time for; our choice."""
+
+
+def micro_batch(config: AnyRun, processes: int) -> int:
+    """Images that a device takes at a time."""
+    return config.train.batch_size // (processes * config.train.accumulation)
+
+
+def memory_of(plan: Plan, images: int) -> int:
+    """Bytes of a device with so many images at a time, by the plan."""
+    return plan.held + images * plan.activations
+
+
+def too_large(
+    config: AnyRun, plan: Plan, there: Machine, expected: Estimate, processes: int, seconds: int | float
+) -> str | None:
+    """Why a CPU is not asked to train: too little memory, for which the system would end it, or time. None where it can.
+
+    A GPU is asked: it says so by itself when its memory is full.
+    """
+    if there.kind != "cpu":
+        return None
+    needed = memory_of(plan, micro_batch(config, processes))
+    if needed > there.gpu.memory:
+        return f"a step takes {words.size(needed)} by the plan, and {words.size(there.gpu.memory)} are free here"
+    if NEEDED * expected.seconds_per_step > seconds:
+        return f"a step takes about {duration(expected.seconds_per_step)} here by the plan, of {seconds:.0f} s"
+    return None
+
+
+def what_fits(
+    config: AnyRun, flow: TarFlowConfig | None, plan_: Plan, there: Machine, processes: int, tried: bool
+) -> list[str]:
+    """Settings and GPUs with which the run would fit, a sentence each, the cheapest first.
+
+    tried: it was out of memory at this size, whatever the plan says. processes: that share a batch.
+    """
+    now, found = micro_batch(config, processes), []
+    most = now - 1 if tried else now
+    if (fewer := _accumulating(config, plan_, there.gpu, processes, most)) is not None:
+        found.append(fewer)
+    if not config.train.recompute:
+        again = config.replace(train=config.train.replace(recompute=True).model_dump())
+        cheaper = plan(again, flow)
+        if (
+            line := _accumulating(again, cheaper, there.gpu, processes, now, " --set train.recompute=true")
+        ) is not None:
+            found.append(line)
+    found += _on_gpus(plan_, now, processes)
+    return found
+
+
+def _accumulating(config: AnyRun, plan_: Plan, gpu: Gpu, processes: int, most: int, also: str = "") -> str | None:
+    """The options with which at most `most` images at a time fit, in words; None where not even one does."""
+    share = plan_.batch_size // processes
+    room = estimate(plan_, gpu, processes).micro_batch
+    images = max((d for d in range(1, min(most, room) + 1) if share % d == 0), default=0)
+    if not images:
+        return None
+    options = f"--set train.accumulation={share // images}{also}"
+    if share // images == config.train.accumulation:
+        options = also.strip()
+    return f"{options}: {images} images at a time in {words.size(memory_of(plan_, images))}" if options else None
+
+
+def _on_gpus(plan_: Plan, now: int, processes: int) -> list[str]:
+    """GPUs of the table that bear the run as it is, or with fewer images at a time."""
+    room = {kind: estimate(plan_, gpu, processes).micro_batch for kind, gpu in GPUS.items()}
+    whole = [kind for kind, images in room.items() if images >= now]
+    if whole:
+        return [f"as it is on {_or(whole)}"]
+    some = [f"{kind} ({images} images at a time)" for kind, images in room.items() if images]
+    return [f"with train.accumulation on {_or(some)}"] if some else []
+
+
+def _or(names: list[Any]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,173 @@
+"""What must be there before a run of full size: data, weights, room on the disk. Each is looked at, and all of it reported."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labcore.latents.weights import layout
+from labcore.plan import Plan, on_disk, words
+from labcore.runs.kinds import AnyRun
+from labcore.store import cache_folder
+
+OK, MISSING, RANDOM, LATER = "ok", "missing", "random", "later"
+"""What a point may be: there; not there; replaced by random numbers for this rehearsal; or needed by the real run alone."""
+INCEPTION, DISK = "Inception for FID", "disk"
+"""What a rehearsal does not need itself."""
+LOOKED_AT = 100
+"""Pictures, evenly spread, whose sizes are read; our choice."""
+WEIGHTS, CHECKPOINT = 4, 16
+"""Bytes of a parameter in a saved model; and in a checkpoint, with averaged weights and AdamW's two moments."""
+DRAWN = 50_000
+"""Images of an evaluation, as papers draw them."""
+
+
+class Point(NamedTuple):
+    """One thing that a run needs: its name, whether it is there (`OK`, ...), what was found, and what to do where it is not."""
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+    def done_without(self) -> Point:
+        """The same where random numbers may stand in for what is missing."""
+        if self.status != MISSING:
+            return self
+        unused = self.name == DISK or self.found == INCEPTION
+        return self._replace(status=LATER if unused else RANDOM)
+
+
+def of_data(config: AnyRun, read: Callable[[str], Any], without: str | None = None) -> tuple[Point, Any]:
+    """The point of the data, and the training images, None where they cannot be used.
+
+    read(split): the images. without: why there is nothing to read.
+    """
+    if without is not None:
+        return Point("data", MISSING, without, "give --data FOLDER, a folder of class folders"), None
+    try:
+        train, test = read("train"), read("test")
+    except (ValueError, OSError, ImportError) as error:
+        return Point("data", MISSING, str(error)), None
+    if problem := _unfit(config, train, test):
+        return Point("data", MISSING, *problem), None
+    counts = train.labels.bincount(minlength=train.num_classes)
+    least, most = int(counts.min()), int(counts.max())
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    told = (
+        f"{train.name}: {len(train):,} training and {len(test):,} test images, {train.num_classes:,} "
+        f"class{'es' if train.num_classes > 1 else ''} of {each} training images each, read as {train.channels} x "
+        f"{train.image_size} x {train.image_size}"
+    )
+    return Point("data", OK, told + _sides(train)), train
+
+
+def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
+    """A point for each network that is needed; one for all where none is."""
+    points = []
+    for name, look in needed.items():
+        try:
+            points.append(Point("weights", OK, f"{name}: {look()}"))
+        except (ValueError, OSError, ImportError) as error:
+            points.append(Point("weights", MISSING, name, str(error)))
+    return points or [Point("weights", OK, "none are needed")]
+
+
+def count_of(config: AnyRun, images: Any) -> int:
+    """Training images of a run; as many as ImageNet has where they are not given."""
+    count = words.IMAGENET if images is None else len(images)
+    return min(count, config.data.limit or count)
+
+
+def of_disk(config: AnyRun, plan: Plan, images: Any, place: Path) -> Point:
+    """Room for the run under `place` and in the cache folder, for the given images (None: as many as ImageNet has)."""
+    count = count_of(config, images)
+    one = CHECKPOINT * plan.trained
+    saved = min(config.train.keep, math.ceil(plan.steps / config.train.save_every))
+    run = {f"{saved + 1} checkpoints": (saved + 1) * one + WEIGHTS * plan.parameters}  # one more while it is written
+    cache = {name: each * count for name, each in on_disk(config).items()}
+    cache[f"{DRAWN:,} drawn images"] = DRAWN * _pixels(config)
+    free = {place: run, cache_folder(): cache}
+    short, told = [], []
+    for at, needs in _by_disk(free):
+        wanted, has = sum(needs.values()), shutil.disk_usage(_existing(at)).free
+        told.append(
+            f"{words.size(wanted)} ({', '.join(f'{words.size(n)} of {what}' for what, n in needs.items())}) of "
+            f"{words.size(has)} free at {at.expanduser().resolve()}"
+        )
+        if wanted > has:
+            short.append(
+                f"free {words.size(wanted - has)} at {at}, give --set train.keep=1, or let LABCORE_CACHE name a folder on "
+                "a larger disk"
+            )
+    return Point(DISK, MISSING if short else OK, "; ".join(told), "; ".join(short))
+
+
+def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
+    """A point where `place` has no room for the one checkpoint and the model that a rehearsal writes."""
+    wanted, has = (CHECKPOINT + WEIGHTS) * plan.trained, shutil.disk_usage(_existing(place)).free
+    if wanted <= has:
+        return None
+    told = f"the rehearsal writes {words.size(wanted)} to {place}, which has {words.size(has)} free"
+    return Point(DISK, MISSING, told, "give --out, a new folder on a larger disk")
+
+
+def _unfit(config: AnyRun, train: Any, test: Any) -> tuple[str, str] | None:
+    """What is wrong with images that can be read, and what to do about it."""
+    batch, classes = config.train.batch_size, config.model.num_classes
+    count = min(len(train), config.data.limit or len(train))
+    if count < batch:
+        return f"{count:,} training images for batches of {batch}", f"give --set train.batch_size={count} or less"
+    if len(test) < 2:
+        return f"{len(test)} test image{'s' if len(test) != 1 else ''}", "a test likelihood needs 2 or more; add some"
+    if classes not in (0, train.num_classes):
+        return (
+            f"{train.num_classes} classes, and the model has {classes}",
+            f"give --set model.num_classes={train.num_classes}, or 0 for an unconditional model",
+        )
+    return None
+
+
+def _sides(images: Any) -> str:
+    """What some pictures of a folder of files measure, in words; nothing for other data."""
+    if not hasattr(images, "files"):
+        return ""
+    from PIL import Image
+
+    some = [images.files[i * len(images) // LOOKED_AT] for i in range(LOOKED_AT)]
+    sides = []
+    for file in sorted(set(some)):
+        with Image.open(images.path / file) as picture:
+            sides.append(min(picture.size))
+    small = sum(side < images.image_size for side in sides)
+    told = f"; the files' shorter side is {min(sides)} to {max(sides)} pixels, {statistics.median(sides):.0f} at the median"
+    if not small:
+        return told
+    return f"{told}; {small} of the {len(sides)} that were looked at are below {images.image_size} and get enlarged"
+
+
+def _pixels(config: AnyRun) -> int:
+    """Values of a picture that the run's model makes."""
+    c, h, w = config.model.image_shape
+    if config.model.codec is None:
+        return c * h * w
+    factor, _, channels = layout(config.model.codec)
+    return channels * h * w * factor**2
+
+
+def _by_disk(needs: dict[Path, dict[str, int]]) -> list[tuple[Path, dict[str, int]]]:
+    """Places with their needs; those on one disk together, under the first."""
+    found: dict[int, tuple[Path, dict[str, int]]] = {}
+    for place, own in needs.items():
+        found.setdefault(_existing(place).stat().st_dev, (place, {}))[1].update(own)
+    return list(found.values())
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    place = place.expanduser().resolve()
+    return next(each for each in (place, *place.parents) if each.exists())
