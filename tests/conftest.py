@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bare  # first: it hides the machine before any library reads its settings  # isort: skip
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import torch
 
-from labcore import TarFlow, TarFlowConfig
-from labcore.data import fashion_mnist
+if TYPE_CHECKING:
+    from labcore import TarFlow
 
 torch.set_num_threads(1)
 
@@ -32,6 +33,8 @@ OPTIONS = {
 
 def perturbed(std: float = 0.05, dtype: torch.dtype = torch.float64, seed: int = 0, **changes) -> TarFlow:
     """A small flow in eval mode with every parameter moved by N(0, std^2), checked to be no constant."""
+    from labcore import TarFlow, TarFlowConfig  # here, so that tests/gpu can still choose how labcore is imported
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = TarFlow(TarFlowConfig(**{**SMALL, **changes})).to(dtype).eval()
@@ -66,6 +69,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def installed_fashion_mnist() -> Path:
     """The folder of Debian's dataset-fashion-mnist; the test is skipped where that is not installed."""
+    from labcore.data import fashion_mnist
+
     found = [folder for share in bare.REAL_SHARE.split(":") if (folder := Path(share, fashion_mnist.DEBIAN)).is_dir()]
     if not found:
         pytest.skip("needs Debian's dataset-fashion-mnist")
