@@ -5,7 +5,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-slurm test-browser lab site lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-gpu test-slurm test-browser lab site lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,11 @@ test: $(READY)  ## the tests that run in minutes
 
 test-slow: $(READY)  ## notebooks, faults, many processes
 	$(PYTEST) -m "slow and not gpu and not slurm and not browser"
+
+test-gpu: $(READY)  ## the tests of tests/gpu on a CUDA device; one line where there is none
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m pytest tests/gpu -m gpu -n 8 --dist worksteal --timeout 100 --jaxtyping-packages=; \
+	else echo "make test-gpu: skipped, torch finds no CUDA device"; fi
 
 test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started here (root; Debian or Ubuntu)
 	SLURM_CONF=$$(tests/slurm_up.sh) && export SLURM_CONF && $(BIN)/python -m pytest -m slurm

@@ -83,4 +83,3 @@ def error(out: Tensor, reference: Tensor) -> float:
 def largest(out: Tensor, reference: Tensor) -> float:
     """Largest |out - reference|."""
     return float((out.detach().double().cpu() - reference.detach().double().cpu()).abs().amax())
-

@@ -21,7 +21,9 @@ from labcore.train.log import read_log
 from labcore.train.loop import train
 from labcore.train.objectives import Likelihood
 
-TRAIN = dict(batch_size=64 if CUDA else 8, lr=1e-3, precision="fp32", ema_decay=0.9, save_every=10_000, eval_every=10_000)
+TRAIN = dict(
+    batch_size=64 if CUDA else 8, lr=1e-3, precision="fp32", ema_decay=0.9, save_every=10_000, eval_every=10_000
+)
 
 
 def pictures(count: int = 256 if CUDA else 32, size: int = MID["image_size"]) -> ImageData:
@@ -42,7 +44,9 @@ def steps(count: int, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**TRAIN, "steps": count, "log_every": count, **changes})
 
 
-def go(folder: Path, config: TrainConfig, model: nn.Module | None = None, objective: nn.Module | None = None, **options):
+def go(
+    folder: Path, config: TrainConfig, model: nn.Module | None = None, objective: nn.Module | None = None, **options
+):
     """Train, and give the log."""
     objective = Likelihood() if objective is None else objective
     train(trainable() if model is None else model, objective, pictures(), config, folder, **options)
@@ -98,5 +102,3 @@ def peak() -> Iterator[list[int]]:
     yield found
     torch.cuda.synchronize()
     found.append(torch.cuda.max_memory_allocated() - before)
-
-

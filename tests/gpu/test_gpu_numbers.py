@@ -119,7 +119,10 @@ def test_forward_bf16(record_property):
     flow = mid_flow()
     got, want = forward(flow, torch.bfloat16)
     assert got.z.dtype == got.log_det.dtype == torch.float32
-    of_z, nats = error(got.z, want.z), float((got.log_det.double().cpu() - want.log_det).abs().amax()) / flow.config.dims
+    of_z, nats = (
+        error(got.z, want.z),
+        float((got.log_det.double().cpu() - want.log_det).abs().amax()) / flow.config.dims,
+    )
     record_property("error of z, and of log_det in nats/dim, in bf16", (of_z, nats))
     assert 1e-4 < of_z < 2e-2 and nats < 5e-3
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ import pytest
 import torch
 import yaml
 from gpu.device import CUDA, DEVICE, FASHION, error, exact, mid_flow, needs_cuda, numbers, slow_on_a_cpu, small_flow
-from gpu.runs import embedded, trainable, weights
+from gpu.runs import embedded, pictures, trainable, weights
 from PIL import Image
 
 from labcore import encoders, latents
 from labcore.data import load
-from labcore.data.images import ImageData
 from labcore.data.loaders import StepSampler, micro_batches
 from labcore.evaluate import likelihood
 from labcore.evaluate.generate import Sampling, generate
@@ -43,10 +43,8 @@ def child(code: str, *words: str, **options) -> subprocess.Popen:
 def test_generate_resumes(compiled, tmp_path):
     """Stopped after the second chunk and gone on: the images of an undisturbed drawing, bit for bit."""
     chunk = 64 if CUDA else 4
-    try:
-        sampling = Sampling(num=4 * chunk, chunk=chunk, guidance=0.5, seed=3, compiled=compiled)
-    except ValueError:  # until drawing can be told
-        sampling = Sampling(num=4 * chunk, chunk=chunk, guidance=0.5, seed=3)
+    way = {"compiled": compiled} if "compiled" in Sampling.model_fields else {}
+    sampling = Sampling(num=4 * chunk, chunk=chunk, guidance=0.5, seed=3, **way)
     flow, seen = small_flow(torch.float32), []
 
     def unplugged(_, done, __):
@@ -168,16 +166,10 @@ def test_launched_alone(parallel, tmp_path):
 
 
 def test_likelihood():
-    flow, data = mid_flow(), random_pictures()
+    flow, data = mid_flow(), pictures().subset(list(range(20)))
     want = likelihood(exact(flow), data)
     got = likelihood(flow.to(DEVICE), data)
     assert got.nats_per_dim == pytest.approx(want.nats_per_dim, abs=1e-5) and got.n == len(data)
-
-
-def random_pictures(count: int = 20) -> ImageData:
-    from gpu.runs import pictures
-
-    return pictures().subset(list(range(count)))
 
 
 @slow_on_a_cpu
@@ -190,6 +182,7 @@ def test_features():
         assert error(look(there), look(here)) < 2e-3
 
 
+@slow_on_a_cpu
 def test_autoencoder():
     """The shipped autoencoder there and back."""
     x = load("fashion-mnist-12k", "test").images[:8].float() / 127.5 - 1
@@ -200,6 +193,7 @@ def test_autoencoder():
     assert back.device.type == DEVICE.type and error(back, here.decode(here.final(raw))) < 2e-3
 
 
+@slow_on_a_cpu
 def test_five_steps_on_latents(tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
     latent = {**FASHION, "image_size": 7, "channels": 4, "patch_size": 1, "codec": "fashion-vae"}
@@ -213,7 +207,10 @@ def test_five_steps_on_latents(tmp_path, monkeypatch):
 def test_notebook(tmp_path):
     """The quickstart at its smoke size by the runner, which gives it the first device."""
     line = [sys.executable, "-m", "labcore.cli", "run", "00_quickstart", "--smoke", "--root", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    shared = (
+        Path(find_spec("nbconvert").origin).parents[1] / "share" / "jupyter"
+    )  # of packages in a folder of their own
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"} | ({"JUPYTER_PATH": str(shared)} if shared.is_dir() else {})
     done = subprocess.run(line, capture_output=True, text=True, timeout=98, env=environment)
     logs = "".join(log.read_text()[-2000:] for log in tmp_path.rglob("log.txt"))
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:] + logs
