@@ -1,4 +1,4 @@
-"""What says so where there is no GPU: `make test-gpu`, and the files of tests/gpu themselves."""
+"""`make test-gpu` and tests/gpu on a machine without a GPU."""
 
 import os
 import shutil

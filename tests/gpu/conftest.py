@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from gpu.device import CUDA
 
 HERE = Path(__file__).parent

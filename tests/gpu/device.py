@@ -1,7 +1,8 @@
 """The device that tests/gpu runs on, and what its tests share.
 
-LABCORE_TEST_DEVICE is cpu or cuda; by default cuda where there is one. Tests on cuda are marked `gpu` (tests/gpu/conftest.py), so
-that `make test` runs these files on a CPU, with small sizes, and leaves out what only a CUDA device has.
+LABCORE_TEST_DEVICE is cpu or cuda; the default is cuda where there is one. Tests on cuda are marked `gpu` by
+tests/gpu/conftest.py. `make test` leaves those out; without a CUDA device it runs the same tests on the CPU with small sizes,
+and skips what only a CUDA device has.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 CHOSEN = os.environ.get("LABCORE_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 if CHOSEN not in ("cpu", "cuda") or (CHOSEN == "cuda" and not torch.cuda.is_available()):
     raise pytest.UsageError(
-        f"LABCORE_TEST_DEVICE was {CHOSEN!r}; allowed are cpu, and cuda where torch finds a CUDA device; set it, or leave it out"
+        f"LABCORE_TEST_DEVICE was {CHOSEN!r}; allowed are cpu, and cuda where torch finds a CUDA device; change it or leave it "
+        "out"
     )
 DEVICE = torch.device(CHOSEN)
 CUDA = DEVICE.type == "cuda"

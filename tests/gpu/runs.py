@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from conftest import perturbed
-from gpu.device import CUDA, FASHION, MID
 from torch import Tensor, nn
 
+from gpu.device import CUDA, FASHION, MID
 from labcore.config import RunConfig, TrainConfig
 from labcore.data.images import ImageData
 from labcore.data.transforms import prepare

@@ -9,9 +9,9 @@ import warnings
 
 import pytest
 import torch
-from gpu.device import CUDA, DEVICE, error, images, mid_flow, needs_cuda, numbers, slow_on_a_cpu, small_flow, there
 from torch.utils.data import DataLoader, TensorDataset
 
+from gpu.device import CUDA, DEVICE, error, images, mid_flow, needs_cuda, numbers, slow_on_a_cpu, small_flow, there
 from labcore import invert
 from labcore.inverse import compiled
 

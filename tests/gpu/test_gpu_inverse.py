@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from conftest import OPTIONS, perturbed
+
 from gpu.device import (
     CUDA,
     DEVICE,
@@ -21,7 +22,6 @@ from gpu.device import (
     small_flow,
     there,
 )
-
 from labcore import BackwardModel, denoise, invert, sample
 from labcore.config import BackwardConfig
 from labcore.data.transforms import to_uint8

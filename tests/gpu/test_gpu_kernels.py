@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from gpu.device import CUDA, DEVICE, error, needs_cuda
 
+from gpu.device import CUDA, DEVICE, error, needs_cuda
 from labcore.kernels import dispatch
 from labcore.kernels.affine import affine_forward
 from labcore.kernels.attention import causal_attention

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 from conftest import OPTIONS, perturbed
-from gpu.device import CUDA, DEVICE, error, exact, images, mid_flow, needs_cuda, slow_on_a_cpu, small_flow, there
 from torch.nn.attention import SDPBackend
+
+from gpu.device import CUDA, DEVICE, error, exact, images, mid_flow, needs_cuda, slow_on_a_cpu, small_flow, there
 
 BATCH = 8 if CUDA else 2
 SHAPES = {

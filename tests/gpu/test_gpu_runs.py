@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from gpu.device import CUDA, DEVICE, FASHION, error, exact, mid_flow, needs_cuda, numbers, slow_on_a_cpu, small_flow
-from gpu.runs import embedded, pictures, trainable, weights
 from PIL import Image
 
+from gpu.device import CUDA, DEVICE, FASHION, error, exact, mid_flow, needs_cuda, numbers, slow_on_a_cpu, small_flow
+from gpu.runs import embedded, pictures, trainable, weights
 from labcore import encoders, latents
 from labcore.data import load
 from labcore.data.loaders import StepSampler, micro_batches

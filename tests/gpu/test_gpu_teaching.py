@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
+
 from gpu.device import CUDA, DEVICE, MID, error, exact, mid_flow, needs_cuda, numbers, slow_on_a_cpu
 from gpu.runs import Waits, embedded, go, pictures, steps, trainable
-
 from labcore import BackwardModel
 from labcore.config import AlignConfig, BackwardConfig, InversionConfig
 from labcore.rng import StepNoise
@@ -129,6 +129,6 @@ def test_switch_after_an_error():
 
     objective = inversion(student())
     batch, noise = batch_of(4)
-    with pytest.raises(ValueError), torch.autocast(DEVICE.type, torch.bfloat16):  # noqa: PT011  of whatever message
+    with pytest.raises(ValueError), torch.autocast(DEVICE.type, torch.bfloat16):
         objective.taught(batch._replace(x=batch.x[:, :1]), noise)
     assert not tf32.enabled()

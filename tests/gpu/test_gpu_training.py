@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
+
 from gpu.device import CUDA, DEVICE, MID, needs_cuda, numbers, slow_on_a_cpu
 from gpu.runs import Waits, embedded, go, peak, pictures, steps, trainable, weights
-
-from labcore.plan import plan
 from labcore.config import RunConfig
+from labcore.plan import plan
 from labcore.rng import StepNoise
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
