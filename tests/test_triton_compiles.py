@@ -6,6 +6,7 @@ A kernel is compiled for the arguments that its own caller gives: the caller run
 import inspect
 import re
 import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def compiled(monkeypatch, tmp_path):
         found = {key: Caught(value) for key, value in vars(module).items() if isinstance(value, triton.JITFunction)}
         for key, kernel in found.items():
             monkeypatch.setattr(module, key, kernel)
+        monkeypatch.setitem(sys.modules, f"labcore.kernels.{Path(module.__file__).stem}", module)
         call()
         assert found[name].launches
         return [ptx_of(found[name].kernel, *launch) for launch in found[name].launches]

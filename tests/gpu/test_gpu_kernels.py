@@ -1,5 +1,7 @@
 """Triton's kernels on the device: the parity tests, and sizes that no interpreter gets through."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -12,6 +14,14 @@ from labcore.kernels.change import sweep_change
 if CUDA:
     pytest.importorskip("triton")
     from triton_parity import *  # noqa: F403  its tests are collected here, tolerances as they stand
+
+
+@pytest.fixture(autouse=True)
+def no_fallback():
+    """A kernel that cannot run is an error; torch's result in its place would pass every test."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*going on with torch's")
+        yield
 
 
 @pytest.mark.skipif(CUDA, reason="runs above")
