@@ -42,7 +42,7 @@ def child(code: str, *words: str, **options) -> subprocess.Popen:
 @pytest.mark.parametrize("compiled", [False, True] if CUDA else [False])
 def test_generate_resumes(compiled, tmp_path):
     """Stopped after the second chunk and gone on: the images of an undisturbed drawing, bit for bit."""
-    chunk = 64 if CUDA else 4
+    chunk = 64 if CUDA else 2
     way = {"compiled": compiled} if "compiled" in Sampling.model_fields else {}
     sampling = Sampling(num=4 * chunk, chunk=chunk, guidance=0.5, seed=3, **way)
     flow, seen = small_flow(torch.float32), []
@@ -131,6 +131,7 @@ def three_steps(flow: torch.nn.Module, shared: bool) -> dict[str, torch.Tensor]:
     return shard.whole_state(flow.state_dict(), True)
 
 
+@slow_on_a_cpu
 def test_fsdp2_alone():
     """One process that shares out with itself: the same weights, and whole ones are saved."""
     want = three_steps(trainable(), False)
