@@ -1,6 +1,7 @@
-"""The inverse by a CUDA graph (`compiled=True`) is the eager one, whatever else goes on.
+"""The inverse by a CUDA graph is the eager one (`compiled=False`), whatever else goes on.
 
-On a CPU the same calls, with the program of a token not compiled; what a recording needs beyond that, only a GPU has.
+compiled=None records the plain step, compiled=True a compiled one. A CPU records nothing: there the calls are made with True and
+a program of a token that is not compiled.
 """
 
 import copy
@@ -15,7 +16,8 @@ from gpu.device import CUDA, DEVICE, error, images, mid_flow, needs_cuda, number
 from labcore import invert
 from labcore.inverse import compiled
 
-FALLBACK = ".*going on without it"
+FALLBACK = ".*does not work here"
+by_every_way = pytest.mark.parametrize("way", [None, True] if CUDA else [True])
 
 
 @pytest.fixture(autouse=True)
@@ -36,64 +38,70 @@ def given(flow, count: int, seed: int = 2):
     return z, there(images(flow, count)[1])
 
 
-def assert_eager(flow, z, y, tolerance: float = 1e-5, **settings) -> None:
+def assert_eager(way, flow, z, y, tolerance: float = 1e-5, **settings) -> None:
     want = invert(flow, z, y, **settings, compiled=False).x
-    got = invert(flow, z, y, **settings, compiled=True).x
+    got = invert(flow, z, y, **settings, compiled=way).x
     assert bool(got.isfinite().all()) and error(got, want) < tolerance
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
-def test_graph_is_eager(count, guidance):
+@by_every_way
+def test_graph_is_eager(count, guidance, way):
     flow = small_flow(torch.float32)
-    assert_eager(flow, *given(flow, count), guidance=guidance)
+    assert_eager(way, flow, *given(flow, count), guidance=guidance)
 
 
-def test_graph_is_eager_with_guidance_for_each_image():
+@by_every_way
+def test_graph_is_eager_with_guidance_for_each_image(way):
     flow = small_flow(torch.float32, positions="rope", mlp="swiglu", norm="rmsnorm")
     strengths = there(torch.tensor([0.0, 0.5, 2.0]))
-    assert_eager(flow, *given(flow, 3), guidance=strengths, guidance_schedule="linear")
+    assert_eager(way, flow, *given(flow, 3), guidance=strengths, guidance_schedule="linear")
 
 
-def test_graph_is_eager_without_classes():
+@by_every_way
+def test_graph_is_eager_without_classes(way):
     flow = small_flow(torch.float32, num_classes=0)
-    assert_eager(flow, given(flow, 3)[0], None, guidance=0.5, attn_temp=0.3)
+    assert_eager(way, flow, given(flow, 3)[0], None, guidance=0.5, attn_temp=0.3)
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
-def test_graph_is_eager_in_bf16(count):
+@by_every_way
+def test_graph_is_eager_in_bf16(count, way):
     flow = mid_flow().to(DEVICE)
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        assert_eager(flow, *given(flow, count), 3e-2, guidance=1.0)
+        assert_eager(way, flow, *given(flow, count), 3e-2, guidance=1.0)
 
 
 @slow_on_a_cpu
-def test_graph_sees_new_numbers():
+@by_every_way
+def test_graph_sees_new_numbers(way):
     """What a graph has recorded is memory, not numbers: other noise, labels, weights and flows come out as they should."""
     first, second = small_flow(torch.float32), small_flow(torch.float32, seed=1)
     for seed in (2, 3):
-        assert_eager(first, *given(first, 3, seed))
+        assert_eager(way, first, *given(first, 3, seed))
     z, y = given(first, 3)
-    assert_eager(first, z, (y + 1) % 5)
-    before = invert(first, z, y, compiled=True).x
+    assert_eager(way, first, z, (y + 1) % 5)
+    before = invert(first, z, y, compiled=way).x
     with torch.no_grad():
         for p in first.parameters():
             p.add_(0.02)
-    assert_eager(first, z, y)
-    assert error(invert(first, z, y, compiled=True).x, before) > 1e-3
+    assert_eager(way, first, z, y)
+    assert error(invert(first, z, y, compiled=way).x, before) > 1e-3
     for flow in (second, first, second):
-        assert_eager(flow, z, y)
-        assert_eager(flow, z, y, guidance=1.5)
+        assert_eager(way, flow, z, y)
+        assert_eager(way, flow, z, y, guidance=1.5)
     with torch.no_grad():
         first.load_state_dict(second.state_dict())
-    assert error(invert(first, z, y, compiled=True).x, invert(second, z, y, compiled=False).x) < 1e-5
+    assert error(invert(first, z, y, compiled=way).x, invert(second, z, y, compiled=False).x) < 1e-5
     moved = copy.deepcopy(first)
     del first, second  # memory of theirs may be used again
-    assert_eager(moved, z, y)
+    assert_eager(way, moved, z, y)
 
 
 @needs_cuda
-def test_graph_beside_a_loader():
+@by_every_way
+def test_graph_beside_a_loader(way):
     """A thread that pins memory and a thread that trains neither break a recording nor are broken by it."""
     stop, failures = threading.Event(), []
 
@@ -128,7 +136,7 @@ def test_graph_beside_a_loader():
         for seed, count in enumerate((1, 2, 4, 8)):  # each is recorded anew
             flow = small_flow(torch.float32, seed=seed)
             z, y = given(flow, count)
-            assert_eager(flow, z, y)
+            assert_eager(way, flow, z, y)
     finally:
         stop.set()
         for thread in threads:
@@ -143,14 +151,15 @@ def test_graph_memory(record_property):
     reserved = []
     for number in range(50):
         z, y = given(flow, 4, seed=number)
-        invert(flow, z, y, 1.0 if number % 2 else 0.0, compiled=True)
+        invert(flow, z, y, 1.0 if number % 2 else 0.0, compiled=None)
         reserved.append(torch.cuda.memory_reserved())
     record_property("MiB reserved after 5 and after 50 inverses", [x / 2**20 for x in (reserved[4], reserved[-1])])
     assert reserved[-1] - reserved[4] <= 64 * 2**20
 
 
 @needs_cuda
-def test_graph_falls_back(monkeypatch):
+@by_every_way
+def test_graph_falls_back(monkeypatch, way):
     """A recording that fails is one warning, and the result is right."""
 
     def broken(*_, **__):
@@ -161,7 +170,7 @@ def test_graph_falls_back(monkeypatch):
     z, y = given(flow, 5)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        got = [invert(flow, z, y, compiled=True).x for _ in range(2)]
+        got = [invert(flow, z, y, compiled=way).x for _ in range(2)]
     assert len([w for w in seen if "going on without it" in str(w.message)]) == 1, [str(w.message) for w in seen]
     for x in got:
         assert error(x, invert(flow, z, y, compiled=False).x) < 1e-6

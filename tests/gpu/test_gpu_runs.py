@@ -39,7 +39,7 @@ def child(code: str, *words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
 
 
-@pytest.mark.parametrize("compiled", [False, True] if CUDA else [False])
+@pytest.mark.parametrize("compiled", [False, None] if CUDA else [False])
 def test_generate_resumes(compiled, tmp_path):
     """Stopped after the second chunk and gone on: the images of an undisturbed drawing, bit for bit."""
     chunk = 64 if CUDA else 2
