@@ -1,7 +1,7 @@
 """The inverse by a CUDA graph is the eager one (`compiled=False`), whatever else goes on.
 
-compiled=None records the plain step, compiled=True a compiled one. A CPU records nothing: there the calls are made with True, and
-with a program of a token that is not compiled.
+compiled=None records the plain step, compiled=True a compiled one. A CPU records nothing: there the calls are made with True,
+and with a program of a token that is not compiled.
 """
 
 import copy

@@ -14,7 +14,7 @@ from labcore.plan import plan
 from labcore.rng import StepNoise
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
-from labcore.train.log import read_log
+from labcore.train.log import RunLog, read_log
 from labcore.train.loop import Hooks, Trained
 from labcore.train.objectives import Likelihood
 from labcore.train.recompute import recompute_layers
@@ -86,34 +86,31 @@ def test_train_resumes(tmp_path):
 
 
 @slow_on_a_cpu
-def test_train_compiled(tmp_path, record_property):
+def test_train_compiled(tmp_path, monkeypatch, record_property):
     """No fallback, no graph break, at most 4 programs, none of them made after the first record."""
     from torch._dynamo.utils import counters
 
     if any(type(found).__module__ == "jaxtyping._import_hook" for found in sys.meta_path):
         pytest.skip("torch.compile cannot trace shape checks; give --jaxtyping-packages=")
-    from labcore.runs.training import _noised_once
-    from labcore.train.monitor import block_health
-
     torch._dynamo.reset()
     counters.clear()
-    programs = []
+    programs, write = [], RunLog.write
 
-    def diagnose(model, x, y):
-        found = block_health(model, _noised_once(model, x), y)
+    def noted(log, step, values):
         programs.append(counters["stats"]["unique_graphs"])
-        return found
+        write(log, step, values)
 
-    settings = dict(log_every=3, precision="bf16", label_dropout=0.1)
-    hooks = Hooks(diagnose=diagnose)
-    with warnings.catch_warnings():
+    settings = dict(limit=200, log_every=3, precision="bf16", label_dropout=0.1)
+    with warnings.catch_warnings(), monkeypatch.context() as patch:
         warnings.filterwarnings("error", message=".*going on without it")
-        compiled = go(tmp_path / "compiled", steps(9, compile=True, **settings), hooks=hooks)
+        patch.setattr(RunLog, "write", noted)
+        run_training(embedded(9, compile=True, **settings), tmp_path / "compiled", previews=False)
     record_property("programs at each record", programs)
     assert not counters["graph_break"] and 1 <= programs[0] == programs[-1] <= 4, (programs, counters["graph_break"])
-    plain = go(tmp_path / "plain", steps(9, **settings), hooks=Hooks(diagnose=block_health))
-    for a, b in zip(compiled, plain, strict=True):
-        assert a["nats_per_dim"] == pytest.approx(b["nats_per_dim"], abs=2e-2)
+    run_training(embedded(9, **settings), tmp_path / "plain", previews=False)
+    logs = [[r for r in read_log(tmp_path / name) if "nats_per_dim" in r] for name in ("compiled", "plain")]
+    for one, other in zip(*logs, strict=True):
+        assert one["nats_per_dim"] == pytest.approx(other["nats_per_dim"], abs=2e-2)
 
 
 def test_train_recomputes(record_property):
