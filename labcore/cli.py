@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
-from labcore.runs.draw_commands import Model, class_numbers, device
+from labcore.runs.draw_commands import COMPILED_HELP, Model, class_numbers, device
 
 app = typer.Typer(
     help="Train, sample and measure transformer normalizing flows.",
@@ -150,6 +150,7 @@ def evaluate(
         int, typer.Option(help="Of the noise: image i is a function of seed and i.", min=0, max=2**32 - 1)
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn at a time.")] = 100,
+    compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
     num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The record, as JSON; one of the same model is added to.")] = None,
 ) -> None:
@@ -173,6 +174,7 @@ def evaluate(
             attn_temp=attn_temp,
             noise_std=noise_std,
             seed=seed,
+            compiled=compiled,
             chunk=batch_size,
         )
     if out:

@@ -13,6 +13,8 @@ from labcore.kernels.affine import affine_forward
 from labcore.kernels.attention import causal_attention
 from labcore.kernels.change import sweep_change
 
+pytestmark = pytest.mark.filterwarnings("error:.*does not work here")  # torch's way in its place proves nothing
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -102,7 +104,9 @@ def test_whole_flow_and_inverses():
 
     def call():
         out = flow(x, y)
-        inverses = [invert(flow, out.z, y, g, solver=s).x for g in (0.0, 1.5) for s in ("sequential", "jacobi")]
+        inverses = [
+            invert(flow, out.z, y, g, solver=s, compiled=False).x for g in (0.0, 1.5) for s in ("sequential", "jacobi")
+        ]
         return [out.z, out.log_det, *inverses]
 
     for want, got in zip(*both(call), strict=True):

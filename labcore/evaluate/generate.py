@@ -2,7 +2,9 @@
 
 Image i is a function of the weights, the settings and (seed, i). It is rounded to uint8 as it would be in a PNG, since that is
 what published numbers are computed on. Chunks are part of the key: with equal chunks and one number of threads the images are
-bit-equal however the work was shared; other chunks change float images by rounding only, and a pixel by 1 now and then.
+bit-equal however the work was shared; other chunks change float images by rounding only, and a pixel by 1 now and then. So
+does the way in which single tokens are computed, which is part of the key where it is not the plain one. On CUDA a chunk is
+drawn in parts where half of the free memory does not hold it: again rounding only, and no part of the key.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.sample import Sampler, check_one_pass, sample
+from labcore.inverse.solve import way_of
 from labcore.latents import codec_of, pixel_shape, to_pixels
 from labcore.store import Progress, Rows, Store, cache_folder
 
 MOST = 1_000_000
 """Images of one drawing; our choice, 20 times what papers draw."""
-EXACT_ONLY = ("noise_std", "guidance_schedule", "attn_temp", "solver")
+EXACT_ONLY = ("noise_std", "guidance_schedule", "attn_temp", "solver", "compiled")
 """Settings of a flow's exact inverse that a learned one does not have."""
 
 
@@ -42,6 +45,7 @@ class Sampling(Config):
     attn_temp: PositiveFloat = 1.0  # of the unconditional branch
     noise_std: NonNegativeFloat | None = None  # denoising; None: as the flow was trained, 0: none
     solver: Solver | tuple[Method, ...] = "sequential"  # a name is exact; or a method for each block
+    compiled: bool | None = None  # as in `labcore.invert`; None: a recorded CUDA graph on CUDA, the plain way elsewhere
     seed: int = 0
     chunk: PositiveInt = Field(default=100, le=10_000)  # images drawn at a time
 
@@ -62,15 +66,20 @@ class Sampling(Config):
     def describe(self, flow: Sampler) -> dict[str, Any]:
         """The settings as they apply to `flow`: what a record holds and what the images are keyed by.
 
-        A learned inverse lacks `EXACT_ONLY`; of latents there is what decodes them. Raises as `noise_level`, or as
-        `check_one_pass`.
+        A learned inverse lacks `EXACT_ONLY`; of latents there is what decodes them. `compiled` is the way that it means on
+        the flow's device (`labcore.inverse.solve.way_of`), and is left out where that is "plain": images and records that were
+        made before there was a choice say the same. Raises as `noise_level`, or as `check_one_pass`.
         """
         classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
         values = {**self.model_dump(mode="json"), "classes": classes}
         if flow.config.codec is not None:
             values["decoded_by"] = codec_of(flow.config).recipe()
         if isinstance(flow, TarFlow):
-            return {**values, "noise_std": noise_level(flow, self.noise_std)}
+            values["noise_std"] = noise_level(flow, self.noise_std)
+            values["compiled"] = way_of(flow, self.solver, self.compiled)
+            if values["compiled"] == "plain":
+                del values["compiled"]
+            return values
         check_one_pass(**{name: values.pop(name) for name in EXACT_ONLY})
         return values
 
@@ -134,6 +143,7 @@ def generate(
             guidance_schedule=sampling.guidance_schedule,
             attn_temp=sampling.attn_temp,
             solver=sampling.solver,
+            compiled=sampling.compiled,
             first=part.start,
         )
         return {"images": to_uint8(to_pixels(flow, images))}

@@ -60,6 +60,8 @@ def differences(part: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) 
         known = part.get(section)
         known = known if isinstance(known, dict) else {}
         found += [name for name, value in values.items() if name not in known or known[name] != value]
+        if section == "images":  # a setting that is left out at its default, as `compiled`
+            found += [name for name in known if name not in values]
     return list(dict.fromkeys(found))
 
 

@@ -2,12 +2,14 @@
 
 A sweep's change says little about the error that is left, and how long a sweep takes is a matter of machine, batch and
 dtype. So both are measured against the sequential inverse, block by block from the same input, and then for the whole chain.
+On CUDA the sequential inverse is tried as a recorded CUDA graph too (untested on GPU).
 What comes out is a `Calibration`: one `Method` per block with a bound of twice the block's largest value, which is kept in a
 file beside the model and refuses any other.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import platform
@@ -27,7 +29,7 @@ from labcore.guidance import Schedule, per_block, token_weights
 from labcore.inverse.fixed_point import Sweep, solve_block
 from labcore.inverse.methods import STARTS, Method, check_methods, divisors
 from labcore.inverse.params import GuidedParams
-from labcore.inverse.solve import invert
+from labcore.inverse.solve import decoder_for, invert
 from labcore.jsonfile import alone, write_json
 from labcore.timing import alternate
 from labcore.types import BlockStats
@@ -35,12 +37,18 @@ from labcore.types import BlockStats
 FILE = "solvers.json"
 """Name of the file beside a model's weights."""
 
+RECORDINGS: dict[str, tuple[bool | None, ...]] = {"cuda": (None, True)}
+"""Device -> values of `compiled` that are tried beside the plain way."""
+
 TIGHTER = (1.0, 0.1, 0.01)
 """Shares of the wished error that are tried as a sweep's last change; our choice."""
 
 
 class Trial(BaseModel):
-    """One method tried on one block: its median seconds, its largest error against the sequential solver, its sweeps."""
+    """One method tried on one block: its median seconds, its largest error against the sequential solver, its sweeps.
+
+    compiled: as `labcore.invert` takes it; False for methods that sweep.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,13 +57,16 @@ class Trial(BaseModel):
     seconds: float
     error: float
     sweeps: int
+    compiled: bool | None = False
 
 
 class Calibration(BaseModel):
     """The fastest methods within `tolerance` for one model, where they were measured.
 
     methods: one per block 1..T. error: largest |difference| of an image from the sequential inverse's. speedup: sequential
-    seconds by these methods' seconds for the whole inverse. trials: all that was measured on the way.
+    seconds, the plain way, by these methods' seconds for the whole inverse. trials: all that was measured on the way.
+    compiled: how blocks that stay sequential are computed, as `labcore.invert` takes it; None, automatic, in calibrations that
+    were made before this was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +81,7 @@ class Calibration(BaseModel):
     error: float
     speedup: float
     trials: tuple[Trial, ...]
+    compiled: bool | None = None
 
     def check(self, flow: TarFlow) -> None:
         """ValueError where it was measured on another model."""
@@ -111,28 +123,30 @@ def calibrate(
     def keep(sweep: Sweep) -> None:
         states[sweep.block] = sweep.x
 
-    wanted = invert(flow, z, *settings, callback=keep).x
+    wanted = invert(flow, z, *settings, callback=keep, compiled=False).x
     if not all(bool(state.isfinite().all()) for state in states.values()):
         raise ValueError(f"the sequential inverse gives NaN or infinity at guidance {guidance}; give less")
     blocks = [_Trials(flow, z, number, states, settings, repeats) for number in range(1, len(flow.blocks) + 1)]
-    methods, error = [block.sequential.method for block in blocks], 0.0
-    for share in TIGHTER:
-        tried = []
-        for block in blocks:
-            tried.append(block.best(parts, tolerance * share))
-            if progress is not None:
-                progress(f"block {block.number}: {tried[-1].segments} segments, {len(block.trials)} methods tried")
-        off = float((invert(flow, z, *settings, solver=tried).x - wanted).abs().max())
+    compiled = _fastest_recording(blocks, RECORDINGS.get(z.device.type, ()), tolerance)
+    for block in blocks:
+        block.sequential = block.plain if compiled is False else block.recorded[compiled]
+    sequential = [block.plain.method for block in blocks]
+    choices = (_choice(blocks, parts, tolerance * share, progress) for share in TIGHTER)
+    methods, error = sequential, 0.0
+    for tried in itertools.chain(choices, [sequential]):
+        off = float((invert(flow, z, *settings, solver=tried, compiled=compiled).x - wanted).abs().max())
         if off <= tolerance:
             methods, error = tried, off
             break
+    else:
+        compiled = False
     whole = {
-        name: lambda solver=solver: invert(flow, z, *settings, solver=solver)
-        for name, solver in (("sequential", "sequential"), ("chosen", methods))
+        "sequential": lambda: invert(flow, z, *settings, compiled=False),
+        "chosen": lambda: invert(flow, z, *settings, solver=methods, compiled=compiled),
     }
     seconds = {name: timing.seconds for name, timing in alternate(whole, repeats, warmup=0).items()}
     if seconds["chosen"] > seconds["sequential"]:  # each block's choice won by chance
-        methods, error = [block.sequential.method for block in blocks], 0.0
+        methods, compiled, error = sequential, False, 0.0
         seconds["chosen"] = seconds["sequential"]
     return Calibration(
         model=provenance.weights_hash(flow),
@@ -145,7 +159,34 @@ def calibrate(
         error=error,
         speedup=seconds["sequential"] / seconds["chosen"],
         trials=tuple(trial for block in blocks for trial in block.trials),
+        compiled=compiled,
     )
+
+
+def _choice(
+    blocks: Sequence[_Trials], parts: Sequence[int], wished: float, progress: Callable[[str], None] | None
+) -> list[Method]:
+    """The fastest method of each block with an error of at most `wished`."""
+    tried = []
+    for block in blocks:
+        tried.append(block.best(parts, wished))
+        if progress is not None:
+            progress(f"block {block.number}: {tried[-1].segments} segments, {len(block.trials)} methods tried")
+    return tried
+
+
+def _fastest_recording(blocks: Sequence[_Trials], candidates: Sequence[bool | None], tolerance: float) -> bool | None:
+    """The value of `compiled` with which all blocks together are solved sequentially in the least time; False is plain.
+
+    A candidate that is off by more than the tolerance in a block is left out.
+    """
+    best, least = False, sum(block.plain.seconds for block in blocks)
+    for compiled in candidates:
+        trials = [block.try_recording(compiled) for block in blocks]
+        seconds = sum(trial.seconds for trial in trials)
+        if seconds < least and all(trial.error <= tolerance for trial in trials):
+            best, least = compiled, seconds
+    return best
 
 
 class _Trials:
@@ -156,7 +197,13 @@ class _Trials:
         self.given, self.wanted = states.get(number + 1, z), states[number]
         self.bound = 2 * float(self.wanted.abs().max()) or None
         self.trials: list[Trial] = []
-        self.sequential = self._try(Method(segments=flow.config.tokens))
+        self.plain = self.sequential = self._try(Method(segments=flow.config.tokens))
+        self.recorded: dict[bool | None, Trial] = {}
+
+    def try_recording(self, compiled: bool | None) -> Trial:
+        """Time and error of the sequential method with this value of `compiled`."""
+        self.recorded[compiled] = self._try(self.plain.method, compiled)
+        return self.recorded[compiled]
 
     def best(self, parts: Sequence[int], wished: float) -> Method:
         """The fastest method with an error of at most `wished`; each is tried with smaller last changes until it has that."""
@@ -171,23 +218,25 @@ class _Trials:
                         break
         return min(good, key=lambda trial: trial.seconds).method
 
-    def _try(self, method: Method) -> Trial:
-        solve = self._solver(method)
+    def _try(self, method: Method, compiled: bool | None = False) -> Trial:
+        solve = self._solver(method, compiled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a method that diverges is slow, and not chosen for that
             x, stats = solve()
             seconds = alternate({"": solve}, self.repeats, warmup=0)[""].seconds
         error = float((x - self.wanted).abs().max())
-        self.trials.append(Trial(block=self.number, method=method, seconds=seconds, error=error, sweeps=stats.sweeps))
+        found = dict(seconds=seconds, error=error, sweeps=stats.sweeps, compiled=compiled)
+        self.trials.append(Trial(block=self.number, method=method, **found))
         return self.trials[-1]
 
-    def _solver(self, method: Method) -> Callable[[], tuple[Tensor, BlockStats]]:
+    def _solver(self, method: Method, compiled: bool | None) -> Callable[[], tuple[Tensor, BlockStats]]:
         block, (y, guidance, schedule, attn_temp) = self.flow.blocks[self.number - 1], self.settings
         weights = token_weights(schedule, self.flow.config.tokens, self.given.device)
         g = per_block(guidance, len(self.flow.blocks), self.given)[self.number - 1]
 
         def solve() -> tuple[Tensor, BlockStats]:
-            params = GuidedParams(block, y, self.given, g, weights, attn_temp)
+            decoder = decoder_for(compiled, self.given.device)
+            params = GuidedParams(block, y, self.given, g, weights, attn_temp, decoder)
             return solve_block(block, self.number, self.given, params, method)
 
         return solve
@@ -230,7 +279,8 @@ def described(calibration: Calibration) -> str:
     rows = [("block", "segments", "start", "last change", "sweeps", "error", "ms", "sequential ms")]
     for number in range(len(calibration.methods), 0, -1):
         trials, chosen = [t for t in calibration.trials if t.block == number], calibration.methods[number - 1]
-        best = next(t for t in trials if t.method == chosen)
+        ways = [t for t in trials if t.method == chosen]
+        best = next((t for t in ways if t.compiled == calibration.compiled), ways[0])
         last = "exact" if chosen.tolerance is None else f"{chosen.tolerance:.0e}"
         times = (f"{1000 * best.seconds:.1f}", f"{1000 * trials[0].seconds:.1f}")
         rows.append(
@@ -239,6 +289,8 @@ def described(calibration: Calibration) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     whole = f"{calibration.speedup:.2f} times as fast as sequential, error {calibration.error:.1e}"
+    if any(t.compiled is not False for t in calibration.trials):
+        whole += {False: "", None: ", recorded", True: ", compiled and recorded"}[calibration.compiled]
     return "\n".join([*lines, f"the whole inverse at batch {calibration.batch}: {whole}"])
 
 

@@ -1,9 +1,9 @@
 """The step of one token as compiled code, for small batches, where a token costs more in calls than in arithmetic.
 
 torch.compile makes one program for all layers of a block. Its shapes stand still: attention looks at the whole cache
-behind a mask, and a batch is filled up to a power of two, so that a program serves every token, block and call of a flow's
-sizes. Sweeps over several tokens, and batches above LARGEST rows, where it gains nothing, go the plain way. On CUDA the
-program's kernels are recorded as well and started by one call (`labcore.inverse.graphed`).
+behind a mask, and a batch is filled up to a round number of rows, so that a program serves every token, block and call of a
+flow's sizes. Sweeps over several tokens, and batches above LARGEST rows, where it gains nothing, go the plain way. On CUDA
+the step is recorded as a CUDA graph instead (`labcore.inverse.graphed`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ import warnings
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from labcore.inverse.decode import BlockDecoder, FoldedLayer, KVCache, through
+from labcore.inverse.decode import (
+    BlockDecoder,
+    FoldedLayer,
+    KVCache,
+    after_attention,
+    before_attention,
+    outside_autocast,
+)
 from labcore.nn.embed import rotate
 
 LARGEST = {"cpu": 32, "cuda": 256}
@@ -27,8 +33,11 @@ Xeon; on CUDA our guess, not measured. Other devices have no programs."""
 _WORKS: dict[tuple, bool] = {}  # by the sizes that torch.compile has, as its own programs, for the whole process
 
 
-class CompiledDecoder(BlockDecoder):
-    """A `BlockDecoder` whose single tokens go through the program; where torch.compile fails, with one warning, they do not."""
+class SteppedDecoder(BlockDecoder):
+    """A `BlockDecoder` whose single tokens go through `step`; where that fails, with one warning, they go the plain way."""
+
+    means = "torch.compile"
+    """What a warning says did not work."""
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache, with rows to fill the batch up."""
@@ -39,18 +48,50 @@ class CompiledDecoder(BlockDecoder):
         """As `BlockDecoder.next_params`."""
         b, n, _ = u.shape
         rows = padded(b)
-        if n > 1 or not fits(b, u.device) or not _works(self, cache, rows):
+        if n > 1 or not fits(b, u.device) or not self.works(cache, rows):
             return super().next_params(u, cache)
         try:
             out = self.step(u[:, 0], cache, rows)[:b, None]
-        except Exception as error:  # something that is no part of the key has changed, and cannot be compiled
-            _give_up(_key(self, cache, rows), error)
+        except Exception as error:  # something that is no part of the key has changed, or whatever a driver can meet
+            self.give_up(cache, rows, error)
             return super().next_params(u, cache)
         cache.length += 1
         return self.block.split_params(out)
 
+    def works(self, cache: KVCache, rows: int) -> bool:
+        """Whether `step` may be called for these sizes."""
+        raise NotImplementedError
+
     def step(self, u: Tensor, cache: KVCache, rows: int) -> Tensor:
-        """What the program says (rows, 2d) after the token u (b, d)."""
+        """Output of params_out (rows, p) after the token u (b, d)."""
+        raise NotImplementedError
+
+    def key(self, cache: KVCache, rows: int) -> tuple:
+        """Everything that a step with this cache is made for."""
+        keys = cache.layers[0][0]
+        return sizes(self, rows, keys.shape[2], keys.dtype, keys.device)
+
+    def give_up(self, cache: KVCache, rows: int, error: Exception) -> None:
+        """From here on these sizes go the plain way in this process."""
+        _WORKS[self.key(cache, rows)] = False
+        warnings.warn(f"{self.means} does not work here ({told(error)}); going on without it", stacklevel=3)
+
+
+class CompiledDecoder(SteppedDecoder):
+    """Single tokens go through one program for the whole block."""
+
+    way = "compiled"
+
+    def works(self, cache: KVCache, rows: int) -> bool:
+        """Whether there is a program for these sizes. The first time, compile it and say so."""
+        key = self.key(cache, rows)
+        if key not in _WORKS:
+            _WORKS[key] = True
+            _try(self, cache, rows)
+        return _WORKS[key]
+
+    def step(self, u: Tensor, cache: KVCache, rows: int) -> Tensor:
+        """As `SteppedDecoder.step`."""
         position = torch.tensor([cache.length], device=u.device)
         return program()(*arguments(self, cache, rows, fill(u, rows), position))
 
@@ -61,8 +102,8 @@ def fits(rows: int, device: torch.device) -> bool:
 
 
 def padded(rows: int) -> int:
-    """The next power of two."""
-    return 1 << (rows - 1).bit_length()
+    """The next power of two up to 64 rows, the next multiple of 16 above."""
+    return 1 << (rows - 1).bit_length() if rows <= 64 else -(-rows // 16) * 16
 
 
 def token_step(
@@ -75,34 +116,48 @@ def token_step(
     layers: list[FoldedLayer],
     cache: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """What params_out says (rows, 2d) after the token u (rows, d) at `position` (1,); its keys and values go into `cache`."""
-    token_in, token_bias, out_weight, out_bias = weights
-    rows, (_, heads, tokens, e) = len(u), cache[0][0].shape
-    h = F.linear(u, token_in) + (token_bias if len(token_bias) == 1 else token_bias[position])
-    h = h if condition is None else h + condition
-    seen = torch.arange(tokens, device=u.device) <= position
+    """Output of params_out (rows, p) after the token u (rows, d) at `position` (1,); its keys and values go into `cache`."""
+    h = enter(u, position, weights, condition)
+    seen = torch.arange(cache[0][0].shape[2], device=u.device) <= position
     turn = None if rope is None else rope[position]
-
-    def attend(number: int, qkv: Tensor) -> Tensor:
-        q, k, v = (part[:, :, None] for part in qkv.view(rows, 3, heads, e).unbind(1))
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        if temperature is not None:
-            q = q / temperature
+    for number, layer in enumerate(layers):
         keys, values = cache[number]
-        keys.index_copy_(2, position, k.to(keys.dtype))
-        values.index_copy_(2, position, v.to(keys.dtype))
-        return attention(q.to(keys.dtype), keys, values, seen).reshape(rows, heads * e)
+        q = remember(layer, h, position, turn, temperature, keys, values)
+        h = after_attention(layer, h, attention(q, keys, values, seen).flatten(1))
+    return outside_autocast(h, *weights[2:])
 
-    return F.linear(through(layers, h, attend), out_weight, out_bias)
+
+def enter(u: Tensor, position: Tensor, weights: tuple[Tensor, ...], condition: Tensor | None) -> Tensor:
+    """Hidden rows (rows, width) of the token u (rows, d) before the first layer."""
+    token_in, token_bias = weights[:2]
+    h = outside_autocast(u, token_in) + (token_bias if len(token_bias) == 1 else token_bias[position])
+    return h if condition is None else h + condition
+
+
+def remember(
+    layer: FoldedLayer,
+    h: Tensor,
+    position: Tensor,
+    turn: Tensor | None,
+    temperature: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """The query (rows, heads, 1, e) of hidden rows; their key and value go into a layer's cache at `position` (1,)."""
+    rows, heads, _, e = keys.shape
+    q, k, v = (part[:, :, None] for part in before_attention(layer, h).view(rows, 3, heads, e).unbind(1))
+    if turn is not None:
+        q, k = rotate(q, turn), rotate(k, turn)
+    if temperature is not None:
+        q = q / temperature
+    keys.index_copy_(2, position, k.to(keys.dtype))
+    values.index_copy_(2, position, v.to(keys.dtype))
+    return q.to(keys.dtype)
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
-    """One query (rows, heads, 1, e) over all of a cache (rows, heads, tokens, e): on a CPU as sums that a compiler joins."""
-    scale = q.shape[-1] ** -0.5
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, keys, values, seen.expand(1, len(seen)), scale=scale)
-    logits = (keys * q).sum(-1) * scale
+    """One query (rows, heads, 1, e) over all of a cache (rows, heads, tokens, e), as sums that a CPU's compiler joins."""
+    logits = (keys * q).sum(-1) * q.shape[-1] ** -0.5
     shares = logits.masked_fill(~seen, float("-inf")).softmax(-1)
     return (values * shares[..., None]).sum(2)
 
@@ -113,6 +168,7 @@ def program() -> Callable:
 
 
 def arguments(decoder: BlockDecoder, cache: KVCache, rows: int, u: Tensor, position: Tensor) -> tuple:
+    """All that a step reads, in the order of `token_step`."""
     block, condition, temperature = decoder.block, decoder.condition, decoder.temperature
     weights = (block.token_in.weight, decoder.token_bias, block.params_out.weight, block.params_out.bias)
     if condition is not None and len(condition) > 1:
@@ -129,33 +185,24 @@ def fill(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
     return filled
 
 
-def _works(decoder: BlockDecoder, cache: KVCache, rows: int) -> bool:
-    """Whether there is a program for these sizes; the first time, make it and say so."""
-    key = _key(decoder, cache, rows)
-    if key not in _WORKS:
-        _WORKS[key] = True
-        _try(decoder, cache, rows)
-    return _WORKS[key]
-
-
-def _key(decoder: BlockDecoder, cache: KVCache, rows: int) -> tuple:
-    """What torch.compile makes a program for: sizes, kinds of weights, and the state of torch that it looks at."""
-    block, keys = decoder.block, cache.layers[0][0]
-    shared = decoder.condition is not None and len(decoder.condition) == 1
-    layer = decoder.layers[0]
-    sizes = (rows, tuple(keys.shape), keys.dtype, keys.device, len(decoder.layers), layer.up[0].shape, layer[4:])
-    kind = (
-        decoder.condition is None,
-        shared,
-        decoder.temperature is None,
-        decoder.rope is None,
-        len(decoder.token_bias),
+def sizes(decoder: BlockDecoder, rows: int, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple:
+    """Everything that a step is made for: sizes, kinds of weights, and the state of torch that kernels depend on."""
+    block, layer = decoder.block, decoder.layers[0]
+    token_in, out = block.token_in.weight, block.params_out.weight
+    shapes = (rows, tokens, decoder.heads, decoder.head_dim, len(decoder.layers), layer.up[0].shape, layer[4:])
+    condition = None if decoder.condition is None else len(decoder.condition) == 1
+    kind = (condition, decoder.temperature is None, decoder.rope is None, len(decoder.token_bias))
+    formats = (dtype, device, token_in.dtype, layer.up[0].dtype, torch.backends.cuda.matmul.fp32_precision)
+    state = (
+        torch.get_num_threads(),
+        torch.is_autocast_enabled(device.type),
+        torch.is_inference_mode_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
     )
-    state = torch.get_num_threads(), torch.is_autocast_enabled(keys.device.type), torch.is_inference_mode_enabled()
-    return (*sizes, *kind, block.token_in.weight.shape, block.params_out.weight.shape, *state)
+    return (*shapes, *kind, *formats, token_in.shape, out.shape, *state)
 
 
-def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> None:
+def _try(decoder: SteppedDecoder, cache: KVCache, rows: int) -> None:
     keys = cache.layers[0][0]
     logging.getLogger("labcore").warning(
         "compiling the step of a token: %d layers of width %d, %d rows, %d tokens; some 10 s, once in this process",
@@ -171,11 +218,14 @@ def _try(decoder: BlockDecoder, cache: KVCache, rows: int) -> None:
         with torch._dynamo.config.patch(recompile_limit=1024):
             program()(*arguments(decoder, cache, rows, u, position))  # the token that follows writes there again
     except Exception as error:  # whatever a compiler can meet
-        _give_up(_key(decoder, cache, rows), error)
+        decoder.give_up(cache, rows, error)
 
 
-def _give_up(key: tuple, error: Exception) -> None:
-    """From here on these sizes go the plain way."""
-    _WORKS[key] = False
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
+def has_failed(key: tuple) -> bool:
+    """Whether a step of this key was given up."""
+    return not _WORKS.get(key, True)
+
+
+def told(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -52,7 +52,8 @@ class BlockDecoder:
     condition: (b, width), (1, width) or None. temperature: (b,) divides the attention logits, or None.
     """
 
-    cache_class = KVCache
+    way = "plain"
+    """How single tokens are computed, for records: every way rounds differently."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class BlockDecoder:
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """An empty cache on the device of `like`, in what is computed in."""
         shape = (batch, self.heads, tokens, self.head_dim)
-        return self.cache_class(len(self.layers), shape, like.new_empty(0, dtype=computed_in(like)))
+        return KVCache(len(self.layers), shape, like.new_empty(0, dtype=computed_in(like)))
 
     def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
         """The same block for these sequences alone."""
@@ -90,7 +91,7 @@ class BlockDecoder:
         b, n, _ = u.shape
         start, end = cache.length, cache.length + n
         bias = self.token_bias[start:end] if len(self.token_bias) > 1 else self.token_bias
-        h = F.linear(u, self.block.token_in.weight)
+        h = outside_autocast(u, self.block.token_in.weight)
         h = h + bias if self.condition is None else h + (bias + self.condition[:, None])
         rope = None if self.rope is None else self.rope[start:end]
 
@@ -105,7 +106,8 @@ class BlockDecoder:
             mixed = causal_attention(q.to(keys.dtype), keys, values, self.head_dim**-0.5)
             return mixed.transpose(1, 2).reshape(b * n, self.heads * self.head_dim)
 
-        out = self.block.params_out(through(self.layers, h.reshape(b * n, h.shape[-1]), attend))
+        h = through(self.layers, h.reshape(b * n, h.shape[-1]), attend)
+        out = outside_autocast(h, self.block.params_out.weight, self.block.params_out.bias)
         cache.length = end
         return self.block.split_params(out.view(b, n, out.shape[-1]))
 
@@ -151,16 +153,45 @@ def _cast(layer: FoldedLayer, dtype: torch.dtype) -> FoldedLayer:
 def through(layers: list[FoldedLayer], h: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
     """Hidden rows (n, width) through all layers; attend(number, qkv) mixes queries, keys and values (n, 3 x width)."""
     for number, layer in enumerate(layers):
-        mixed = attend(number, F.linear(_normalised(layer, h), *layer.qkv))
-        h = torch.addmm(h, mixed, layer.out[0].t()).add_(layer.out[1])
-        up = F.linear(_normalised(layer, h), *layer.up)
-        if layer.gelu:
-            up = F.gelu(up)
-        else:
-            gate, value = up.chunk(2, dim=-1)
-            up = F.silu(gate) * value
-        h = torch.addmm(h, up, layer.down[0].t()).add_(layer.down[1])
+        h = after_attention(layer, h, attend(number, before_attention(layer, h)))
     return h
+
+
+def before_attention(layer: FoldedLayer, h: Tensor) -> Tensor:
+    """Queries, keys and values (n, 3 x width) of hidden rows (n, width)."""
+    return F.linear(_normalised(layer, h), *layer.qkv)
+
+
+def after_attention(layer: FoldedLayer, h: Tensor, mixed: Tensor) -> Tensor:
+    """Hidden rows after the layer (n, width), from those before it and what attention gave."""
+    h = _added(h, mixed, *layer.out)
+    up = F.linear(_normalised(layer, h), *layer.up)
+    if layer.gelu:
+        up = F.gelu(up)
+    else:
+        gate, value = up.chunk(2, dim=-1)
+        up = F.silu(gate) * value
+    return _added(h, up, *layer.down)
+
+
+def outside_autocast(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`h` through a linear layer in the number format of the weights, even under autocast.
+
+    The first and the last layer of a block are small, and their rounding errors reach the tokens directly: log_scale even
+    through exp. On the shipped flow the bfloat16 inverse is off by 5.6e-3 RMS this way, with the residual sum in float32
+    too, and by 9.2e-3 with everything in bfloat16 (64 test images, CPU).
+    """
+    if computed_in(weight) == weight.dtype:
+        return F.linear(h, weight, bias)
+    with torch.autocast(h.device.type, enabled=False):
+        return F.linear(h.to(weight.dtype), weight, bias)
+
+
+def _added(h: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """h plus x through a linear layer; the sum is in h's number format, which autocast leaves at float32."""
+    if h.dtype == weight.dtype:
+        return torch.addmm(h, x, weight.t()).add_(bias)
+    return h + F.linear(x, weight, bias)
 
 
 def _normalised(layer: FoldedLayer, h: Tensor) -> Tensor:

@@ -1,79 +1,334 @@
-"""The compiled step of a token as a CUDA graph: its kernels are recorded at a block's first token and started by one call each.
+"""The step of a token as a CUDA graph: its kernels are recorded once and started by one call for each token.
 
-A graph reads and writes the same memory every time, so token and position have buffers that belong to the cache. What is
-copied and when is tested on a CPU, with a step that is called instead of recorded; no GPU has run this yet.
+A graph reads and writes the same memory every time. That memory, a `Workspace`, belongs to sizes and not to a flow: before a
+block is solved, its prepared weights, classes and temperatures are copied in, so that one recording serves all blocks, all
+flows of these sizes, and weights that have changed. Idle workspaces are kept for later calls (`labcore.inverse.workspaces`).
+
+Attention reads a prefix of the cache behind a mask. There are recordings for at most four lengths of that prefix.
+
+All of this is tested on a CPU with a step that is called instead of recorded; the recording itself is untested on GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+import threading
+import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from labcore.inverse.compiled import CompiledDecoder, arguments, fill, program
-from labcore.inverse.decode import KVCache
+from labcore.inverse.compiled import (
+    SteppedDecoder,
+    arguments,
+    enter,
+    fits,
+    has_failed,
+    padded,
+    remember,
+    sizes,
+    told,
+)
+from labcore.inverse.decode import KVCache, after_attention, computed_in, outside_autocast
+from labcore.inverse.workspaces import IDLE
+from labcore.kernels.attention import without_cudnn
 
 WARM_UP = 3
 """Calls before a recording, so that nothing is compiled or tuned while it lasts."""
+SHORTEST = 64
+"""Keys in the shortest prefix that is recorded; our choice."""
+
+Replay = Callable[[], Tensor]
+
+
+def prefixes(tokens: int) -> tuple[int, ...]:
+    """Lengths of the cache that are recorded: multiples of a quarter of the tokens, at least 64, and all tokens.
+
+    A quarter is rounded up to a multiple of 8, which attention with a mask is quickest for.
+    """
+    quarter = max(SHORTEST, -(-tokens // 32) * 8)
+    return (*range(quarter, tokens, quarter), tokens)
+
+
+class Workspace:
+    """The memory of a recorded step, and its recordings by length of prefix.
+
+    given: the arguments of `prefix_step`, in this order: the token (rows, d), its position (1,), copies of all weights,
+    classes and temperatures, and the cache. A recording knows addresses and keeps nothing alive: all it reads is held here.
+    """
+
+    def __init__(self, decoder: SteppedDecoder, cache: KVCache, rows: int):
+        keys, weight = cache.layers[0][0], decoder.block.token_in.weight
+        self.cache, self.rows, self.failed = cache, rows, False
+        self.token = weight.new_zeros(rows, weight.shape[1])
+        self.position = torch.zeros(1, dtype=torch.long, device=keys.device)
+        given = arguments(decoder, cache, rows, self.token, self.position)
+        self.copies = tree_map_only(Tensor, torch.clone, given[2:-1])
+        self.given = (self.token, self.position, *self.copies, cache.layers)
+        self.lengths, self.replays = prefixes(keys.shape[2]), {}
+
+    def load(self, decoder: SteppedDecoder) -> None:
+        """Copy the weights, classes and temperatures of a decoder in."""
+        now = arguments(decoder, self.cache, self.rows, self.token, self.position)[2:-1]
+        for mine, theirs in zip(tree_leaves(self.copies), tree_leaves(now), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+
+    def clear(self) -> None:
+        """Empty the cache: NaN of an earlier inverse would get through the mask, since 0 times NaN is NaN."""
+        for pair in self.cache.layers:
+            for each in pair:
+                each.zero_()
+
+    def prefix(self, position: int) -> int:
+        """The shortest recorded prefix that holds a position."""
+        return next(length for length in self.lengths if position < length)
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Memory of weights and cache."""
+        return sum(x.numel() * x.element_size() for x in tree_leaves(self.given) if isinstance(x, Tensor))
 
 
 class GraphedCache(KVCache):
-    """A cache with the buffers of a recorded step: the token (rows, d), its position (1,), all that it reads, and its start.
+    """The cache of a workspace that nobody else uses as long as this object lives.
 
-    A recording knows addresses and keeps nothing alive: what it reads must be held here.
+    loaded: the decoder whose weights the workspace holds.
     """
 
-    replay: Callable[[], Tensor] | None = None
-    token: Tensor
-    position: Tensor
-    given: tuple
+    loaded: SteppedDecoder | None = None
+
+    def __init__(self, workspace: Workspace):
+        self.workspace, self.layers, self.length = workspace, workspace.cache.layers, 0
 
 
-class GraphedDecoder(CompiledDecoder):
-    """A `CompiledDecoder` on CUDA; where a step cannot be recorded, with one warning, tokens go the plain way."""
+class RecordedDecoder(SteppedDecoder):
+    """Single tokens go through a recording of the plain step, which needs no compiler. Untested on GPU."""
 
-    cache_class = GraphedCache
+    way, means = "recorded", "recording a CUDA graph"
 
-    def next_params(self, u: Tensor, cache: GraphedCache) -> tuple[Tensor, Tensor]:
-        """As `CompiledDecoder.next_params`."""
+    @torch.no_grad()
+    def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
+        """An empty cache in a workspace; a plain one where nothing is recorded for such sizes."""
+        rows, dtype, device = padded(batch), computed_in(like), like.device
+        if not fits(batch, device):
+            return super().new_cache(batch, tokens, like)
+        key = (type(self).__name__, stream_of(device), *sizes(self, rows, tokens, dtype, device))
+        if has_failed(key):
+            return super().new_cache(batch, tokens, like)
+
+        def make() -> Workspace:
+            return Workspace(self, super(RecordedDecoder, self).new_cache(batch, tokens, like), rows)
+
+        workspace = IDLE.take(key, make, self._bytes(rows, tokens, dtype), device)
+        workspace.clear()
+        cache = GraphedCache(workspace)
+        IDLE.give_back_after(cache, key, workspace)
+        return cache
+
+    def works(self, cache: KVCache, rows: int) -> bool:
+        """As `SteppedDecoder.works`: a plain cache is one for which nothing is recorded."""
+        return isinstance(cache, GraphedCache) and cache.workspace.rows == rows and not cache.workspace.failed
+
+    def next_params(self, u: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
+        """As `BlockDecoder.next_params`."""
         with _remembering_no_casts():
             return super().next_params(u, cache)
 
     def step(self, u: Tensor, cache: GraphedCache, rows: int) -> Tensor:
-        """As `CompiledDecoder.step`."""
-        if cache.replay is None:
-            cache.token, cache.position = fill(u, rows), torch.tensor([cache.length], device=u.device)
-            cache.given = arguments(self, cache, rows, cache.token, cache.position)
-            cache.replay = record(program(), cache.given)
-        cache.token[: len(u)] = u
-        cache.position.fill_(cache.length)
-        return cache.replay().clone()  # the next token is written where this one was
+        """As `SteppedDecoder.step`."""
+        work = cache.workspace
+        with turn(u.device):
+            if cache.loaded is not self:
+                work.load(self)
+                cache.loaded = self
+            work.token[: len(u)] = u
+            work.position.fill_(cache.length)
+            length = work.prefix(cache.length)
+            if length not in work.replays:
+                work.replays[length] = self._record(work, length)
+            return work.replays[length]().clone()  # the next token is written where this one was
+
+    def key(self, cache: GraphedCache, rows: int) -> tuple:
+        """As `SteppedDecoder.key`; workspaces of several streams and classes do not mix."""
+        device = cache.layers[0][0].device
+        return (type(self).__name__, stream_of(device), *super().key(cache, rows))
+
+    def give_up(self, cache: GraphedCache, rows: int, error: Exception) -> None:
+        """As `SteppedDecoder.give_up`; the workspace is not used again."""
+        cache.workspace.failed = True
+        super().give_up(cache, rows, error)
+
+    def _record(self, work: Workspace, length: int) -> Replay:
+        return record(functools.partial(prefix_step, remember, after_attention, length), work.given)
+
+    def _bytes(self, rows: int, tokens: int, dtype: torch.dtype) -> int:
+        """Memory of a workspace, about."""
+        weights = sum(x.numel() * x.element_size() for x in tree_leaves(self.layers) if isinstance(x, Tensor))
+        return weights + len(self.layers) * 2 * rows * tokens * self.heads * self.head_dim * dtype.itemsize
 
 
-def record(step: Callable[..., Tensor], given: tuple) -> Callable[[], Tensor]:
-    """What carries step(*given) out again on the same memory, by one call; the result is always the same tensor.
+class GraphedDecoder(RecordedDecoder):
+    """A `RecordedDecoder` that compiles the parts of a layer before and after attention, once for all layers.
 
-    given: its first tensor says the device. They have to stay alive for as long as the recording is used.
+    Where torch.compile fails, with one warning, the plain step is recorded. Untested on GPU.
+    """
+
+    way = "compiled and recorded"
+
+    def _record(self, work: Workspace, length: int) -> Replay:
+        step = functools.partial(prefix_step, *layer_programs(), length)
+        if not work.replays and not _BROKEN:
+            logging.getLogger("labcore").warning(
+                "compiling the parts of a layer: width %d, %d rows, %s; some 10 s, once in this process",
+                self.heads * self.head_dim,
+                work.rows,
+                work.given[-1][0][0].dtype,
+            )
+        return record(step, work.given) if compiles(step, work.given) else super()._record(work, length)
+
+
+def prefix_step(
+    before: Callable[..., Tensor],
+    after: Callable[..., Tensor],
+    length: int,
+    u: Tensor,
+    position: Tensor,
+    weights: tuple[Tensor, ...],
+    condition: Tensor | None,
+    temperature: Tensor | None,
+    rope: Tensor | None,
+    layers: list,
+    cache: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """As `compiled.token_step`, where attention reads the first `length` keys alone.
+
+    before, after: `remember` and `after_attention`, or programs of them.
+    """
+    h = enter(u, position, weights, condition)
+    turned = None if rope is None else rope[position]
+    dtype, device = cache[0][0].dtype, u.device
+    unseen = torch.arange(length, device=device) > position
+    mask = torch.zeros(1, length, dtype=dtype, device=device).masked_fill_(unseen, float("-inf"))
+    for layer, (keys, values) in zip(layers, cache, strict=True):
+        q = before(layer, h, position, turned, temperature, keys, values)
+        h = after(layer, h, attention(q, keys[:, :, :length], values[:, :, :length], mask))
+    return outside_autocast(h, *weights[2:])
+
+
+def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """One query (rows, heads, 1, e) over keys and values (rows, heads, n, e), with a mask (1, n) to add: (rows, width)."""
+    with without_cudnn(q.device):
+        return F.scaled_dot_product_attention(q, keys, values, mask, scale=q.shape[-1] ** -0.5).flatten(1)
+
+
+@functools.cache
+def layer_programs() -> tuple[Callable, Callable]:
+    """`remember` and `after_attention`, compiled: torch.compile makes one program of each for every size."""
+    return tuple(torch.compile(part, fullgraph=True, dynamic=False) for part in (remember, after_attention))
+
+
+def compiles(step: Callable[..., Tensor], given: tuple) -> bool:
+    """Whether a step with compiled parts runs. After the first failure, which is a warning, nothing is compiled here."""
+    if _BROKEN:
+        return False
+    try:
+        with torch._dynamo.config.patch(recompile_limit=1024):
+            step(*given)  # the token that follows writes there again
+    except Exception as error:  # whatever a compiler can meet
+        _BROKEN.append(told(error))  # not the error: its traceback would keep the workspace in use
+        warnings.warn(f"torch.compile does not work here ({told(error)}); recording the plain step", stacklevel=2)
+    return not _BROKEN
+
+
+_BROKEN: list[str] = []  # what torch.compile failed with in this process
+
+
+def record(step: Callable[..., Tensor], given: tuple) -> Replay:
+    """A function that carries step(*given) out again on the same memory by one call. Its result is always the same tensor.
+
+    given: its first tensor says the device. All of them have to stay alive for as long as the recording is used. Other
+    threads may go on meanwhile. Untested on GPU.
     """
     device = given[0].device
+    place = _place(device.index)
     with torch.cuda.device(device):
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        here = torch.cuda.current_stream()
+        place.stream.wait_stream(here)
+        with torch.cuda.stream(place.stream):
             for _ in range(WARM_UP):
                 step(*given)
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=beside):
-            out = step(*given)
+            graph, out = place.capture(step, given)
+        here.wait_stream(place.stream)
 
     def replay() -> Tensor:
         graph.replay()
         return out
 
     return replay
+
+
+class _Place:
+    """What recordings on a device share: one side stream, one memory pool, and one turn at a time.
+
+    Recordings reuse each other's memory, so that two may never run at once: in the order of turns, each waits for the stream
+    of the one before.
+    """
+
+    def __init__(self, index: int):
+        self.stream, self.pool = torch.cuda.Stream(index), torch.cuda.graph_pool_handle()
+        self.lock, self.last = threading.RLock(), None
+
+    def capture(self, step: Callable[..., Tensor], given: tuple) -> tuple[Any, Tensor]:
+        """The graph of one call, and its output. Without torch.cuda.graph, which waits for the device and empties caches."""
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(self.pool, capture_error_mode="thread_local")
+        try:
+            out = step(*given)
+        except BaseException:
+            self.pool = torch.cuda.graph_pool_handle()  # a pool whose recording failed may count as in use
+            with contextlib.suppress(RuntimeError):  # the recording is invalid, and the error above says why
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        return graph, out
+
+
+def _place(index: int) -> _Place:
+    with _LOCK:
+        if index not in _PLACES:
+            _PLACES[index] = _Place(index)
+        return _PLACES[index]
+
+
+_PLACES: dict[int, _Place] = {}  # by the number of the device
+_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def turn(device: torch.device) -> Iterator[None]:
+    """The right to record and to replay on a device; a turn of another stream waits for the last one on the device."""
+    if device.type != "cuda":
+        yield
+        return
+    place = _place(device.index)
+    with place.lock:
+        here = torch.cuda.current_stream(device)
+        if place.last is not None and place.last != here:
+            here.wait_stream(place.last)
+        place.last = here
+        yield
+
+
+def stream_of(device: torch.device) -> int:
+    """Number of the current stream: memory of a workspace is bound to it."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @contextlib.contextmanager

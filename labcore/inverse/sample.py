@@ -16,9 +16,11 @@ from torch import Tensor
 
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule
+from labcore.inverse.decode import computed_in
 from labcore.inverse.denoise import denoise, noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.solve import invert
+from labcore.inverse.workspaces import IDLE, chunk_that_fits, free_bytes
 from labcore.rng import normal_per_item
 
 
@@ -53,15 +55,17 @@ def sample(
     guidance_schedule: Schedule = "constant",
     attn_temp: float = 1.0,
     solver: Solver | Sequence[Method] = "sequential",
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
 
     y: None is unconditional, an int one class, (num,) each image's class, -1 for none. guidance: 0 is off; a number,
     (num,) each image's, or a list with one per block. noise_std: None
-    denoises with the flow's own training noise, 0 skips denoising. seed: None is fresh. first: index of the first image,
-    so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
-    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`.
+    denoises with the flow's own training noise, 0 skips denoising. batch_size: images at a time; on CUDA fewer, where the
+    keys and values of so many would take more than half of the free memory. seed: None is fresh. first: index of the first
+    image, so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
+    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`; None is
+    a recorded CUDA graph on CUDA, and the plain way elsewhere.
     torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at all, so
     noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.
     """
@@ -79,8 +83,9 @@ def sample(
     labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
     seed = secrets.randbits(31) if seed is None else seed
     images = []
-    for start in range(0, num, batch_size):
-        rows = range(start, min(start + batch_size, num))
+    at_once = chunk_for(flow, batch_size, guidance) if exact else batch_size
+    for start in range(0, num, at_once):
+        rows = range(start, min(start + at_once, num))
         z = prior_noise(flow, seed, range(first + rows.start, first + rows.stop))
         part = None if labels is None else labels[rows.start : rows.stop]
         g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
@@ -101,6 +106,16 @@ def sample(
     return x.clamp(-1, 1) if clip else x
 
 
+def chunk_for(flow: TarFlow, asked: int, guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0) -> int:
+    """How many of `asked` images `sample` draws at a time on the flow's device: on CUDA, what half of the free memory holds."""
+    free = free_bytes(flow.device)
+    if free is None:
+        return asked
+    branches = 1 if isinstance(guidance, int | float) and guidance == 0 else 2
+    dtype = computed_in(torch.empty(0, dtype=flow.dtype, device=flow.device))
+    return chunk_that_fits(asked, branches, flow.config, dtype, free + IDLE.bytes())
+
+
 def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]:
     """Standard normal noise of the images `rows` of a seed, in the model's device and type."""
     c = flow.config
@@ -112,7 +127,7 @@ def check_one_pass(
     guidance_schedule: Schedule,
     attn_temp: float,
     solver: Solver | Sequence[Method],
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> None:
     """ValueError for settings that a learned inverse does not have; noise_std 0, no denoising by the flow, is none."""
     if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential" or compiled:

@@ -17,14 +17,17 @@ from labcore.guidance import Schedule, per_block, token_weights
 from labcore.inverse.compiled import CompiledDecoder
 from labcore.inverse.decode import BlockDecoder
 from labcore.inverse.fixed_point import Report, solve_block
-from labcore.inverse.graphed import GraphedDecoder
+from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder
 from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods, named
 from labcore.inverse.params import GuidedParams
+from labcore.kernels.attention import without_cudnn
 from labcore.nn.patch import check_tokens
 from labcore.types import InverseOutput
 
 _DECODERS = {"cpu": CompiledDecoder, "cuda": GraphedDecoder}
-"""Device -> how tokens go through a compiled program there."""
+"""Device -> how single tokens are computed with compiled=True; on others the plain way."""
+_AUTOMATIC: dict[str, type[BlockDecoder]] = {"cuda": RecordedDecoder}
+"""Device -> how single tokens are computed where nothing is said; on others the plain way. Untested on GPU."""
 
 
 @torch.no_grad()
@@ -41,7 +44,7 @@ def invert(
     start: Start | Sequence[Tensor] | None = None,
     segments: int | None = None,
     callback: Report | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> InverseOutput:
     """Noise to images; the exact inverse of `flow(x, y).z` at guidance 0.
 
@@ -55,9 +58,10 @@ def invert(
     more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes. start: "z" (what
     the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
     `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
-    compiled: single tokens by a program that torch.compile makes once for a power of two of images (some 10 s; it says
-    so), in blocks that are solved token by token; for small batches on a CPU or, as a CUDA graph that no GPU has run yet, on
-    CUDA. Ignored elsewhere. The same up to rounding.
+    compiled: how the tokens of blocks that are solved token by token are computed, in small batches. None is automatic: on
+    CUDA by a recorded CUDA graph, which takes no compiling (untested on GPU); elsewhere the plain way. True: by programs that
+    torch.compile makes once for a power of two of images (some 10 s; it says so), recorded on CUDA; ignored on other devices
+    than a CPU and CUDA. False: the plain way. The results differ by rounding.
     tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
     Raises ValueError for shapes, labels or settings that do not fit.
@@ -77,16 +81,39 @@ def invert(
             "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "
             "guidance 0.2 is what ImageNet 64 without classes uses)"
         )
-    single = _DECODERS.get(z.device.type, BlockDecoder) if compiled else BlockDecoder
+    single = decoder_for(compiled, z.device)
     tokens, stats = z, []
     for number in range(len(flow.blocks), 0, -1):
         block = flow.blocks[number - 1]
         decoder = single if methods[number - 1].segments == flow.config.tokens else BlockDecoder
         params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp, decoder)
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
-        tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
+        with without_cudnn(z.device):
+            tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
         stats.append(found)
+        del params  # the next block uses the same memory
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
+
+
+def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecoder]:
+    """The decoder of single tokens for `compiled`, as `invert` takes it. ValueError for other values."""
+    if compiled not in (None, True, False):
+        raise ValueError(f"compiled was {compiled!r}; allowed are True, False, and None for automatic")
+    chosen = _AUTOMATIC if compiled is None else _DECODERS if compiled else {}
+    return chosen.get(device.type, BlockDecoder)
+
+
+def way_of(
+    flow: TarFlow, solver: Solver | Method | Sequence[Method] = "sequential", compiled: bool | None = None
+) -> str:
+    """How single tokens are computed on the flow's device: "plain", "compiled", "recorded" or "compiled and recorded".
+
+    "plain" too where no block is solved token by token. For records, since each way rounds differently. Batches too large for
+    a recording go the plain way all the same.
+    """
+    methods = _methods(flow, solver, None, None, None, None)
+    has_single = any(method.segments == flow.config.tokens for method in methods)
+    return decoder_for(compiled, flow.device).way if has_single else BlockDecoder.way
 
 
 def _methods(

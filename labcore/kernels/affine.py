@@ -27,9 +27,9 @@ def affine_forward(
     """z = (x - shift) exp(-log_scale) and its log-determinant: per-image sum, nats, float32 or better."""
     x, log_scale, shift = at_least_float32(x, log_scale, shift)
     if dispatch.by_triton(x, log_scale, shift):
-        from labcore.kernels.affine_triton import affine_forward as twin
-
-        return twin(x, log_scale, shift)
+        found = dispatch.by_twin("affine_triton", "affine_forward", x, log_scale, shift)
+        if found is not None:
+            return found
     return (x - shift) * torch.exp(-log_scale), -log_scale.sum(dim=(1, 2))
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from labcore.kernels import dispatch
+
 CHUNK = 1024
 
 
@@ -37,13 +39,27 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z, log_scale = ctx.saved_tensors
-        images, values = len(z), z.shape[1] * z.shape[2]
-        grad_x, grad_log_scale = torch.empty_like(z), torch.empty_like(z)
-        grid, given = (images, triton.cdiv(values, CHUNK)), (grad_z.contiguous(), grad_log_det.contiguous())
-        with torch.cuda.device_of(z):
-            _backward[grid](*given, z, log_scale, grad_x, grad_log_scale, values, CHUNK=CHUNK)
+        given = (grad_z.contiguous(), grad_log_det.contiguous(), *ctx.saved_tensors)
+        found = dispatch.by_twin("affine_triton", "affine_backward", *given)
+        grad_x, grad_log_scale = affine_backward_reference(*given) if found is None else found
         return grad_x, grad_log_scale, -grad_x
+
+
+def affine_backward(grad_z: Tensor, grad_log_det: Tensor, z: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and log_scale (b, t, d) from those of z (b, t, d) and log_det (b,), all contiguous."""
+    images, values = len(z), z.shape[1] * z.shape[2]
+    grad_x, grad_log_scale = torch.empty_like(z), torch.empty_like(z)
+    grid = (images, triton.cdiv(values, CHUNK))
+    with torch.cuda.device_of(z):
+        _backward[grid](grad_z, grad_log_det, z, log_scale, grad_x, grad_log_scale, values, CHUNK=CHUNK)
+    return grad_x, grad_log_scale
+
+
+def affine_backward_reference(
+    grad_z: Tensor, grad_log_det: Tensor, z: Tensor, log_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `affine_backward`, by torch: for a GPU on which the forward kernel compiles and the backward one does not."""
+    return grad_z * torch.exp(-log_scale), -grad_z * z - grad_log_det[:, None, None]
 
 
 @triton.jit

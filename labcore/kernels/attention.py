@@ -7,10 +7,14 @@ attention is as fast or faster and needs no (n, m) matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labcore.kernels import dispatch
 
@@ -43,9 +47,38 @@ def attention_by_sdpa(
 ) -> Float[Tensor, "b heads n e"]:
     """The same by torch's fused attention."""
     n, m = q.shape[-2], k.shape[-2]
+    if n == 1 and q.is_cuda:
+        with without_cudnn(q.device):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if n == 1 or n == m:
         return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1, scale=scale)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(n, m, q.device), scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=piece_mask(n, m, q), scale=scale)
+
+
+def piece_mask(n: int, m: int, q: Tensor) -> Tensor:
+    """The causal mask of the last n of m positions, for torch's fused attention.
+
+    On CUDA a name for that mask, with which no (n, m) tensor is made and flash attention is possible (untested on GPU);
+    torch has no fused kernel for float64 there. On other devices the mask itself.
+    """
+    if q.is_cuda and q.dtype != torch.float64:
+        from torch.nn.attention.bias import causal_lower_right  # imports Triton
+
+        return causal_lower_right(n, m)
+    return causal_mask(n, m, q.device)
+
+
+@contextmanager
+def without_cudnn(device: torch.device) -> Iterator[None]:
+    """Without cuDNN's attention on CUDA, which builds a plan for every number of keys, tens of milliseconds each.
+
+    In all threads; entered again inside, it costs nothing. Untested on GPU.
+    """
+    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
+        yield
+        return
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def causal_attention(
@@ -56,9 +89,9 @@ def causal_attention(
     A single query over cached keys, without gradients, is a kernel with a twin in Triton.
     """
     if q.shape[-2] == 1 and not torch.is_grad_enabled() and dispatch.by_triton(q, k, v):
-        from labcore.kernels.attention_triton import cached_attention
-
-        return cached_attention(q, k, v, scale)
+        found = dispatch.by_twin("attention_triton", "cached_attention", q, k, v, scale)
+        if found is not None:
+            return found
     half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
     return (attention_by_matmul if half_on_cpu else attention_by_sdpa)(q, k, v, scale)
 

@@ -18,9 +18,9 @@ def sweep_change(
     """Of every token: the largest |new - old|, infinity where it is NaN, and whether no value changed beyond rounding."""
     rounding = ROUNDING * torch.finfo(new.dtype).eps
     if dispatch.by_triton(new, old):
-        from labcore.kernels.change_triton import sweep_change as twin
-
-        return twin(new, old, rounding)
+        found = dispatch.by_twin("change_triton", "sweep_change", new, old, rounding)
+        if found is not None:
+            return found
     moved = (new - old).abs()
     still = (moved <= rounding * new.abs().clamp(min=1.0)).all(-1)
     return moved.amax(-1).nan_to_num(nan=float("inf"), posinf=float("inf")), still

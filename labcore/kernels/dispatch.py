@@ -1,22 +1,29 @@
 """Which implementation of a kernel runs: torch's, which is the specification, or its twin in Triton.
 
-Every twin is held to its reference by a test, through Triton's interpreter where there is no GPU.
-The twins have never run on a GPU, so that nothing chooses them by itself yet: `use("triton")` does.
+Every twin is held to its reference by a test, through Triton's interpreter where there is no GPU. DEFAULT says what runs where
+nothing was chosen; `use` chooses. The twins are untested on GPU, so that torch's implementations are the default there too.
+A twin that cannot run (no Triton, one that is too old, a kernel that does not compile) is left out with one warning.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Choice = Literal["torch", "triton"]
 CHOICES: tuple[Choice, ...] = ("torch", "triton")
-_chosen: Choice = "torch"
+DEFAULT: dict[str, Choice] = {"cuda": "torch"}
+"""Device -> what runs there where nothing was chosen; torch's on all others."""
+
+_chosen: Choice | None = None
+_broken: set[str] = set()  # twins that failed in this process
 
 
 @contextmanager
@@ -33,14 +40,31 @@ def use(choice: Choice) -> Iterator[None]:
 
 
 def by_triton(*tensors: Tensor) -> bool:
-    """Whether Triton is to run on these. ValueError where it cannot: no GPU, and no interpreter (TRITON_INTERPRET=1)."""
-    if _chosen == "torch":
+    """Whether Triton is to run on these. ValueError where it was chosen and they are on no GPU, without TRITON_INTERPRET=1."""
+    if (_chosen or DEFAULT.get(tensors[0].device.type, "torch")) == "torch":
         return False
-    if find_spec("triton") is None:
-        raise ValueError("there is no Triton here; pip install triton, or leave the kernels to torch")
     if not all(x.is_cuda for x in tensors) and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"Triton's kernels run on CUDA, and these tensors are on {', '.join(sorted({x.device.type for x in tensors}))}; "
             "set TRITON_INTERPRET=1 before Python starts to run them interpreted, which is slow"
         )
     return True
+
+
+def by_twin(module: str, function: str, *arguments: Any) -> Any | None:
+    """The result of a twin, a function of a module of labcore.kernels; None where it cannot run, with one warning.
+
+    Running out of memory is an error as everywhere.
+    """
+    if module in _broken:
+        return None
+    try:
+        twin: Callable = getattr(import_module(f"labcore.kernels.{module}"), function)
+        return twin(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an import, a compiler or a driver can meet
+        _broken.add(module)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"Triton's {module} does not work here ({reason}); going on with torch's", stacklevel=3)
+        return None

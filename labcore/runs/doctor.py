@@ -11,6 +11,8 @@ import torch
 
 from labcore import encoders, provenance
 from labcore.evaluate.extractors import find_inception
+from labcore.inverse.solve import decoder_for
+from labcore.kernels import dispatch
 from labcore.latents import weights as autoencoders
 from labcore.store import cache_folder
 
@@ -44,6 +46,7 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         ("device", _device()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("bf16", _bf16()),
+        ("drawing", _drawing()),
         ("cache", _cache()),
     ]
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -114,6 +117,13 @@ def _device() -> str:
     if torch.backends.mps.is_available():
         return "mps (Apple GPU)"
     return "cpu"
+
+
+def _drawing() -> str:
+    """How images are drawn on CUDA where nothing is said."""
+    way = decoder_for(None, torch.device("cuda")).way
+    way = {"plain": "token by token", "recorded": "a recorded CUDA graph (untested on GPU)"}.get(way, way)
+    return f"on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
 
 
 def _bf16() -> str:

@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
+COMPILED_HELP = (
+    "Compute single tokens by compiled programs, or not. Default: a recorded CUDA graph on CUDA (untested on GPU) or what a "
+    "calibration found, the plain way elsewhere."
+)
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 
 
@@ -39,13 +43,14 @@ def sample(
     tolerance: Annotated[
         float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
     ] = None,
+    compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
 ) -> None:
     """Draw images: a PNG grid and a folder of single images."""
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
     from labcore.latents import pixel_shape, to_pixels
-    from labcore.runs.models import find_sampler, solvers
+    from labcore.runs.models import find_sampler, solver_settings
     from labcore.runs.training import check_writable
 
     flow = find_sampler(model).to(device())
@@ -55,10 +60,10 @@ def sample(
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
     y = class_labels(classes, num, flow.config.num_classes)
     g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
-    how = solvers(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
-    drawn = draw(
-        flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, solver=how
-    )
+    how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
+    if compiled is not None:
+        how["compiled"] = compiled
+    drawn = draw(flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how)
     images = to_pixels(flow, drawn).cpu()
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
     save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)

@@ -59,20 +59,31 @@ def calibration_file(source: str | Path, model: TarFlow) -> Path:
 def solvers(
     source: str | Path, model: TarFlow | BackwardModel, name: str, tolerance: float | None, batch: int, guided: bool
 ) -> Solver | tuple[Method, ...]:
-    """What `labcore.sample` takes for a solver's name as a user gives it: "auto" is what was calibrated for such a batch.
+    """`solver` of `labcore.sample` for a solver's name as a user gives it: "auto" is what was calibrated for such a batch.
+
+    Raises as `solver_settings`.
+    """
+    return solver_settings(source, model, name, tolerance, batch, guided)["solver"]
+
+
+def solver_settings(
+    source: str | Path, model: TarFlow | BackwardModel, name: str, tolerance: float | None, batch: int, guided: bool
+) -> dict[str, Any]:
+    """`solver` of `labcore.sample` as `solvers` gives it, and `compiled`, as it was calibrated; None is automatic.
 
     Raises ValueError for an unknown name, a tolerance that is not above 0, and where there is no calibration.
     """
     if not isinstance(model, TarFlow):
         if name == "sequential" and tolerance is None:
-            return "sequential"
+            return {"solver": "sequential", "compiled": None}
         raise ValueError("a learned inverse has no solver and no tolerance; leave them out, or give the flow")
     if name == "auto":
-        return load_calibration(calibration_file(source, model), model, batch, guided, tolerance).methods
+        found = load_calibration(calibration_file(source, model), model, batch, guided, tolerance)
+        return {"solver": found.methods, "compiled": found.compiled}
     if name not in SOLVERS:
         raise ValueError(f"solver was {name!r}; allowed are {', '.join(SOLVERS)}, auto")
     method = named(name, model.config.tokens, tolerance=tolerance)
-    return name if tolerance is None else (method,) * len(model.blocks)
+    return {"solver": name if tolerance is None else (method,) * len(model.blocks), "compiled": None}
 
 
 def _folder(source: str | Path) -> Path | str:

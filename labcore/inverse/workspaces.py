@@ -1,0 +1,88 @@
+"""Memory that recorded steps read and write, kept between calls, and how many images fit a device's memory."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from labcore.config import TarFlowConfig
+from labcore.inverse.compiled import padded
+
+MOST = 4
+"""Idle workspaces that are kept, those used last; our choice."""
+
+
+class Workspaces:
+    """Idle workspaces by what they are made for. A workspace in use is not among them, so that two users never share one.
+
+    A workspace has `bytes`, its memory, and `failed`, with which it is not kept.
+    """
+
+    def __init__(self, most: int = MOST):
+        self.most, self.idle, self.lock = most, OrderedDict(), threading.RLock()
+
+    def take(self, key: Hashable, make: Callable[[], Any], needed: int, device: torch.device) -> Any:
+        """An idle workspace of this key, or else a new one of about `needed` bytes.
+
+        Idle ones, the oldest first, are dropped as long as the new one would take more than half of the free memory.
+        """
+        with self.lock:
+            found = self.idle.pop(key, None)
+            if found is None:
+                while self.idle and _is_tight(needed, free_bytes(device)):
+                    self.idle.popitem(last=False)
+        return make() if found is None else found
+
+    def give_back_after(self, user: object, key: Hashable, workspace: Any) -> None:
+        """Keep a workspace from when its user is gone."""
+        weakref.finalize(user, self.keep, key, workspace).atexit = False
+
+    def keep(self, key: Hashable, workspace: Any) -> None:
+        """Put a workspace among the idle ones, unless its recording failed."""
+        if workspace.failed:
+            return
+        with self.lock:
+            self.idle[key] = workspace
+            self.idle.move_to_end(key)
+            while len(self.idle) > self.most:
+                self.idle.popitem(last=False)
+
+    def bytes(self) -> int:
+        """Memory of all idle workspaces: free for whoever needs it."""
+        with self.lock:
+            return sum(each.bytes for each in self.idle.values())
+
+
+IDLE = Workspaces()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that torch can still take on a CUDA device; None on others."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _is_tight(needed: int, free: int | None) -> bool:
+    return free is not None and needed > free // 2
+
+
+def chunk_that_fits(asked: int, branches: int, config: TarFlowConfig, dtype: torch.dtype, free: int | None) -> int:
+    """How many of `asked` images are inverted at once, so that their caches take at most half of `free` bytes; at least 1.
+
+    branches: 2 where guided. dtype: of the cache. free: None sets no limit.
+    """
+    if free is None:
+        return asked
+    row = 2 * config.layers_per_block * config.tokens * config.width * dtype.itemsize  # keys and values of a block
+    rows = free // 2 // row
+    images = max(1, min(asked, rows // branches))
+    while images > 1 and padded(images * branches) > rows:
+        images -= 1
+    return images

@@ -1,0 +1,305 @@
+"""The recorded step of a token on a CPU, where it is called instead of recorded: what is copied, kept, shared and given up."""
+
+import gc
+import importlib
+import warnings
+import weakref
+
+import pytest
+import torch
+from conftest import perturbed
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from labcore import invert, sample
+from labcore.inverse import compiled, graphed, solve
+from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder, prefixes
+from labcore.inverse.params import GuidedParams
+from labcore.inverse.workspaces import IDLE, Workspaces, chunk_that_fits
+
+MODERN = dict(norm="rmsnorm", mlp="swiglu", positions="rope", head_dim=16, width=32)
+Y = torch.tensor([1, 4, -1])
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """CUDA's decoders for CPUs: steps are called again instead of recorded; the sizes (rows, d) of each recording.
+
+    As a recording, a step keeps nothing alive of what it reads, and writes its result to the same place each time.
+    """
+    made = []
+
+    def record(step, given):
+        leaves, tree = tree_flatten(given)
+        held = [weakref.ref(leaf) if isinstance(leaf, torch.Tensor) else lambda leaf=leaf: leaf for leaf in leaves]
+        is_tensor = [isinstance(leaf, torch.Tensor) for leaf in leaves]
+        made.append(tuple(given[0].shape))
+        out = step(*given)
+
+        def replay():
+            found = [leaf() for leaf in held]
+            assert not any(tensor and leaf is None for tensor, leaf in zip(is_tensor, found, strict=True))
+            return out.copy_(step(*tree_unflatten(found, tree)))
+
+        return replay
+
+    monkeypatch.setattr(graphed, "record", record)
+    monkeypatch.setattr(graphed, "layer_programs", lambda: (graphed.remember, graphed.after_attention))
+    monkeypatch.setattr(graphed, "_BROKEN", [])
+    monkeypatch.setattr(compiled, "_WORKS", {})
+    monkeypatch.setattr(solve, "_DECODERS", {"cpu": GraphedDecoder})
+    monkeypatch.setattr(solve, "_AUTOMATIC", {"cpu": RecordedDecoder})
+    IDLE.idle.clear()
+    yield made
+    IDLE.idle.clear()
+
+
+def noise(images=3, seed=0, dtype=torch.float64):
+    return torch.randn(images, 16, 12, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def same(flow, z, y=Y, **settings):
+    """The inverse by recordings of both kinds is the plain one."""
+    want = invert(flow, z, y, compiled=False, **settings)
+    for way in (None, True):
+        got = invert(flow, z, y, compiled=way, **settings)
+        torch.testing.assert_close(got.x, want.x, atol=1e-10, rtol=0)
+        assert got.stats == want.stats
+
+
+@pytest.mark.parametrize("changes", [{}, MODERN, {"volume_preserving": True, "affine_clamp": 0.5}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"guidance": torch.tensor([0.0, 0.5, 2.0]), "attn_temp": 0.6}], ids=str)
+def test_one_recording_of_each_kind_serves_all_blocks(changes, settings, recordings):
+    same(perturbed(**changes), noise(), **settings)
+    assert recordings == 2 * [(8 if settings else 4, 12)]
+
+
+def test_a_recording_sees_new_numbers_and_other_flows(recordings):
+    one, other = perturbed(), perturbed(seed=1)
+    same(one, noise())
+    same(one, noise(seed=1))
+    same(one, noise(), torch.tensor([0, 0, 3]))
+    same(other, noise())
+    with torch.no_grad():
+        for p in one.parameters():
+            p.mul_(1.1)
+    same(one, noise())
+    one.load_state_dict({name: x.clone() for name, x in other.state_dict().items()}, assign=True)
+    same(one, noise())
+    assert len(recordings) == 2, "nothing was recorded again"
+    same(one, noise(), None)
+    assert len(recordings) == 4, "one class for all is another kind of step"
+
+
+def test_prefixes_of_the_cache():
+    assert prefixes(256) == (64, 128, 192, 256)
+    assert prefixes(1024) == (256, 512, 768, 1024)
+    assert prefixes(49) == (49,) and prefixes(64) == (64,) and prefixes(100) == (64, 100)
+    assert prefixes(300) == (80, 160, 240, 300)
+    for tokens in range(1, 700):
+        found = prefixes(tokens)
+        assert found[-1] == tokens and len(found) <= 4 and list(found) == sorted(set(found))
+
+
+def test_each_prefix_is_recorded_once_and_the_rest_is_not_read(recordings, monkeypatch):
+    monkeypatch.setattr(graphed, "prefixes", lambda tokens: (4, 8, 12, 16))
+    read, attention = [], graphed.attention
+
+    def looked(q, keys, values, mask):
+        read.append(keys.shape[2])
+        return attention(q, keys, values, mask)
+
+    monkeypatch.setattr(graphed, "attention", looked)
+    same(perturbed(), noise())
+    assert len(recordings) == 8 and set(read) == {4, 8, 12, 16}
+
+
+def test_numbers_that_are_not_finite_do_not_stay(recordings):
+    flow = perturbed()
+    bad = perturbed()
+    with torch.no_grad():
+        bad.blocks[2].layers[0].attention.qkv.bias.fill_(float("nan"))
+    assert not invert(bad, noise(), Y).x.isfinite().all()
+    same(flow, noise())
+
+
+def test_a_workspace_has_one_user(recordings):
+    """Two blocks of equal sizes, solved in turn."""
+    flow, z = perturbed(), noise()
+    settings = (Y, z, None, torch.ones(16, dtype=torch.float64))
+    recorded = [GuidedParams(block, *settings, decoder=RecordedDecoder) for block in flow.blocks[:2]]
+    plain = [GuidedParams(block, *settings) for block in flow.blocks[:2]]
+    for position in range(15):
+        u = z[:, position : position + 1]
+        for got, want in zip(recorded, plain, strict=True):
+            for a, b in zip(got.after(u), want.after(u), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+    assert len(recordings) == 2 and not IDLE.idle
+    part = recorded[0].take(torch.tensor([2, 0]))
+    a, b = (each.after(z[[2, 0], 15:]) for each in (part, plain[0].take(torch.tensor([2, 0]))))
+    torch.testing.assert_close(a[1], b[1], atol=1e-10, rtol=0)
+    del part, recorded, got
+    gc.collect()
+    assert len(IDLE.idle) == 2, "of 3 workspaces, those of equal keys are one"
+
+
+def test_falls_back_with_one_warning(recordings, monkeypatch):
+    def refused(step, given):
+        step(*given)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphed, "record", refused)
+    flow, z = perturbed(), noise()
+    want = invert(flow, z, Y, compiled=False)
+    with pytest.warns(UserWarning, match=r"a CUDA graph does not work here \(oper.* capturing\); going on") as seen:
+        for _ in range(2):
+            assert torch.equal(invert(flow, z, Y).x, want.x)
+    assert len(seen) == 1 and not IDLE.idle
+
+
+def test_what_cannot_be_compiled_is_recorded_as_it_is(recordings, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(graphed, "layer_programs", lambda: (broken, broken))
+    flow = perturbed()
+    with pytest.warns(UserWarning, match="torch.compile does not work here .No working.*recording the plain") as seen:
+        for images in (1, 3):
+            z = noise(images)
+            want = invert(flow, z, Y[:images], compiled=False)
+            got = invert(flow, z, Y[:images], compiled=True)
+            torch.testing.assert_close(got.x, want.x, atol=1e-10, rtol=0)
+    assert len(seen) == 1 and len(recordings) == 2
+
+
+def test_under_autocast(recordings):
+    flow, z = perturbed(dtype=torch.float32), noise(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings(action="error"):
+        plain, got = (invert(flow, z, Y, compiled=way).x for way in (False, None))
+    torch.testing.assert_close(got, plain, atol=0.05, rtol=0)
+    assert got.dtype == torch.float32 and not torch.equal(plain, invert(flow, z, Y, compiled=False).x)
+    same_float32 = invert(flow, z, Y).x  # another kind: nothing of the recording under autocast is used
+    torch.testing.assert_close(same_float32, invert(flow, z, Y, compiled=False).x, atol=1e-5, rtol=0)
+
+
+def test_sizes_without_a_recording_go_the_plain_way(recordings):
+    flow = perturbed()
+    z = noise(compiled.LARGEST["cpu"] + 1)
+    assert torch.equal(invert(flow, z).x, invert(flow, z, compiled=False).x)
+    assert invert(flow, z[:0]).x.shape == (0, 3, 8, 8)
+    same(flow, noise(), solver="gs-jacobi", segments=4)
+    assert not recordings
+
+
+def test_automatic_is_recorded_where_a_device_has_recordings(recordings, as_users_run):
+    flow = perturbed()
+    assert (solve.way_of(flow), solve.way_of(flow, compiled=False)) == ("recorded", "plain")
+    assert solve.way_of(flow, compiled=True) == "compiled and recorded"
+    assert solve.way_of(flow, "jacobi") == solve.way_of(flow, "gs-jacobi") == "plain"
+    plain = sample(flow, 3, Y, seed=0, compiled=False)
+    assert not recordings
+    torch.testing.assert_close(sample(flow, 3, Y, seed=0), plain, atol=1e-9, rtol=0)
+    assert len(recordings) == 1
+    with pytest.raises(ValueError, match="compiled was 'yes'; allowed are True, False, and None"):
+        invert(flow, noise(), compiled="yes")
+
+
+def test_automatic_is_the_plain_way_on_a_cpu():
+    flow = perturbed()
+    assert (solve.way_of(flow), solve.way_of(flow, compiled=True)) == ("plain", "compiled")
+    assert solve.decoder_for(None, torch.device("cuda")) is RecordedDecoder
+    assert solve.decoder_for(True, torch.device("cuda")) is GraphedDecoder
+    for way in (None, True, False):
+        assert solve.decoder_for(way, torch.device("mps")).way == "plain"
+
+
+class Workspace:
+    bytes, failed = 10, False
+
+
+def test_idle_workspaces_are_few_and_the_last_used(monkeypatch):
+    idle, device = Workspaces(most=2), torch.device("cpu")
+    held = {key: Workspace() for key in "abc"}
+    for key, workspace in held.items():
+        assert idle.take(key, lambda workspace=workspace: workspace, 10, device) is workspace
+    for key, workspace in held.items():
+        idle.keep(key, workspace)
+    assert list(idle.idle) == ["b", "c"] and idle.bytes() == 20
+    assert idle.take("b", Workspace, 10, device) is held["b"] and idle.take("b", Workspace, 10, device) is not held["b"]
+    failed = Workspace()
+    failed.failed = True
+    idle.keep("d", failed)
+    assert list(idle.idle) == ["c"]
+
+    idle.keep("b", held["b"])
+    free = iter([30, 40])  # as much again is free after one was dropped
+    monkeypatch.setattr("labcore.inverse.workspaces.free_bytes", lambda device: next(free))
+    idle.take("e", Workspace, 20, device)
+    assert list(idle.idle) == ["b"], "the one used least recently made room"
+
+
+def test_chunks_fit_half_of_the_free_memory():
+    config = perturbed().config  # 2 layers, 16 tokens, width 16: 4096 bytes of keys and values a row in float32
+    row = 2 * 2 * 16 * 16 * 4
+    fit = lambda asked, branches, free, dtype=torch.float32: chunk_that_fits(asked, branches, config, dtype, free)  # noqa: E731
+    assert fit(100, 1, None) == fit(100, 1, 10**9) == 100
+    assert fit(100, 1, 2 * 16 * row) == 16 and fit(100, 2, 2 * 16 * row) == 8
+    assert fit(100, 1, 2 * 17 * row) == 16, "17 rows are filled up to 32"
+    assert fit(100, 1, 2 * 16 * row, torch.bfloat16) == 32
+    assert fit(100, 2, 0) == 1
+    for rows in range(1, 300):
+        n = fit(100, 2, 2 * rows * row)
+        assert 1 <= n <= 100 and (n == 1 or compiled.padded(2 * n) <= rows)
+
+
+def test_drawing_in_parts_is_drawing_at_once(monkeypatch):
+    flow, sizes = perturbed(), []
+    guidance = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
+    want = sample(flow, 5, torch.arange(5), guidance, seed=1)
+    module, real = importlib.import_module("labcore.inverse.sample"), invert
+
+    def counted(flow, z, *rest, **more):
+        sizes.append(len(z))
+        return real(flow, z, *rest, **more)
+
+    monkeypatch.setattr(module, "invert", counted)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 2 * 4 * 2 * 2 * 16 * 16 * 8)
+    torch.testing.assert_close(sample(flow, 5, torch.arange(5), guidance, seed=1), want, atol=1e-9, rtol=0)
+    assert sizes == [2, 2, 1]
+
+
+def test_a_recording_that_fails_leaves_its_pool(monkeypatch):
+    """The order of calls of a recording, with a graph that only notes them."""
+    calls = []
+
+    class Graph:
+        def capture_begin(self, pool, capture_error_mode):
+            calls.append((pool, capture_error_mode))
+
+        def capture_end(self):
+            calls.append("end")
+
+    handles = iter("abc")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda index: f"stream of {index}")
+    place = graphed._Place(0)
+
+    def refused(x):
+        raise RuntimeError("not while capturing")
+
+    assert place.capture(lambda x: x, (torch.zeros(2),))[1].shape == (2,)
+    with pytest.raises(RuntimeError, match="not while"):
+        place.capture(refused, (torch.zeros(2),))
+    place.capture(lambda x: x, (torch.zeros(2),))
+    mode = "thread_local"
+    assert calls == [("a", mode), "end", ("a", mode), "end", ("b", mode), "end"]
+
+
+@pytest.mark.parametrize("length", [5, 8])
+def test_attention_over_a_prefix_is_attention_over_what_was_seen(length):
+    q, keys, values = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (1, length, length))
+    seen = torch.arange(length) <= 2
+    mask = torch.zeros(1, length, dtype=torch.float64).masked_fill_(~seen, float("-inf"))
+    want = ((q @ keys[:, :, :3].mT / 2).softmax(-1) @ values[:, :, :3]).flatten(1)
+    torch.testing.assert_close(graphed.attention(q, keys, values, mask), want)
+    torch.testing.assert_close(compiled.attention(q, keys, values, seen).flatten(1), want)
