@@ -159,6 +159,7 @@ def test_a_cache_that_is_a_file_names_the_variable(model, tmp_path, monkeypatch)
 def test_doctor_and_help():
     done = lab("doctor")
     assert done.exit_code == 0 and "torch " in done.output and "device" in done.output
+    assert "on CUDA by a recorded CUDA graph (untested on GPU)" in " ".join(done.output.split())
     for command in ("train", "sample", "evaluate", "doctor"):
         assert lab(command, "--help").exit_code == 0
 

@@ -2,6 +2,9 @@
 
 import gc
 import importlib
+import subprocess
+import sys
+import textwrap
 import warnings
 import weakref
 
@@ -11,10 +14,15 @@ from conftest import perturbed
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from labcore import invert, sample
+from labcore.evaluate.generate import Sampling, generate
+from labcore.evaluate.record import differences, of_samples
+from labcore.inverse import calibrate as calibrating
 from labcore.inverse import compiled, graphed, solve
 from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder, prefixes
+from labcore.inverse.methods import Method
 from labcore.inverse.params import GuidedParams
 from labcore.inverse.workspaces import IDLE, Workspaces, chunk_that_fits
+from labcore.timing import Timing
 
 MODERN = dict(norm="rmsnorm", mlp="swiglu", positions="rope", head_dim=16, width=32)
 Y = torch.tensor([1, 4, -1])
@@ -303,3 +311,94 @@ def test_attention_over_a_prefix_is_attention_over_what_was_seen(length):
     want = ((q @ keys[:, :, :3].mT / 2).softmax(-1) @ values[:, :, :3]).flatten(1)
     torch.testing.assert_close(graphed.attention(q, keys, values, mask), want)
     torch.testing.assert_close(compiled.attention(q, keys, values, seen).flatten(1), want)
+
+
+def test_a_calibration_tries_recordings_and_keeps_the_fastest(recordings, monkeypatch, as_users_run):
+    """Seconds by the way: the plain one 3, a recording 2, a compiled one 1, and more for sweeps."""
+    monkeypatch.setattr(calibrating, "RECORDINGS", {"cpu": (None, True)})
+    cost, used = {"plain": 3.0, "recorded": 2.0, "compiled and recorded": 1.0}, []
+    real = solve.decoder_for
+    monkeypatch.setattr(calibrating, "decoder_for", lambda c, device: used.append(c) or real(c, device))
+    whole = {"sequential": 9.0, "chosen": 4.0}
+
+    def timed(ways, repeats, warmup):
+        return {n: Timing(whole.get(n) or cost[real(used[-1], torch.device("cpu")).way], 0.0) for n in ways}
+
+    monkeypatch.setattr(calibrating, "alternate", timed)
+    flow = perturbed()
+    found = calibrating.calibrate(flow, noise(), Y, segments=[])
+    assert found.compiled is True and found.methods == (Method(segments=16),) * 3 and 0 < found.error < 1e-9
+    assert {t.compiled for t in found.trials} == {None, True, False} and found.speedup == 9 / 4
+    assert "compiled and recorded" in calibrating.described(found)
+    again = calibrating.Calibration.model_validate(found.model_dump(mode="json"))
+    assert again == found
+
+    cost["compiled and recorded"] = 2.5
+    assert calibrating.calibrate(flow, noise(), Y, segments=[]).compiled is None
+    cost["recorded"] = 3.5
+    cost["compiled and recorded"] = 4.0
+    assert calibrating.calibrate(flow, noise(), Y, segments=[]).compiled is False
+    cost["recorded"] = 2.0
+    whole["chosen"] = 10.0  # each block's choice won by chance
+    by_chance = calibrating.calibrate(flow, noise(), Y, segments=[])
+    assert by_chance.compiled is False and by_chance.error == 0 and by_chance.speedup == 1
+
+
+def test_old_calibrations_load_and_say_nothing_of_recordings():
+    old = {"model": "m", "device": "d", "dtype": "float32", "batch": 1, "guided": False, "tolerance": 1e-3}
+    trial = {"block": 1, "method": {"segments": 4}, "seconds": 1.0, "error": 0.0, "sweeps": 3}
+    old |= {"methods": [{"segments": 4}], "error": 0.0, "speedup": 1.0, "trials": [trial]}
+    found = calibrating.Calibration.model_validate(old)
+    assert found.compiled is None and found.trials[0].compiled is False
+    assert calibrating.described(found).endswith("1.00 times as fast as sequential, error 0.0e+00")
+
+
+def test_drawn_images_are_keyed_by_the_way_that_drew_them(recordings, tmp_path):
+    flow = perturbed(dtype=torch.float32)
+    plain, other, third = (generate(flow, Sampling(num=3, compiled=c), tmp_path) for c in (False, None, True))
+    assert "compiled" not in plain.made
+    assert (other.made["compiled"], third.made["compiled"]) == ("recorded", "compiled and recorded")
+    assert len({each.fingerprint() for each in (plain, other, third)}) == 3
+    assert (plain.images.int() - other.images.int()).abs().max() <= 1
+    swept = Sampling(num=3, solver="jacobi").describe(flow)
+    assert "compiled" not in swept, "no block is solved token by token"
+    drawn = [
+        of_samples({"weights": "w"}, made, {"data": "d", "fingerprint": "f"}, 0) for made in (plain.made, other.made)
+    ]
+    for known, said in (drawn, drawn[::-1]):
+        assert differences(known, said) == ["compiled"] and not differences(known, known)
+
+
+def test_images_drawn_before_there_was_a_choice_are_found_again(tmp_path):
+    """On a CPU the key of the plain way has no word more than it had."""
+    made = generate(perturbed(dtype=torch.float32), Sampling(num=2), tmp_path).made
+    names = "num classes guidance guidance_schedule attn_temp noise_std solver seed chunk model"
+    assert set(made) == set(names.split())
+
+
+@pytest.mark.slow
+def test_really_compiled_layers():
+    """In a process of its own, since shape checks are not for compilers: two programs for all layers, blocks and prefixes."""
+    code = """
+        import warnings
+        warnings.filterwarnings("error", message=".*does not work here.*")
+        import torch
+        from labcore import TarFlow, TarFlowConfig, invert
+        from labcore.inverse import graphed, solve
+        graphed.record = lambda step, given: lambda: step(*given)
+        graphed.prefixes = lambda tokens: (8, 16)
+        solve._DECODERS = {"cpu": graphed.GraphedDecoder}
+        torch.manual_seed(0)
+        config = dict(image_size=8, channels=3, patch_size=2, width=32, num_blocks=3, layers_per_block=3, num_classes=5)
+        flow = TarFlow(TarFlowConfig(**config, head_dim=16, norm="rmsnorm", mlp="swiglu", positions="rope")).eval()
+        for p in flow.parameters():
+            p.data.add_(0.05 * torch.randn_like(p))
+        z, y = torch.randn(3, 16, 12), torch.arange(3)
+        want, got = (invert(flow, z, y, compiled=way).x for way in (False, True))
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+        from torch._dynamo.utils import counters
+        print(counters["stats"]["unique_graphs"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"]

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import perturbed
 
-from labcore import invert
+from labcore import invert, zoo
+from labcore.inverse import decode
 from labcore.inverse.decode import BlockDecoder
+from labcore.rng import normal_per_item
 
 
 def test_round_trip_both_ways(flow, images):
@@ -162,3 +165,20 @@ def test_what_does_not_fit_is_refused(images, as_users_run):
     ):
         with pytest.raises(ValueError, match=message):
             invert(flow, *arguments)
+
+
+def test_bfloat16_rounds_neither_the_sums_nor_the_parameters(monkeypatch, as_users_run):
+    """On the shipped flow, against float32; and against an inverse whose sums and parameters autocast rounds too."""
+    flow = zoo.load("fashion-tarflow")
+    z = normal_per_item(0, "bf16", range(32), (49, 16)).float()
+    y = torch.arange(32) % 10
+    exact = invert(flow, z, y, compiled=False).x
+
+    def error():
+        with torch.autocast("cpu", torch.bfloat16):
+            return float((invert(flow, z, y, compiled=False).x - exact).square().mean().sqrt())
+
+    ours = error()
+    monkeypatch.setattr(decode, "outside_autocast", lambda h, weight, bias=None: F.linear(h, weight, bias))
+    monkeypatch.setattr(decode, "_added", lambda h, x, weight, bias: torch.addmm(h, x, weight.t()).add_(bias))
+    assert ours < 7e-3 and ours < 0.8 * error()
