@@ -16,11 +16,12 @@ from torch import Tensor
 
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule
+from labcore.inverse.compiled import padded
 from labcore.inverse.decode import computed_in
 from labcore.inverse.denoise import denoise, noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.solve import invert
-from labcore.inverse.workspaces import IDLE, chunk_that_fits, free_bytes
+from labcore.inverse.workspaces import IDLE, chunk_that_fits, free_bytes, row_bytes
 from labcore.rng import normal_per_item
 
 
@@ -107,13 +108,18 @@ def sample(
 
 
 def chunk_for(flow: TarFlow, asked: int, guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0) -> int:
-    """How many of `asked` images `sample` draws at a time on the flow's device: on CUDA, what half of the free memory holds."""
+    """How many of `asked` images `sample` draws at a time on the flow's device: on CUDA, what half of the free memory holds.
+
+    Idle recordings count as free, and make room where that is needed.
+    """
     free = free_bytes(flow.device)
     if free is None:
         return asked
     branches = 1 if isinstance(guidance, int | float) and guidance == 0 else 2
     dtype = computed_in(torch.empty(0, dtype=flow.dtype, device=flow.device))
-    return chunk_that_fits(asked, branches, flow.config, dtype, free + IDLE.bytes())
+    images = chunk_that_fits(asked, branches, flow.config, dtype, free + IDLE.bytes())
+    IDLE.make_room(padded(images * branches) * row_bytes(flow.config, dtype), flow.device)
+    return images
 
 
 def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]:

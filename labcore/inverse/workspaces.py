@@ -27,16 +27,19 @@ class Workspaces:
         self.most, self.idle, self.lock = most, OrderedDict(), threading.RLock()
 
     def take(self, key: Hashable, make: Callable[[], Any], needed: int, device: torch.device) -> Any:
-        """An idle workspace of this key, or else a new one of about `needed` bytes.
-
-        Idle ones, the oldest first, are dropped as long as the new one would take more than half of the free memory.
-        """
+        """An idle workspace of this key, or else a new one of about `needed` bytes, with as much memory left free."""
         with self.lock:
             found = self.idle.pop(key, None)
-            if found is None:
-                while self.idle and _is_tight(needed, free_bytes(device)):
-                    self.idle.popitem(last=False)
-        return make() if found is None else found
+        if found is None:
+            self.make_room(2 * needed, device)
+            found = make()
+        return found
+
+    def make_room(self, wanted: int, device: torch.device) -> None:
+        """Drop idle workspaces, the oldest first, as long as a CUDA device has less than `wanted` bytes free."""
+        with self.lock:
+            while self.idle and (free := free_bytes(device)) is not None and free < wanted:
+                self.idle.popitem(last=False)
 
     def give_back_after(self, user: object, key: Hashable, workspace: Any) -> None:
         """Keep a workspace from when its user is gone."""
@@ -69,8 +72,9 @@ def free_bytes(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _is_tight(needed: int, free: int | None) -> bool:
-    return free is not None and needed > free // 2
+def row_bytes(config: TarFlowConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one row in all layers of a block, in bytes."""
+    return 2 * config.layers_per_block * config.tokens * config.width * dtype.itemsize
 
 
 def chunk_that_fits(asked: int, branches: int, config: TarFlowConfig, dtype: torch.dtype, free: int | None) -> int:
@@ -80,8 +84,7 @@ def chunk_that_fits(asked: int, branches: int, config: TarFlowConfig, dtype: tor
     """
     if free is None:
         return asked
-    row = 2 * config.layers_per_block * config.tokens * config.width * dtype.itemsize  # keys and values of a block
-    rows = free // 2 // row
+    rows = free // 2 // row_bytes(config, dtype)
     images = max(1, min(asked, rows // branches))
     while images > 1 and padded(images * branches) > rows:
         images -= 1
