@@ -16,7 +16,7 @@ from labcore import invert, sample
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.record import differences, of_samples
 from labcore.inverse import calibrate as calibrating
-from labcore.inverse import compiled, graphed, solve
+from labcore.inverse import compiled, graphed, recording, solve
 from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder, prefixes
 from labcore.inverse.methods import Method
 from labcore.inverse.params import GuidedParams
@@ -234,7 +234,7 @@ def test_a_recording_that_fails_leaves_its_pool(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
     monkeypatch.setattr(torch.cuda, "Stream", lambda index: f"stream of {index}")
-    place = graphed._Place(0)
+    place = recording._Place(0)
 
     def refused(x):
         raise RuntimeError("not while capturing")
@@ -244,7 +244,9 @@ def test_a_recording_that_fails_leaves_its_pool(monkeypatch):
         place.capture(refused, (torch.zeros(2),))
     place.capture(lambda x: x, (torch.zeros(2),))
     mode = "thread_local"
-    assert calls == [("a", mode), "end", ("a", mode), "end", ("b", mode), "end"]
+    a, b = [("a", mode), "end"], [("b", mode), "end"]
+    assert calls == [*a, *a, *a, *b, *b], "each pool has a recording that stays, so that it outlives all others"
+    assert place.first[1].shape == (2,)
 
 
 @pytest.mark.parametrize("length", [5, 8])

@@ -6,7 +6,8 @@ flows of these sizes, and weights that have changed. Idle workspaces are kept fo
 
 Attention reads a prefix of the cache behind a mask. There are recordings for at most four lengths of that prefix.
 
-All of this is tested on a CPU with a step that is called instead of recorded; the recording itself is untested on GPU.
+All of this is tested on a CPU with a step that is called instead of recorded; the recording itself
+(`labcore.inverse.recording`) is untested on GPU.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +35,12 @@ from labcore.inverse.compiled import (
     told,
 )
 from labcore.inverse.decode import KVCache, after_attention, computed_in, outside_autocast
+from labcore.inverse.recording import Replay, record, stream_of, turn
 from labcore.inverse.workspaces import IDLE
 from labcore.kernels.attention import without_cudnn
 
-WARM_UP = 3
-"""Calls before a recording, so that nothing is compiled or tuned while it lasts."""
 SHORTEST = 64
 """Keys in the shortest prefix that is recorded; our choice."""
-
-Replay = Callable[[], Tensor]
 
 
 def prefixes(tokens: int) -> tuple[int, ...]:
@@ -248,87 +244,6 @@ def compiles(step: Callable[..., Tensor], given: tuple) -> bool:
 
 
 _BROKEN: list[str] = []  # what torch.compile failed with in this process
-
-
-def record(step: Callable[..., Tensor], given: tuple) -> Replay:
-    """A function that carries step(*given) out again on the same memory by one call. Its result is always the same tensor.
-
-    given: its first tensor says the device. All of them have to stay alive for as long as the recording is used. Other
-    threads may go on meanwhile. Untested on GPU.
-    """
-    device = given[0].device
-    place = _place(device.index)
-    with torch.cuda.device(device):
-        here = torch.cuda.current_stream()
-        place.stream.wait_stream(here)
-        with torch.cuda.stream(place.stream):
-            for _ in range(WARM_UP):
-                step(*given)
-            graph, out = place.capture(step, given)
-        here.wait_stream(place.stream)
-
-    def replay() -> Tensor:
-        graph.replay()
-        return out
-
-    return replay
-
-
-class _Place:
-    """What recordings on a device share: one side stream, one memory pool, and one turn at a time.
-
-    Recordings reuse each other's memory, so that two may never run at once: in the order of turns, each waits for the stream
-    of the one before.
-    """
-
-    def __init__(self, index: int):
-        self.stream, self.pool = torch.cuda.Stream(index), torch.cuda.graph_pool_handle()
-        self.lock, self.last = threading.RLock(), None
-
-    def capture(self, step: Callable[..., Tensor], given: tuple) -> tuple[Any, Tensor]:
-        """The graph of one call, and its output. Without torch.cuda.graph, which waits for the device and empties caches."""
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(self.pool, capture_error_mode="thread_local")
-        try:
-            out = step(*given)
-        except BaseException:
-            self.pool = torch.cuda.graph_pool_handle()  # a pool whose recording failed may count as in use
-            with contextlib.suppress(RuntimeError):  # the recording is invalid, and the error above says why
-                graph.capture_end()
-            raise
-        graph.capture_end()
-        return graph, out
-
-
-def _place(index: int) -> _Place:
-    with _LOCK:
-        if index not in _PLACES:
-            _PLACES[index] = _Place(index)
-        return _PLACES[index]
-
-
-_PLACES: dict[int, _Place] = {}  # by the number of the device
-_LOCK = threading.Lock()
-
-
-@contextlib.contextmanager
-def turn(device: torch.device) -> Iterator[None]:
-    """The right to record and to replay on a device; a turn of another stream waits for the last one on the device."""
-    if device.type != "cuda":
-        yield
-        return
-    place = _place(device.index)
-    with place.lock:
-        here = torch.cuda.current_stream(device)
-        if place.last is not None and place.last != here:
-            here.wait_stream(place.last)
-        place.last = here
-        yield
-
-
-def stream_of(device: torch.device) -> int:
-    """Number of the current stream: memory of a workspace is bound to it."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @contextlib.contextmanager
