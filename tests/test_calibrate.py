@@ -1,5 +1,6 @@
 """The choice of a method for each block: by measured error and time, kept with the model it is for."""
 
+import importlib
 import json
 
 import pytest
@@ -8,12 +9,15 @@ from conftest import perturbed
 from torchvision.io import read_image
 from typer.testing import CliRunner
 
-from labcore import TarFlow, invert
+from labcore import TarFlow, invert, provenance
 from labcore.cli import app
+from labcore.evaluate.generate import Sampling
 from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, save
 from labcore.inverse.methods import Method
 from labcore.inverse.toughness import convergence_ranking_metric, initial_guess_metric
+from labcore.runs import measuring
+from labcore.runs.evaluation import Data
 from labcore.timing import Timing
 
 
@@ -196,3 +200,41 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     ):
         answer = lab.invoke(app, ["sample", *words, "--num", "4"])
         assert answer.exit_code == 2 and message in answer.output.replace("\n", " "), answer.output
+
+
+def test_the_command_line_says_how_tokens_are_computed(tmp_path, monkeypatch):
+    """By --compiled or --no-compiled, else as calibrated, else automatically; and several processes are told the same."""
+    monkeypatch.chdir(tmp_path)
+    flow = perturbed(dtype=torch.float32)
+    flow.save_pretrained(tmp_path / "one")
+    found = module.Calibration(
+        model=provenance.weights_hash(flow),
+        device=module.device_of(flow),
+        dtype="float32",
+        batch=4,
+        guided=False,
+        tolerance=1e-3,
+        methods=(Method(segments=16),) * 3,
+        error=0.0,
+        speedup=2.0,
+        trials=(),
+        compiled=True,
+    )
+    save(found, tmp_path / "one" / module.FILE)
+    drawn = []
+
+    def draw(flow, num, *_, solver, compiled, **__):
+        drawn.append((solver, compiled))
+        return torch.zeros(num, 3, 8, 8)
+
+    monkeypatch.setattr(importlib.import_module("labcore.inverse.sample"), "sample", draw)
+    auto = ["--solver", "auto"]
+    for words in ([], ["--compiled"], ["--no-compiled"], auto, [*auto, "--no-compiled"]):
+        answer = CliRunner().invoke(app, ["sample", "one", "--num", "4", *words])
+        assert answer.exit_code == 0, answer.output
+    assert [compiled for _, compiled in drawn] == [None, True, False, True, False]
+    assert drawn[3][0] == found.methods
+    for compiled, word in ((None, None), (True, "--compiled"), (False, "--no-compiled")):
+        how = Sampling(num=4, compiled=compiled)
+        words = measuring._words(tmp_path / "one", Data("fashion-mnist-12k"), ["fid"], how, tmp_path / "o", None, None)
+        assert [w for w in words if w.endswith("compiled")] == ([] if word is None else [word])

@@ -188,4 +188,6 @@ def _words(
         "--out": out.resolve(),
     }
     named = [[option, str(value)] for option, value in given.items() if value is not None]
-    return ["evaluate", str(model.resolve() if model.exists() else model), *(word for pair in named for word in pair)]
+    flags = {None: [], True: ["--compiled"], False: ["--no-compiled"]}[s.compiled]
+    words = ["evaluate", str(model.resolve() if model.exists() else model)]
+    return [*words, *(word for pair in named for word in pair), *flags]
