@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
-from labcore.runs.draw_commands import COMPILED_HELP, Model, class_numbers, device
+from labcore.runs.draw_commands import COMPILED_HELP, Model, device
+from labcore.runs.progress import printable
 
 app = typer.Typer(
     help="Train, sample and measure transformer normalizing flows.",
@@ -21,7 +22,12 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    str | None, typer.Option("--data", help="fashion-mnist-12k, fashion-mnist, or a folder of class folders.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="fashion-mnist-12k, fashion-mnist, or a folder of class folders; to measure a model: default, what it was "
+        "trained on.",
+    ),
 ]
 Crop = Annotated[
     str | None, typer.Option(help="How a folder's pictures become squares, as in training: fit (default) or adm.")
@@ -33,13 +39,13 @@ def plain_errors(command):
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
-        warnings.showwarning = lambda message, *_: typer.echo(f"note: {message}", err=True)
+        warnings.showwarning = lambda message, *_: typer.echo(printable(f"note: {message}"), err=True)
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:  # the reader left, as `head` does: click ends the command quietly
             raise
         except (ValueError, OSError, FloatingPointError) as error:
-            typer.echo(f"lab: {_message(error)}", err=True)
+            typer.echo(printable(f"lab: {_message(error)}"), err=True)
             raise typer.Exit(2) from None
 
     return wrapped
@@ -132,7 +138,7 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1, max=1_000_000)
     ] = None,
-    data: Data = "fashion-mnist-12k",
+    data: Data = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
     reference: Annotated[
@@ -141,7 +147,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Images of the test split, evenly spread; default all.", min=1)
     ] = None,
-    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
     guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
@@ -156,9 +164,10 @@ def evaluate(
 ) -> None:
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.evaluate.generate import Sampling
-    from labcore.latents import square_pixels
+    from labcore.runs.class_names import class_numbers
     from labcore.runs.evaluation import check_out, evaluate_model, plan
     from labcore.runs.models import find_sampler
+    from labcore.runs.own_data import source_of
     from labcore.runs.progress import show_progress, table
 
     flow = find_sampler(model).to(device())
@@ -168,7 +177,7 @@ def evaluate(
     if num_samples is not None:
         sampling = Sampling(
             num=num_samples,
-            classes=classes if classes in ("each", "none") else tuple(class_numbers(classes)),
+            classes=classes if classes in ("each", "none") else tuple(class_numbers(classes, flow.config)),
             guidance=guidance,
             guidance_schedule=schedule,
             attn_temp=attn_temp,
@@ -179,8 +188,9 @@ def evaluate(
         )
     if out:
         check_out(out, flow)
-    source = _source(data, path, **square_pixels(flow.config), crop=crop, model=model)
+    source = source_of(model, flow.config, data, path, crop)
     _share(num_processes)
+    _say_data(source)
     found: list[tuple[str, Any]] = []
     evaluate_model(
         flow,
@@ -205,7 +215,10 @@ def evaluate(
 @plain_errors
 def stats(
     data: Annotated[
-        str, typer.Argument(help="fashion-mnist-12k, fashion-mnist, a folder, or ADM's reference batch, an .npz file.")
+        str,
+        typer.Argument(
+            help="fashion-mnist-12k, fashion-mnist, a folder, ADM's reference batch (.npz), or a model: what it was trained on."
+        ),
     ],
     image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it, as the model has it.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
@@ -221,6 +234,8 @@ def stats(
     from labcore.evaluate.extractors import load_extractor
     from labcore.evaluate.statistics import file_name
     from labcore.runs.evaluation import check_file, reference_of, reference_of_batch
+    from labcore.runs.models import find_sampler
+    from labcore.runs.own_data import is_model, named, source_of
     from labcore.runs.progress import show_progress, table
     from labcore.store import cache_folder, make_folder
 
@@ -232,7 +247,11 @@ def stats(
             )
         typer.echo(told_of(reference_of_batch(Path(data), network, out, show_progress()), out))
         return
-    source = _source(data, path, image_size, channels, crop)
+    if is_model(data):
+        source = source_of(data, find_sampler(data).config, None, path, crop)
+        source = source._replace(image_size=image_size or source.image_size, channels=channels or source.channels)
+    else:
+        source = named(data, path, image_size, channels, crop)
     train = source.split("train")
     where = out or cache_folder() / "statistics" / file_name(train, network)
     make_folder(where.parent)
@@ -252,11 +271,11 @@ def stats(
 @plain_errors
 def probe(
     model: Model,
-    data: Data = "fashion-mnist-12k",
+    data: Data = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
     sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
-    limit: Annotated[int | None, typer.Option(help="First images of each split; default all.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Images of each split, evenly spread; default all.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
     num_processes: Annotated[int, typer.Option(help="Processes that share the features, one device each.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for probe.json and probe.png.")] = Path("outputs/probe"),
@@ -266,29 +285,32 @@ def probe(
     from labcore.evaluate.hiddens import all_sites, hidden_features
     from labcore.evaluate.probe import probe_sites
     from labcore.jsonfile import write_json
-    from labcore.latents import seen_by, square_pixels
-    from labcore.runs.evaluation import check_classes, check_file
+    from labcore.latents import seen_by
+    from labcore.runs.class_names import matched
+    from labcore.runs.evaluation import check_file
     from labcore.runs.models import find_model
+    from labcore.runs.own_data import source_of
     from labcore.runs.progress import show_progress, table
+    from labcore.spread import spread
     from labcore.store import process_share
     from labcore.viz import measures
 
     flow = find_model(model).to(device())
     chosen = all_sites(flow) if sites == "all" else _sites(sites)
-    source = _source(data, path, **square_pixels(flow.config), crop=crop, model=model)
-    pictures = source.split("train"), source.split("test")
-    check_classes(flow, pictures[0])
+    source = source_of(model, flow.config, data, path, crop)
+    pictures = [matched(flow.config, source.split(split)) for split in ("train", "test")]
     for name in ("probe.json", "probe.png"):
         check_file(out / name)
     _share(num_processes)
-    train, test = (seen_by(flow.config, each, flow.device, limit=limit) for each in pictures)
+    _say_data(source)
+    train, test = (seen_by(flow.config, spread(each, limit), flow.device) for each in pictures)
     progress = show_progress()
     if process_share()[0]:
         for split in (train, test):
-            hidden_features(flow, split, chosen, limit=limit, progress=progress)
+            hidden_features(flow, split, chosen, progress=progress)
         return
-    report = probe_sites(flow, train, test, chosen, seed=seed, train_limit=limit, test_limit=limit, progress=progress)
-    free = training_free_accuracy(flow, test, limit) if flow.config.num_classes else None
+    report = probe_sites(flow, train, test, chosen, seed=seed, progress=progress)
+    free = training_free_accuracy(flow, test) if flow.config.num_classes else None
     rows = [(f"block {site.block}, layer {site.layer}", site.accuracy) for site in report.sites]
     typer.echo(table([*rows, *([("training-free", free)] if free else [])]))
     write_json(out / "probe.json", {"model": model, **report.record(), "training_free": free and free._asdict()})
@@ -317,23 +339,12 @@ def _share(num_processes: int) -> None:
         raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
 
 
-def _source(
-    data: str | None,
-    path: str | None,
-    image_size: int | None,
-    channels: int | None,
-    crop: str | None,
-    model: str | None = None,
-):
-    """Where images come from, by the words of the command line; a folder's are cropped as those of the model's run."""
-    from labcore.data.datasets import NAMES
-    from labcore.runs.evaluation import Data as Source
-    from labcore.runs.models import run_section
+def _say_data(source: Any) -> None:
+    """Name the images that a model is measured on; of several processes the first one says it."""
+    from labcore.store import process_share
 
-    if data in NAMES:
-        return Source(data, path, image_size, channels, crop)
-    trained = run_section(model, "data") if crop is None and model is not None else None
-    return Source("folder", data, image_size, channels, crop or (trained or {}).get("crop"))
+    if process_share()[0] == 0:
+        typer.echo(printable(f"data: {source}"))
 
 
 def _sites(words: str) -> list[tuple[int, int]]:

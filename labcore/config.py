@@ -46,6 +46,7 @@ class TokensConfig(Config):
     layers_per_block: PositiveInt  # K, attention + MLP layers in each block
     head_dim: PositiveInt = 64
     num_classes: int = Field(default=0, ge=0)  # 0: unconditional
+    class_names: tuple[str, ...] | None = None  # of 0, 1, ...: from the data of the training; None: not known
     codec: str | None = (
         None  # the autoencoder whose latents the images are (labcore.latents.load); None: they are pixels
     )
@@ -73,6 +74,12 @@ class TokensConfig(Config):
             divisors = [p for p in range(1, height + 1) if height % p == width % p == 0]
             raise ValueError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}; allowed are {divisors}"
+            )
+        names = self.class_names
+        if names is not None and not len(names) == len(set(names)) == self.num_classes:
+            raise ValueError(
+                f"class_names has {len(names)} names ({len(set(names))} different) for {self.num_classes} classes; "
+                "give each class one name, or leave class_names out"
             )
         if self.width % self.head_dim:
             raise ValueError(
@@ -124,6 +131,10 @@ class TokensConfig(Config):
     def dims(self) -> int:
         """Values in one image, t x d."""
         return self.tokens * self.token_dim
+
+    def computation(self) -> dict[str, Any]:
+        """JSON values of all that the model computes with: everything but the names of classes."""
+        return self.model_dump(mode="json", exclude={"class_names"})
 
     def _check_rope(self) -> None:
         if self.head_dim % 4:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from labcore.spread import spread, spread_rows
 from labcore.store import Progress, Rows, Store
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -54,17 +55,18 @@ def derive(
 ) -> Tensor:
     """Every image's row, (n, *shape), mapped from a file; row i is image i. Meant for reading.
 
-    flipped: of the images mirrored left to right. limit: the first images only, as a store of its own. Raises ValueError
-    where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
+    flipped: of the images mirrored left to right. limit: so many images, evenly spread, as a store of its own. Raises
+    ValueError where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; {what.name} are kept as {' or '.join(DTYPES)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: give 1 or more images, or None for all")
-    rows = len(dataset) if limit is None else min(limit, len(dataset))
+    rows = spread_rows(len(dataset), limit)
+    dataset = spread(dataset, limit)
     data = {"name": dataset.name, "split": dataset.split, "fingerprint": dataset.fingerprint()}
     key = {"data": data, "flipped": flipped, **what.recipe}
-    store = Store(root, what.name, key, rows, {"features": Rows(what.shape, dtype)}, what.chunk)
+    store = Store(root, what.name, key, len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
 
     @torch.no_grad()
     def compute(part: range) -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ def derive(
         x = pixels.float() / 127.5 - 1
         found = what.compute(x.flip(-1) if flipped else x).to(DTYPES[dtype])
         if not bool(found.isfinite().all()):
-            bad = part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]
+            bad = rows[part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]]
             raise ValueError(
                 f"{what.name} are not finite in {dtype}, first for image {bad} of {dataset.name} {dataset.split}; "
                 "use dtype='float32', or look at the image and the weights"

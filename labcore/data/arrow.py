@@ -11,15 +11,18 @@ Any image can be asked for by its number, so that steps see the same batches as 
 and workers there are and however often a run was killed; a stream with a buffer to shuffle in could not promise that.
 
 Held-out images are the split "validation" or "val", or "test" where there is neither: ImageNet's test split has no labels.
+Other usual names of splits count too (`labcore.data.splits`).
 """
 
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,14 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
+from labcore.data.contents import digests
 from labcore.data.picture import Crop, check_how, is_grey, read_picture, why
+from labcore.data.splits import split_of
 
-SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
-"""Our split -> names it may have there, the first that is there counts."""
+SPLITS = {"train": ("train",), "test": ("val", "test")}
+"""Our split -> what `split_of` may say of its name there, the first that is there counts."""
 INSTALL = "pip install 'labcore[arrow]', or pip install datasets"
+CALLED = {"train": "train, training", "test": "validation, val, test"}
 LOOKED_AT = 64
 """Rows, evenly spread, whose pictures say whether a set is grey or RGB; our choice."""
 SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
@@ -44,10 +50,11 @@ class ArrowData:
     """A split ("train" or "test") of such a folder, with the interface of ImageFolderData.
 
     Every item is uint8 (channels, image_size, image_size) with a label. The column of images is the one of that kind; the
-    labels are the one column of classes, or else one of whole numbers named "label". Classes are those of the train split.
+    labels are the one column of classes, or else one of whole numbers named "label". Classes are those of the train split;
+    whole numbers become 0, 1, ... in their order, and name the classes.
     channels: 1 or 3; None takes what the pictures are, some of which are looked at, and which must then be the same. Raises
     ValueError for a folder that is not laid out as above, for other columns, missing values and files, and for splits
-    with different classes, ImportError without `datasets`.
+    with different classes, and without the package `datasets`.
     """
 
     def __init__(
@@ -62,10 +69,10 @@ class ArrowData:
         self.path, self.split, self.image_size, self.crop = Path(path), split, image_size, crop
         self.name = self.path.resolve().name
         there = _splits(self.path)
-        table, self._sources = _open(self.path, there, split)
+        table, self._files = _open(self.path, there, split)
         self._image, label = _columns(self.path, table)
-        self.labels: Int64[Tensor, "n"] = _labels(self.path, split, table, label)
-        self.classes = _classes(self.path, there, split, table, label, self.labels)
+        self.classes, self.labels = _classes(self.path, there, split, table, label)
+        self._chosen: tuple[str, ...] = ()  # hashes of the rows of subsets
         self._rows = _undecoded(table.select_columns([self._image]), self._image)
         self.channels = self._found_channels() if channels is None else channels
 
@@ -98,8 +105,8 @@ class ArrowData:
         if found.get("bytes") is not None:
             return io.BytesIO(found["bytes"])
         try:
-            return io.BytesIO((self.path / found["path"]).read_bytes())
-        except (KeyError, TypeError, OSError) as error:
+            return io.BytesIO((self.path / _inside(found["path"])).read_bytes())
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(
                 f"{self._called(index)} has no picture ({error}); take the row out, or add its file"
             ) from None
@@ -133,7 +140,7 @@ class ArrowData:
         part, index = copy.copy(self), torch.as_tensor(indices)
         part.labels = self.labels[index]
         part._rows = self._rows.select(index.tolist())
-        part._sources = (*self._sources, hashlib.sha256(index.numpy().tobytes()).hexdigest())
+        part._chosen = (*self._chosen, hashlib.sha256(index.numpy().tobytes()).hexdigest())
         return part
 
     @property
@@ -142,11 +149,29 @@ class ArrowData:
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over name, split, size, channels, classes, crop, labels, and the files' names and
-        lengths. The pixels are not read: files replaced by others of equal length go unnoticed."""
-        header = (self.name, self.split, self.image_size, self.channels, self.classes, self.crop, self._sources)
+        contents, those of pictures beside the table too. Files are read once (`labcore.data.contents`)."""
+        files = [os.path.relpath(file, self.path) for file in self._files] + self._beside()
+        return self._fingerprint((*zip(files, digests(self.path, files), strict=True), *self._chosen))
+
+    def older_fingerprint(self) -> str:
+        """What `fingerprint` was before it read the files: with the lengths of the table's files instead of contents."""
+        return self._fingerprint((*((file.name, file.stat().st_size) for file in self._files), *self._chosen))
+
+    def _fingerprint(self, sources: tuple[Any, ...]) -> str:
+        header = (self.name, self.split, self.image_size, self.channels, self.classes, self.crop, sources)
         digest = hashlib.sha256(repr(header).encode())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _beside(self) -> list[str]:
+        """Paths of the table's pictures that lie in files of their own, those that are there."""
+        import pyarrow.compute
+
+        paths: list[str | None] = []
+        for part in self._rows.data.column(self._image).chunks:
+            outside = pyarrow.compute.is_null(part.field("bytes"))
+            paths += part.field("path").filter(outside).to_pylist()
+        return [path for path in dict.fromkeys(paths) if path and _is_inside(path) and (self.path / path).is_file()]
 
 
 def is_arrow(path: str | os.PathLike[str]) -> bool:
@@ -189,23 +214,34 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _name_of(there: dict[str, list[Path]], split: str) -> str | None:
-    return next((name for name in SPLITS[split] if name in there), None)
+    """Which of the splits that are there is ours; of several with one meaning, as val and validation, the last by name."""
+    return next((name for word in SPLITS[split] for name in sorted(there)[::-1] if split_of(name) == word), None)
 
 
-def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, tuple[tuple[str, int], ...]]:
-    """The split's table, and names and lengths of its files."""
+def _is_inside(path: str) -> bool:
+    """Whether a relative path stays in its folder."""
+    return not os.path.isabs(path) and Path(os.path.normpath(path)).parts[:1] != ("..",)
+
+
+def _inside(path: str) -> str:
+    """The path of a picture relative to the folder; ValueError for one that leaves it."""
+    if not _is_inside(path):
+        raise ValueError(f"its path {path!r} leaves the folder")
+    return path
+
+
+def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, list[Path]]:
+    """The split's table, and its files."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: there are {', '.join(SPLITS)}")
     try:
         import datasets
     except ImportError:
-        raise ImportError(
-            f"{folder} holds Arrow or Parquet files, which need the package datasets: {INSTALL}"
-        ) from None
+        raise ValueError(f"{folder} holds Arrow or Parquet files, which need the package datasets: {INSTALL}") from None
     if (name := _name_of(there, split)) is None:
         files = ", ".join(sorted({each.name for each in _parquet_files(folder)})[:3]) or "no Parquet files"
         raise ValueError(
-            f"{folder} has no split for {split!r}, which may be called {', '.join(SPLITS[split])}; there are "
+            f"{folder} has no split for {split!r}, which may be called {CALLED[split]}; there are "
             f"{', '.join(sorted(there)) or f'none ({files})'}"
         )
     try:
@@ -214,7 +250,8 @@ def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, 
         else:
             files = sorted(there[name])
             datasets.disable_progress_bars()
-            table = datasets.load_dataset("parquet", data_files={name: [str(file) for file in files]}, split=name)
+            literal = [glob.escape(os.path.abspath(file)) for file in files]  # datasets takes paths for patterns
+            table = datasets.load_dataset("parquet", data_files={name: literal}, split=name)
     except Exception as error:  # whatever pyarrow and datasets say of damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -223,7 +260,7 @@ def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, 
         ) from error
     if len(table) == 0:
         raise ValueError(f"{folder} {name} has no images")
-    return table, _told(files)
+    return table, files
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -236,13 +273,11 @@ def _parquet(folder: Path) -> dict[str, list[Path]]:
 
     ValueError where the files of a split lie in several folders, or some of them are missing by their own count.
     """
-    names = {name for names in SPLITS.values() for name in names}
     there: dict[str, list[Path]] = {}
     for file in _parquet_files(folder):
-        begins = re.split(r"[-_.]", file.name)[0].lower()
-        found = begins if begins in names else file.parent.name
-        if found in names:
-            there.setdefault(found, []).append(file)
+        begins = re.split(r"[-_.]", file.name)[0]
+        if found := next((name for name in (begins, file.parent.name) if split_of(name)), None):
+            there.setdefault(found.lower(), []).append(file)
     for name, files in there.items():
         if len(folders := {str(file.parent.relative_to(folder)) for file in files}) > 1:
             raise ValueError(
@@ -256,10 +291,6 @@ def _parquet(folder: Path) -> dict[str, list[Path]]:
                 "copy what is missing, or move away what is too many"
             )
     return there
-
-
-def _told(files: list[Path]) -> tuple[tuple[str, int], ...]:
-    return tuple((file.name, file.stat().st_size) for file in files)
 
 
 def _columns(folder: Path, table: Any) -> tuple[str, str]:
@@ -301,21 +332,33 @@ def _labels(folder: Path, split: str, table: Any, label: str) -> Int64[Tensor, "
 
 
 def _classes(
-    folder: Path, there: dict[str, list[Path]], split: str, table: Any, label: str, labels: Tensor
-) -> tuple[str, ...]:
-    """Names of the train split's classes, numbers where they have no names; ValueError unless this split's fit."""
-    own, all_labels = getattr(table.features[label], "names", None), labels
+    folder: Path, there: dict[str, list[Path]], split: str, table: Any, label: str
+) -> tuple[tuple[str, ...], Int64[Tensor, "n"]]:
+    """Names of the train split's classes, and this split's labels in 0..classes-1; ValueError unless they fit.
+
+    Whole numbers without names are the classes' names themselves, in their order: 1, 2, 5 become 0, 1, 2.
+    """
+    own, labels = getattr(table.features[label], "names", None), _labels(folder, split, table, label)
+    of_train = labels
     if split != "train" and _name_of(there, "train") is not None:
         train, _ = _open(folder, there, "train")
         other = _columns(folder, train)[1]
         names = getattr(train.features[other], "names", None)
         if names != own:
             raise ValueError(f"{folder} has classes {names} in train and {own} in {split}; they must be the same")
-        all_labels = _labels(folder, "train", train, other)
-    classes = tuple(own) if own is not None else tuple(map(str, range(int(all_labels.max()) + 1)))
-    if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+        of_train = _labels(folder, "train", train, other)
+    numbers = torch.arange(len(own)) if own is not None else of_train.unique()
+    if int(labels.min()) < 0 or int(numbers.min()) < 0:
         raise ValueError(
-            f"{folder} {split} has labels from {int(labels.min())} to {int(labels.max())} and {len(classes)} classes; images "
-            "without a label (-1) cannot be used: take them out"
+            f"{folder} {split} has labels from {int(labels.min())} to {int(labels.max())}; images without a label (-1) "
+            "cannot be used: take them out"
         )
-    return classes
+    if len(unknown := labels[~torch.isin(labels, numbers)]):
+        raise ValueError(
+            f"{folder} {split} has the label {int(unknown[0])}, and the {len(numbers)} classes of train lack it; take these "
+            "images out, or add some of that class to train"
+        )
+    if split == "train" and (empty := len(numbers) - len(of_train.unique())):
+        warnings.warn(f"{folder}: {empty} of {len(numbers)} classes have no images in train", stacklevel=4)
+    names = tuple(own) if own is not None else tuple(map(str, numbers.tolist()))
+    return names, torch.searchsorted(numbers, labels)

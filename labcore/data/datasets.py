@@ -8,12 +8,18 @@
 Each split is "train" or "test".
 """
 
+from __future__ import annotations
+
+import copy
+import dataclasses
 import os
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from labcore.config import DataConfig
 from labcore.data import embedded, fashion_mnist
 from labcore.data.arrow import ArrowData, is_arrow
 from labcore.data.folder import ImageFolderData
@@ -21,6 +27,29 @@ from labcore.data.images import ImageData, resize, to_channels
 from labcore.data.picture import CROPS, Crop
 
 NAMES = ("fashion-mnist-12k", "fashion-mnist", "folder")
+
+
+class Data(NamedTuple):
+    """Where images come from: the arguments of `load` but the split."""
+
+    name: str
+    path: str | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    crop: Crop | None = None
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Data:
+        """The images of a run's configuration, all of them: `limit` and `flip` are the training's."""
+        return cls(**{field: getattr(config, field) for field in cls._fields})
+
+    def split(self, split: str) -> Any:
+        """The images of "train" or "test"; raises as `load`."""
+        return load(self.name, split, self.path, self.image_size, self.channels, self.crop)
+
+    def __str__(self) -> str:
+        size = "" if self.image_size is None else f", {self.image_size} pixels"
+        return f"{self.name if self.path is None else self.path}{size}{f', crop {self.crop}' if self.crop else ''}"
 
 
 def load(
@@ -77,6 +106,28 @@ def load(
     if channels is not None:
         images = to_channels(images, channels)
     return ImageData(images, data.labels, data.classes, name, split)
+
+
+def renumbered(images: Any, names: tuple[str, ...]) -> Any:
+    """A data set with its labels in another order of the same classes; ValueError where `names` are not its classes."""
+    if sorted(names) != sorted(images.classes):
+        raise ValueError(
+            f"names are {names}, and the classes of {images.name} {images.classes}; give these in any order"
+        )
+    labels = torch.tensor([names.index(name) for name in images.classes])[images.labels]
+    if isinstance(images, ImageData):
+        return dataclasses.replace(images, labels=labels, classes=names)
+    part = copy.copy(images)
+    part.labels, part.classes = labels, names
+    return part
+
+
+def to_memory(images: Any) -> ImageData:
+    """A data set of pictures as ImageData, for small ones: it takes n * channels * image_size**2 bytes."""
+    if isinstance(images, ImageData):
+        return images
+    pixels = torch.stack([images[row][0] for row in range(len(images))])
+    return ImageData(pixels, images.labels.clone(), images.classes, images.name, images.split)
 
 
 def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, "n"], name: str, split: str) -> ImageData:

@@ -33,6 +33,7 @@ FILES = {  # split -> (images, labels); each may also end in .gz
 }
 DEBIAN = Path("datasets", "fashion-mnist")  # where Debian's package dataset-fashion-mnist puts them, below /usr/share
 TORCHVISION = Path("FashionMNIST", "raw")  # where torchvision's downloader puts them below its root
+MOST_BYTES = 100_000_000  # of a file, unpacked: twice that of the largest of the four, so that none fills the memory
 HOW_TO_GET = (
     "Ways to get them: `apt-get install dataset-fashion-mnist` (Debian, Ubuntu); "
     "labcore.data.fashion_mnist.download(folder) where there is a network; or path=<folder with the four IDX files>. "
@@ -47,12 +48,7 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
     FileNotFoundError if it is missing.
     """
     path = Path(path)
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file ({error}); fetch it again.") from error
+    data = _read_whole(path)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8 or data[3] == 0:
         raise ValueError(
             f"{path} begins with bytes {data[:4].hex() or '(none)'}; an IDX file of uint8 begins with 000008 and its "
@@ -68,6 +64,20 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
             f"{prod(shape):,}: it is {'truncated' if len(data) - start < prod(shape) else 'too long'}; fetch it again."
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _read_whole(path: Path) -> bytes:
+    """A file's bytes, unpacked where it is gzipped. ValueError for a damaged one, and for more than `MOST_BYTES`."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is a truncated or damaged gzip file ({error}); fetch it again.") from error
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{path} holds more than {MOST_BYTES:,} bytes, and Fashion-MNIST's files at most 47,040,016.")
+    return data
 
 
 def read(folder: str | os.PathLike[str], split: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, "n"]]:

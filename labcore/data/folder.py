@@ -2,8 +2,11 @@
 
 Two layouts:
 
-    path/train/<class>/*  and  path/test/<class>/*  (or path/val/<class>/*, read where there is no test folder)
+    path/train/<class>/*  and  path/test/<class>/*  (or path/val/<class>/*, read where no test folder has class folders)
     path/<class>/*        then every 10th file of each class in sorted order is test, and the others are train
+
+Other usual names of splits, as Training and testing, count too (`labcore.data.splits`). Class folders are sorted by name, and
+as numbers where all names are whole numbers.
 
 How a file becomes a square is in `labcore.data.picture`. The hold-out rule is our choice.
 """
@@ -11,18 +14,21 @@ How a file becomes a square is in `labcore.data.picture`. The hold-out rule is o
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
+from labcore.data.contents import digests
 from labcore.data.images import ImageData
 from labcore.data.picture import Crop, check_how, is_grey, read_picture
+from labcore.data.splits import split_of
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
-SPLIT_FOLDERS = {"train", "test", "val"}
 CHECK_ALL = 5_000  # up to this many files every header is opened,
 CHECK_SOME = 1_000  # beyond it an even sample of this many
 NOT_IMAGES = {"thumbs.db", "desktop.ini"}  # passed over, as are names that begin with a dot
@@ -104,12 +110,19 @@ class ImageFolderData:
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over name, split, size, channels, classes, crop, and every file's path, label and
-        length in bytes. The pixels are not read: a file replaced by another of equal length goes unnoticed."""
+        contents. Files are read once; their hashes are kept (`labcore.data.contents`)."""
+        return self._fingerprint(digests(self.path, self.files))
+
+    def older_fingerprint(self) -> str:
+        """What `fingerprint` was before it read the files: with their lengths in bytes instead of their contents."""
+        return self._fingerprint([(self.path / file).stat().st_size for file in self.files])
+
+    def _fingerprint(self, contents: Sequence[Any]) -> str:
         header = (self.name, self.split, self.image_size, self.channels, self.classes)
         header += () if self.crop == "fit" else (self.crop,)
         digest = hashlib.sha256(repr(header).encode())
-        for file, label in zip(self.files, self.labels.tolist(), strict=True):
-            digest.update(repr((file, label, (self.path / file).stat().st_size)).encode())
+        for entry in zip(self.files, self.labels.tolist(), contents, strict=True):
+            digest.update(repr(entry).encode())
         return digest.hexdigest()[:16]
 
     def to_memory(self) -> ImageData:
@@ -126,32 +139,74 @@ def _scan(path: Path) -> dict[str, dict[str, list[str]]]:
         raise FileNotFoundError(f"the image folder {path} does not exist; check the path.")
     if not path.is_dir():
         raise ValueError(f"{path} is a file; give the folder that holds the class folders.")
-    below = _class_names(path)
-    if not _has_splits(path, below):
+    folders = _split_folders(path)
+    if not folders:
+        _check_not_splits(path)
         classes = _class_files(path, path)
         train = {name: [f for i, f in enumerate(files) if (i + 1) % HOLD_OUT] for name, files in classes.items()}
         test = {name: files[HOLD_OUT - 1 :: HOLD_OUT] for name, files in classes.items()}
         return {"train": train, "test": test} if any(test.values()) else {"train": train}
 
-    folders = {"train": "train", "test": "test" if "test" in below else "val"}
-    splits = {split: _class_files(path, path / name) for split, name in folders.items() if name in below}
+    splits = {split: _class_files(path, folder) for split, folder in folders.items()}
     if len(splits) == 2 and set(splits["train"]) != set(splits["test"]):
         train, test = set(splits["train"]), set(splits["test"])
         raise ValueError(
-            f"{path}: train and {folders['test']} must have the same class folders, but only train has "
-            f"{sorted(train - test)} and only {folders['test']} has {sorted(test - train)}. Rename or move them."
+            f"{path}: {folders['train'].name} and {folders['test'].name} must have the same class folders, but only "
+            f"{folders['train'].name} has {sorted(train - test)} and only {folders['test'].name} has "
+            f"{sorted(test - train)}. Rename or move them."
         )
     return splits
 
 
-def _has_splits(path: Path, below: list[str]) -> bool:
-    """Whether the folders below are splits: all are named so, or one named so has folders. Else "train" is a class."""
-    named = SPLIT_FOLDERS & set(below)
-    return bool(named) and (named == set(below) or any(_class_names(path / name) for name in named))
+def _split_folders(path: Path) -> dict[str, Path]:
+    """{"train": folder, "test": folder}, those that are there; {} where the folders below are classes.
+
+    They are splits where all are named so, or one named so has folders. Else "train" is a class. ValueError where two folders
+    are named as one split. What is left out is told by a warning.
+    """
+    below = _class_names(path)
+    named = {name: split for name in below if (split := split_of(name))}
+    inner = {name: _inner(path / name) for name in named}
+    if not named or (len(named) < len(below) and not any(map(_class_names, inner.values()))):
+        return {}
+    found = {split: [name for name in below if named.get(name) == split] for split in ("train", "test", "val")}
+    if double := next((names for names in found.values() if len(names) > 1), None):
+        raise ValueError(
+            f"{path} has {' and '.join(double)}, which are named as one split; rename or move all but one."
+        )
+    held_out = found["test"] + found["val"]
+    with_classes = [name for name in held_out if _class_names(inner[name])]
+    chosen = found["train"] + (with_classes or held_out)[:1]
+    if left := [name for name in below if name not in chosen]:
+        warnings.warn(f"{path}: {' and '.join(chosen)} are read, and {', '.join(left)} left out", stacklevel=4)
+    return {"train" if named[name] == "train" else "test": inner[name] for name in chosen}
+
+
+def _inner(folder: Path) -> Path:
+    """A split's folder of class folders: itself, or the one folder in it that is named as it is, as in seg_train/seg_train."""
+    below = _class_names(folder)
+    same = len(below) == 1 and split_of(below[0]) == split_of(folder.name)
+    return _inner(folder / below[0]) if same else folder
+
+
+def _check_not_splits(path: Path) -> None:
+    """ValueError where the folders below hold the same folders and no files, as splits by unknown names do."""
+    below, within = _class_names(path), set()
+    for name in below:
+        within.add(tuple(_class_names(path / name)))
+        if len(within) > 1 or any(item.is_file() for item in os.scandir(path / name)):
+            return
+    if len(below) > 1 and len(shared := within.pop()) > 1:
+        raise ValueError(
+            f"{path}: {', '.join(below)} hold the same folders ({', '.join(shared[:3])}, ...) and no images, so they look "
+            "like splits and not like classes. Name them train and test; or move each class's images up into its folder."
+        )
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+    """Names of the folders in `folder`, sorted; as numbers where all of them are whole numbers."""
+    names = sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+    return sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else names
 
 
 def _class_files(path: Path, folder: Path) -> dict[str, list[str]]:
@@ -179,10 +234,9 @@ def _class_files(path: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def _why_missing(path: Path) -> str:
-    below = _class_names(path)
-    if not _has_splits(path, below):
+    if not (folders := _split_folders(path)):
         return f"Every {HOLD_OUT}th file of a class is test, and no class has {HOLD_OUT}: add images or a test folder."
-    present = ", ".join(sorted(SPLIT_FOLDERS & set(below)))
+    present = ", ".join(folder.relative_to(path).parts[0] for folder in folders.values())
     return f"It has {present}: add the missing folder, or put the class folders directly in {path}."
 
 

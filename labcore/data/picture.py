@@ -52,6 +52,7 @@ def read_picture(
 
     try:
         with Image.open(source) as image:
+            _scale_transparent_colour(image)
             ImageOps.exif_transpose(image, in_place=True)
             whole = _eight_bit(image, "L" if channels == 1 else "RGB")
             square = _fit(whole, image_size) if crop == "fit" else _adm(whole, image_size)
@@ -60,6 +61,18 @@ def read_picture(
             f"{called or source} cannot be read as an image ({why(error)}); repair or remove it."
         ) from error
     return torch.from_numpy(np.array(square)).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+
+
+def _scale_transparent_colour(image) -> None:
+    """Bring the transparent colour of a PNG to the pixels' 8 bits, which Pillow leaves in the file's 2, 4 or 16.
+
+    Of 16-bit colours the high bytes count, so colours that agree in these are transparent too.
+    """
+    colour, raw = image.info.get("transparency"), image.tile[0][3] if image.format == "PNG" and image.tile else None
+    if raw in ("L;2", "L;4") and isinstance(colour, int):
+        image.info["transparency"] = colour * {"L;2": 85, "L;4": 17}[raw]
+    if raw == "RGB;16B" and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def is_grey(mode: str) -> bool:

@@ -32,7 +32,7 @@ def cached_tokens(
     """`Encoder.tokens` of every image, (n, grid * grid, d), mapped from a file; row i is image i. Meant for reading.
 
     flipped: of the images mirrored left to right. root: where stores live; default, features/ in the lab's cache folder.
-    limit: the first images only, as a store of its own. Raises ValueError where features are not finite in `dtype`.
+    limit: so many images, evenly spread, as a store of its own. Raises ValueError where features are not finite in `dtype`.
     """
     tokens = Derived(
         f"{encoder.spec.name}-tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from labcore.data.loaders import in_order
 from labcore.data.transforms import floats
 from labcore.flows.tarflow import TarFlow
+from labcore.spread import spread, spread_rows
 
 
 class Accuracy(NamedTuple):
@@ -43,7 +44,7 @@ def accuracy(
     limit: int | None = None,
     batch_size: int = 250,
 ) -> Accuracy:
-    """Accuracy of `classifier` on the first `limit` images of `dataset` (None: all), clean, without noise.
+    """Accuracy of `classifier` on `limit` images of `dataset`, evenly spread (None: all), clean, without noise.
 
     classifier(flow, x (b, c, h, w) of the flow's dtype) gives labels (b,). Raises ValueError for an unconditional flow,
     for an empty data set, one with another number of classes than the flow, or with labels outside of the flow's classes
@@ -60,14 +61,12 @@ def accuracy(
         raise ValueError(f"batch_size was {batch_size}; give at least 1 image")
     if len(dataset) == 0:
         raise ValueError("the data set has no images, and a share of none is nothing; give at least 1")
+    rows, dataset = spread_rows(len(dataset), limit), spread(dataset, limit)
     right = total = 0
     for pixels, labels in in_order(dataset, batch_size):
-        if limit is not None and total >= limit:
-            break
-        keep = len(pixels) if limit is None else min(len(pixels), limit - total)
-        truth = _checked_labels(torch.as_tensor(labels[:keep]), classes, total)
-        found = classifier(flow, floats(dataset, pixels[:keep]).to(flow.device, flow.dtype)).cpu()
-        right, total = right + int((found == truth).sum()), total + keep
+        truth = _checked_labels(torch.as_tensor(labels), classes, rows[total:])
+        found = classifier(flow, floats(dataset, pixels).to(flow.device, flow.dtype)).cpu()
+        right, total = right + int((found == truth).sum()), total + len(pixels)
     return wilson(right, total)
 
 
@@ -102,13 +101,13 @@ def require_finite_scores(scores: Tensor) -> None:
         )
 
 
-def _checked_labels(labels: Tensor, classes: int, first: int) -> Tensor:
-    """The labels of images `first` and on; ValueError for one that is no class."""
+def _checked_labels(labels: Tensor, classes: int, rows: Sequence[int]) -> Tensor:
+    """The labels of these rows of a data set; ValueError for one that is no class."""
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         i = int(wrong[0])
         raise ValueError(
-            f"image {first + i} has the label {labels[i].item()}, and the flow's classes are 0..{classes - 1}; leave images "
+            f"image {rows[i]} has the label {labels[i].item()}, and the flow's classes are 0..{classes - 1}; leave images "
             "without a class out"
         )
     return labels

@@ -11,6 +11,7 @@ to them, which statistics made here remember; of 10,000 images of the same kind 
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from labcore.store import Progress
 
 IMAGES = "arr_0"
 MOMENTS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
+MOST_TIMES = 50
+"""Times the size of a file that its arrays may have: packed pictures shrink to about a half, flat ones to some percent."""
 
 
 def read_reference(
@@ -77,6 +80,19 @@ def is_reference(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".npz"
 
 
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """ValueError for arrays that would take far more memory than a file of this size in bytes can hold pictures."""
+    claimed = 0
+    for member in archive.infolist():
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        claimed += max(member.file_size, math.prod(shape) * dtype.itemsize)
+    if claimed > MOST_TIMES * size:
+        raise ValueError(f"its arrays would take {claimed:,} bytes, and the file has {size:,}")
+
+
 def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
     """Images and moments of a file."""
     if not path.is_file():
@@ -88,6 +104,7 @@ def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
             if not isinstance(held, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             names = [name for pair in MOMENTS.values() for name in pair]
+            _check_sizes(held.zip, path.stat().st_size)
             arrays: dict[str, Any] = {name: held[name] for name in (IMAGES, *names) if name in held}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is truncated or no .npz of arrays ({error}); copy it again") from None

@@ -45,5 +45,5 @@ def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b
 
 
 def bayes_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
-    """Accuracy of `bayes_classify` on the first `limit` images of `dataset` (None: all); raises as `accuracy` does."""
+    """Accuracy of `bayes_classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
     return accuracy(bayes_classify, flow, dataset, limit, batch_size)

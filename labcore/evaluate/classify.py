@@ -56,5 +56,5 @@ def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b"]:
 
 
 def training_free_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
-    """Accuracy of `classify` on the first `limit` images of `dataset` (None: all); raises as `accuracy` does."""
+    """Accuracy of `classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
     return accuracy(classify, flow, dataset, limit, batch_size)

@@ -148,7 +148,7 @@ def generate(
         )
         return {"images": to_uint8(to_pixels(flow, images))}
 
-    key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.model_dump(mode="json"), **made}
+    key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.computation(), **made}
     store = Store(
         root or cache_folder() / "samples",
         "samples",

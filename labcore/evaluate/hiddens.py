@@ -20,6 +20,7 @@ from labcore.data.transforms import floats
 from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.provenance import weights_hash
+from labcore.spread import spread
 from labcore.store import Progress, Rows, Store, cache_folder
 from labcore.types import Site
 
@@ -66,7 +67,7 @@ def hidden_features(
     chunk: int = 64,
     progress: Progress | None = None,
 ) -> dict[Site, Float[Tensor, "n width"]]:
-    """{site: (n, width) float32}: the mean over tokens at each site, for the first `limit` images (None: all), in order.
+    """{site: (n, width) float32}: the mean over tokens at each site, for `limit` images, evenly spread (None: all), in order.
 
     dataset: one of `labcore.data`. Images are clean and have no label (y = None). The rows lie under `root` (None:
     hiddens/ in `labcore.store.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
@@ -76,10 +77,11 @@ def hidden_features(
     """
     sites = checked_sites(flow, sites)
     check_limit(limit)
+    dataset = spread(dataset, limit)
     key = {
         "layout": LAYOUT,
         "weights": weights_hash(flow),
-        "model": flow.config.model_dump(mode="json"),
+        "model": flow.config.computation(),
         "data": dataset.fingerprint(),
         "sites": sorted(sites),
     }
@@ -87,7 +89,7 @@ def hidden_features(
         Path(root) if root is not None else cache_folder() / "hiddens",
         "hiddens",
         key,
-        rows=len(dataset) if limit is None else min(limit, len(dataset)),
+        rows=len(dataset),
         arrays={_array(site): Rows((flow.config.width,), "float32") for site in sorted(sites)},
         chunk=chunk,
     )

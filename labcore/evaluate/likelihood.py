@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Subset
 
 from labcore import provenance
 from labcore.data.loaders import in_order
@@ -21,6 +20,7 @@ from labcore.data.transforms import bits_per_dim, dequantize, floats
 from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import normal_per_item, seed_of
+from labcore.spread import spread
 
 
 class LikelihoodRecord(NamedTuple):
@@ -60,19 +60,20 @@ def likelihood(
     batch_size: int = 250,
     seed: int = 0,
 ) -> LikelihoodRecord:
-    """Negative log-likelihood of the first `limit` images of `dataset` (None: all).
+    """Negative log-likelihood of `limit` images of `dataset`, evenly spread (None: all).
 
-    conditional: with the true labels, where the flow has classes. The noise of image i depends on (seed, i) alone. The
-    flow is evaluated as it is (in eval mode and full precision unless the caller says otherwise). Raises ValueError for
-    fewer than 2 images, a limit below 1, and a likelihood that is not finite.
+    conditional: with the true labels, where the flow has classes. The noise of the i-th of these images depends on (seed, i)
+    alone. The flow is evaluated as it is (in eval mode and full precision unless the caller says otherwise). Raises
+    ValueError for fewer than 2 images, a limit below 1, and a likelihood that is not finite.
     """
     check_limit(limit)
-    count = len(dataset) if limit is None else min(limit, len(dataset))
+    dataset = spread(dataset, limit)
+    count = len(dataset)
     if count < 2:
         raise ValueError(f"{count} images; a mean with a standard error needs at least 2")
     conditional = conditional and flow.config.num_classes > 0
     nats, start = [], 0
-    for pixels, labels in in_order(Subset(dataset, range(count)), batch_size):
+    for pixels, labels in in_order(dataset, batch_size):
         x = continuous(flow, floats(dataset, pixels), range(start, start + len(pixels)), seed).to(
             flow.device, flow.dtype
         )
@@ -84,14 +85,14 @@ def likelihood(
             f"the likelihood of {int((~nats.isfinite()).sum())} of {count} images is not finite: the flow diverged"
         )
     error = float(nats.std() / math.sqrt(count))
-    per_dim, spread = float(nats.mean()) / flow.config.dims, 1.96 * error / flow.config.dims
+    per_dim, margin = float(nats.mean()) / flow.config.dims, 1.96 * error / flow.config.dims
     uniform = flow.config.noise == "uniform"
     return LikelihoodRecord(
         nats=float(nats.mean()),
         standard_error=error,
         nats_per_dim=per_dim,
-        low=per_dim - spread,
-        high=per_dim + spread,
+        low=per_dim - margin,
+        high=per_dim + margin,
         bits_per_dim=bits_per_dim(per_dim) if uniform else None,
         n=count,
         conditional=conditional,

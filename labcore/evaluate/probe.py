@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from labcore import provenance
 from labcore.config import Config
-from labcore.evaluate.accuracy import Accuracy, wilson
+from labcore.evaluate.accuracy import Accuracy, check_limit, wilson
 from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import generator
+from labcore.spread import spread
 from labcore.store import Progress
 from labcore.types import Site
 
@@ -141,10 +142,9 @@ def probe_sites(
 ) -> ProbeReport:
     """A linear probe at each site (None: all of them), on the features of `labcore.evaluate.hidden_features`.
 
-    train, test: sets of `labcore.data` with the same classes; the flow may have others, or none. train_limit, test_limit:
-    the first so many images; a folder's images are sorted by class, so bring these to memory and shuffle them first. root,
-    chunk: of `hidden_features`. Probes train on the flow's device. Raises ValueError as `linear_probe` does, and if the
-    sets have different classes.
+    train, test: sets of `labcore.data` with the same classes; the flow may have others, or none. train_limit, test_limit: so
+    many images, evenly spread (None: all). root, chunk: of `hidden_features`. Probes train on the flow's device. Raises
+    ValueError as `linear_probe` does, for a limit below 1, and if the sets have different classes.
     """
     if train.num_classes != test.num_classes:
         raise ValueError(
@@ -153,17 +153,18 @@ def probe_sites(
         )
     sites = all_sites(flow) if sites is None else checked_sites(flow, sites)
     config = config or ProbeConfig()
-    train_features = hidden_features(flow, train, sites, root, train_limit, chunk, progress)
-    test_features = hidden_features(flow, test, sites, root, test_limit, chunk, progress)
+    check_limit(train_limit)
+    check_limit(test_limit)
+    train, test = spread(train, train_limit), spread(test, test_limit)
+    train_features = hidden_features(flow, train, sites, root, None, chunk, progress)
+    test_features = hidden_features(flow, test, sites, root, None, chunk, progress)
     results = []
     for number, site in enumerate(sites):
         if progress is not None:
             progress("probes", number, len(sites))
         own, held_out = train_features[site], test_features[site]
-        labels, held_out_labels = train.labels[: len(own)], test.labels[: len(held_out)]
-        result = linear_probe(
-            own.to(flow.device), labels, held_out.to(flow.device), held_out_labels, train.num_classes, config, seed
-        )
+        both = own.to(flow.device), train.labels, held_out.to(flow.device), test.labels
+        result = linear_probe(*both, train.num_classes, config, seed)
         results.append(SiteProbe(*site, *result))
     if progress is not None:
         progress("probes", len(sites), len(sites))
@@ -239,6 +240,5 @@ def _check(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
         )
     if int(train_labels.min()) == int(train_labels.max()):
         raise ValueError(
-            f"all {len(train)} training labels are {int(train_labels[0])}; give images of two classes or more (images "
-            "sorted by class need shuffling before a limit)"
+            f"all {len(train)} training labels are {int(train_labels[0])}; give images of two classes or more"
         )

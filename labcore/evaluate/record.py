@@ -24,7 +24,7 @@ SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "tr
 
 def identity(model: Pretrained) -> dict[str, str]:
     """Which model it is: 16 hex digits each of its weights and its configuration."""
-    config = json.dumps(model.config.model_dump(mode="json"), sort_keys=True)
+    config = json.dumps(model.config.computation(), sort_keys=True)
     return {"weights": provenance.weights_hash(model), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
 
 

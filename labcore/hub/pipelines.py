@@ -114,10 +114,13 @@ class _ImagesOfClasses(DiffusionPipeline):
     def register(self, model: _Held, vae: Any, id2label: Names) -> None:
         """Components and names of classes; ValueError where the autoencoder does not give what the model takes.
 
-        Without `vae` a model of latents brings the one that its configuration names; raises as `labcore.latents.load`.
+        Without `id2label` classes have the model's names for them. Without `vae` a model of latents brings the one that its
+        configuration names; raises as `labcore.latents.load`.
         """
         if vae is None and model.config.codec is not None:
             vae = codec_of(model.config).network
+        if id2label is None and model.config.class_names is not None:
+            id2label = dict(enumerate(model.config.class_names))
         self.register_modules(**{self.part: model}, vae=vae)
         self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
         if vae is not None and vae.config.latent_channels != model.config.channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class LatentData:
 
     An item is (v, r, h, w): raw latents of the image and, where `mirror` is, of the mirrored one. `prepare` makes of them what
     a training step sees, drawn anew in every step; `floats` what an evaluation sees, their mean. The first use encodes all
-    images, or the first `limit`, and keeps raw latents on disk (`cached_raw`, whose arguments and errors are these).
+    images and keeps raw latents on disk (`cached_raw`, whose arguments and errors are these).
     """
 
     def __init__(
@@ -32,20 +33,20 @@ class LatentData:
         images: Any,
         mirror: bool = False,
         root: str | Path | None = None,
-        limit: int | None = None,
         progress: Progress | None = None,
     ):
         self.codec, self.pictures, self.mirror = codec, images, mirror
         self.name, self.split, self.num_classes = images.name, images.split, images.num_classes
         self.classes, self.labels = images.classes, images.labels
+        self._rows = torch.arange(len(images))  # of the raw latents
         side = images.image_size
         self._raw = [
-            cached_raw(codec, images, side, flipped, root, limit=limit, progress=progress)
+            cached_raw(codec, images, side, flipped, root, progress=progress)
             for flipped in ((False, True) if mirror else (False,))
         ]
 
     def __len__(self) -> int:
-        return len(self._raw[0])
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         items, labels = self.__getitems__([index])
@@ -53,12 +54,18 @@ class LatentData:
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Float[Tensor, "b v r h w"], Tensor]:
         """A batch of raw latents as they lie on disk, and the labels."""
-        rows = torch.as_tensor(indices)
-        first = self._raw[0]
+        index, first = torch.as_tensor(indices, dtype=torch.int64), self._raw[0]
+        rows = self._rows[index]
         items = torch.empty(len(rows), len(self._raw), *first.shape[1:], dtype=first.dtype)
         for number, raw in enumerate(self._raw):  # not torch.stack, which autocast on a CPU refuses for float16
             items[:, number] = raw[rows]
-        return items, self.labels[rows]
+        return items, self.labels[index]
+
+    def subset(self, indices: Sequence[int]) -> LatentData:
+        """The images at `indices`, in that order, under the same name, split and classes; nothing is encoded again."""
+        part, index = copy.copy(self), torch.as_tensor(indices, dtype=torch.int64)
+        part.pictures, part.labels, part._rows = self.pictures.subset(indices), self.labels[index], self._rows[index]
+        return part
 
     @property
     def channels(self) -> int:
@@ -71,7 +78,14 @@ class LatentData:
 
     def fingerprint(self) -> str:
         """Equal images and equal autoencoder, equal digits."""
-        told = json.dumps([self.pictures.fingerprint(), self.codec.recipe()], sort_keys=True)
+        return self._fingerprint(self.pictures.fingerprint())
+
+    def older_fingerprint(self) -> str:
+        """The same with the older fingerprint of images that have one."""
+        return self._fingerprint(getattr(self.pictures, "older_fingerprint", self.pictures.fingerprint)())
+
+    def _fingerprint(self, pictures: str) -> str:
+        told = json.dumps([pictures, self.codec.recipe()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def floats(self, items: Float[Tensor, "b v r h w"]) -> Float[Tensor, "b c h w"]:

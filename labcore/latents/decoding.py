@@ -37,13 +37,11 @@ def seen_by(
     images: Any,
     device: torch.device | str = "cpu",
     mirror: bool = False,
-    limit: int | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """A data set of images as a model sees it: as it is, or as `LatentData`, encoded on `device` where it is not on disk.
 
-    mirror: mirrored images too, for training. limit: only the first images are asked for. Raises as `codec_of`, and
-    ValueError where the latents do not fit the model.
+    mirror: mirrored images too, for training. Raises as `codec_of`, and ValueError where the latents do not fit the model.
     """
     if config.codec is None:
         return images
@@ -53,9 +51,7 @@ def seen_by(
             f"the {images.name} images have {images.channels} channels, {codec.name} takes {taken}; set data.channels"
         )
     check_fits(codec, images.image_size, config.image_shape)
-    return LatentData(
-        codec.to(device) if isinstance(codec, Autoencoder) else codec, images, mirror, None, limit, progress
-    )
+    return LatentData(codec.to(device) if isinstance(codec, Autoencoder) else codec, images, mirror, None, progress)
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ def along(
     """[{"step": n, **measure(averaged weights at step n)}] of the run's checkpoints, in order.
 
     What `key` (JSON: how it is measured) has given for the same weights before is read from along.json, so that a killed
-    notebook goes on.
+    notebook goes on. Measures of versions whose limits took the first images are not read.
     """
-    path, points = run / KEPT, []
+    path, points, key = run / KEPT, [], {**key, "limits": "spread"}
     known = _kept(path, key)
     for folder in sorted(checkpoint.folders(run)):
         flow = TarFlow.from_pretrained(folder / "ema")

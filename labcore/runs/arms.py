@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from labcore.align.reach import SweepGap
 from labcore.config import RunConfig
+from labcore.data.datasets import Data
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import find_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
@@ -25,7 +26,7 @@ from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.runs.along import steps_to_reach
 from labcore.runs.configure import at_length, configure, default_sites
-from labcore.runs.evaluation import Data, scores
+from labcore.runs.evaluation import scores
 from labcore.runs.inversion import spread_images
 from labcore.runs.training import datasets, initialised, objective_of
 from labcore.runs.verdicts import Claim
@@ -84,7 +85,7 @@ def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor
 
 
 class Looks:
-    """What is measured at every checkpoint: on the first `limit` test images, and on `samples` images drawn from the flow."""
+    """What is measured at every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images."""
 
     def __init__(
         self, config: RunConfig, test: Any, limit: int, encoder_features: Tensor, sites: list[Site], samples: int = 0
@@ -189,9 +190,8 @@ def fidelity_metrics(samples: int) -> list[str]:
 
 def fidelity(flow: TarFlow, config: RunConfig, metrics: list[str], num: int, seed: int) -> dict[str, float]:
     """Those metrics of `num` samples by the embedded encoder, without intervals; samples follow the seed."""
-    d = config.data
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
-    return scores(drawn, Data(d.name, d.path, d.image_size, d.channels), metrics, seed, flow.device)
+    return scores(drawn, Data.of(config.data), metrics, seed, flow.device)
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:

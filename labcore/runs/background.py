@@ -19,7 +19,7 @@ import yaml
 from labcore.config import TrainConfig
 from labcore.runs import detached
 from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.training import check_writable, datasets
+from labcore.runs.training import check_writable, data_fingerprint, datasets
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult
@@ -67,7 +67,7 @@ def train_streamed(
             f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
             f"{num_processes * nodes.count} processes; give a multiple of {share}"
         )
-    about = _about(config, datasets(config)[0].fingerprint())
+    about = _about(config, data_fingerprint(folder, datasets(config)[0]))
     check_writable(folder)
     if found := _newest(folder):
         checkpoint.check_same_run(found, about, _free())

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
-from labcore.data import load
-from labcore.data.datasets import NAMES
+from labcore.data.datasets import NAMES, Data
 from labcore.latents import codec_of, square_pixels
 from labcore.runs.models import find_model, run_section
 from labcore.runs.parameters import nearest
@@ -54,14 +53,14 @@ def configure(
     _choose_data(sections["data"], data, image_size, channels)
     chosen = _settings(sections, settings)
     if data is not None or image_size is not None or channels is not None:
-        d = DataConfig(**sections["data"])
-        found = load(d.name, "train", d.path, d.image_size, d.channels, d.crop)
+        found = Data.of(DataConfig(**sections["data"])).split("train")
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
         if sections["model"].get("codec") is not None:
             used = codec_of(TarFlowConfig(**sections["model"]))
             if found.image_size % used.factor:
                 raise ValueError(f"image_size was {found.image_size}; {used.name} takes multiples of {used.factor}")
             follow |= dict(image_size=found.image_size // used.factor, channels=used.channels)
+        sections["model"].pop("class_names", None)  # those of other data
         if sections["model"].get("num_classes") == 0:
             chosen.add(("model", "num_classes"))  # an unconditional model stays one, whatever the folders are called
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
@@ -109,9 +108,11 @@ def configure_inversion(
 def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """A learned inverse's sections with what `model` and `data` do not say from the flow (what `find_model` takes)."""
     config = find_model(flow).config
-    model = {key: getattr(config, key) for key in TokensConfig.model_fields}
+    model = {key: getattr(config, key) for key in TokensConfig.model_fields} | sections["model"]
+    if model["num_classes"] != config.num_classes:
+        model["class_names"] = None
     data = run_section(flow, "data") or square_pixels(config)
-    return {**sections, "model": {**model, **sections["model"]}, "data": {**data, **sections["data"]}}
+    return {**sections, "model": model, "data": {**data, **sections["data"]}}
 
 
 def configure_run(

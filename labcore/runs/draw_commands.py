@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labcore.config import TokensConfig
 
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
 COMPILED_HELP = (
@@ -27,7 +32,9 @@ def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for grid.png and images/.")] = Path("outputs/samples"),
     num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
-    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
     guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
     denoiser_guidance: Annotated[
         float | None, typer.Option(help="Another g for the denoising block of a learned inverse; default the same.")
@@ -51,6 +58,7 @@ def sample(
     from labcore.inverse.sample import sample as draw
     from labcore.latents import pixel_shape, to_pixels
     from labcore.runs.models import find_sampler, solver_settings
+    from labcore.runs.progress import printable
     from labcore.runs.training import check_writable
 
     flow = find_sampler(model).to(device())
@@ -58,7 +66,7 @@ def sample(
     pixel_shape(flow.config)  # a missing autoencoder is told now
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
-    y = class_labels(classes, num, flow.config.num_classes)
+    y = class_labels(classes, num, flow.config)
     g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
     how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
     if compiled is not None:
@@ -69,6 +77,8 @@ def sample(
     save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
     for i, image in enumerate(images):
         save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
+    if classes == "each" and (names := flow.config.class_names) and columns == len(names):
+        typer.echo(printable(f"columns from the left: {', '.join(names)}"))
     typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
 
 
@@ -79,7 +89,9 @@ def calibrate(
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
     tolerance: Annotated[float, typer.Option(help="Largest error of any value before denoising.")] = 1e-3,
-    classes: Annotated[str, typer.Option(help='"each" in turn, "none", or numbers like 3 or 0,5,9.')] = "each",
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     repeats: Annotated[int, typer.Option(help="Timings of each method; the median counts.", min=1)] = 3,
 ) -> None:
@@ -95,7 +107,7 @@ def calibrate(
     check_writable(file.parent)
     if file.is_file():
         measuring.read(file)
-    y = as_labels(flow, class_labels(classes, batch_size, flow.config.num_classes), batch_size)
+    y = as_labels(flow, class_labels(classes, batch_size, flow.config), batch_size)
     z = prior_noise(flow, seed, range(batch_size)) * flow.prior_var.sqrt()
     found = measuring.calibrate(
         flow, z, y, guidance, schedule, attn_temp, tolerance, repeats=repeats, progress=lambda line: typer.echo(line)
@@ -165,21 +177,14 @@ def device() -> str:
     return process_device()
 
 
-def class_numbers(classes: str) -> list[int]:
-    """Class numbers of `--classes`."""
-    try:
-        return [int(word) for word in classes.split(",")]
-    except ValueError:
-        raise ValueError(f'classes was {classes!r}; write "each", "none", or numbers like 3 or 0,5,9') from None
-
-
-def class_labels(classes: str, num: int, known: int):
-    """Labels for `lab sample --classes`."""
+def class_labels(classes: str, num: int, config: TokensConfig) -> Tensor | None:
+    """Labels for `lab sample --classes`, each class in turn."""
     import torch
 
+    from labcore.runs.class_names import class_numbers
+
+    known = config.num_classes
     if classes == "none" or (classes == "each" and not known):
         return None
-    if classes == "each":
-        return torch.arange(num) % known
-    chosen = torch.tensor(class_numbers(classes))
+    chosen = torch.arange(known) if classes == "each" else torch.tensor(class_numbers(classes, config))
     return chosen[torch.arange(num) % len(chosen)]

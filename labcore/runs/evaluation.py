@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore import provenance
-from labcore.data import load
-from labcore.data.picture import Crop
+from labcore.data.datasets import Data
 from labcore.evaluate import Accuracy, LikelihoodRecord, adm, fidelity, likelihood, record, training_free_accuracy
 from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.bayes import bayes_accuracy
@@ -34,7 +33,9 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import seen_by, square_pixels
-from labcore.runs.training import check_writable, spread
+from labcore.runs.class_names import matched
+from labcore.runs.training import check_writable
+from labcore.spread import spread
 from labcore.store import Progress, cache_folder, process_share
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES)
@@ -74,19 +75,6 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
     return Plan(simple, by_extractor)
 
 
-class Data(NamedTuple):
-    """Where images come from: the arguments of `labcore.data.load` but the split."""
-
-    name: str
-    path: str | None = None
-    image_size: int | None = None
-    channels: int | None = None
-    crop: Crop | None = None
-
-    def split(self, split: str) -> Any:
-        return load(self.name, split, self.path, self.image_size, self.channels, self.crop)
-
-
 def evaluate_model(
     flow: Sampler,
     data: Data,
@@ -115,8 +103,7 @@ def evaluate_model(
     prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
     if todo.simple:
-        test = spread(data.split("test"), limit)
-        check_classes(flow, test)
+        test = matched(flow.config, spread(data.split("test"), limit))
         test = seen_by(flow.config, test, flow.device, progress=progress)  # by all processes: they share its latents
         for name in todo.simple if process_share()[0] == 0 else ():
             _measure_test_set(book, name, flow, test)
@@ -178,7 +165,10 @@ def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
     result = measure(flow, test, book.seed)
     book.say(name, result)
     values = result._asdict()
-    book.keep(part, {**values, "of": of, "made_with": values.get("made_with", provenance.stamp())})
+    book.keep(
+        part,
+        {**values, "of": of, "classes": list(test.classes), "made_with": values.get("made_with", provenance.stamp())},
+    )
 
 
 class _Comparison(NamedTuple):
@@ -325,15 +315,6 @@ def _test_split(data: Data) -> Any | None:
         return data.split("test")
     except ValueError:
         return None  # a folder with no test images: statistics without a floor
-
-
-def check_classes(flow: TarFlow, test: Any) -> None:
-    """ValueError where data and flow have different numbers of classes."""
-    if flow.config.num_classes not in (0, test.num_classes):
-        raise ValueError(
-            f"{test.name} has {test.num_classes} classes and the model {flow.config.num_classes}; give the data it was "
-            "trained on"
-        )
 
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {

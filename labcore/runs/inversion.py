@@ -17,8 +17,10 @@ from labcore.encoders.perceptual import load_perceptual
 from labcore.flows.tarflow import TarFlow
 from labcore.latents import codec_of
 from labcore.rng import StepNoise
+from labcore.runs.class_names import with_names
 from labcore.runs.models import find_model
 from labcore.runs.training import carry_out, check_writable, datasets, initialised, preview_in
+from labcore.spread import spread_rows
 from labcore.store import process_device
 from labcore.train.inversion import Inversion, check_pair, measure_rms
 from labcore.train.loop import Hooks, TrainResult
@@ -35,6 +37,7 @@ def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool
     folder = Path(folder)
     flow = find_flow(config)
     training, test = datasets(config)
+    config = with_names(config, training.classes)
     check_writable(folder)
     objective = inversion_of(config, flow, training)
     hooks = Hooks(
@@ -70,7 +73,7 @@ def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> In
 def spread_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
     """Up to `most` images as a batch, evenly spread over a data set, which a folder of classes has sorted by class."""
     num = min(most, len(data))
-    pixels, y, index = Numbered(data).__getitems__([i * len(data) // num for i in range(num)])
+    pixels, y, index = Numbered(data).__getitems__(spread_rows(len(data), num))
     x = floats(data, pixels).to(device)
     return Batch(x, y.to(device) if labels else None, index, torch.zeros(num, dtype=torch.bool, device=device))
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore.config import RunConfig
+from labcore.data.datasets import Data
 from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
 from labcore.runs import detached
 from labcore.runs.background import show_line
-from labcore.runs.evaluation import Data, check_file, evaluate_model
+from labcore.runs.evaluation import check_file, evaluate_model
 from labcore.runs.kinds import AnyRun
 from labcore.runs.models import find_sampler
 from labcore.store import process_device
@@ -80,8 +81,7 @@ def measured(
     how.check(is_flow)
     wanted, suffix = image_metrics(how.extractor, how.samples), suffix_of(how.extractor)
     simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
-    d, images, record = config.data, {}, {}
-    data = Data(d.name, d.path, d.image_size, d.channels, d.crop)
+    data, images, record = Data.of(config.data), {}, {}
     for i, guidance in enumerate(how.guidances):
         show(f"--- guidance {guidance:g}")
         metrics, sampling = [*(simple if i == 0 else []), *wanted], how.sampling(guidance, is_flow, config.train.seed)

@@ -47,6 +47,12 @@ def _lines() -> Progress:
     return show
 
 
+def printable(text: str) -> str:
+    """A text without what a terminal would take for commands: such characters, but line ends, as \\x1b and the like."""
+    keep = lambda c: c.isprintable() or c == "\n"  # noqa: E731
+    return "".join(c if keep(c) else c.encode("unicode_escape").decode() for c in text)
+
+
 def table(rows: Sequence[tuple[str, Any]]) -> str:
     """Names and values in two columns."""
     width = max(len(name) for name, _ in rows)

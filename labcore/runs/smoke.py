@@ -11,14 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labcore.data.datasets import Data
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.runs.background import train_streamed
-from labcore.runs.evaluation import Data
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring, measured
 from labcore.runs.recipe import prepare
-from labcore.runs.training import check_new, spread
+from labcore.runs.training import check_new
+from labcore.spread import spread
 from labcore.store import process_device
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
@@ -47,8 +48,7 @@ def small_measuring(config: AnyRun, folder: Path) -> Measuring:
     """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
     training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
     """
-    d, path = config.data, folder / "reference.safetensors"
-    images = Data(d.name, d.path, d.image_size, d.channels, d.crop).split("test")
+    images, path = Data.of(config.data).split("test"), folder / "reference.safetensors"
     save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)
     guidance = min(0.5, getattr(config.model, "max_guidance", 0.5)) if config.model.num_classes else 0.0
     return Measuring(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED)

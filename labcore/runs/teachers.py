@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import labcore
 from labcore.config import RunConfig
@@ -53,17 +54,24 @@ def trained(
     known_as: the configuration that is hashed, where `config` differs from it in how the run is carried out alone. Raises as
     `train_streamed`, which trains it on so many devices where it is not there.
     """
-    data = datasets(config)[0].fingerprint()
-    values = (known_as or config).model_dump(mode="json")
+    training = datasets(config)[0]
+    values = (known_as or config).model_dump(mode="json", exclude={"model": {"class_names"}})
     values["data"] = {
         **values["data"],
         "path": None,
     }  # where the pictures lie does not matter: `data` says which they are
-    text = json.dumps([values, data, labcore.__version__], sort_keys=True)
-    folder = cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = _place(values, training.fingerprint())
+    if hasattr(training, "older_fingerprint") and (older := _place(values, training.older_fingerprint())).is_dir():
+        folder = older  # made when fingerprints were of names and lengths
     make_folder(folder.parent)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "model" / "config.json").is_file():
             train_streamed(config, folder, processes, False, show)
     return folder
+
+
+def _place(values: dict[str, Any], data: str) -> Path:
+    """The folder of a run with these settings on data of this fingerprint."""
+    text = json.dumps([values, data, labcore.__version__], sort_keys=True)
+    return cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]

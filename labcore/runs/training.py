@@ -10,7 +10,9 @@ A run's folder:
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,22 +23,24 @@ import yaml
 from torch import Tensor, nn
 
 from labcore.config import InversionRunConfig, RunConfig
-from labcore.data import load
+from labcore.data.datasets import Data
 from labcore.data.transforms import floats, prepare, save_png, tile
 from labcore.evaluate.likelihood import likelihood
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
 from labcore.latents import LatentData, seen_by, to_pixels
 from labcore.rng import StepNoise, seed_of
+from labcore.runs.class_names import with_names
+from labcore.spread import spread, spread_rows
 from labcore.store import process_device
-from labcore.train import monitor
+from labcore.train import checkpoint, monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
 
 T = TypeVar("T", bound=nn.Module)
 
 EVALUATED = 1000
-"""Test images in the likelihood that is logged while training; our choice."""
+"""Test images, evenly spread, in the likelihood that is logged while training; our choice."""
 
 
 def initialised(model: Callable[[Any], T], config: RunConfig | InversionRunConfig) -> T:
@@ -50,6 +54,7 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
     folder = Path(folder)
     training, test = datasets(config)
+    config = with_names(config, training.classes)
     flow = initialised(TarFlow, config)
     check_writable(folder)
     objective = objective_of(config, training)
@@ -71,7 +76,8 @@ def carry_out(
     identity: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
-    describe = {**config.model_dump(mode="json"), "data_fingerprint": training.fingerprint(), **(identity or {})}
+    described = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, training)}
+    describe = {**described, **(identity or {})}
     prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
@@ -79,6 +85,26 @@ def carry_out(
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result
+
+
+def data_fingerprint(folder: Path, training: Any) -> str:
+    """What the run in `folder` says that its data are: their fingerprint, or the older one with which it began.
+
+    Older ones are of files' names and lengths. A run that began with one goes on with it, and a warning says so.
+    """
+    found, older = training.fingerprint(), getattr(training, "older_fingerprint", None)
+    for place in checkpoint.folders(folder) if older is not None else ():
+        with contextlib.suppress(ValueError):
+            began = checkpoint.read_state(place)["run"].get("data_fingerprint")
+            if began == found or began != older():
+                return found
+            warnings.warn(
+                f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "
+                "were replaced by others of the same length since then are not noticed",
+                stacklevel=2,
+            )
+            return began
+    return found
 
 
 def objective_of(config: RunConfig, training: Any) -> nn.Module:
@@ -130,8 +156,7 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     from labcore.runs.progress import show_progress
 
     d, m = config.data, config.model
-    whole = [load(d.name, split, d.path, d.image_size, d.channels, d.crop) for split in ("train", "test")]
-    parts = [spread(images, d.limit) for images in whole]
+    parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
     for part in parts:
         if m.codec is None and (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
             given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
@@ -154,17 +179,10 @@ def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     return training, seen_by(m, test_images, device, progress=show_progress())
 
 
-def spread(images: Any, most: int | None) -> Any:
-    """Up to `most` images, evenly spread over the data set, which a folder of classes has sorted by class; None: all."""
-    if most is None or most >= len(images):
-        return images
-    return images.subset([i * len(images) // most for i in range(most)])
-
-
 def evaluation(flow: TarFlow, test: Any) -> dict[str, float]:
-    """Test likelihood (labels given) and round-trip error of the averaged weights."""
+    """Test likelihood (labels given) and round-trip error of the averaged weights, on images spread over the test set."""
     record = likelihood(flow, test, limit=EVALUATED)
-    pixels, labels = test.__getitems__(list(range(min(4, len(test)))))
+    pixels, labels = test.__getitems__(spread_rows(len(test), 4))
     x = _noised_once(flow, floats(test, pixels.to(flow.device)))
     y = labels.to(flow.device) if flow.config.num_classes else None
     return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(flow, x, y)}

@@ -13,6 +13,7 @@ from torch import Tensor
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.config import BackwardConfig, TarFlowConfig
+from labcore.data.datasets import Data
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import Classifier, recognised
@@ -21,12 +22,13 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
 from labcore.inverse.solve import invert
-from labcore.latents import square_pixels, to_pixels
+from labcore.latents import to_pixels
 from labcore.nn.patch import unpatchify
 from labcore.rng import normal_per_item
-from labcore.runs.evaluation import Data, scores
+from labcore.runs import own_data
+from labcore.runs.evaluation import scores
 from labcore.runs.inversion import spread_images
-from labcore.runs.models import find_model, run_section
+from labcore.runs.models import find_model
 from labcore.runs.presets.biflow import LATENTS, MODERN, SIZES
 from labcore.timing import alternate
 
@@ -79,13 +81,11 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
 
 
 def data_of(flow: str) -> Data:
-    """The images that a flow (what `find_model` takes) was trained on, else the embedded ones at its size."""
+    """The images that a flow (what `find_model` takes) was trained on; raises as `labcore.runs.own_data.data_of`."""
     config = find_model(flow).config
     if config.codec is not None:
         raise ValueError(f"{flow} is a flow of latents; ways of inverting are compared on flows of pixels")
-    own = run_section(flow, "data") or {"name": "fashion-mnist-12k"}
-    own = {**square_pixels(config), **{key: value for key, value in own.items() if value is not None}}
-    return Data(**{key: own.get(key) for key in Data._fields})
+    return own_data.data_of(flow, config)
 
 
 def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Tensor, "n t d"], Int[Tensor, "n"] | None]:

@@ -29,6 +29,10 @@ except ImportError:  # not on Windows
     fcntl = None
 
 FOLDER, STATE, TRAINING = "checkpoints", "state.json", "training.pt"
+OF_DATA = {"model.class_names"}
+"""Settings that follow from the data, which have a fingerprint; runs of earlier versions lack them."""
+MEANS = {"data_fingerprint": "the fingerprint of the images, their order, labels and classes"}
+"""Names of settings in words."""
 
 
 class Checkpoint(NamedTuple):
@@ -174,12 +178,12 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any], free: set[str]) 
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
-    """What differs between two configurations, in words; the dotted names in `free` may differ."""
+    """What differs between two configurations, in words; the dotted names in `free` and in `OF_DATA` may differ."""
     old, new = _flat(before), _flat(now)
     return [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        f"{MEANS.get(key, key)} was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if key not in free and old.get(key) != new.get(key)
+        if key not in (free | OF_DATA) and old.get(key) != new.get(key)
     ]
 
 

@@ -1,0 +1,75 @@
+"""Hashes of files' contents, kept by size and times in the cache folder, so that pictures are read once and not at every start.
+
+A line a file in contents/<hash of the folder's path>.jsonl: name, size, time of the last change of contents and of the file's
+entry, hash. A file of which any of these is another one is read again. Without a cache folder that can be written, nothing is
+kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from labcore.jsonfile import alone
+from labcore.store import cache_folder
+
+THREADS = 8
+"""Files read at a time; hashing leaves the interpreter free. Our choice."""
+TOGETHER = 10_000
+"""Files looked at before their hashes are written down; our choice."""
+FRESH = 2_000_000_000
+"""Nanoseconds after its last change in which a file may change again without another time; its hash is not kept."""
+
+
+def digests(folder: Path, files: Sequence[str]) -> list[str]:
+    """32 hex digits of the sha256 of each file's contents; `files` are relative to `folder`. OSError for a missing one."""
+    place = folder.resolve()
+    kept = cache_folder() / "contents" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:16]}.jsonl"
+    with _kept(kept) as (known, book), ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(files), TOGETHER):
+            stamps = {name: _stamp(place / name) for name in files[first : first + TOGETHER]}
+            new = [name for name, stamp in stamps.items() if name not in known or known[name][:3] != stamp]
+            for name, digest in zip(new, pool.map(lambda name: _digest(place / name), new), strict=True):
+                known[name] = [*stamps[name], digest]
+                if book is not None and time.time_ns() - max(stamps[name][1:]) > FRESH:
+                    book.write(json.dumps([name, *known[name]]) + "\n")
+        return [known[name][3] for name in files]
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size in bytes, and the times of the last change of contents and of the entry, in nanoseconds."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _kept(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
+    """What is known of a folder's files, and where more is written, by one process at a time: the others find it then."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        book = open(path, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except OSError:
+        yield {}, None
+        return
+    with book, alone(path):
+        book.seek(0)
+        yield dict(_lines(book)), book
+
+
+def _lines(book: IO[str]) -> Iterator[tuple[str, list]]:
+    """Name, and times with hash, of every whole line."""
+    for line in book:
+        with contextlib.suppress(ValueError, TypeError):
+            name, size, changed, entry, digest = json.loads(line)
+            yield name, [size, changed, entry, digest]
