@@ -177,11 +177,12 @@ def test_evaluate_agrees_with_the_library(model, tmp_path):
 
 
 def test_a_folder_is_cropped_as_in_the_models_run(tmp_path):
-    from labcore.cli import _source
+    from labcore.runs.own_data import source_of
 
     (tmp_path / "config.yaml").write_text("data: {name: folder, crop: adm}\n")
     (tmp_path / "model").mkdir()
-    assert _source("pictures", None, 8, 3, None, str(tmp_path)).crop == "adm"
-    assert _source("pictures", None, 8, 3, "fit", str(tmp_path)).crop == "fit"
-    assert _source("fashion-mnist-12k", None, 8, 3, None, str(tmp_path)).crop is None
-    assert _source("pictures", None, 8, 3, None).crop is None
+    config = perturbed().config
+    assert source_of(str(tmp_path), config, "pictures", None, None).crop == "adm"
+    assert source_of(str(tmp_path), config, "pictures", None, "fit").crop == "fit"
+    assert source_of(str(tmp_path), config, "fashion-mnist-12k", None, None).crop is None
+    assert source_of("elsewhere", config, "pictures", None, None).crop is None

@@ -165,10 +165,8 @@ def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
     result = measure(flow, test, book.seed)
     book.say(name, result)
     values = result._asdict()
-    book.keep(
-        part,
-        {**values, "of": of, "classes": list(test.classes), "made_with": values.get("made_with", provenance.stamp())},
-    )
+    values |= {"of": of, "classes": list(test.classes), "made_with": values.get("made_with", provenance.stamp())}
+    book.keep(part, values)
 
 
 class _Comparison(NamedTuple):
