@@ -24,7 +24,7 @@ from labcore.cli import app
 from labcore.config import DataConfig, RunConfig, TarFlowConfig
 from labcore.data import ImageData, ImageFolderData, contents, fashion_mnist, load
 from labcore.data.arrow import ArrowData
-from labcore.data.datasets import Data, renumbered, to_memory
+from labcore.data.datasets import Data, mixed, renumbered, to_memory
 from labcore.data.picture import read_picture
 from labcore.data.splits import split_of
 from labcore.evaluate import accuracy, adm, hidden_features, likelihood
@@ -111,7 +111,7 @@ class TestOwnData:
         assert own_data.data_of(tmp_path, config).name == "fashion-mnist-12k"
         named = tuple(map(str, range(10)))
         for other in (dict(channels=3), dict(num_classes=5), dict(image_size=14), dict(class_names=named)):
-            with pytest.raises(ValueError, match="no run beside .* give --data"):
+            with pytest.raises(ValueError, match=r"no run beside .* give --data"):
                 own_data.data_of(tmp_path, config.replace(**other))
 
 
@@ -218,7 +218,7 @@ class TestNames:
 
     def test_other_names_are_refused(self):
         config = TarFlowConfig(**SMALL, class_names=NAMES)
-        with pytest.raises(ValueError, match="classes are ant, bee.* those of animals a, b, c, d, e"):
+        with pytest.raises(ValueError, match=r"classes are ant, bee.* those of animals a, b, c, d, e"):
             matched(config, dataclasses.replace(by_class(), classes=tuple("abcde")))
         numbers = dataclasses.replace(by_class(), classes=tuple("01234"))
         with pytest.warns(UserWarning, match="taken in this order"):
@@ -273,7 +273,7 @@ class TestSplits:
 
     def test_names_that_are_not_known_are_refused(self, tmp_path):
         tree(tmp_path, *(f"{folder}/{name}" for folder in ("first", "second") for name in ("cat", "dog")))
-        with pytest.raises(ValueError, match="first, second hold the same folders .*they look like splits"):
+        with pytest.raises(ValueError, match=r"first, second hold the same folders .*they look like splits"):
             ImageFolderData(tmp_path, "train", 8)
         picture(tmp_path / "first" / "x.bmp")
         assert ImageFolderData(tmp_path, "train", 8).classes == ("first", "second")
@@ -409,3 +409,5 @@ def test_in_memory(tmp_path):
     held = to_memory(data)
     assert torch.equal(held.images, data.__getitems__(range(4))[0]) and held.classes == data.classes
     assert to_memory(held) is held and len(spread(held, 2)) == 2
+    first = mixed(by_class(100), 250, 0)
+    assert len(first) == 250 and first.labels[:50].bincount().min() > 0 and first.labels.bincount().tolist() == [50] * 5

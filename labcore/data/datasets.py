@@ -25,6 +25,8 @@ from labcore.data.arrow import ArrowData, is_arrow
 from labcore.data.folder import ImageFolderData
 from labcore.data.images import ImageData, resize, to_channels
 from labcore.data.picture import CROPS, Crop
+from labcore.rng import generator
+from labcore.spread import spread
 
 NAMES = ("fashion-mnist-12k", "fashion-mnist", "folder")
 
@@ -128,6 +130,12 @@ def to_memory(images: Any) -> ImageData:
         return images
     pixels = torch.stack([images[row][0] for row in range(len(images))])
     return ImageData(pixels, images.labels.clone(), images.classes, images.name, images.split)
+
+
+def mixed(images: Any, most: int | None, seed: int) -> ImageData:
+    """Up to `most` pictures, evenly spread, in memory and in a random order, so that any first ones are of all classes."""
+    held = to_memory(spread(images, most))
+    return held.subset(torch.randperm(len(held), generator=generator(seed, "mixed", held.split)))
 
 
 def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, "n"], name: str, split: str) -> ImageData:

@@ -39,7 +39,9 @@ def data_of(model: str | Path, config: TokensConfig) -> Data:
     )
 
 
-def source_of(model: str, config: TokensConfig, data: str | None, path: str | None, crop: str | None) -> Data:
+def source_of(
+    model: str, config: TokensConfig, data: str | None, path: str | None = None, crop: str | None = None
+) -> Data:
     """What the options --data, --path and --crop say; without --data, the images that the model was trained on.
 
     A folder's pictures are cropped as those of the model's run unless `crop` says otherwise. Raises as `data_of`.

@@ -13,7 +13,7 @@ from torch import Tensor
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.config import BackwardConfig, TarFlowConfig
-from labcore.data.datasets import Data
+from labcore.data.datasets import Data, to_memory
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import Classifier, recognised
@@ -182,10 +182,10 @@ def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
     return known
 
 
-def nearest(drawn: ImageData, train: Any, num: int) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+def nearest(drawn: Any, train: Any, num: int) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
     """Row and root mean square distance, on [-1, 1], of the training image nearest to each of the first `num` drawn ones."""
-    a = to_float(drawn.images[:num]).flatten(1)
-    b = to_float(train.images if hasattr(train, "images") else train.to_memory().images).flatten(1)
+    first = drawn.__getitems__(range(min(num, len(drawn))))[0]
+    a, b = to_float(first).flatten(1), to_float(to_memory(train).images).flatten(1)
     distances, rows = torch.cdist(a, b).min(1)
     return rows, distances / a.shape[1] ** 0.5
 
