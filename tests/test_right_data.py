@@ -19,7 +19,7 @@ from conftest import SMALL, perturbed
 from PIL import Image
 from typer.testing import CliRunner
 
-from labcore import TarFlow
+from labcore import TarFlow, zoo
 from labcore.cli import app
 from labcore.config import DataConfig, RunConfig, TarFlowConfig
 from labcore.data import ImageData, ImageFolderData, contents, fashion_mnist, load
@@ -104,6 +104,11 @@ class TestOwnData:
         done = CliRunner().invoke(app, ["stats", str(run), "--out", str(tmp_path / "s.safetensors")])
         assert done.exit_code == 0, done.output
         assert seen == [Data("folder", str(pictures), 8, 3)]
+
+    def test_a_shipped_model_is_measured_on_what_is_on_every_machine(self):
+        assert own_data.data_of("fashion-tarflow", zoo.load("fashion-tarflow").config) == Data(
+            "fashion-mnist-12k", None, 28, 1
+        )
 
     def test_a_model_without_a_run_is_of_the_embedded_set_only_if_it_fits(self, tmp_path):
         grey = dict(image_size=28, channels=1, patch_size=7, num_classes=10)

@@ -18,11 +18,15 @@ EMBEDDED = "fashion-mnist-12k"
 def data_of(model: str | Path, config: TokensConfig) -> Data:
     """The images that `model` (what `find_model` takes, with this configuration) was trained on, at its pictures' size.
 
-    They are those of the run's configuration beside the model. A model without one that fits the embedded set (28 x 28 grey
-    pictures, Fashion-MNIST's classes or none) is taken as one of that set. Raises ValueError for any other model without a
+    They are those of the run's configuration beside the model. Shipped models are measured on the embedded part of their set,
+    as on their cards. A model without a run that fits the embedded set (28 x 28 grey pictures, Fashion-MNIST's classes or
+    none) is taken as one of that set. Raises ValueError for any other model without a
     run, and FileNotFoundError where the run's pictures are no longer where they were.
     """
-    pixels, own = square_pixels(config), run_section(model, "data")
+    pixels = square_pixels(config)
+    if str(model) in SHIPPED:
+        return Data(EMBEDDED, **pixels)
+    own = run_section(model, "data")
     if own is not None:
         data = Data.of(DataConfig(**own))._replace(**pixels)
         if data.path is not None and not Path(data.path).exists():
