@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from labcore.config import DataConfig, TokensConfig
-from labcore.data.datasets import NAMES, Data
+from labcore.data.datasets import NAMES, Data, mixed
 from labcore.data.fashion_mnist import CLASSES
+from labcore.data.images import ImageData
 from labcore.latents import square_pixels
 from labcore.nn.pretrained import CONFIG
+from labcore.runs.class_names import matched
 from labcore.runs.models import run_section
 from labcore.zoo import NAMES as SHIPPED
 
@@ -56,6 +58,17 @@ def source_of(
     trained = run_section(model, "data") or {}
     given = named(data, path, crop=crop, **square_pixels(config))
     return given if data in NAMES else given._replace(crop=crop or trained.get("crop"))
+
+
+def in_memory(
+    data: Data, config: TokensConfig, train_images: int, test_images: int, seed: int
+) -> tuple[ImageData, ImageData]:
+    """Up to so many pictures of both splits, evenly spread, in a random order, with the labels of the model's classes.
+
+    Raises as `labcore.runs.class_names.matched`.
+    """
+    train, test = (matched(config, data.split(split)) for split in ("train", "test"))
+    return mixed(train, train_images, seed), mixed(test, test_images, seed)
 
 
 def named(
