@@ -195,10 +195,24 @@ def test_the_command_line_draws_and_measures_them(cache, flow, tmp_path):
     found = CliRunner().invoke(app, ["sample", folder, "--num", "2", "--out", str(tmp_path / "s")])
     assert found.exit_code == 0, found.output
     assert Image.open(tmp_path / "s" / "images" / "00000.png").size == (16, 16)
-    found = CliRunner().invoke(app, ["evaluate", folder, "--metrics", "likelihood,classify", "--limit", "20"])
+    found = CliRunner().invoke(
+        app, ["evaluate", folder, "--data", "fashion-mnist-12k", "--metrics", "likelihood,classify", "--limit", "20"]
+    )
     assert found.exit_code == 0 and "nats" in found.output, found.output
     found = CliRunner().invoke(
-        app, ["probe", folder, "--sites", "1.1", "--limit", "30", "--out", str(tmp_path / "probe")]
+        app,
+        [
+            "probe",
+            folder,
+            "--data",
+            "fashion-mnist-12k",
+            "--sites",
+            "1.1",
+            "--limit",
+            "30",
+            "--out",
+            str(tmp_path / "probe"),
+        ],
     )
     assert found.exit_code == 0 and "block 1, layer 1" in found.output, found.output
 
