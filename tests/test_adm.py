@@ -15,7 +15,7 @@ from labcore.evaluate.fidelity import fidelity
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.statistics import image_features, load_reference, moments, save_reference
 
-WIDTHS = {"pool": 16, "spatial": 28, "logits": 10}
+WIDTHS = {"pool": 16, "spatial": 7 * 2 * 2, "logits": 10}
 
 
 class Tiny(nn.Module):
@@ -23,10 +23,16 @@ class Tiny(nn.Module):
         super().__init__()
         g = torch.Generator().manual_seed(0)
         self.weights = nn.ParameterDict({k: nn.Parameter(torch.randn(192, w, generator=g)) for k, w in WIDTHS.items()})
+        self.kernel = nn.Parameter(torch.randn(9, 3, 4, 4, generator=g))
 
     def forward(self, images):
         flat = images.float().flatten(1) / 255 - 0.5
-        return tuple((0.2 * flat @ self.weights[layer]).sin() for layer in WIDTHS)
+        pool, logits = ((0.2 * flat @ self.weights[layer]).sin() for layer in ("pool", "logits"))
+        return pool, extractors.spatial_features(self.maps(images)), logits
+
+    def maps(self, images):
+        """(n, 9, 2, 2), of which spatial features are the first 7 channels."""
+        return (0.2 * nn.functional.conv2d(images.float() / 255 - 0.5, self.kernel, stride=4)).sin()
 
 
 def network(name="inception"):
@@ -71,6 +77,20 @@ def test_fid_is_to_the_files_moments_and_recall_to_its_images(batch, tmp_path):
     assert abs(measures["fid"].value) < 1e-6 and abs(measures["sfid"].value) < 1e-6
     assert again.about["moments"] == "the file's" and again.about["image_size"] == 8
     assert 0 < again.about["distance"][POOL] < 1
+
+
+@torch.no_grad()
+def test_sfid_to_a_file_of_the_same_images_is_zero(tmp_path):
+    """The file's spatial moments are ADM's: numpy's, of the first 7 channels of TensorFlow's array (n, h, w, c)."""
+    data, path = drawn(24), tmp_path / "same.npz"
+    nhwc = Tiny().maps(data.images).numpy().transpose(0, 2, 3, 1)[..., :7]
+    rows = np.ascontiguousarray(nhwc).reshape([len(nhwc), -1])
+    pixels = data.images.permute(0, 2, 3, 1).numpy()
+    np.savez(path, arr_0=pixels, mu_s=np.mean(rows, axis=0), sigma_s=np.cov(rows, rowvar=False))
+    reference = adm.read_reference(path, network())
+    size = float(reference.spatial.cov.trace())
+    assert abs(reference.about["distance"][SPATIAL]) < 1e-5 * size
+    torch.testing.assert_close(reference.spatial.mean, torch.from_numpy(rows.mean(0)).double())
 
 
 def test_another_network_looks_at_the_images_alone(batch):

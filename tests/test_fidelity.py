@@ -1,5 +1,6 @@
 """Fidelity: the numbers are torch-fidelity's, carry how they were made, and refuse what would make them meaningless."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,16 @@ from labcore.data import ImageData
 from labcore.evaluate import extractors
 from labcore.evaluate import fidelity as module
 from labcore.evaluate.extractors import Extractor, find_inception, load_extractor
-from labcore.evaluate.fidelity import METRICS, Frechet, check_enough, fidelity, split_name, with_floor, with_interval
+from labcore.evaluate.fidelity import (
+    METRICS,
+    Frechet,
+    check_enough,
+    fidelity,
+    inception_score,
+    split_name,
+    with_floor,
+    with_interval,
+)
 from labcore.evaluate.statistics import (
     file_name,
     image_features,
@@ -99,7 +109,7 @@ def test_values_are_torch_fidelitys_own(root):
     reference = make_reference(real, extractor)
     found = fidelity(ours, reference, extractor, resamples=0).measures
     options = dict(input1=Pixels(ours), input2=Pixels(real), cuda=False, verbose=False, cache=False, batch_size=50)
-    options |= dict(feature_extractor="tiny", save_cpu_ram=True, rng_seed=0)
+    options |= dict(feature_extractor="tiny", save_cpu_ram=True, rng_seed=0, isc_splits=1)  # of up to 5,000 images
     theirs = torch_fidelity.calculate_metrics(isc=True, fid=True, prc=True, **options)
     spatial = torch_fidelity.calculate_metrics(fid=True, feature_layer_fid="spatial", **options)
     kid = torch_fidelity.calculate_metrics(kid=True, kid_subset_size=300, **options)
@@ -381,6 +391,8 @@ def test_the_embedded_extractor(root):
     assert (extractor.suffix, extractor.identity["extractor"]) == ("_efflite0", "efflite0")
     encoder = encoders.load("efficientnet-lite0")
     torch.testing.assert_close(found["pool"], encoder.pooled(pixels.float() / 127.5 - 1))
+    maps = encoder.outputs(pixels.float() / 127.5 - 1).maps[112][:, :7]
+    np.testing.assert_allclose(found["spatial"].numpy(), as_adm_flattens(maps), rtol=1e-4, atol=1e-5)
     theirs = create_feature_extractor("efflite0", ["spatial"], cuda=False, verbose=False)
     torch.testing.assert_close(theirs(pixels.expand(-1, 3, -1, -1))[0], found["spatial"])
     assert len(extractor.identity["weights"]) == 16
@@ -418,7 +430,13 @@ def test_inception_gives_adms_spatial_features(inception_file, monkeypatch):
     branch = extractor.module.Mixed_6d.branch1x1
     by_hand = torch.relu(branch.bn(branch.conv(caught["x"])))[:, :7]
     assert by_hand.shape == (2, 7, 17, 17)
-    torch.testing.assert_close(found["spatial"], by_hand.flatten(1))
+    np.testing.assert_allclose(found["spatial"].numpy(), as_adm_flattens(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def as_adm_flattens(maps):
+    """guided-diffusion's evaluations/evaluator.py: TensorFlow's array (n, h, w, c), reshaped to (n, h * w * c)."""
+    nhwc = np.ascontiguousarray(maps.numpy().transpose(0, 2, 3, 1))
+    return nhwc.reshape([len(nhwc), -1])
 
 
 def test_the_wrong_inception_is_refused(inception_file, tmp_path, monkeypatch):
@@ -435,6 +453,66 @@ def test_a_missing_inception_says_what_to_do(root, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(FileNotFoundError, match=r"weights-inception-2015-12-05-6726825d.pth"):
         load_extractor("inception")
+
+
+def as_adm_scores(logits, split_size=5000):
+    """guided-diffusion's evaluations/evaluator.py, compute_inception_score, on softmax values."""
+    preds = np.exp(logits - logits.max(1, keepdims=True))
+    preds /= preds.sum(1, keepdims=True)
+    scores = []
+    for i in range(0, len(preds), split_size):
+        part = preds[i : i + split_size]
+        kl = part * (np.log(part) - np.log(np.mean(part, 0, keepdims=True)))
+        scores.append(np.exp(np.mean(np.sum(kl, 1))))
+    return np.mean(scores)
+
+
+def test_the_inception_score_has_adms_splits(root):
+    logits = 3 * torch.randn(1100, 10, generator=torch.Generator().manual_seed(0))
+    for split in (5000, 1100, 500, 300):
+        assert inception_score(logits, split) == pytest.approx(as_adm_scores(logits.double().numpy(), split), rel=1e-9)
+    extractor, ours = tiny(), images(300, 1)
+    record = fidelity(ours, make_reference(images(300, 2), extractor), extractor, ("is",), resamples=0)
+    found = image_features(ours, extractor)["logits"].double().numpy()
+    assert record.measures["is_tiny"].value == pytest.approx(as_adm_scores(found), rel=1e-6)
+    assert record.as_dict()["is_split"] == 5000
+
+
+def test_splits_are_of_images_in_any_order(root, monkeypatch):
+    """A data set sorted by class has the score of a shuffled one, also where there are several splits."""
+    monkeypatch.setattr(module, "IS_SPLIT", 100)
+    classes = torch.arange(10).repeat_interleave(40)  # 400 images, 40 of each class, sorted
+    ours, extractor = images(400, 1), tiny()
+    ours.images[:, 0, 0, 0] = classes.to(torch.uint8)
+    one_hot = lambda x: 8 * nn.functional.one_hot(x[:, 0, 0, 0].long() % 10, 10).float()  # noqa: E731
+    monkeypatch.setattr(extractor.module, "forward", lambda x: (*Tiny()(x)[:2], one_hot(x)))
+    reference = make_reference(images(300, 2), extractor)
+    found = fidelity(ours, reference, extractor, ("is",), resamples=0).measures["is_tiny"].value
+    assert as_adm_scores(8.0 * np.eye(10)[classes], 100) < 4 and found > 8
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_statistics_of_features_of_another_version_are_refused(version, root, tmp_path):
+    reference, path = make_reference(images(120, 1), tiny()), tmp_path / "old.safetensors"
+    reference.about["feature_version"] = version
+    if version is None:  # as files were written before there were versions
+        del reference.about["feature_version"]
+    save_reference(reference, path)
+    with pytest.raises(ValueError, match=rf"features are of version {version or 1}, and this labcore makes version 2"):
+        load_reference(path)
+    with pytest.raises(ValueError, match=r"feature_version .*, and here it is 2; make statistics .* `lab stats`"):
+        reference.check(tiny())
+
+
+def test_features_of_another_version_are_made_anew(root, monkeypatch):
+    data, called = images(100, 1), []
+    image_features(data, tiny())
+    name = file_name(data, tiny())
+    monkeypatch.setattr(extractors, "FEATURE_VERSION", 99)
+    extractor = tiny()
+    monkeypatch.setattr(extractor.module, "forward", lambda x: called.append(len(x)) or Tiny()(x))
+    image_features(data, extractor)
+    assert sum(called) == 100 and file_name(data, extractor) != name
 
 
 def test_every_metric_has_a_function():

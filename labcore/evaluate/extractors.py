@@ -7,8 +7,8 @@
 
 Spatial features (for sFID) follow ADM's evaluator (guided-diffusion, evaluations/evaluator.py): the first 7 channels of the
 graph's node mixed_6/conv, which torch-fidelity's conversion calls Mixed_6d.branch1x1; that the node is the output after
-the ReLU is read off the names of the graph, not checked against TensorFlow. For efflite0 the 7 channels of the 14 x 14
-stage are our choice after that pattern.
+the ReLU is read off the names of the graph, not checked against TensorFlow. The evaluator flattens an array (n, 17, 17, 7):
+positions first, channels last. For efflite0 the 7 channels of the 14 x 14 stage are our choice after that pattern.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ INCEPTION_SOURCE = (
 INCEPTION_HASH = "6726825d"
 """First digits of the file's sha256, which its name carries."""
 
+FEATURE_VERSION = 2
+"""Version of all features. It is part of the key of stored features and of statistics, which are refused or made anew where
+it differs. Raise it with every change to the values or to their order. Version 1 flattened spatial features channels first."""
+
 _LAYERS = {
     "inception": {POOL: ("2048", 2048), SPATIAL: ("spatial", 7 * 17 * 17), LOGITS: ("logits_unbiased", 1008)},
     "efflite0": {POOL: ("pool", 1280), SPATIAL: ("spatial", 7 * 14 * 14), LOGITS: ("logits", 1000)},
@@ -44,13 +48,18 @@ class Extractor:
     """A frozen network from uint8 images to the features that metrics are computed on.
 
     name: one of NAMES, or a test's own. suffix: what its metrics end in. widths: values of pool, spatial and logits.
-    identity: name, weights hash and resize, which statistics must agree in to be compared.
+    identity: name, weights hash, resize and FEATURE_VERSION, which statistics must agree in to be compared.
     """
 
     def __init__(self, name: str, module: Any, widths: dict[str, int], weights: str, resize: str):
         self.name, self.module, self.widths = name, module, widths
         self.device = torch.device("cpu")
-        self.identity = {"extractor": name, "weights": weights, "resize": resize}
+        self.identity = {
+            "extractor": name,
+            "weights": weights,
+            "resize": resize,
+            "feature_version": FEATURE_VERSION,
+        }
 
     @property
     def suffix(self) -> str:
@@ -117,6 +126,11 @@ def find_inception(path: str | Path | None = None) -> Path:
     return found
 
 
+def spatial_features(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    """The first 7 channels, flattened as ADM's evaluator does: by row, column, then channel."""
+    return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
+
+
 @cache
 def _register() -> dict[str, type]:
     """Make both extractors known to torch-fidelity, once in a process; {registered name: class}."""
@@ -135,7 +149,7 @@ def _register() -> dict[str, type]:
             self.Mixed_6d.branch1x1.register_forward_hook(self._catch)
 
         def _catch(self, module, inputs, output):
-            self.caught = output[:, :7].flatten(1).float()
+            self.caught = spatial_features(output).float()
 
         def forward(self, x):
             self.features_list = self.inner
@@ -162,7 +176,7 @@ def _register() -> dict[str, type]:
 
         def forward(self, x):
             out = self.encoder.outputs(x.float() / 127.5 - 1)
-            found = {"pool": out.pooled, "spatial": out.maps[112][:, :7].flatten(1), "logits": out.logits}
+            found = {"pool": out.pooled, "spatial": spatial_features(out.maps[112]), "logits": out.logits}
             return tuple(found[feature] for feature in self.features_list)
 
         @staticmethod

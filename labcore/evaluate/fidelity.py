@@ -3,11 +3,11 @@
     fid        Frechet distance of Gaussians fitted to pooled features (Heusel et al., arXiv 1706.08500)
     sfid       the same on spatial features (Nash et al., arXiv 2103.03841; features as ADM's evaluator takes them)
     kid        squared MMD with a cubic kernel, mean over 100 subsets (Binkowski et al., arXiv 1801.01401)
-    is         inception score, mean over 10 splits (Salimans et al., arXiv 1606.03498)
+    is         inception score (Salimans et al., arXiv 1606.03498), mean over splits of 5,000 images, as ADM's evaluator
     precision  share of generated images within the manifold of real ones, 3 nearest neighbours; recall the other way
     recall     round (Kynkaanniemi et al., arXiv 1904.06991); equal numbers from both sides, at most 10,000
 
-computed by torch-fidelity from features on disk. With the embedded extractor they are named fid_efflite0 and so on.
+computed from features on disk, all but the inception score by torch-fidelity. With the embedded extractor they are named fid_efflite0 and so on.
 
 Intervals are half-sample bootstrap intervals: the metric is computed on random halves of the generated images, drawn without
 replacement, and the value gets 1.96 standard deviations of those to either side. With replacement, repeated images would
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from labcore import provenance
@@ -39,6 +40,9 @@ RESAMPLES = 40  # halves; a standard deviation good to 11%
 FEWEST = 100  # images for the metrics without a covariance: our choice
 MOST_SEED = 2**32 - 1  # numpy's, in torch-fidelity
 KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
+IS_SPLIT = (
+    5000  # images a split of the inception score, as ADM's evaluator; torch-fidelity has 10 splits whatever the number
+)
 
 
 class Measure(NamedTuple):
@@ -58,13 +62,15 @@ class Measure(NamedTuple):
 @dataclass(frozen=True)
 class FidelityRecord:
     """measures by name; images: how they were made (seed, guidance, schedule, denoising, solver ...); reference: data, n,
-    extractor, weights hash, resize, floor's n; resamples; made_with: versions, revision, device."""
+    extractor, weights hash, resize, floor's n; resamples; made_with: versions, revision, device; is_split: images a split of
+    the inception score."""
 
     measures: dict[str, Measure]
     images: dict[str, Any]
     reference: dict[str, Any]
     resamples: int
     made_with: dict[str, Any]
+    is_split: int = IS_SPLIT
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -113,7 +119,7 @@ def fidelity(
     """Compare generated images with the reference.
 
     images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). made: how they were made, for
-    the record; default what `images` says. seed: of subsets, splits and halves. resamples: 0 gives no intervals.
+    the record; default what `images` says. seed: of subsets, the order of images in splits, and halves. resamples: 0 gives no intervals.
     Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
     or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
     """
@@ -249,12 +255,27 @@ def _kid(features: Store, reference: Reference) -> Statistic:
 
 
 def _inception_score(features: Store, reference: Reference) -> Statistic:
-    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-
     rows = features[LOGITS]
-    return lambda half, seed: isc_features_to_metric(rows if half is None else rows[half], rng_seed=seed)[
-        KEY_METRIC_ISC_MEAN
-    ]
+
+    def statistic(half: Tensor | None, seed: int) -> float:
+        # shuffled, since data sets may be sorted by class; files of ADM's evaluator are in random order
+        order = torch.randperm(len(rows), generator=generator(seed, "inception score")) if half is None else half
+        return inception_score(rows[order], IS_SPLIT)
+
+    return statistic
+
+
+def inception_score(logits: Float[Tensor, "n k"], split: int) -> float:
+    """exp of the mean KL divergence of p(class | image) from p(class), averaged over splits of `split` images in their order.
+
+    The last split is smaller where `split` does not divide n: as ADM's evaluator (guided-diffusion, evaluations/evaluator.py).
+    """
+    scores = []
+    for part in logits.split(split):
+        log_p = part.double().log_softmax(1)
+        log_mean = log_p.logsumexp(0) - math.log(len(part))
+        scores.append((log_p.exp() * (log_p - log_mean)).sum(1).mean().exp())
+    return float(torch.stack(scores).mean())
 
 
 def _manifolds(which: str) -> Callable[[Store, Reference], Statistic]:

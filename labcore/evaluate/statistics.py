@@ -2,7 +2,7 @@
 
 A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a fixed
 random subset of at most 10,000 (what ADM's evaluator compares precision and recall with), beside what they were made of:
-data, size, extractor, hash of its weights, resize. Statistics of anything else are refused, with the reason.
+data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else are refused, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from labcore import provenance
-from labcore.evaluate.extractors import POOL, SPATIAL, Extractor
+from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
 from labcore.rng import generator
 from labcore.store import Progress, Rows, Store, cache_folder, make_folder
 
@@ -150,9 +150,9 @@ def check_varied(features: Store, why: str) -> None:
 
 
 def file_name(dataset: Any, extractor: Extractor) -> str:
-    """What the statistics of `dataset` are called: data, extractor, and the hashes of both."""
-    weights = extractor.identity["weights"]
-    return f"{dataset.name}-{dataset.split}-{extractor.name}-{weights}-{dataset.fingerprint()}.safetensors"
+    """What the statistics of `dataset` are called: data, extractor, the hashes of both, and the version of features."""
+    weights, version = extractor.identity["weights"], extractor.identity["feature_version"]
+    return f"{dataset.name}-{dataset.split}-{extractor.name}-{weights}-v{version}-{dataset.fingerprint()}.safetensors"
 
 
 def save_reference(reference: Reference, path: Path) -> None:
@@ -212,6 +212,11 @@ def _problem_of_about(about: Any) -> str | None:
         return "its description is not a dictionary"
     if about.get("schema") != SCHEMA:
         return f"it has schema {about.get('schema')}, and this version reads {SCHEMA}"
+    if about.get("feature_version") != FEATURE_VERSION:
+        return (
+            f"its features are of version {about.get('feature_version', 1)}, and this labcore makes version "
+            f"{FEATURE_VERSION}; the two cannot be compared"
+        )
     for name, kind in _ABOUT.items():
         if type(about.get(name)) is not kind:
             return f"{name} is {about.get(name)!r}, not of type {kind.__name__}"
