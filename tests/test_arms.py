@@ -16,7 +16,7 @@ from labcore.runs import arms
 from labcore.runs.along import along, steps_to_reach
 from labcore.runs.spec import load_spec
 from labcore.runs.training import datasets, run_training
-from labcore.runs.verdicts import Claim, judge, table
+from labcore.runs.verdicts import Claim, corrected, judge, table
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
 from labcore.viz import alignment
@@ -225,6 +225,21 @@ def test_verdicts():
     assert once.verdict == "undetermined" and once.smallest is None
     text = table([unclear, once, judge(claim, base)])
     assert "differences below" in text and "of any size" in text and "not run" in text and "2 / 1" in text
+
+
+def test_verdicts_are_corrected_for_their_number():
+    """p of +1, +1.2, +0.8 is 0.013: decided alone and among 3 claims (0.039), not among 4 (0.052). A claim without records
+    does not count."""
+    claim, never = Claim("b is above a", "b", "a", "a", "higher"), Claim("c is above a", "c", "a", "a", "higher")
+    base = records("a", [0.0, 0.0, 0.0])
+    clear = judge(claim, base + records("b", [1.0, 1.2, 0.8]))
+    unclear = judge(claim, base + records("b", [1.0, -1.0, 0.5]))
+    assert clear.difference.p_value == pytest.approx(0.01307, abs=1e-5)
+    few = [clear, unclear, unclear, judge(never, base)]
+    assert corrected(few) == ["supported", "undetermined", "undetermined", "not run"]
+    assert corrected([unclear, *few]) == ["undetermined"] * 4 + ["not run"]
+    assert "| supported | undetermined |" in table([unclear, *few])
+    assert "Decided claims: 1 judged alone, 0 after Holm's correction." in table([unclear, *few])
 
 
 def test_claims_are_about_rows_and_columns_of_the_spec():

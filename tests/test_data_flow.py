@@ -171,6 +171,14 @@ def test_wilson_interval():
     assert (round(a.low, 2), round(a.high, 2)) == (0.49, 0.94)
 
 
+def test_wilson_intervals_stay_within_0_and_1():
+    """With none or all right: 0 to z^2 / (n + z^2), and the mirror of it, whatever rounding does."""
+    for n in range(1, 400):
+        none, every = wilson(0, n), wilson(n, n)
+        assert none.low >= 0 and every.high <= 1 and "-0.0%" not in str(none)
+        assert none.high == pytest.approx(1.959964**2 / (n + 1.959964**2)) == 1 - every.low
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (7, 7), (2, 7)])
 def test_both_attentions_are_one_function(n, m):
     """Values and gradients of the matrix-product and the fused implementation."""

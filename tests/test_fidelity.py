@@ -316,6 +316,26 @@ def test_a_metric_that_is_not_finite_is_an_error(root, monkeypatch):
         fidelity(images(120, 2), reference, tiny(), ("kid",), resamples=10)
 
 
+def test_intervals_end_where_values_do(root, monkeypatch):
+    """A share near 1 whose halves scatter has an interval up to 1; so has every metric that is bounded, and KID has none."""
+    reference = make_reference(images(120, 1), tiny())
+    near = {
+        "precision": (0.99, 0.95, 1.0),
+        "recall": (0.01, 0.0, 0.05),
+        "fid": (0.1, 0.0, 0.9),
+        "kid": (0.0, -0.1, 0.1),
+    }
+
+    def scattered(value, *halves):
+        turns = iter(halves * 5)
+        return lambda *_: lambda half, seed: value if half is None else next(turns)
+
+    monkeypatch.setattr(module, "_FUNCTIONS", {name: scattered(*values) for name, values in near.items()})
+    found = fidelity(images(120, 2), reference, tiny(), tuple(near), resamples=10).measures
+    assert found["precision_tiny"].high == 1 and 0 < found["precision_tiny"].low < 0.99
+    assert found["recall_tiny"].low == 0 == found["fid_tiny"].low and found["kid_tiny"].low < 0
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_numpy_refuses_are_refused_at_once(root, seed):
     reference = make_reference(images(120, 1), tiny())

@@ -17,7 +17,7 @@ from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
 from labcore.runs.latent_claims import NOISE_CLAIMS
 from labcore.runs.presets import MEASURED, about
 from labcore.runs.spec import TableSpec
-from labcore.runs.verdicts import Claim, judge
+from labcore.runs.verdicts import Claim, corrected, judge
 
 ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -46,6 +46,13 @@ def test_the_alignment_verdicts(campaign):
     assert f"Of the {len(judged)} claims" in README and f"{counts['supported']} are **supported**" in README
     assert f"{counts['not supported']} are **not supported**" in README
     assert f"The other {counts['undetermined']} are **undetermined**" in README
+    decided = {"supported", "not supported"}
+    alone = [claim for claim, found in judged.items() if found.verdict in decided]
+    left = [claim for claim, verdict in zip(judged, corrected([*judged.values()]), strict=True) if verdict in decided]
+    assert f"for all {len(judged)}, {len(left)} of the {len(alone)} decided ones remain" in README
+    assert {(c.row, c.than, c.number) for c in left} == {
+        ("reverse", than, "last.fid_efflite0") for than in ("baseline", "forward")
+    }
     assert {r["seed"] for r in campaign.records} == {1, 2, 3, 4, 5} and "400 steps and five seeds" in README
     assert {r["parameters"]["precision"] for r in campaign.records} == {"fp32"}
     assert {r["parameters"]["weight"] for r in campaign.records} == {1.0} and "a weight of 1," in README
@@ -289,6 +296,10 @@ def test_the_verdicts_on_learned_inverses(inverses):
         text = f"{d.mean:+.{places}f} ± {d.half:.{places}f})"
         part = parts[found.verdict]
         assert found.claim.says in part and text in part[part.index(found.claim.says) :]
+    ran = len(judged) - counts["not run"]
+    left = sum(verdict in ("supported", "not supported") for verdict in corrected(judged))
+    assert f"correction for the {ran} that were run, all {left} decided claims remain" in told
+    assert left == counts["supported"] + counts["not supported"]
     assert re.search(rf"\. {counts['not supported']} (is|are) \*\*not supported", told)
     assert (
         f"{counts['undetermined']} are **undetermined**" in told

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from labcore.cli import app
 from labcore.runs import execute, results, runner, state
-from labcore.runs.interval import Interval, mean_interval, paired, t_quantile
+from labcore.runs.interval import Interval, holm, mean_interval, paired, t_quantile
 from labcore.runs.notebook import Stop, explain, write_figures
 from labcore.runs.spec import TableSpec, load_spec, resolve
 
@@ -252,6 +252,45 @@ def test_intervals():
         mean_interval([])
     with pytest.raises(ValueError, match="p lies between"):
         t_quantile(1.0, 2)
+
+
+def test_p_values():
+    """1, 2, 3: t = 2 sqrt(3) with 2 degrees of freedom, whose distribution is 1/2 + t / (2 sqrt(2 + t^2))."""
+    assert mean_interval([1.0, 2.0, 3.0]).p_value == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-9)
+    assert mean_interval([-1.0, -2.0, -3.0]).p_value == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-9)
+    edge = Interval(1.0, 1.0, 5)  # an interval that ends at 0
+    assert edge.p_value == pytest.approx(0.05, rel=1e-9)
+    assert (Interval(1.0, None, 1).p_value, Interval(1.0, 0.0, 2).p_value, Interval(0.0, 0.0, 2).p_value) == (
+        None,
+        0,
+        1,
+    )
+
+
+def test_holms_correction():
+    """By hand, m = 4: 4 x .01, 3 x .02 = .06, then 2 x .03 = .06 and .04, which may not be below .06."""
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+
+
+def test_holms_correction_is_that_of_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p_values = torch.rand(50, generator=torch.Generator().manual_seed(0)).pow(3).tolist()
+    assert holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1].tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_a_detectable_difference_is_detected_four_times_in_five(n):
+    """P(T > t(.975)) by quadrature over the chi distribution of the standard deviation; T = (Z + c) / sqrt(V / df)."""
+    from scipy.integrate import quad
+    from scipy.stats import chi2, norm
+
+    df, quantile = n - 1, t_quantile(0.975, n - 1)
+    sd = 2.0
+    c = Interval(0.0, quantile * sd / math.sqrt(n), n).detectable(0.8) / sd * math.sqrt(n)
+    found = quad(lambda v: norm.sf(quantile * math.sqrt(v / df) - c) * chi2.pdf(v, df), 0, math.inf)[0]
+    assert found == pytest.approx(0.8, abs=1e-4)
+    assert Interval(0.0, None, 1).detectable() is None
 
 
 def records(values: dict[str, dict[int, float]]) -> list[dict]:

@@ -34,7 +34,8 @@ def wilson(right: int, total: int, z: float = 1.959964) -> Accuracy:
     p = right / total
     centre, spread = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
     scale = 1 + z * z / total
-    return Accuracy(p, (centre - spread) / scale, (centre + spread) / scale, total)
+    # rounding may leave [0, 1] where none or all are right
+    return Accuracy(p, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale), total)
 
 
 def accuracy(

@@ -7,7 +7,8 @@
     precision  share of generated images within the manifold of real ones, 3 nearest neighbours; recall the other way
     recall     round (Kynkaanniemi et al., arXiv 1904.06991); equal numbers from both sides, at most 10,000
 
-computed from features on disk, all but the inception score by torch-fidelity. With the embedded extractor they are named fid_efflite0 and so on.
+computed from features on disk, all but the inception score by torch-fidelity. With the embedded extractor they are named
+fid_efflite0 and so on.
 
 Intervals are half-sample bootstrap intervals: the metric is computed on random halves of the generated images, drawn without
 replacement, and the value gets 1.96 standard deviations of those to either side. With replacement, repeated images would
@@ -39,10 +40,10 @@ NAMES = tuple(f"{metric}{extractors.suffix_of(name)}" for name in extractors.NAM
 RESAMPLES = 40  # halves; a standard deviation good to 11%
 FEWEST = 100  # images for the metrics without a covariance: our choice
 MOST_SEED = 2**32 - 1  # numpy's, in torch-fidelity
+BOUNDS = {"fid": (0, math.inf), "sfid": (0, math.inf), "is": (1, math.inf), "precision": (0, 1), "recall": (0, 1)}
+"""Values that a metric can have; intervals end there. An estimate of KID may be negative."""
 KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
-IS_SPLIT = (
-    5000  # images a split of the inception score, as ADM's evaluator; torch-fidelity has 10 splits whatever the number
-)
+IS_SPLIT = 5000  # images a split of the inception score, as in ADM's evaluator
 
 
 class Measure(NamedTuple):
@@ -119,7 +120,8 @@ def fidelity(
     """Compare generated images with the reference.
 
     images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). made: how they were made, for
-    the record; default what `images` says. seed: of subsets, the order of images in splits, and halves. resamples: 0 gives no intervals.
+    the record; default what `images` says. seed: of subsets, the order of images in splits, and halves. resamples: 0 gives no
+    intervals.
     Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
     or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
     """
@@ -147,6 +149,8 @@ def fidelity(
                 f"{name} of {len(images)} images came out as {value} ({low} to {high}): their features are too large or too "
                 "alike for it; look at some images, or leave the metric out"
             )
+        least, most = BOUNDS.get(metric, (-math.inf, math.inf))
+        low, high = min(value, max(low, least)), max(value, min(high, most))
         measures[name] = Measure(value, low, high, len(images), known)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))

@@ -2,7 +2,8 @@
 
 A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a fixed
 random subset of at most 10,000 (what ADM's evaluator compares precision and recall with), beside what they were made of:
-data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else are refused, with the reason.
+data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else are refused, with
+the reason.
 """
 
 from __future__ import annotations

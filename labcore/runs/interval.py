@@ -22,6 +22,30 @@ class Interval(NamedTuple):
         """Whether 0 lies outside the interval."""
         return self.half is not None and abs(self.mean) > self.half
 
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p-value of the t test that the true mean is 0; None where there is one value only."""
+        from scipy.special import stdtr
+
+        if self.half is None:
+            return None
+        if self.half == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        t = self.mean / self.half * t_quantile(0.975, self.n - 1)
+        return 2 * float(stdtr(self.n - 1, -abs(t)))
+
+    def detectable(self, power: float = 0.8) -> float | None:
+        """The true mean whose 95% interval excludes 0 on its side with this probability, if values scatter as these do.
+
+        By the noncentral t distribution; None where there is one value only.
+        """
+        from scipy.special import nctdtrinc
+
+        if self.half is None:
+            return None
+        quantile = t_quantile(0.975, self.n - 1)
+        return self.half / quantile * float(nctdtrinc(self.n - 1, 1 - power, quantile))
+
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean of at least one value, with its t interval."""
@@ -39,6 +63,19 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interv
     """Mean difference values - baseline over the seeds that both have, with its t interval; None where they share none."""
     common = sorted(values.keys() & baseline.keys())
     return mean_interval([values[seed] - baseline[seed] for seed in common]) if common else None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's method (1979), in the same order.
+
+    Rejecting what is at most 0.05 keeps the probability of one false rejection or more below 5%.
+    """
+    m, largest = len(p_values), 0.0
+    adjusted = [0.0] * m
+    for rank, i in enumerate(sorted(range(m), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (m - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def t_quantile(p: float, freedom: int) -> float:
