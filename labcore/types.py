@@ -62,13 +62,14 @@ class BlockStats(NamedTuple):
 
     block: 1-based block number. sweeps: network evaluations over the block's tokens (the sequential solver needs t - 1
     one-token steps). residual: largest change of the last sweep, None for the sequential solver. diverged: whether images
-    had to be solved token by token after all.
+    had to be solved token by token after all. converged: False where `max_sweeps` ended a segment that should become exact.
     """
 
     block: int
     sweeps: int
     residual: float | None
     diverged: bool = False
+    converged: bool = True
 
 
 class InverseOutput(NamedTuple):

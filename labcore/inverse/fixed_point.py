@@ -81,7 +81,7 @@ def solve_block(
             stacklevel=4,
         )
     residual = None if method.segments == z.shape[1] else solving.residual
-    return block.permute(x), BlockStats(number, solving.sweeps, residual, solving.diverged > 0)
+    return block.permute(x), BlockStats(number, solving.sweeps, residual, solving.diverged > 0, solving.converged)
 
 
 class _Solving:
@@ -89,7 +89,7 @@ class _Solving:
 
     def __init__(self, x: Tensor, z: Tensor, params: GuidedParams, method: Method, report: Callable):
         self.x, self.z, self.params, self.method, self.report = x, z, params, method, report
-        self.sweeps, self.residual, self.diverged = 0, 0.0, 0
+        self.sweeps, self.residual, self.diverged, self.converged = 0, 0.0, 0, True
         self.all = torch.arange(len(x), device=x.device)
 
     def segment(self, first: int, last: int) -> None:
@@ -116,6 +116,8 @@ class _Solving:
             if any(leaves):
                 left = [c for c, gone, b in zip(found.change, leaves, bad, strict=True) if gone and not b]
                 self.residual = max([self.residual, *left])
+                if self.method.tolerance is None and any(not (d or b) for d, b in zip(found.done, bad, strict=True)):
+                    self.converged = self.converged and not at_end
                 self._merge(rows, part, first, last)
                 if any(bad):
                     self._token_by_token(rows, part, bad, first, exact, last)

@@ -27,7 +27,8 @@ class Method(BaseModel):
     segments: equal parts of the tokens, one after another; each is solved by sweeps, which update all of its tokens at once.
     tolerance: a segment is done when the change of a sweep, measured by `rule`, is at most this; None sweeps until no value
     changes by more than rounding, which is exact and takes at most as many sweeps as the segment has tokens.
-    max_sweeps: a segment's last sweep in any case; None is as many as it takes.
+    max_sweeps: a segment's last sweep in any case; None is as many as it takes. Without a tolerance, `invert` warns where it
+    ends a segment before that is exact; with one, as in GS-Jacobi's settings, `BlockStats.residual` has what was reached.
     rule: "largest" |change| of any value; "root-sum-square" of the change over the token width; "relative-square", mean
     square of the change over that of the values. Each image has its own.
     start: "z", what the block is given (the state of the block sampled before); "zeros". The first token is z's anyway.

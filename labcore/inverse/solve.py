@@ -5,6 +5,7 @@ How a block is solved is a `Method` (`labcore.inverse.methods`): token by token,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,7 @@ from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods
 from labcore.inverse.params import GuidedParams
 from labcore.kernels.attention import without_cudnn
 from labcore.nn.patch import check_tokens
-from labcore.types import InverseOutput
+from labcore.types import BlockStats, InverseOutput
 
 _DECODERS = {"cpu": CompiledDecoder, "cuda": GraphedDecoder}
 """Device -> how single tokens are computed with compiled=True; on others the plain way."""
@@ -55,7 +56,8 @@ def invert(
     than 1 to have two different branches at all.
     solver: "sequential", "jacobi", "gs-jacobi" with `segments` (8, or fewer where that does not divide the tokens), a Method
     for all blocks, or a Method for each block 1..T. tolerance: a block's segment is done when no value of an image changes by
-    more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes. start: "z" (what
+    more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes; where it ends a
+    segment that no tolerance ends, images are not exact, and a UserWarning says so once for the call. start: "z" (what
     the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
     `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
     compiled: how the tokens of blocks that are solved token by token are computed, in small batches. None is automatic: on
@@ -92,6 +94,7 @@ def invert(
             tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
         stats.append(found)
         del params  # the next block uses the same memory
+    _warn_of_unconverged(stats)
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
 
 
@@ -114,6 +117,18 @@ def way_of(
     methods = _methods(flow, solver, None, None, None, None)
     has_single = any(method.segments == flow.config.tokens for method in methods)
     return decoder_for(compiled, flow.device).way if has_single else BlockDecoder.way
+
+
+def _warn_of_unconverged(stats: Sequence[BlockStats]) -> None:
+    """One UserWarning where blocks that were to be exact were ended by `max_sweeps`."""
+    ended = [found for found in stats if not found.converged]
+    if ended:
+        worst = max(ended, key=lambda found: found.residual)
+        warnings.warn(
+            f"max_sweeps ended {len(ended)} of {len(stats)} blocks before they were exact: block {worst.block} still changed "
+            f"by {worst.residual:.2g}; leave max_sweeps out for exact images, or give a tolerance to accept such changes",
+            stacklevel=4,
+        )
 
 
 def _methods(
