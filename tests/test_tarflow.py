@@ -1,11 +1,14 @@
 """Identities of the flow, in float64 on perturbed weights."""
 
+import math
+
 import pytest
 import torch
 from conftest import perturbed
 
 from labcore import TarFlow, TarFlowConfig, invert
 from labcore.flows.metablock import MetaBlock
+from labcore.train.objectives import Likelihood
 
 
 def jacobian(f, x):
@@ -181,3 +184,26 @@ def test_volume_preserving_prior_learns_its_variance(images):
     assert (flow.prior_var - 4).abs().max() < 0.5
     n = torch.distributions.Normal(0, flow.prior_var.sqrt())
     torch.testing.assert_close(flow.log_prior(z), n.log_prob(z).sum((1, 2)))
+
+
+def test_the_loss_of_a_volume_preserving_flow_is_not_ml_tarflows(images):
+    """ml-tarflow: 0.5 mean(z^2) - mean(log_det), without the learned variance v. Ours: the density under it."""
+    flow = perturbed(volume_preserving=True)
+    x, y = images(flow)
+    generator = torch.Generator().manual_seed(3)
+    flow.prior_var.copy_(0.5 + torch.rand(flow.prior_var.shape, generator=generator, dtype=torch.float64))
+    out, v, constant = flow(x, y), flow.prior_var, 0.5 * math.log(2 * math.pi)
+    assert out.log_det.abs().max() == 0
+    theirs = 0.5 * out.z.square().mean()
+    ours = Likelihood().eval().nats(flow, out)
+    torch.testing.assert_close(ours, 0.5 * (out.z.square() / v + v.log()).mean() + constant)
+    assert (ours - theirs - constant).abs() > 0.01
+    by_ours, by_theirs = (torch.autograd.grad(loss, out.z, retain_graph=True)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(by_ours, by_theirs / v)
+
+
+def test_the_loss_of_every_other_flow_is_ml_tarflows(images):
+    flow = perturbed()
+    out = flow(*images(flow))
+    theirs = 0.5 * out.z.square().mean() - out.log_det.mean() / flow.config.dims
+    torch.testing.assert_close(Likelihood().nats(flow, out), theirs + 0.5 * math.log(2 * math.pi))

@@ -75,8 +75,9 @@ class TarFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def update_prior(self, z: Float[Tensor, "b t d"], rate: float = 0.1) -> None:
-        """Move prior_var towards the mean square of z: training of volume-preserving flows (ml-tarflow).
+        """Move prior_var towards the mean square of z, in training of volume-preserving flows, by ml-tarflow's rule and rate.
 
+        The loss is not ml-tarflow's: ours divides by this variance (`labcore.train.objectives.Likelihood`).
         The objective calls it once per micro-batch, so for these flows accumulation is not only rounding.
         """
         self.prior_var.lerp_(z.square().mean(dim=0).to(self.prior_var.dtype), rate)

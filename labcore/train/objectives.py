@@ -24,6 +24,10 @@ class Likelihood(nn.Module):
     Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so that the
     number in the log is the true density. Pixels are noised or dequantised as the model's configuration says; labels are
     dropped with probability `label_dropout`.
+
+    For volume-preserving flows the two losses differ: ml-tarflow minimises 0.5 mean(z^2), and uses the variance v that it
+    learns for each value (`TarFlow.update_prior`) only to sample. Ours is the likelihood under N(0, v),
+    0.5 mean(z^2 / v) + 0.5 mean(ln v) + 0.919, whose gradient has a factor 1 / v.
     """
 
     def __init__(self, label_dropout: float = 0.1):
