@@ -14,7 +14,8 @@ from labcore.config import InversionRunConfig, RunConfig
 from labcore.runs import results
 from labcore.runs.configure import configure
 from labcore.runs.inversion import run_inversion
-from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, about, biflow, smoke, smoke_inversion
+from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, REPORTED, about, biflow, smoke, smoke_inversion
+from labcore.runs.presets.tarflow import denoising
 from labcore.runs.training import run_training
 from labcore.train import checkpoint
 from labcore.train.inversion import SAME
@@ -79,12 +80,13 @@ def test_biflows_sizes_are_the_papers():
     """120M and 690M of its flows, 133M of BiFlow-B, within 4%."""
     for size, paper in (("b", 120e6), ("xl", 690e6)):
         assert parameters(TarFlow, config_of(f"itarflow-256-{size}").model) == pytest.approx(paper, rel=0.04)
-    final = inversion_of("biflow-256-b-final")
+    final = inversion_of("biflow-256-b-guided-lpips-convnext")
     assert parameters(BackwardModel, final.model) == pytest.approx(133e6, rel=0.04)
     assert (final.model.tokens, final.model.token_dim, final.model.num_states) == (256, 16, 9)
     assert final.train.steps * final.train.batch_size == pytest.approx(160 * 1_281_167, rel=1e-3)
-    assert about("biflow-256-b-final")[2] == "FID 2.39, IS 303.0, NFE 1"
-    assert about("biflow-256-xl-final")[2] == "FID 2.57"
+    assert (
+        about("biflow-256-b-final")[2] == "FID 2.39, IS 303.0, with guidance, NFE 1, trained for longer than 160 epochs"
+    )
 
 
 def test_the_norm_control_rows_have_no_adaptive_weight():
@@ -104,11 +106,88 @@ def test_the_papers_best_row_and_its_sites():
     assert config.align.sites == ((7, 6), (8, 6)) and config.align.encoder == "dinov2-b" and config.align.weight == 0.1
     assert config.train.steps == 400_000
     assert config_of("flowback-64-reverse-7-8-l6-1000k").train.steps == 1_000_000
-    assert about("flowback-64-baseline-1000k")[2] == "Table 2: FID 11.76, accuracy 39.97%"
-    assert about(best.name)[2] == "Table 1: FID 11.71, sFID 33.68, IS 44.31, accuracy 57.35%"
+    both = "Table 2: FID 11.76, accuracy 39.97%, with guidance; Table 3: FID 4.21, sFID 5.34, with guidance"
+    assert about("flowback-64-baseline-1000k")[2] == both
+    numbers = "FID 11.71, sFID 33.68, IS 44.31, accuracy 57.35%"
+    assert about(best.name)[2] == f"Tables 1, 2 and 8: {numbers}, with guidance, Table 2: 57.76%"
     assert config_of("flowback-64-baseline").align is None
     assert len(config_of("flowback-64-forward-all-l2").align.sites) == 8
     assert len({str(config_of(name)) for name in PAPER}) == len(PAPER)
+
+
+TABLES = {
+    # TARFlow, its own settings where they are known
+    "tarflow-imagenet-64": [(5.7, None, None)],
+    "tarflow-imagenet-64-uncond": [(14.67, None, None), (18.42, None, None)],
+    "tarflow-imagenet-128": [(5.06, None, None), (5.03, None, None)],
+    "tarflow-afhq-256": [(13.60, None, None)],
+    # FlowBack, Tables 2, 3, 4 and 9
+    "flowback-64-baseline-1000k": [(11.76, None, None), (4.21, 5.34, None)],
+    "flowback-64-reverse-7-8-l6-600k": [(11.53, None, None)],
+    "flowback-64-reverse-7-8-l6-800k": [(11.48, None, None)],
+    "flowback-64-reverse-7-8-l6-1000k": [(11.25, None, None), (3.69, 4.34, None)],
+    "flowback-256-baseline": [(13.82, None, None)],
+    "flowback-256-reverse": [(13.26, None, None)],
+    "flowback-256-reverse-0.5": [(13.74, None, None)],
+    "flowback-256-baseline-1000k": [(13.05, None, None), (5.15, 6.78, 243.49)],
+    "flowback-256-reverse-1000k": [(12.79, None, None), (4.95, 6.89, 234.99)],
+    "flowback-256-reverse-p1-1000k": [(4.18, 4.96, 240.8)],
+    # BiFlow
+    "itarflow-256-b": [(6.83, None, None), (44.46, None, None)],
+    "itarflow-256-xl": [(4.54, None, None)],
+    "biflow-256-b-naive": [(43.41, None, None)],
+    "biflow-256-b-hidden-distillation": [(55.00, None, None)],
+    "biflow-256-b-hidden-alignment": [(36.93, None, None), (6.90, None, None)],
+    "biflow-256-b-no-denoiser": [(100.51, None, None), (42.62, None, None)],
+    "biflow-256-b-norm-none": [(45.54, None, None)],
+    "biflow-256-b-norm-clamp": [(31.88, None, None)],
+    "biflow-256-b-guided": [(6.79, None, None)],
+    "biflow-256-b-lpips": [(14.15, None, None)],
+    "biflow-256-b-guided-lpips-convnext": [(2.46, None, None)],
+    "biflow-256-xl-guided": [(4.61, None, None)],
+    "biflow-256-xl-guided-lpips-convnext": [(2.57, None, None)],
+    "biflow-256-b-final": [(2.39, None, 303.0)],
+}
+"""FID, sFID, IS of the papers' tables but FlowBack's ablations of 400,000 steps at 64 pixels."""
+
+
+def test_the_papers_numbers_are_paired_with_their_presets():
+    found = {name: [(p.fid, p.sfid, p.inception) for p in papers if p.fid] for name, papers in REPORTED.items()}
+    ablations = {row.name for row in PAPER.values() if row.thousands == 400}
+    assert {name: numbers for name, numbers in found.items() if numbers and name not in ablations} == TABLES
+
+
+def test_each_number_of_a_paper_is_in_one_place():
+    told = [(p.fid, p.sfid, p.inception, p.bits) for papers in REPORTED.values() for p in papers if p.numbers()]
+    assert len(told) == len(set(told)) > 50
+
+
+def test_one_arm_holds_a_series():
+    """BiFlow's scaling, B to XL: with and without perceptual distances; both are guided."""
+    for arm in ("guided", "guided-lpips-convnext"):
+        configs = [inversion_of(f"biflow-256-{size}-{arm}") for size in ("b", "l", "xl")]
+        assert len({str((c.inversion, c.train, c.model.max_guidance)) for c in configs}) == 1
+        assert all(REPORTED[f"biflow-256-{size}-{arm}"][0].guidance == "chosen" for size in ("b", "xl"))
+
+
+def test_denoising_multipliers():
+    """ml-tarflow's step is lr noise_std^2: lr 1.4 of 0.07 is the step of 0.0828."""
+    for multiplier, noise_std, found in ((1.4, 0.07, 0.0828), (0.97, 0.15, 0.1477), (0.9, 0.05, 0.0474)):
+        assert found**2 == pytest.approx(multiplier * noise_std**2, rel=2e-3)
+        assert denoising(noise_std, multiplier) == found
+
+
+def test_patch_1_has_fewer_parameters_than_the_literature_says():
+    name = "flowback-256-reverse-p1-1000k"
+    count = parameters(TarFlow, config_of(name).model)
+    assert f"{count / 1e6:.1f}M parameters here" in about(name)[2] and "831M" in about(name)[2]
+
+
+def test_a_row_weighs_states_and_image_as_equation_2_is_printed():
+    """L = sum over i of D(x^i, phi_i(h^i)): every state once, and the image, whose phi is the identity, once."""
+    config = inversion_of("biflow-256-b-sum")
+    assert config.inversion.align_weight / (config.model.num_states - 1) == config.inversion.image_weight == 1
+    assert config.replace(inversion={}) == inversion_of("biflow-256-b-hidden-alignment")
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -16,7 +16,7 @@ from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.nn.pretrained import CONFIG
 from labcore.runs import recipe
 from labcore.runs.background import train_streamed
-from labcore.runs.beside import CHOSEN, beside_paper, differences
+from labcore.runs.beside import CHOSEN, beside_paper, differences, drawn_otherwise, reported
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
 from labcore.runs.presets import REPORTED, UNREPORTED, Paper
@@ -177,7 +177,11 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     same = recipe.prepare("flowback-64-baseline", tmp_path, pictures)
     of_training = "Compared with statistics of the training images here; papers seldom say of which images theirs are."
     of_classes = "model.num_classes is 2 and not the preset's 1000."
-    assert differences("flowback-64-baseline", same, Measuring(4096)) == [of_training, of_classes, CHOSEN["flowback"]]
+    assert differences("flowback-64-baseline", same, Measuring(4096, [2.0])) == [
+        of_training,
+        of_classes,
+        CHOSEN["flowback"],
+    ]
     changed = recipe.prepare(
         "flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["align.encoder=clip-b", "data.limit=10"]
     )
@@ -203,8 +207,49 @@ def test_a_papers_numbers_and_its_line():
     assert paper.numbers() == {"fid": 12.91, "sfid": 33.79, "accuracy": 0.3743, "is": 36.62}
     assert str(paper) == "Table 1: FID 12.91, sFID 33.79, IS 36.62, accuracy 37.43%"
     assert str(UNREPORTED) == "unknown" and UNREPORTED.numbers() == {}
-    assert REPORTED["tarflow-imagenet-64-bits"].numbers() == {"bits_per_dim": 2.99}
-    assert REPORTED["flowback-256-reverse-p1-1000k"].samples == 50_000
+    (bits,), (patch_1,) = REPORTED["tarflow-imagenet-64-bits"], REPORTED["flowback-256-reverse-p1-1000k"]
+    assert bits.numbers() == {"bits_per_dim": 2.99} and patch_1.samples == 50_000
+    drawn = Paper("X", 1.5, note="why", guidance=0.2, attn_temp=0.3, noise_std=0.05)
+    assert str(drawn) == "X: FID 1.5, guidance 0.2, attn_temp 0.3, denoised with noise_std 0.05, why"
+    assert str(Paper(fid=2.0, guidance=0)) == "FID 2.0, no guidance"
+    assert str(Paper(fid=2.0, guidance="chosen")) == "FID 2.0, with guidance"
+
+
+@pytest.mark.parametrize(
+    ("preset", "how", "fid", "differences"),
+    [
+        ("tarflow-imagenet-128", Measuring(50_000, [1.5], noise_std=0.1477), 5.06, []),
+        ("tarflow-imagenet-128", Measuring(50_000, [1.5]), 5.03, []),  # drawn as nobody says: TARFlow's own number
+        ("tarflow-imagenet-64-uncond", Measuring(50_000, [0.2], attn_temp=0.3, noise_std=0.0474), 14.67, []),
+        ("tarflow-imagenet-64-uncond", Measuring(50_000, [0.0]), 18.42, []),
+        ("tarflow-afhq-256", Measuring(50_000, [3.4], noise_std=0.0828), 13.60, []),
+        (
+            "tarflow-afhq-256",
+            Measuring(50_000, [3.0]),
+            13.60,
+            ["Guidances 3 and not 3.4", "the flow's own noise_std and not"],
+        ),
+        ("flowback-64-baseline-1000k", Measuring(4096, [3.0]), 11.76, []),
+        ("flowback-64-baseline-1000k", Measuring(50_000, [3.0]), 4.21, []),
+        ("itarflow-256-b", Measuring(50_000, [0.0, 1.0]), 6.83, []),
+        ("itarflow-256-b", Measuring(50_000, [0.0]), 44.46, []),
+        ("itarflow-256-xl", Measuring(50_000, [0.0]), 4.54, ["No guidance, and the paper's number has some"]),
+        ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0]), 36.93, []),
+        ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0, 0.5]), 6.90, []),
+        ("biflow-256-b-naive", Measuring(50_000, [0.5]), 43.41, ["the paper's number has none"]),
+    ],
+)
+def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences):
+    paper = reported(preset, how)
+    assert paper.fid == fid
+    found = drawn_otherwise(paper, how)
+    assert len(found) == len(differences) and all(part in one for part, one in zip(differences, found, strict=True))
+
+
+def test_a_learned_inverse_has_no_denoising_by_a_flow():
+    with pytest.raises(ValueError, match=r"noise_std was 0\.1; a learned inverse has none"):
+        Measuring(2000, noise_std=0.1).check(is_flow=False)
+    assert Measuring(2000, noise_std=0.1).sampling(0.0, True, 0).noise_std == 0.1
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ RECIPES = (
     "flowback-256-reverse",
     "flowback-256-reverse-p1-1000k",
     "itarflow-256-b",
-    *(name for name in INVERSIONS if name.startswith(("biflow-256-b-final", "biflow-256-xl-final"))),
+    *(name for name in INVERSIONS if name.startswith(("biflow-256-b-final", "biflow-256-xl-guided-lpips-convnext"))),
 )
 
 

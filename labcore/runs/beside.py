@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from labcore.evaluate.extractors import suffix_of
 from labcore.runs.configure import as_named
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import DRAWN, FEW, Measuring
-from labcore.runs.presets import REPORTED, UNREPORTED
+from labcore.runs.presets import REPORTED, UNREPORTED, Paper
 
 CHOSEN = {
     "tarflow": "The averaged weights are measured, which TARFlow does not have; its code keeps the last ones.",
@@ -23,7 +24,7 @@ CHOSEN = {
 
 def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], how: Measuring) -> str:
     """A Markdown table of `measured` beside what the paper reports of `preset`, and in what the two differ."""
-    paper, ours = REPORTED.get(preset, UNREPORTED), {**found, **found["best"]}
+    paper, ours = reported(preset, how), {**found, **found["best"]}
     theirs = paper.numbers()
     suffix = suffix_of(how.extractor)
     names = {"nats_per_dim": "nats/dim", "bits_per_dim": "bits/dim", "accuracy": "training-free accuracy"}
@@ -31,10 +32,37 @@ def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], how: Measur
     lines = ["| | this run | the paper |", "|---|---|---|"]
     for name, title in names.items():
         if name in ours:
-            reported = theirs.get(name)  # one of another extractor has another name
-            lines.append(f"| {title} | {ours[name]:.4g} | {'-' if reported is None else f'{reported:.4g}'} |")
+            theirs_of_it = theirs.get(name)  # one of another extractor has another name
+            lines.append(f"| {title} | {ours[name]:.4g} | {'-' if theirs_of_it is None else f'{theirs_of_it:.4g}'} |")
     told = f"The paper says: {paper}." if theirs else "No paper reports this preset as it stands."
     return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, how))])
+
+
+def reported(preset: str, how: Measuring) -> Paper:
+    """What a paper reports of `preset` drawn as `how` says: of several entries, the first with the fewest differences."""
+    papers = REPORTED.get(preset, ())
+    return min(papers, key=lambda paper: len(drawn_otherwise(paper, how)), default=UNREPORTED)
+
+
+def drawn_otherwise(paper: Paper, how: Measuring) -> list[str]:
+    """In what the drawing of images differs from the paper's, where the paper says it, as sentences."""
+    found, scales = [], ", ".join(f"{g:g}" for g in how.guidances)
+    if paper.samples not in (None, how.samples):
+        found.append(f"{how.samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
+    if paper.guidance == "chosen":
+        if not any(how.guidances):
+            found.append("No guidance, and the paper's number has some.")
+    elif paper.guidance == 0:
+        if any(how.guidances):
+            found.append(f"The best of the guidances {scales}, and the paper's number has none.")
+    elif paper.guidance is not None and paper.guidance not in how.guidances:
+        found.append(f"Guidances {scales} and not {paper.guidance:g}.")
+    if paper.attn_temp not in (None, how.attn_temp):
+        found.append(f"attn_temp is {how.attn_temp:g} and not {paper.attn_temp:g}.")
+    if paper.noise_std and (how.noise_std is None or not math.isclose(how.noise_std, paper.noise_std, abs_tol=1e-4)):
+        denoised = "the flow's own noise_std" if how.noise_std is None else f"noise_std {how.noise_std:g}"
+        found.append(f"Denoised with {denoised} and not {paper.noise_std:g}.")
+    return found
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -50,14 +78,13 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
 
 def differences(preset: str, config: AnyRun, how: Measuring) -> list[str]:
     """Why a run's numbers and the paper's are not of the same thing, as sentences; none where no paper reports it."""
-    paper, full = REPORTED.get(preset, UNREPORTED), as_named(preset)[0]
+    paper, full = reported(preset, how), as_named(preset)[0]
     if not paper.numbers():
         return []
     found = []
     if how.extractor != "inception":
         found.append(f"Features of {how.extractor} and not of Inception: another scale.")
-    if paper.samples not in (None, how.samples):
-        found.append(f"{how.samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
+    found += drawn_otherwise(paper, how)
     of = "the training images here" if how.reference is None else Path(how.reference).name
     found.append(f"Compared with statistics of {of}; papers seldom say of which images theirs are.")
     if config.data.name != "folder":

@@ -36,7 +36,8 @@ class Measuring(NamedTuple):
     samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
     extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
     an unconditional flow's second branch. limit: test images, evenly spread, None for all. processes: devices that share
-    the work.
+    the work. noise_std: of a flow's denoising, None for its own. Works that multiply the step of score denoising by m have
+    noise_std times the square root of m.
     """
 
     samples: int
@@ -46,6 +47,7 @@ class Measuring(NamedTuple):
     attn_temp: float = 1.0
     limit: int | None = None
     processes: int = 1
+    noise_std: float | None = None
 
     def check(self, is_flow: bool) -> None:
         """ValueError for what cannot be measured of a flow, or of a learned inverse."""
@@ -59,6 +61,8 @@ class Measuring(NamedTuple):
             raise ValueError(f"samples was {self.samples}; give {fidelity.FEWEST} or more")
         if not is_flow and self.attn_temp != 1:
             raise ValueError(f"attn_temp was {self.attn_temp}; a learned inverse has none, so leave it at 1.0")
+        if not is_flow and self.noise_std is not None:
+            raise ValueError(f"noise_std was {self.noise_std}; a learned inverse has none, so leave it at None")
         for guidance in self.guidances:
             self.sampling(guidance, is_flow, 0)
 
@@ -66,7 +70,7 @@ class Measuring(NamedTuple):
         """How images are drawn with a guidance."""
         schedule = "linear" if is_flow else "constant"
         how = dict(guidance=guidance, guidance_schedule=schedule, attn_temp=self.attn_temp, seed=seed)
-        return Sampling(num=self.samples, **how)
+        return Sampling(num=self.samples, noise_std=self.noise_std, **how)
 
 
 def measured(

@@ -10,7 +10,7 @@ from typing import Any
 from labcore.config import InversionRunConfig, RunConfig, TokensConfig
 from labcore.latents.weights import RANDOM
 from labcore.runs.presets import biflow, flowback, tarflow
-from labcore.runs.presets.paper import UNREPORTED, Paper
+from labcore.runs.presets.paper import UNREPORTED, Paper, expected
 from labcore.runs.presets.small import MEASURED, SMALL
 
 __all__ = [
@@ -41,18 +41,19 @@ _ROWS = {row.name: row for row in biflow.ROWS}
 _TOLD: dict[str, tuple[str, str]] = {
     **MEASURED,
     **biflow.ABOUT,
-    **{name: (cost, str(tarflow.PAPERS[name])) for name, cost in tarflow.COSTS.items()},
-    **{name: (biflow.UNKNOWN, str(paper)) for name, paper in biflow.FLOW_PAPERS.items()},
-    **{row.name: (flowback.COSTS[row.thousands], str(row.paper)) for row in flowback.ROWS},
-    **{row.name: (row.cost, str(row.paper)) for row in flowback.LATENT_ROWS},
+    **{name: (cost, expected(tarflow.PAPERS[name])) for name, cost in tarflow.COSTS.items()},
+    **{name: (biflow.UNKNOWN, expected(papers)) for name, papers in biflow.FLOW_PAPERS.items()},
+    **{row.name: (flowback.COSTS[row.thousands], expected(flowback.papers(row))) for row in flowback.ROWS},
+    **{row.name: (row.cost, expected(flowback.papers(row))) for row in flowback.LATENT_ROWS},
 }
 """Cost and expected numbers of flows."""
-REPORTED: dict[str, Paper] = {
+REPORTED: dict[str, tuple[Paper, ...]] = {
     **tarflow.PAPERS,
     **biflow.FLOW_PAPERS,
-    **{row.name: row.paper for row in (*flowback.ROWS, *flowback.LATENT_ROWS, *biflow.ROWS)},
+    **{row.name: flowback.papers(row) for row in (*flowback.ROWS, *flowback.LATENT_ROWS)},
+    **{row.name: row.papers for row in biflow.ROWS},
 }
-"""What papers report of presets that are theirs, as numbers."""
+"""What papers report of presets that are theirs, as numbers: one entry for each way of drawing. Each number is in one entry."""
 
 
 def about(name: str) -> tuple[str, str, str]:

@@ -1,15 +1,18 @@
-"""What a paper reports of a run: numbers that results are put beside, and the line that says them."""
+"""What a paper reports of a run: numbers that results are put beside, how they were made, and the line that says them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Paper(NamedTuple):
-    """Reported numbers, None where there is none; an empty one where the paper has no such run.
+    """Reported numbers, None where there is none.
 
-    where: the table. fid, sfid, inception (IS): of drawn images. accuracy: training-free, in percent. bits: bits/dim. note:
-    under which conditions. samples: drawn images, None where the paper does not say.
+    where: the table, or the paper where it is not the preset's own. fid, sfid, inception (IS): of drawn images. accuracy:
+    training-free, in percent. bits: bits/dim. note: further conditions, and how sure they are.
+
+    How the images were drawn: samples: their number. guidance: its scale, 0 for none, "chosen" for one that the paper searched
+    or does not say. noise_std: of denoising; attn_temp: of the branch without classes. None where the paper does not say.
     """
 
     where: str = ""
@@ -20,6 +23,9 @@ class Paper(NamedTuple):
     bits: float | None = None
     note: str = ""
     samples: int | None = None
+    guidance: float | Literal["chosen"] | None = None
+    noise_std: float | None = None
+    attn_temp: float | None = None
 
     def numbers(self) -> dict[str, float]:
         """The numbers by the names that measures have, accuracy as a share."""
@@ -34,7 +40,20 @@ class Paper(NamedTuple):
         said += [f"{self.bits} bits/dim"] if self.bits is not None else []
         if not said:
             return "unknown" + (f"; {self.note}" if self.note else "")
-        return (f"{self.where}: " if self.where else "") + ", ".join([*said, *([self.note] if self.note else [])])
+        return (f"{self.where}: " if self.where else "") + ", ".join([*said, *self._drawn()])
+
+    def _drawn(self) -> list[str]:
+        """How the images were drawn, where it is known, and the note."""
+        guided = {"chosen": "with guidance", 0: "no guidance"}
+        found = [guided.get(self.guidance, f"guidance {self.guidance}")] if self.guidance is not None else []
+        found += [f"attn_temp {self.attn_temp:g}"] if self.attn_temp is not None else []
+        found += [f"denoised with noise_std {self.noise_std:g}"] if self.noise_std is not None else []
+        return [*found, *([self.note] if self.note else [])]
 
 
 UNREPORTED = Paper()
+
+
+def expected(papers: tuple[Paper, ...]) -> str:
+    """All that papers report of a preset, in a line."""
+    return "; ".join(map(str, papers)) or str(UNREPORTED)
