@@ -287,6 +287,9 @@ class AlignConfig(Config):
     weights: str | None = None  # the encoder's file, where it is not where `lab doctor` looks
     stage: PositiveInt | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
     targets: Literal["cached", "computed"] = "cached"  # encoder tokens from disk, or anew for every batch
+    image_size: PositiveInt | None = (
+        None  # of a folder's pictures, read again for the encoder; None: what the flow sees
+    )
     projectors: Literal["shared", "per-site"] = "shared"
     projector_width: PositiveInt | None = None  # None: the flow's width
 
@@ -294,6 +297,11 @@ class AlignConfig(Config):
     def _fits(self) -> AlignConfig:
         if len(set(self.sites)) < len(self.sites):
             raise ValueError(f"sites were {list(self.sites)}; each may be there once")
+        if self.image_size is not None and self.targets == "computed":
+            raise ValueError(
+                f"image_size was {self.image_size} with targets 'computed', which are of the images that the flow sees; "
+                "take targets 'cached', or leave image_size out (null)"
+            )
         if self.adjoint_sweeps and self.direction != "reverse":
             raise ValueError(
                 f"adjoint_sweeps was {self.adjoint_sweeps} with direction {self.direction!r}; only 'reverse' has them"
@@ -333,6 +341,11 @@ class RunConfig(Config):
                     f"site ({block}, {layer}) is not in the model; blocks are 1..{m.num_blocks}, "
                     f"layers 1..{m.layers_per_block}"
                 )
+        if self.align and self.align.image_size is not None and self.data.name != "folder":
+            raise ValueError(
+                f"align.image_size was {self.align.image_size} for {self.data.name}; only the pictures of a folder can be "
+                "read at another size: leave it out (null)"
+            )
         if self.align and self.align.adjoint_sweeps >= m.tokens:
             raise ValueError(
                 f"adjoint_sweeps was {self.align.adjoint_sweeps}; with {m.tokens} tokens, {m.tokens - 1} give the full gradient"

@@ -18,7 +18,7 @@ from labcore.data import load, to_float
 from labcore.rng import StepNoise
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure, default_sites
-from labcore.runs.training import run_training
+from labcore.runs.training import datasets, encoder_images, objective_of, run_training
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.log import read_log
@@ -176,6 +176,8 @@ def test_kept_tokens_are_those_of_the_clean_and_mirrored_image(encoder, own_cach
         (dict(loss="l1"), "cosine"),
         (dict(adjoint_sweeps=16), "with 16 tokens, 15 give the full gradient"),
         (dict(weight=0.0), "greater than 0"),
+        (dict(image_size=64), r"align\.image_size was 64 for fashion-mnist-12k; only the pictures of a folder"),
+        (dict(image_size=64, targets="computed"), "image_size was 64 with targets 'computed', which are of the images"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
@@ -211,6 +213,25 @@ def align_config(folder: Path, steps: int = 12, **align) -> RunConfig:  # noqa: 
     train |= dict(log_every=2, eval_every=12, save_every=4)
     data = dict(name="folder", path=str(folder), image_size=8, flip=True)
     return RunConfig(model=MODEL, data=data, train=train, align={"sites": ((2, 1),), "stage": 40, **align})
+
+
+def test_the_encoder_sees_the_original_pictures_or_the_small_ones(folder, own_cache):  # noqa: F811
+    """Row i of its tokens is of the picture that row i of the training images is, at the size that the setting says."""
+    seen = {}
+    for size in (None, 24):
+        config = align_config(folder, image_size=size)
+        config = config.replace(data=config.data.replace(limit=20).model_dump())
+        training, _ = datasets(config)
+        shown = encoder_images(config, training)
+        assert shown.files == training.files and len(shown) == 20 and training.image_size == 8
+        pixels = load("folder", "train", str(folder), size or 8).subset(
+            [i * len(load("folder", "train", str(folder), 8)) // 20 for i in range(20)]
+        )
+        x = to_float(pixels.__getitems__(list(range(20)))[0])
+        seen[size] = objective_of(config, training).targets.tokens[0]
+        want = encoders.load("efficientnet-lite0").tokens(x, config.model.grid, 40)
+        torch.testing.assert_close(seen[size].float(), want, atol=2e-2, rtol=2e-2)
+    assert (seen[None].float() - seen[24].float()).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("targets", ["cached", "computed"])

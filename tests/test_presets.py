@@ -104,7 +104,7 @@ def test_the_papers_best_row_and_its_sites():
     assert best.name == "flowback-64-reverse-7-8-l6" and best.paper.fid == 11.71
     config = config_of(best.name)
     assert config.align.sites == ((7, 6), (8, 6)) and config.align.encoder == "dinov2-b" and config.align.weight == 0.1
-    assert config.train.steps == 400_000
+    assert config.train.steps == 400_000 and config.align.image_size == 256
     assert config_of("flowback-64-reverse-7-8-l6-1000k").train.steps == 1_000_000
     both = "Table 2: FID 11.76, accuracy 39.97%, with guidance; Table 3: FID 4.21, sFID 5.34, with guidance"
     assert about("flowback-64-baseline-1000k")[2] == both

@@ -15,7 +15,8 @@ from labcore.runs.presets import REPORTED, UNREPORTED, Paper
 
 CHOSEN = {
     "tarflow": "The averaged weights are measured, which TARFlow does not have; its code keeps the last ones.",
-    "flowback": "Our choice, where FlowBack says nothing: an epoch of warm-up, and at 64 pixels noise of 0.05.",
+    "flowback": "Our choice, where FlowBack says nothing: an epoch of warm-up, and at 64 pixels noise of 0.05 and "
+    "an encoder that sees the originals at 256.",
     "itarflow": "Our choice, since BiFlow says nothing: what is improved in the flow, its clamp, optimizer and schedule.",
     "biflow": "Our choice, since BiFlow says nothing: architecture in detail, optimizer, schedule and weights of the loss.",
 }

@@ -122,7 +122,7 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
 
     encoder, grid = encoders.load(a.encoder, a.weights, device=process_device()), config.model.grid
     if a.targets == "cached":
-        images = training.pictures if isinstance(training, LatentData) else training
+        images = encoder_images(config, training)
         targets = Cached(encoder, images, grid, a.stage, config.data.flip, show_progress())
     elif config.model.codec is not None:
         raise ValueError(
@@ -131,6 +131,15 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
     else:
         targets = Computed(encoder, grid, a.stage)
     return LikelihoodAndAlignment(a, config.model, targets, t.label_dropout, t.seed)
+
+
+def encoder_images(config: RunConfig, training: Any) -> Any:
+    """The pictures of `training` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
+    d = config.data
+    if config.align.image_size is not None:
+        whole = load(d.name, "train", d.path, config.align.image_size, d.channels, d.crop)
+        return spread(whole, d.limit)
+    return training.pictures if isinstance(training, LatentData) else training
 
 
 def check_writable(folder: Path) -> None:

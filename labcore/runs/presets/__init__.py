@@ -75,7 +75,7 @@ def smoke(config: RunConfig) -> RunConfig:
     align = None
     if config.align:
         targets = "computed" if model.codec is None else "cached"
-        align = config.align.replace(encoder="efficientnet-lite0", targets=targets).model_dump()
+        align = config.align.replace(encoder="efficientnet-lite0", targets=targets, image_size=None).model_dump()
     return RunConfig(model=model.model_dump(), **_few_steps(config), align=align)
 
 

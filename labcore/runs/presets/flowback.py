@@ -1,9 +1,11 @@
 """Every row of FlowBack's tables (arXiv 2511.22345) that is its own: 64 pixels, and latents of 256.
 
 The paper gives neither the warm-up of its runs nor the noise of those at 64 pixels: an epoch, as ml-tarflow, and 0.05, as all
-public TARFlow configurations for 64 pixels. Clipping is off, as there; at 256 pixels the crop is ADM's, whose reference batches
-the numbers are compared with. How it matches 1,024 tokens of patch 1 with an
-encoder's is not said either; here the encoder looks at an image so large that it has as many.
+public TARFlow configurations for 64 pixels. Nor does it say whether the encoder sees those 64 pixels, enlarged, or the original
+picture: here it sees the original at 256, which later code of its first author keeps beside the small one;
+`align.image_size=null` is the other reading. Clipping is off, as there; at 256 pixels the crop is ADM's, whose reference
+batches the numbers are compared with. How it matches 1,024 tokens of patch 1 with an encoder's is not said either; here the
+encoder looks at an image so large that it has as many.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any, NamedTuple
 from labcore.runs.presets.paper import Paper
 
 ALL_BLOCKS = tuple(range(1, 9))
+ORIGINAL = 256
+"""Pixels at which the encoder sees pictures whose 64 pixels the flow is trained on."""
 
 
 class Row(NamedTuple):
@@ -163,7 +167,7 @@ def sections(row: Row) -> dict[str, dict[str, Any]]:
     found = _sections(row.thousands)
     if row.direction is not None:
         sites = tuple((block, row.layer) for block in row.blocks)
-        found["align"] = dict(direction=row.direction, sites=sites, encoder=row.encoder)
+        found["align"] = dict(direction=row.direction, sites=sites, encoder=row.encoder, image_size=ORIGINAL)
     return found
 
 
