@@ -242,6 +242,15 @@ def test_verdicts_are_corrected_for_their_number():
     assert "Decided claims: 1 judged alone, 0 after Holm's correction." in table([unclear, *few])
 
 
+def test_the_papers_numbers_are_those_of_the_presets():
+    """Table 1: eight rows, the first without alignment; numbers that claims name are among them."""
+    lines = arms.paper_table().splitlines()
+    assert lines[2] == "| baseline | 12.91 | 33.79 | 36.62 | 37.43 |" and len([x for x in lines if "|" in x]) == 10
+    assert lines[9] == "| reverse, blocks 7 and 8 | 11.93 | 33.78 | 40.9 | 55.21 |"
+    for claim in arms.CLAIMS:
+        assert all(f"| {float(number):g} " in arms.paper_table() for number in claim.paper.split(" / ") if number)
+
+
 def test_claims_are_about_rows_and_columns_of_the_spec():
     spec = load_spec("01_alignment_strategies")
     assert {claim.row for claim in arms.CLAIMS} | {claim.than for claim in arms.CLAIMS} <= spec.rows.keys()

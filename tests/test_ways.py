@@ -20,6 +20,7 @@ from labcore.runs import inverse_arms as experiment
 from labcore.runs import inverse_claims as claims
 from labcore.runs import results, teachers, ways
 from labcore.runs.models import find_model, run_section
+from labcore.runs.presets import REPORTED
 from labcore.runs.spec import load_spec
 from labcore.train.classification import SHIFT, CrossEntropy, coarse, shifted
 from labcore.train.monitor import block_health
@@ -227,6 +228,9 @@ def test_claims_are_about_ways_that_the_campaign_has(flow):
     norms = load_spec("03_trajectory_norms").row_parameters()
     assert {name for claim in claims.NORM_CLAIMS for name in (claim.row, claim.than)} <= norms.keys()
     assert all(value in claims.paper_table() for value in ("44.46", "36.93", "2.39"))
+    known = {paper.fid for papers in REPORTED.values() for paper in papers}
+    told = [*(row[1] for row in claims.PAPER), *(claim.paper for claim in claims.CLAIMS)]
+    assert {float(number) for numbers in told for number in numbers.split(" / ") if number} <= known
 
 
 def test_sizes_of_states_and_their_shares(flow, test):
