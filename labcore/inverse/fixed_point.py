@@ -78,7 +78,7 @@ def solve_block(
         warnings.warn(
             f"block {number}: sweeps diverged after token {solving.diverged}, and the rest of the segment was solved token by "
             "token; more segments, a bound or a better start may help",
-            stacklevel=4,
+            stacklevel=5,
         )
     residual = None if method.segments == z.shape[1] else solving.residual
     return block.permute(x), BlockStats(number, solving.sweeps, residual, solving.diverged > 0, solving.converged)

@@ -36,15 +36,9 @@ class GuidedParams:
     ):
         b, t, _ = z.shape
         self.images, self.g, self.weights = b, g, weights.to(z)
-        condition, temperature, branches = block.condition(y), None, 1
-        if g is not None:
-            branches = 2
-            if condition is not None:
-                condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
-            if attn_temp != 1.0:
-                temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
+        condition, temperature = branches(block, y, z, g, attn_temp)
         self.decoder = decoder(block, condition, temperature)
-        self.cache = self.decoder.new_cache(branches * b, t, z)
+        self.cache = self.decoder.new_cache(b if g is None else 2 * b, t, z)
 
     def keep(self, length: int) -> None:
         """Forget all but the first `length` tokens that were given."""
@@ -77,3 +71,17 @@ class GuidedParams:
         g = (self.g * rows)[:, :, None]
         (scale_c, scale_u), (shift_c, shift_u) = log_scale.chunk(2), shift.chunk(2)
         return guide(scale_c, scale_u, g), guide(shift_c, shift_u, g)
+
+
+def branches(
+    block: MetaBlock, y: Labels, z: Float[Tensor, "b t d"], g: Float[Tensor, "b 1"] | None, attn_temp: float
+) -> tuple[Float[Tensor, "#n width"] | None, Float[Tensor, "n"] | None]:
+    """(condition, temperature) of a batch's rows: b of them, or 2b with guidance. None: the block has no classes; all are 1."""
+    b, condition, temperature = len(z), block.condition(y), None
+    if g is None:
+        return condition, None
+    if condition is not None:
+        condition = torch.cat([condition.expand(b, -1), block.condition(None).expand(b, -1)])
+    if attn_temp != 1.0:
+        temperature = torch.cat([z.new_ones(b), z.new_full((b,), attn_temp)])
+    return condition, temperature

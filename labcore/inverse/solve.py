@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labcore.flows.metablock import Labels
+from labcore.flows.metablock import Labels, MetaBlock
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
+from labcore.inverse import native
 from labcore.inverse.compiled import CompiledDecoder
 from labcore.inverse.decode import BlockDecoder
 from labcore.inverse.fixed_point import Report, solve_block
@@ -60,10 +61,11 @@ def invert(
     segment that no tolerance ends, images are not exact, and a UserWarning says so once for the call. start: "z" (what
     the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
     `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
-    compiled: how the tokens of blocks that are solved token by token are computed, in small batches. None is automatic: on
-    CUDA by a recorded CUDA graph, which takes no compiling (untested on GPU); elsewhere the plain way. True: by programs that
-    torch.compile makes once for a power of two of images (some 10 s; it says so), recorded on CUDA; ignored on other devices
-    than a CPU and CUDA. False: the plain way. The results differ by rounding.
+    compiled: how the tokens of blocks that are solved token by token are computed. None is automatic: on a CPU in float32 by
+    compiled C code (`labcore.inverse.native`; the plain way with a callback and without a C compiler), on CUDA in small
+    batches by a recorded CUDA graph, which takes no compiling (untested on GPU), elsewhere the plain way. True: by programs
+    that torch.compile makes once for a power of two of images (some 10 s; it says so), recorded on CUDA; ignored on other
+    devices than a CPU and CUDA. False: the plain way. The results differ by rounding.
     tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
     Raises ValueError for shapes, labels or settings that do not fit.
@@ -83,19 +85,39 @@ def invert(
             "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "
             "guidance 0.2 is what ImageNet 64 without classes uses)"
         )
-    single = decoder_for(compiled, z.device)
+    decoder_for(compiled, z.device)  # refuses other values before the first block
     tokens, stats = z, []
     for number in range(len(flow.blocks), 0, -1):
-        block = flow.blocks[number - 1]
-        decoder = single if methods[number - 1].segments == flow.config.tokens else BlockDecoder
-        params = GuidedParams(block, y, tokens, strengths[number - 1], weights, attn_temp, decoder)
+        block, method, g = flow.blocks[number - 1], methods[number - 1], strengths[number - 1]
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
-        with without_cudnn(z.device):
-            tokens, found = solve_block(block, number, tokens, params, methods[number - 1], guess, callback)
+        tokens, found = invert_block(block, number, tokens, y, g, weights, attn_temp, method, compiled, guess, callback)
         stats.append(found)
-        del params  # the next block uses the same memory
     _warn_of_unconverged(stats)
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
+
+
+def invert_block(
+    block: MetaBlock,
+    number: int,
+    z: Float[Tensor, "b t d"],
+    y: Labels,
+    g: Float[Tensor, "b 1"] | None,
+    weights: Float[Tensor, "t"],
+    attn_temp: float,
+    method: Method,
+    compiled: bool | None = None,
+    guess: Float[Tensor, "b t d"] | None = None,
+    callback: Report | None = None,
+) -> tuple[Float[Tensor, "b t d"], BlockStats]:
+    """x with block(x) = z, and how it went; raster order in and out. Arguments as in `invert` and `GuidedParams`."""
+    single = method.segments == z.shape[1]
+    if single and compiled is None and callback is None and native.fits(z):
+        x = native.solve(block, z, y, g, weights, attn_temp)
+        return x, BlockStats(number, z.shape[1] - 1, None, False)
+    decoder = decoder_for(compiled, z.device) if single else BlockDecoder
+    params = GuidedParams(block, y, z, g, weights, attn_temp, decoder)
+    with without_cudnn(z.device):
+        return solve_block(block, number, z, params, method, guess, callback)
 
 
 def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecoder]:
@@ -109,13 +131,15 @@ def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecode
 def way_of(
     flow: TarFlow, solver: Solver | Method | Sequence[Method] = "sequential", compiled: bool | None = None
 ) -> str:
-    """How single tokens are computed on the flow's device: "plain", "compiled", "recorded" or "compiled and recorded".
+    """How single tokens are computed on the flow's device: "plain", "native", "compiled", "recorded", "compiled and recorded".
 
     "plain" too where no block is solved token by token. For records, since each way rounds differently. Batches too large for
     a recording go the plain way all the same.
     """
     methods = _methods(flow, solver, None, None, None, None)
     has_single = any(method.segments == flow.config.tokens for method in methods)
+    if has_single and compiled is None and native.fits(torch.empty(1, dtype=flow.dtype, device=flow.device)):
+        return "native"
     return decoder_for(compiled, flow.device).way if has_single else BlockDecoder.way
 
 

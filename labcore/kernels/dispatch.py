@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Choice = Literal["torch", "triton"]
-CHOICES: tuple[Choice, ...] = ("torch", "triton")
-DEFAULT: dict[str, Choice] = {"cuda": "torch"}
+Choice = Literal["torch", "triton", "native"]
+CHOICES: tuple[Choice, ...] = ("torch", "triton", "native")
+DEFAULT: dict[str, Choice] = {"cuda": "torch", "cpu": "native"}
 """Device -> what runs there where nothing was chosen; torch's on all others."""
 
 _chosen: Choice | None = None
@@ -41,7 +41,7 @@ def use(choice: Choice) -> Iterator[None]:
 
 def by_triton(*tensors: Tensor) -> bool:
     """Whether Triton is to run on these. ValueError where it was chosen and they are on no GPU, without TRITON_INTERPRET=1."""
-    if (_chosen or DEFAULT.get(tensors[0].device.type, "torch")) == "torch":
+    if (_chosen or DEFAULT.get(tensors[0].device.type, "torch")) != "triton":
         return False
     if not all(x.is_cuda for x in tensors) and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
@@ -49,6 +49,11 @@ def by_triton(*tensors: Tensor) -> bool:
             "set TRITON_INTERPRET=1 before Python starts to run them interpreted, which is slow"
         )
     return True
+
+
+def by_native(*tensors: Tensor) -> bool:
+    """Whether compiled C code may run on these: on a CPU, unless something else was chosen."""
+    return all(x.device.type == "cpu" for x in tensors) and (_chosen or DEFAULT["cpu"]) == "native"
 
 
 def by_twin(module: str, function: str, *arguments: Any) -> Any | None:

@@ -1,0 +1,128 @@
+"""C code of the lab, compiled once on the machine that runs it and loaded through ctypes.
+
+A library is kept in the cache folder under a digest of its source, the compiler, its flags and the processor, so that another
+machine with the same home folder compiles its own. Without a compiler, or where compiling fails, there is no library, one
+message says so, and what asks for it goes the plain way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from labcore.store import cache_folder
+
+SOURCE = Path(__file__).with_name("token_loop.c")
+FLAGS = (["-march=native"], ["-mcpu=native"], [])
+"""For this processor, by the compilers' two names for that, or else for every processor of its kind."""
+ALWAYS = ["-O3", "-fPIC", "-shared"]
+LIBRARIES = ["-lm", "-lpthread"]
+LIMIT = 60.0  # seconds for one call of the compiler
+
+
+class NoLibrary(RuntimeError):
+    """Why there is no compiled library; the message says what to do."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library, or None after one message. Compiles at the first call on a machine, which takes about a second."""
+    try:
+        found = load()
+        found.digest.restype = ctypes.c_uint64
+        return found
+    except NoLibrary as error:
+        logging.getLogger("labcore").warning("the exact inverse runs without compiled code: %s", error)
+        return None
+
+
+def load() -> ctypes.CDLL:
+    """The library from the cache folder, compiled now where it is not there. Raises NoLibrary."""
+    words = compiler()
+    name = f"token-loop-{key(words)}.so"
+    kept = cache_folder() / "native" / name
+    if kept.is_file():
+        try:
+            return ctypes.CDLL(str(kept))
+        except OSError:
+            pass  # cut off or of another system: compiled again below
+    with tempfile.TemporaryDirectory(prefix="labcore-native-") as folder:
+        made = Path(folder, name)
+        build(words, made)
+        try:
+            found = ctypes.CDLL(str(made))
+        except OSError as error:
+            raise NoLibrary(f"what {words[0]} made cannot be loaded ({error})") from error
+        keep(made, kept)
+        return found
+
+
+def compiler() -> list[str]:
+    """The words that call the C compiler: $CC, or the first of cc, gcc and clang. Raises NoLibrary."""
+    given = shlex.split(os.environ.get("CC", ""))
+    for words in [given] if given else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(words[0]):
+            return words
+    what = f"CC is {os.environ['CC']!r}, which is no command here" if given else "no C compiler was found"
+    raise NoLibrary(f"{what}; install one (apt-get install gcc, or xcode-select --install on macOS)")
+
+
+def build(words: list[str], to: Path) -> None:
+    """Compile the source into `to`. Raises NoLibrary with the compiler's own first line."""
+    reason = ""
+    for flags in FLAGS:
+        try:
+            done = _run([*words, *ALWAYS, *flags, str(SOURCE), "-o", str(to), *LIBRARIES])
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NoLibrary(f"{words[0]} failed ({error})") from error
+        if done.returncode == 0 and to.is_file():
+            return
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"status {done.returncode}")
+    raise NoLibrary(f"{shlex.join(words)} failed: {reason}")
+
+
+def keep(made: Path, kept: Path) -> None:
+    """Copy the library into the cache folder in one step, for later processes; where nothing can be written, do without."""
+    part = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, part)
+        os.replace(part, kept)
+    except OSError as error:
+        logging.getLogger("labcore").info("compiled code was not kept: %s", error)
+
+
+def key(words: list[str]) -> str:
+    """A digest of all that the compiled library depends on."""
+    try:
+        version = _run([*words, "--version"]).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoLibrary(f"{words[0]} failed ({error})") from error
+    parts = [SOURCE.read_text(), shlex.join(words), version, repr((ALWAYS, FLAGS, LIBRARIES)), processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What the processor is and can do."""
+    if sys.platform == "darwin":
+        return platform.machine() + _run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    telling = ("model name", "flags", "Features", "CPU part", "isa")
+    return "\n".join([platform.machine(), *(line for line in lines if line.startswith(telling))])
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=LIMIT)
