@@ -12,7 +12,7 @@ import torch
 from labcore import encoders, provenance
 from labcore.evaluate.extractors import find_inception
 from labcore.inverse.solve import decoder_for
-from labcore.kernels import dispatch
+from labcore.kernels import dispatch, native
 from labcore.latents import weights as autoencoders
 from labcore.store import cache_folder
 
@@ -120,10 +120,15 @@ def _device() -> str:
 
 
 def _drawing() -> str:
-    """How images are drawn on CUDA where nothing is said."""
+    """How images are drawn where nothing is said."""
+    try:
+        native.load()
+        here = "on a CPU by compiled C code"
+    except native.NoLibrary as error:
+        here = f"on a CPU token by token without compiled code ({error})"
     way = decoder_for(None, torch.device("cuda")).way
     way = {"plain": "token by token", "recorded": "a recorded CUDA graph (untested on GPU)"}.get(way, way)
-    return f"on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
+    return f"{here}; on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
 
 
 def _bf16() -> str:
