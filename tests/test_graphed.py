@@ -20,7 +20,9 @@ from labcore.inverse import compiled, graphed, recording, solve
 from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder, prefixes
 from labcore.inverse.methods import Method
 from labcore.inverse.params import GuidedParams
+from labcore.inverse.solve import way_of
 from labcore.inverse.workspaces import IDLE
+from labcore.kernels import dispatch
 from labcore.timing import Timing
 
 MODERN = dict(norm="rmsnorm", mlp="swiglu", positions="rope", head_dim=16, width=32)
@@ -49,6 +51,7 @@ def recordings(monkeypatch):
 
         return replay
 
+    monkeypatch.setitem(dispatch.DEFAULT, "cpu", "torch")
     monkeypatch.setattr(graphed, "record", record)
     monkeypatch.setattr(graphed, "layer_programs", lambda: (graphed.remember, graphed.after_attention))
     monkeypatch.setattr(graphed, "_BROKEN", [])
@@ -263,12 +266,14 @@ def test_a_calibration_tries_recordings_and_keeps_the_fastest(recordings, monkey
     """Seconds by the way: the plain one 3, a recording 2, a compiled one 1, and more for sweeps."""
     monkeypatch.setattr(calibrating, "RECORDINGS", {"cpu": (None, True)})
     cost, used = {"plain": 3.0, "recorded": 2.0, "compiled and recorded": 1.0}, []
-    real = solve.decoder_for
-    monkeypatch.setattr(calibrating, "decoder_for", lambda c, device: used.append(c) or real(c, device))
+    real = solve.invert_block
+    monkeypatch.setattr(calibrating, "invert_block", lambda *given: used.append(given[-1]) or real(*given))
     whole = {"sequential": 9.0, "chosen": 4.0}
 
     def timed(ways, repeats, warmup):
-        return {n: Timing(whole.get(n) or cost[real(used[-1], torch.device("cpu")).way], 0.0) for n in ways}
+        return {
+            n: Timing(whole.get(n) or cost[solve.decoder_for(used[-1], torch.device("cpu")).way], 0.0) for n in ways
+        }
 
     monkeypatch.setattr(calibrating, "alternate", timed)
     flow = perturbed()
@@ -316,10 +321,12 @@ def test_drawn_images_are_keyed_by_the_way_that_drew_them(recordings, tmp_path):
 
 
 def test_images_drawn_before_there_was_a_choice_are_found_again(tmp_path):
-    """On a CPU the key of the plain way has no word more than it had."""
-    made = generate(perturbed(dtype=torch.float32), Sampling(num=2), tmp_path).made
+    """On a CPU the key of the plain way has no word more than it had; the native one says so."""
+    flow = perturbed(dtype=torch.float32)
+    made = generate(flow, Sampling(num=2, compiled=False), tmp_path).made
     names = "num classes guidance guidance_schedule attn_temp noise_std solver seed chunk model"
     assert set(made) == set(names.split())
+    assert Sampling(num=2).describe(flow).get("compiled") == (way_of(flow) if way_of(flow) == "native" else None)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from labcore.kernels import dispatch
+
 
 def count_flops(call: Callable[[], Any]) -> int:
     """FLOPs of the matrix products and convolutions that `call()` makes, a multiply-add being two.
@@ -23,7 +25,7 @@ def count_flops(call: Callable[[], Any]) -> int:
     """
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()
-    with sdpa_kernel(SDPBackend.MATH), counter:
+    with sdpa_kernel(SDPBackend.MATH), dispatch.use("torch"), counter:  # other kernels' products are not seen
         call()
     return counter.get_total_flops()
 

@@ -31,7 +31,7 @@ def use(choice: Choice) -> Iterator[None]:
     """Run kernels by this implementation inside a `with` block, in all threads. ValueError for a name that is none."""
     global _chosen
     if choice not in CHOICES:
-        raise ValueError(f"kernels are by {' or '.join(CHOICES)}, not {choice!r}")
+        raise ValueError(f"unknown kernel backend {choice!r}; choose one of {', '.join(CHOICES)}")
     before, _chosen = _chosen, choice
     try:
         yield
