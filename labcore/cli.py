@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
-from labcore.runs.draw_commands import COMPILED_HELP, Model, device
+from labcore.runs.draw_commands import COMPILED_HELP, Model, Tf32, device
 from labcore.runs.progress import printable
 
 app = typer.Typer(
@@ -161,6 +161,7 @@ def evaluate(
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
     num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The record, as JSON; one of the same model is added to.")] = None,
+    tf32: Tf32 = False,
 ) -> None:
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.evaluate.generate import Sampling
@@ -204,6 +205,7 @@ def evaluate(
         {"model": model},
         show_progress(),
         lambda name, value: found.append((name, value)),
+        tf32,
     )
     if found:
         typer.echo(table(found))
@@ -229,6 +231,7 @@ def stats(
     out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
 ) -> None:
     """Reference statistics of the train split, with what real test images score against them."""
+    from labcore import tf32
     from labcore.evaluate import fidelity
     from labcore.evaluate.adm import is_reference, told_of
     from labcore.evaluate.extractors import load_extractor
@@ -245,7 +248,9 @@ def stats(
             raise ValueError(
                 f"{data} is taken as it is, by one process; leave out all options but --extractor and --out"
             )
-        typer.echo(told_of(reference_of_batch(Path(data), network, out, show_progress()), out))
+        with tf32.use(False):
+            found = reference_of_batch(Path(data), network, out, show_progress())
+        typer.echo(told_of(found, out))
         return
     if is_model(data):
         source = source_of(data, find_sampler(data).config, None, path, crop)
@@ -257,7 +262,8 @@ def stats(
     make_folder(where.parent)
     check_file(where)
     _share(num_processes)
-    found = reference_of(source, network, where, show_progress())
+    with tf32.use(False):
+        found = reference_of(source, network, where, show_progress())
     if few := fidelity.refused(network, found.about["n"]):
         typer.echo(f"note: {found.about['n']} images are too few for {', '.join(few)}, which will be refused", err=True)
     floor = found.about.get("floor")

@@ -11,17 +11,20 @@ from typing import Any
 import torch
 
 import labcore
+from labcore import tf32
 from labcore.revision import git_revision
 
 
 def stamp(*packages: str) -> dict[str, Any]:
-    """Versions (of `packages` too), git revision ("+" where the working tree has changes) and device name."""
+    """Versions (of `packages` too), git revision ("+" where the working tree has changes), device name, and on a GPU the state
+    of TF32."""
     return {
         "labcore": labcore.__version__,
         "revision": git_revision(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(),
+        **({"tf32": tf32.describe()} if torch.cuda.is_available() else {}),
         **{package: importlib.metadata.version(package) for package in packages},
     }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore import tf32
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 
@@ -40,18 +40,10 @@ def trajectory(
     return Trajectory(out.z, (*out.latents[-2::-1], flow.patchify(noisy)), flow.patchify(clean))
 
 
-@contextlib.contextmanager
-def _products(kind: str) -> Iterator[None]:
-    """Products of float32 in TensorFloat-32 on a GPU, where autocast is on."""
-    if kind == "cpu" or not torch.is_autocast_enabled(kind):
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _products(kind: str) -> contextlib.AbstractContextManager:
+    """TF32 on a GPU where autocast is on; elsewhere what is set."""
+    fast = kind != "cpu" and torch.is_autocast_enabled(kind)
+    return tf32.use(True) if fast else contextlib.nullcontext()
 
 
 def check_teacher(flow: TarFlow) -> None:

@@ -19,6 +19,7 @@ COMPILED_HELP = (
     "calibration found, the plain way elsewhere."
 )
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 for float32 products and convolutions on a GPU.")]
 
 
 def add_to(app: typer.Typer, plain_errors: Any) -> None:
@@ -51,8 +52,10 @@ def sample(
         float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
     ] = None,
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
+    tf32: Tf32 = False,
 ) -> None:
     """Draw images: a PNG grid and a folder of single images."""
+    from labcore import tf32 as tf32_switch
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
@@ -71,8 +74,9 @@ def sample(
     how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
     if compiled is not None:
         how["compiled"] = compiled
-    drawn = draw(flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how)
-    images = to_pixels(flow, drawn).cpu()
+    with tf32_switch.use(tf32):
+        drawn = draw(flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how)
+        images = to_pixels(flow, drawn).cpu()
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
     save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
     for i, image in enumerate(images):

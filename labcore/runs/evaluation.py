@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore import provenance
+from labcore import tf32 as tf32_switch
 from labcore.data.datasets import Data
 from labcore.evaluate import Accuracy, LikelihoodRecord, adm, fidelity, likelihood, record, training_free_accuracy
 from labcore.evaluate.accuracy import check_limit
@@ -87,13 +88,14 @@ def evaluate_model(
     about: dict[str, Any] | None = None,
     progress: Progress | None = None,
     say: Callable[[str, Any], None] = lambda name, value: None,
+    tf32: bool = False,
 ) -> dict[str, Any]:
     """Measure a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
     of `lab stats`. limit: so many images of the test split, evenly spread. seed: 0..2**32-1. A record of the same
-    weights at `out` is added to. `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError
-    before anything is drawn.
+    weights at `out` is added to. `say(name, value)` hears each result. tf32: float32 products and convolutions on a GPU in
+    TensorFloat-32; `made_with` says which. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
     """
     todo = plan(metrics, flow, sampling and sampling.num)
     check_limit(limit)
@@ -102,13 +104,14 @@ def evaluate_model(
     book = _Book({**known, **(about or {})}, out, record.identity(flow), seed, say, dict(about or {}))
     prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
-    if todo.simple:
-        test = matched(flow.config, spread(data.split("test"), limit))
-        test = seen_by(flow.config, test, flow.device, progress=progress)  # by all processes: they share its latents
-        for name in todo.simple if process_share()[0] == 0 else ():
-            _measure_test_set(book, name, flow, test)
-    for comparison in comparisons:
-        _compare(book, comparison, flow, data, sampling, progress)
+    with tf32_switch.use(tf32):
+        if todo.simple:
+            test = matched(flow.config, spread(data.split("test"), limit))
+            test = seen_by(flow.config, test, flow.device, progress=progress)  # by all processes, which share its latents
+            for name in todo.simple if process_share()[0] == 0 else ():
+                _measure_test_set(book, name, flow, test)
+        for comparison in comparisons:
+            _compare(book, comparison, flow, data, sampling, progress)
     return book.record
 
 
