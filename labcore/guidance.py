@@ -9,6 +9,7 @@ g = 0 is no guidance. Much of the literature counts from 1 instead (s = 1 is no 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -41,31 +42,51 @@ def token_weights(schedule: Schedule, tokens: int, device: torch.device | None =
     raise ValueError(f"guidance_schedule was {schedule!r}; allowed are {', '.join(SCHEDULES)}")
 
 
-def per_block(
-    guidance: float | Tensor | list[float] | tuple[float, ...], blocks: int, like: Float[Tensor, "b t d"]
-) -> list[Tensor | None]:
+Guidance = float | Tensor | list[float] | tuple[float, ...]
+"""A number, a tensor (b,) with one value for each image, or a list or tuple with one value for each block."""
+
+
+def extent(guidance: Guidance) -> tuple[float, float]:
+    """(smallest, largest) value. Numbers are compared in Python; a tensor is read once, for which a GPU is waited for.
+
+    Raises ValueError for NaN or infinity.
+    """
+    if isinstance(guidance, Tensor):
+        low, high = torch.stack(guidance.aminmax()).tolist() if guidance.numel() else (0.0, 0.0)
+    else:
+        values = [float(g) for g in guidance] if isinstance(guidance, list | tuple) else [float(guidance)]
+        low, high = min(values, default=0.0), max(values, default=0.0)
+        low, high = (low, high) if all(map(math.isfinite, values)) else (math.nan, math.nan)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("guidance holds NaN or infinity; give finite numbers, 0 is off")
+    return low, high
+
+
+def per_block(guidance: Guidance, blocks: int, like: Float[Tensor, "b t d"]) -> list[Float[Tensor, "b 1"] | None]:
     """Guidance of each block 1..T: None where it is 0 for the whole batch (no second branch), else (b, 1) as z's dtype.
 
-    `guidance` is a number, a tensor (b,) with one value per image, or a list or tuple with one value per block.
+    A GPU is waited for only where `guidance` is a tensor of its own, and then once.
     """
-    if isinstance(guidance, int | float) and guidance == 0:
-        return [None] * blocks  # without a look at values, for which a GPU would have to be waited for
-    batch, options = len(like), {"dtype": like.dtype, "device": like.device}
+    batch = len(like)
+    if not isinstance(guidance, int | float | list | tuple | Tensor):
+        guidance = torch.as_tensor(guidance)  # numpy's
     if isinstance(guidance, list | tuple):
         if len(guidance) != blocks:
             raise ValueError(
                 f"guidance has {len(guidance)} values; a list needs one per block, {blocks} of them. "
                 "One value per image is a tensor of shape (b,)"
             )
-        rows = [torch.full((batch,), float(g), **options) for g in guidance]
+        extent(guidance)
+        return [like.new_full((batch, 1), float(g)) if float(g) else None for g in guidance]
+    if isinstance(guidance, Tensor) and (guidance.ndim > 1 or (guidance.ndim == 1 and guidance.shape[0] != batch)):
+        raise ValueError(
+            f"guidance has shape {tuple(guidance.shape)}; allowed are a number, (b,) = ({batch},), "
+            f"or a list of {blocks} values, one per block"
+        )
+    if extent(guidance) == (0.0, 0.0):
+        return [None] * blocks
+    if isinstance(guidance, Tensor):
+        row = guidance.to(like.device, like.dtype).expand(batch)[:, None]
     else:
-        one = torch.as_tensor(guidance, **options)
-        if one.ndim > 1 or (one.ndim == 1 and one.shape[0] != batch):
-            raise ValueError(
-                f"guidance has shape {tuple(one.shape)}; allowed are a number, (b,) = ({batch},), "
-                f"or a list of {blocks} values, one per block"
-            )
-        rows = [one.expand(batch)] * blocks
-    if not all(bool(row.isfinite().all()) for row in rows):
-        raise ValueError("guidance holds NaN or infinity; give finite numbers, 0 is off")
-    return [row[:, None] if bool((row != 0).any()) else None for row in rows]
+        row = like.new_full((batch, 1), float(guidance))
+    return [row] * blocks

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from labcore.guidance import Guidance, extent
 from labcore.rng import StepNoise
 from labcore.types import NULL
 
@@ -39,12 +40,12 @@ def per_state(guidance: float, denoiser: float, config: object) -> list[float]:
     return [guidance] * config.num_blocks + [denoiser]
 
 
-def warn_outside(rows: list[Tensor | None], most: float) -> None:
-    """Warn where a scale lies outside of what the model was trained on."""
-    given = [float(end) for row in rows if row is not None for end in (row.min(), row.max())]
-    if given and not 0 <= min(given) <= max(given) <= most:
+def warn_outside(guidance: Guidance, most: float) -> None:
+    """Warn where a scale lies outside of what the model was trained on, [0, most]."""
+    low, high = extent(guidance)
+    if not 0 <= low <= high <= most:
         warnings.warn(
-            f"guidance runs from {min(given):g} to {max(given):g}; this model was trained on 0 to {most:g}, and what it does "
+            f"guidance runs from {low:g} to {high:g}; this model was trained on 0 to {most:g}, and what it does "
             "outside of that is a guess",
             stacklevel=3,
         )

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from labcore.biflow.cfg import blend, warn_outside
 from labcore.config import BackwardConfig
 from labcore.flows.metablock import Labels
-from labcore.guidance import guide, per_block
+from labcore.guidance import Guidance, guide, per_block
 from labcore.nn.bidirectional import BidirectionalLayer
 from labcore.nn.embed import ClassEmbedding, check_labels, rope_table
-from labcore.nn.layer import make_norm
+from labcore.nn.layer import make_norm, without_autocast
 from labcore.nn.patch import check_tokens, unpatchify
 from labcore.nn.pretrained import Pretrained
 from labcore.types import BackwardOutput
@@ -80,7 +80,8 @@ class BackwardBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """phi_i of equation 2: hidden tokens to a state; starts at 0."""
+    """phi_i of equation 2: hidden tokens to a state; starts at 0. In the number format of its weights: autocast would round the
+    states, and with them the image, to bfloat16."""
 
     def __init__(self, width: int, token_dim: int):
         super().__init__()
@@ -89,7 +90,8 @@ class Head(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, h: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d"]:
-        return self.out(self.norm(h))
+        with without_autocast(h):
+            return self.out(self.norm(h.to(self.out.weight.dtype)))
 
 
 class BackwardModel(Pretrained, nn.Module):
@@ -109,7 +111,7 @@ class BackwardModel(Pretrained, nn.Module):
         self,
         z: Float[Tensor, "b t d"],
         y: Labels = None,
-        guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
+        guidance: Guidance = 0.0,
     ) -> BackwardOutput:
         """Noise in raster order to an image, not clipped, and the states on the way.
 
@@ -121,7 +123,7 @@ class BackwardModel(Pretrained, nn.Module):
         rows = per_block(guidance, self.config.num_states, z)
         if self.guidance_embedding is None:
             return self._pass(z, [self._two(y, w) for w in rows])
-        warn_outside(rows, self.config.max_guidance)
+        warn_outside(guidance, self.config.max_guidance)
         scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
         return self._pass(z, [self._one(y, self._embedded(w, y)) for w in scales])
 

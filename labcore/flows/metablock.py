@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from labcore.config import TarFlowConfig
 from labcore.kernels.affine import affine_forward
 from labcore.nn.embed import ClassEmbedding, rope_table
-from labcore.nn.layer import TransformerLayer
+from labcore.nn.layer import TransformerLayer, without_autocast
 
 Labels = Int[Tensor, "b"] | Float[Tensor, "b k"] | None
 """Class labels (NULL = -1 is "no class"), rows of class probabilities, or None: no class for the whole batch."""
@@ -80,7 +80,7 @@ class MetaBlock(nn.Module):
         Row i of the result is a function of u_0 ... u_i and belongs to token i + 1; the last row is nobody's. The outputs
         of the layers that are keys of `hiddens` are stored in it. `temperature` divides the attention logits.
         """
-        h = self.token_in(u)
+        h = self.token_in(u).to(self.token_in.weight.dtype)  # the layers add to it: in float32 under autocast too
         if self.position is not None:
             h = h + self.own_order(self.position)
         if condition is not None:
@@ -90,7 +90,13 @@ class MetaBlock(nn.Module):
             h = layer(h, rope, temperature)
             if hiddens is not None and number in hiddens:
                 hiddens[number] = h
-        return self.split_params(self.params_out(h))
+        return self.split_params(self.raw_params(h))
+
+    def raw_params(self, h: Float[Tensor, "b t width"]) -> Float[Tensor, "b t p"]:
+        """The output layer in the number format of its weights: autocast would round log_scale and shift to bfloat16, and
+        with them z and the log-determinant."""
+        with without_autocast(h):
+            return self.params_out(h.to(self.params_out.weight.dtype))
 
     def split_params(self, out: Float[Tensor, "*b p"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d"]]:
         """(log_scale, shift) from the output layer: split, log_scale 0 where the flow preserves volume, and clamped."""

@@ -6,8 +6,10 @@ width, so that parameters stay equal) are the options of FlowBack's and BiFlow's
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +19,25 @@ from labcore.nn.attention import CausalSelfAttention
 
 def make_norm(kind: Literal["layernorm", "rmsnorm"], width: int) -> nn.Module:
     """Normalisation over the last axis: LayerNorm(eps 1e-5) or RMSNorm(eps 1e-6)."""
-    return nn.LayerNorm(width) if kind == "layernorm" else nn.RMSNorm(width, eps=1e-6)
+    return nn.LayerNorm(width) if kind == "layernorm" else RMSNorm(width, eps=1e-6)
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """Autocast off inside, for what it would round to bfloat16 although it is a result and no intermediate value."""
+    kind = x.device.type
+    on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's, in the number format of its weight: under autocast the input may be bfloat16 and the weight is float32.
+
+    torch has no fused kernel for two formats, and warns. Normalising in the wider one rounds once less than rounding the
+    weight. Untested on GPU.
+    """
+
+    def forward(self, x: Float[Tensor, "*b width"]) -> Float[Tensor, "*b width"]:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class GeluMlp(nn.Module):
