@@ -234,6 +234,7 @@ class TrainConfig(Config):
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
+    tf32: bool = False  # on a GPU: float32 products and convolutions in TensorFloat-32
     compile: bool = False  # torch.compile of the model
     recompute: bool = False  # layers compute their activations again in the backward pass, and keep their inputs alone
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
@@ -246,6 +247,7 @@ class TrainConfig(Config):
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
         {
             "precision",
+            "tf32",
             "compile",
             "recompute",
             "parallel",

@@ -75,11 +75,11 @@ def errors(flow: TarFlow, x: torch.Tensor, y: torch.Tensor | None) -> list[tuple
 def test_autocast_does_not_round_the_parameters_of_the_affine_step(images):
     """On the shipped flow the error of z falls from 1.5e-2 to 9e-3; that of the log-determinant over some flows."""
     data = load("fashion-mnist-12k", "test")
-    x = to_float(data.images[:32]) + 0.1 * torch.randn(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    (z, _), (z_rounded, _) = errors(find_model("fashion-tarflow"), x, data.labels[:32])
+    x = to_float(data.images[:4]) + 0.1 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    (z, _), (z_rounded, _) = errors(find_model("fashion-tarflow"), x, data.labels[:4])
     assert z < 0.011 and z < 0.75 * z_rounded
     flows = [perturbed(0.1, torch.float32, seed=seed) for seed in range(4)]
-    found = torch.tensor([errors(flow, *images(flow, 32)) for flow in flows])
+    found = torch.tensor([errors(flow, *images(flow, 16)) for flow in flows])
     (z, log_det), (z_rounded, log_det_rounded) = found.square().mean(0).sqrt().tolist()
     assert z < 0.9 * z_rounded and log_det < 0.9 * log_det_rounded and log_det < 0.11
     scales = []

@@ -23,7 +23,7 @@ from labcore.runs.models import find_model, run_section
 from labcore.runs.presets import REPORTED
 from labcore.runs.spec import load_spec
 from labcore.train.classification import SHIFT, CrossEntropy, coarse, shifted
-from labcore.train.monitor import block_health
+from labcore.train.objectives import with_peak
 from labcore.types import Batch
 from labcore.viz import inverses
 
@@ -123,7 +123,7 @@ def test_the_largest_parameters_are_what_a_clamp_holds(test):
     plain, held = (perturbed(dtype=torch.float32, **SIZE, affine_clamp=clamp) for clamp in (None, 0.05))
     x, y = ways.some_images(plain, test, 8)
     scale, shift = largest_parameters(plain, x, y)
-    assert scale == pytest.approx(block_health(plain, x, y)["max_log_scale"]) and min(scale, shift) > 0.1
+    assert scale == pytest.approx(float(with_peak(plain, x, y)[1])) and min(scale, shift) > 0.1
     assert largest_parameters(held, x, y) == pytest.approx((0.05, 0.05), rel=1e-4)
 
 

@@ -28,6 +28,7 @@ from labcore.rng import StepNoise, normal_per_item
 from labcore.timing import Timing, alternate, seconds_of
 from labcore.train.objectives import Likelihood
 from labcore.train.precision import try_compile
+from labcore.train.recompute import transformer_layers
 from labcore.types import Batch
 
 Precision = Literal["fp32", "bf16"]
@@ -169,7 +170,7 @@ class _Bench:
         ways: dict[str, Callable[[], object]] = {OURS: partial(step, self.flow)}
         if self.theirs is not None:
             ways[THEIRS] = theirs
-        if COMPILED in wanted and try_compile(self.compiled.blocks, partial(step, self.compiled)):
+        if COMPILED in wanted and try_compile(transformer_layers(self.compiled), partial(step, self.compiled)):
             ways[COMPILED] = partial(step, self.compiled)
         return ways
 

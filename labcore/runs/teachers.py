@@ -55,7 +55,8 @@ def trained(
     `train_streamed`, which trains it on so many devices where it is not there.
     """
     training = datasets(config)[0]
-    values = (known_as or config).model_dump(mode="json", exclude={"model": {"class_names"}})
+    # settings that are younger than the folders in users' caches, which are found without them
+    values = (known_as or config).model_dump(mode="json", exclude={"model": {"class_names"}, "train": {"tf32"}})
     values["data"] = {
         **values["data"],
         "path": None,

@@ -59,7 +59,7 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
     check_writable(folder)
     objective = objective_of(config, training)
     hooks = Hooks(
-        diagnose=lambda model, x, y: monitor.block_health(model, _noised_once(model, x), y),
+        diagnose=lambda model, x, y: monitor.state_rms(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
         preview=preview_in(folder) if previews else None,
     )

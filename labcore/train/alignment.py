@@ -11,18 +11,18 @@ from labcore.align.heads import Heads
 from labcore.align.losses import LOSSES
 from labcore.config import AlignConfig, TarFlowConfig
 from labcore.rng import StepNoise, seed_of
-from labcore.train.objectives import Likelihood, Logs, drop_labels, noised
+from labcore.train.objectives import Likelihood, Logs, drop_labels, noised, with_peak
 from labcore.train.stopwatch import Stopwatch
 from labcore.train.targets import Targets
-from labcore.types import Batch
+from labcore.types import Batch, Site
 
 
 class LikelihoodAndAlignment(Likelihood):
     """nats/dim + weight x mean over the sites of the loss between projected features and encoder tokens.
 
     The flow sees the noisy image, the encoder the clean one. The projectors are this objective's parameters, made by `seed`;
-    the encoder is no part of it. Logged: both terms, the loss of each site, and the seconds of encoder, forward pass and
-    rebuilt generative pass.
+    the encoder is no part of it. Logged: both terms, the loss of each site, the largest |log_scale|, and the seconds of
+    encoder, forward pass and rebuilt generative pass.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class LikelihoodAndAlignment(Likelihood):
         self._watch = Stopwatch()
 
     def forward(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
-        nats, losses = self.terms(flow, batch, noise)
+        nats, losses, peak = self._terms(flow, batch, noise)
         align = torch.stack(list(losses.values())).mean()
-        logs = {"nats_per_dim": nats.detach(), "align": align.detach()}
+        logs = {"nats_per_dim": nats.detach(), "align": align.detach(), "max_log_scale": peak}
         logs |= {f"align/block{block}-layer{layer}": loss.detach() for (block, layer), loss in losses.items()}
         logs |= {f"seconds/{part}": torch.full_like(nats, seconds) for part, seconds in self._watch.seconds().items()}
         return nats + self.config.weight * align, logs
@@ -48,14 +48,19 @@ class LikelihoodAndAlignment(Likelihood):
         self, flow: nn.Module, batch: Batch, noise: StepNoise
     ) -> tuple[Float[Tensor, ""], dict[tuple[int, int], Float[Tensor, ""]]]:
         """nats/dim, and the alignment loss at each site; both with their graphs."""
+        return self._terms(flow, batch, noise)[:2]
+
+    def _terms(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Tensor, dict[Site, Tensor], Tensor]:
+        """Those, and the largest |log_scale|."""
         c, watch = self.config, self._watch
         watch.start(batch.x.device)
         with watch.part("encoder"):
             target = self.targets(batch)
         x, y = noised(flow, batch.x, noise), drop_labels(batch.y, self.label_dropout, noise)
         with watch.part("forward"):
-            out = flow(x, y, hidden_sites=c.sites if c.direction == "forward" else ())
+            out, peak = with_peak(flow, x, y, c.sites if c.direction == "forward" else ())
         with watch.part("features"):
             hiddens = features(flow, x, y, c.sites, c.direction, c.adjoint_sweeps, states=out)
         loss = LOSSES[c.loss]
-        return self.nats(flow, out), {site: loss(p, target).mean() for site, p in self.heads(hiddens).items()}
+        losses = {site: loss(p, target).mean() for site, p in self.heads(hiddens).items()}
+        return self.nats(flow, out), losses, peak

@@ -47,6 +47,11 @@ class RunLog:
                     self._board.add_scalar(name, value, step)
         self._show(step, values)
 
+    def say(self, text: str) -> None:
+        """One line above the steps."""
+        if self.enabled:
+            print(text, flush=True)
+
     def advance(self, step: int) -> None:
         """Move the progress bar."""
         if self._bar is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,17 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labcore import provenance
+from labcore import provenance, tf32
 from labcore.config import TrainConfig
 from labcore.data.loaders import Numbered, StepSampler, micro_batches
 from labcore.data.transforms import prepare as prepare_images
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
-from labcore.train import checkpoint, precision, shard
+from labcore.store import process_share
+from labcore.train import checkpoint, environment, faults, precision, shard
 from labcore.train.log import RunLog
 from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, learning_rate, make_optimizer
-from labcore.train.recompute import recompute_layers
+from labcore.train.recompute import recompute_layers, transformer_layers
 from labcore.train.signals import StopSignals
 from labcore.types import Batch
 
@@ -52,7 +52,8 @@ class TrainResult(NamedTuple):
 class Hooks(NamedTuple):
     """What a run looks at, each optional.
 
-    diagnose(model, x, y) -> values, at every log record, with the current weights and clean images of the batch.
+    diagnose(model, x, y) -> values, at every log record, with the current weights and a sample of clean images: up to 32 of
+    the step's last micro-batch on the first process. What is to be of the whole step, the objective reports.
     evaluate(ema) -> values, every eval_every steps and at the end. preview(ema, step) writes pictures at the same steps.
     """
 
@@ -85,9 +86,15 @@ def train(
     """Train `model` (with save_pretrained) on `objective` until config.steps; resumes what `folder` holds.
 
     dataset: items (uint8 (c, h, w), int64 label), or whatever `prepare` makes images of. describe: the run's configuration,
-    saved with every checkpoint; resuming with another one is a ValueError.
+    saved with every checkpoint; resuming with another one is a ValueError, and so is a device with too little memory.
     """
-    with checkpoint.claim(Path(folder)), StopSignals() as stop:
+    with (
+        environment.configuration_alone(),
+        faults.enough_memory(config, process_share()[1]),
+        tf32.use(config.tf32),
+        checkpoint.claim(Path(folder)),
+        StopSignals() as stop,
+    ):
         run = _Run(model, objective, dataset, config, Path(folder), prepare, describe or {}, hooks or Hooks())
         return run.go(stop)
 
@@ -104,7 +111,7 @@ class _Run:
         self.folder, self.prepare, self.hooks = folder, prepare, hooks
         self.describe = {**describe, "train": config.model_dump(mode="json")}
         world = PartialState(
-            cpu=bool(os.environ.get("ACCELERATE_USE_CPU")),  # without it, processes on a CPU stay alone
+            cpu=environment.on_cpu(),  # without it, processes on a CPU stay alone
             timeout=PATIENCE,
         )
         self.device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
@@ -141,8 +148,7 @@ class _Run:
         self.step = 0
         if found:
             self._restore(found, optimizer)
-        if config.compile:
-            precision.try_compile(model.blocks, self._trial_step)
+        self.compiled = config.compile and precision.try_compile(transformer_layers(model), self._trial_step)
         self.sharded = config.parallel == "fsdp2" and world.num_processes > 1
         if self.sharded:
             optimizer, trained = self._share_out(optimizer, trained)
@@ -153,6 +159,7 @@ class _Run:
     def go(self, stop: StopSignals) -> TrainResult:
         """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
         log = RunLog(self.folder, self.step, self.config.steps, self.accelerator.is_main_process)
+        log.say(precision.describe(self.config, self.precision, self.device))
         self.saved = self.step
         try:
             self._steps(log, stop)
@@ -192,11 +199,13 @@ class _Run:
                 values |= self.means.take() | self.block_norms | {"lr": learning_rate(done - 1, config)}
                 model = self._whole(self.model) if self.hooks.diagnose else None
                 if main and model is not None:
-                    values |= self.hooks.diagnose(model, batch.x[:32], None if batch.y is None else batch.y[:32])
+                    with precision.uncompiled(self.compiled):
+                        values |= self.hooks.diagnose(model, batch.x[:32], None if batch.y is None else batch.y[:32])
             try:
                 ema = self._whole(self.ema.model) if look else None
                 if main and ema is not None:
-                    values |= self._look(ema, done)
+                    with precision.uncompiled(self.compiled):
+                        values |= self._look(ema, done)
             finally:
                 if values:
                     log.write(done, values)
@@ -231,8 +240,7 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
-        for name, value in ((name, value) for logs in parts for name, value in logs.items()):
-            self.means.add(name, value / config.accumulation)
+        self.means.add_parts(parts)
         self.means.add("loss", total)
         self.means.add("grad_norm", norm.detach() if self.precision != "fp16" else norm.detach().nan_to_num())
         self.means.steps += 1
@@ -282,15 +290,7 @@ class _Run:
     def _check_finite(self, bad_step: Tensor) -> None:
         bad = int(self.accelerator.gather(bad_step[None]).min())
         if bad <= self.step:
-            self._not_finite(bad)
-
-    def _not_finite(self, step: int) -> None:
-        good = checkpoint.latest_path(self.folder)
-        raise FloatingPointError(
-            f"loss, gradient or weights stopped being finite at step {step}. "
-            f"{f'The last good checkpoint is {good.name}' if good else 'Nothing was saved yet'} in {self.folder}. "
-            "A lower lr, a smaller clip_norm, or affine_clamp in the model usually helps; start that in another folder"
-        )
+            raise faults.not_finite(bad, self.folder)
 
     def _share_out(
         self, optimizer: torch.optim.Optimizer, trained: nn.Module
@@ -332,7 +332,7 @@ class _Run:
     def _write_checkpoint(self, models: dict, optimizer: dict, objective: dict, means: dict) -> None:
         weights = models["model"].state if self.sharded else self.model.state_dict()
         if not all(bool(p.isfinite().all()) for p in weights.values()):
-            self._not_finite(self.step)
+            raise faults.not_finite(self.step, self.folder)
         scaler = self.accelerator.scaler
         training = {
             "optimizer": optimizer,

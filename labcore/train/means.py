@@ -1,4 +1,4 @@
-"""Means, since the last line of the log, of what the steps report."""
+"""Means, since the last line of the log, of what the steps report; of names that begin with "max_", the largest value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+PEAK = "max_"
+"""How names of largest values begin."""
 
 
 class RunningMeans:
@@ -23,15 +26,27 @@ class RunningMeans:
     def add(self, name: str, value: Tensor) -> None:
         before = self.sums.get(name)
         value = value.detach().float()
-        self.sums[name] = value.clone() if before is None else before + value
+        if before is None:
+            self.sums[name] = value.clone()
+        else:
+            self.sums[name] = torch.maximum(before, value) if name.startswith(PEAK) else before + value
+
+    def add_parts(self, parts: list[dict[str, Tensor]]) -> None:
+        """What the micro-batches of a step report: their mean, or the largest."""
+        for name, value in ((name, value) for logs in parts for name, value in logs.items()):
+            self.add(name, value if name.startswith(PEAK) else value / len(parts))
 
     def take(self) -> dict[str, float]:
-        """The means over steps and processes; counting starts again."""
+        """The means, or largest values, over steps and processes; counting starts again."""
         names = sorted(self.sums)
-        means = torch.stack([self.sums[name] for name in names]) / self.steps
-        means = self.accelerator.reduce(means, "mean").tolist()
+        peaks = [name for name in names if name.startswith(PEAK)]
+        summed = [name for name in names if name not in peaks]
+        values = self.accelerator.reduce(torch.stack([self.sums[name] for name in summed]) / self.steps, "mean")
+        if peaks:
+            mine = torch.stack([self.sums[name] for name in peaks])
+            values = torch.cat([values, self.accelerator.gather(mine[None]).amax(0)])
         self.sums, self.steps = {}, 0
-        return dict(zip(names, means, strict=True))
+        return dict(zip([*summed, *peaks], values.tolist(), strict=True))
 
     def state(self, alone: bool = False) -> dict[str, Any]:
         """For a checkpoint; alone: this process's sums only, where the others may be gone."""
@@ -39,10 +54,13 @@ class RunningMeans:
         return {"running": {name: gather(self.sums[name][None]) for name in sorted(self.sums)}, "averaged": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        """This process's own sums; with more or fewer processes than were saved, the mean of theirs."""
-        self.sums, self.steps = {name: self._mine(sums) for name, sums in state["running"].items()}, state["averaged"]
+        """This process's own sums; with more or fewer processes than were saved, the mean of theirs, or the largest value."""
+        self.sums = {name: self._mine(name, sums) for name, sums in state["running"].items()}
+        self.steps = state["averaged"]
 
-    def _mine(self, sums: Tensor) -> Tensor:
+    def _mine(self, name: str, sums: Tensor) -> Tensor:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         sums = sums.reshape(-1)
-        return sums[rank] if len(sums) == world else sums.mean()
+        if len(sums) == world:
+            return sums[rank]
+        return sums.amax() if name.startswith(PEAK) else sums.mean()

@@ -6,14 +6,17 @@ Noise, dequantisation and label dropout belong here, not to the model: the model
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from labcore.data.transforms import dequantize
+from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import StepNoise
-from labcore.types import NULL, Batch, FlowOutput
+from labcore.types import NULL, Batch, FlowOutput, Site
 
 Logs = dict[str, Tensor]
 
@@ -23,7 +26,7 @@ class Likelihood(nn.Module):
 
     Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so that the
     number in the log is the true density. Pixels are noised or dequantised as the model's configuration says; labels are
-    dropped with probability `label_dropout`.
+    dropped with probability `label_dropout`. Logged: it, and the largest |log_scale| of any block, image and token.
 
     For volume-preserving flows the two losses differ: ml-tarflow minimises 0.5 mean(z^2), and uses the variance v that it
     learns for each value (`TarFlow.update_prior`) only to sample. Ours is the likelihood under N(0, v),
@@ -35,15 +38,25 @@ class Likelihood(nn.Module):
         self.label_dropout = label_dropout
 
     def forward(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
-        out = flow(noised(flow, batch.x, noise), drop_labels(batch.y, self.label_dropout, noise))
+        x, y = noised(flow, batch.x, noise), drop_labels(batch.y, self.label_dropout, noise)
+        out, peak = with_peak(flow, x, y)
         nats = self.nats(flow, out)
-        return nats, {"nats_per_dim": nats.detach()}
+        return nats, {"nats_per_dim": nats.detach(), "max_log_scale": peak}
 
     def nats(self, flow: nn.Module, out: FlowOutput) -> Float[Tensor, ""]:
         """The loss of a forward pass; a volume-preserving flow's prior learns from it too."""
         if flow.config.volume_preserving and self.training:
             flow.update_prior(out.z)
         return -(flow.log_prior(out.z) + out.log_det).mean() / flow.config.dims
+
+
+def with_peak(
+    flow: nn.Module, x: Float[Tensor, "b c h w"], y: Labels, hidden_sites: Iterable[Site] = ()
+) -> tuple[FlowOutput, Float[Tensor, ""]]:
+    """The flow's output, and the largest |log_scale| of any block, image and token, without gradient."""
+    ends: list[Tensor] = []
+    out = flow(x, y, hidden_sites, lambda _, block: ends.extend(block.log_scale.detach().aminmax()))
+    return out, torch.stack(ends).abs().amax()
 
 
 def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:

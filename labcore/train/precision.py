@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+
+from labcore import tf32
+from labcore.config import TrainConfig
 
 
 def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | None], None]) -> str:
@@ -36,6 +40,14 @@ def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | 
     return "bf16" if _seconds(step, torch.bfloat16) < 0.9 * _seconds(step, None) else "fp32"
 
 
+def describe(config: TrainConfig, chosen: str, device: torch.device) -> str:
+    """The number formats of a run in one line: "precision bf16 (auto, on cuda), TF32 off"."""
+    asked = f"{config.precision}, " if config.precision != chosen else ""
+    return f"precision {chosen} ({asked}on {device.type})" + (
+        "" if device.type == "cpu" else f", TF32 {tf32.describe()}"
+    )
+
+
 def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[torch.dtype | None], None]:
     """The trial step for `resolve` on a CPU: gradients are thrown away, weights stay as they are."""
 
@@ -49,28 +61,39 @@ def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callabl
 
 
 PROGRAMS = 64
-"""Programs of one function before torch.compile gives up, 8 by default: a block's forward has some for its two orders, with
-and without a gradient, for each size of batch; our choice."""
+"""Programs of one function before torch.compile gives up, 8 by default: a layer's forward has one with and one without a
+gradient for each size of batch, and several models may be trained in one process; our choice."""
 
 
-def try_compile(blocks: Iterable[nn.Module], step: Callable[[], None]) -> bool:
-    """Compile `blocks` in place and run `step` once; where that fails, undo it with one message.
+def try_compile(layers: Iterable[nn.Module], step: Callable[[], None]) -> bool:
+    """Compile `layers` in place and run `step` once; where that fails, undo it with one message.
 
-    Block by block, since a learned inverse with guidance is trained by another method than its `forward`.
+    Layers of one kind and size share one program, whatever block they are in. Blocks would be compiled once for each order
+    of the tokens, and each program would be as many times longer as a block has layers. Raises torch.OutOfMemoryError.
     """
-    blocks = list(blocks)
+    layers = list(layers)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
-    for block in blocks:
-        block.compile()
+    for layer in layers:
+        layer.compile()
     try:
         step()
         return True
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
-        for block in blocks:
-            block._compiled_call_impl = None
+        for layer in layers:
+            layer._compiled_call_impl = None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
         return False
+
+
+def uncompiled(compiled: bool) -> contextlib.AbstractContextManager:
+    """Inside, compiled layers run as plain ones, so that a diagnosis with other sizes makes no new program.
+
+    compiled: whether any layer is compiled; torch's compiler takes seconds to import.
+    """
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _seconds(step: Callable[[torch.dtype | None], None], dtype: torch.dtype | None) -> float:

@@ -15,12 +15,17 @@ from labcore.nn.bidirectional import BidirectionalLayer
 from labcore.nn.layer import TransformerLayer
 
 
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Every transformer layer of `model`."""
+    return [module for module in model.modules() if isinstance(module, TransformerLayer | BidirectionalLayer)]
+
+
 def recompute_layers(model: nn.Module) -> int:
     """Make every transformer layer of `model` compute its activations again; how many there are.
 
     The layers stay the same modules with the same weights; nothing in them is random, so no random numbers are kept.
     """
-    layers = [module for module in model.modules() if isinstance(module, TransformerLayer | BidirectionalLayer)]
+    layers = transformer_layers(model)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     return len(layers)
