@@ -6,13 +6,14 @@ share the work, and a run that was killed goes on where it was (`labcore.store`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from labcore.reading import parts_of
 from labcore.spread import spread, spread_rows
 from labcore.store import Progress, Rows, Store
 
@@ -35,13 +36,15 @@ class Images(Protocol):
 
 class Derived(NamedTuple):
     """What is computed of an image: its name, the function of float images in [-1, 1], the shape of a row, and the recipe,
-    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store."""
+    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store. device: where the
+    function takes images."""
 
     name: str
     compute: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
     recipe: dict[str, Any]
     chunk: int
+    device: torch.device | str = "cpu"
 
 
 def derive(
@@ -52,11 +55,13 @@ def derive(
     dtype: str = "float16",
     limit: int | None = None,
     progress: Progress | None = None,
+    num_workers: int | None = None,
 ) -> Tensor:
     """Every image's row, (n, *shape), mapped from a file; row i is image i. Meant for reading.
 
-    flipped: of the images mirrored left to right. limit: so many images, evenly spread, as a store of its own. Raises
-    ValueError where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
+    flipped: of the images mirrored left to right. limit: so many images, evenly spread, as a store of its own. num_workers:
+    processes that read and decode the images; None for `labcore.reading.readers`. Raises ValueError where values are not
+    finite in `dtype`, OSError at once where the disk has no room for all rows.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; {what.name} are kept as {' or '.join(DTYPES)}")
@@ -68,17 +73,22 @@ def derive(
     key = {"data": data, "flipped": flipped, **what.recipe}
     store = Store(root, what.name, key, len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
 
-    @torch.no_grad()
-    def compute(part: range) -> dict[str, Tensor]:
-        pixels, _ = dataset.__getitems__(list(part))
-        x = pixels.float() / 127.5 - 1
-        found = what.compute(x.flip(-1) if flipped else x).to(DTYPES[dtype])
-        if not bool(found.isfinite().all()):
-            bad = rows[part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]]
-            raise ValueError(
-                f"{what.name} are not finite in {dtype}, first for image {bad} of {dataset.name} {dataset.split}; "
-                "use dtype='float32', or look at the image and the weights"
-            )
-        return {"features": found}
+    def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for part, (pixels, _) in zip(parts, parts_of(dataset, parts, what.device, num_workers), strict=True):
+            found = _computed(what, pixels, flipped).to(DTYPES[dtype])
+            if not bool(found.isfinite().all()):
+                bad = rows[part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]]
+                raise ValueError(
+                    f"{what.name} are not finite in {dtype}, first for image {bad} of {dataset.name} {dataset.split}; "
+                    "use dtype='float32', or look at the image and the weights"
+                )
+            yield {"features": found}
 
-    return store.fill(compute, progress)["features"]
+    return store.fill_in_turn(compute, progress)["features"]
+
+
+@torch.no_grad()
+def _computed(what: Derived, pixels: Tensor, flipped: bool) -> Tensor:
+    """What is computed of uint8 images."""
+    x = pixels.float() / 127.5 - 1
+    return what.compute(x.flip(-1) if flipped else x)

@@ -19,13 +19,15 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from labcore.driver import has_cuda
 
 Progress = Callable[[str, int, int], None]
 """progress(what, rows done, rows in all), called as chunks complete."""
@@ -73,7 +75,7 @@ def make_folder(folder: Path) -> None:
 
 def process_device() -> str:
     """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_cuda() else "cpu"
 
 
 def process_share() -> tuple[int, int]:
@@ -188,6 +190,17 @@ class Store:
         compute(range of rows) gives a tensor (len(range), *row shape) for each array. rank, world: default, the launch
         that this process is part of (`process_share`).
         """
+        return self.fill_in_turn(lambda parts: map(compute, parts), progress, rank, world)
+
+    def fill_in_turn(
+        self,
+        compute: Callable[[Sequence[range]], Iterable[Mapping[str, Tensor]]],
+        progress: Progress | None = None,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> Store:
+        """`fill` by a function that hears all its ranges at once and gives what belongs to each, in order, so that it can
+        read ahead."""
         own_rank, own_world = process_share()
         rank, world = own_rank if rank is None else rank, own_world if world is None else world
         missing = np.flatnonzero(self._marks() == 0).tolist()
@@ -196,9 +209,9 @@ class Store:
         mine = [i for i in missing if i % world == rank]
         with contextlib.ExitStack() as stack:
             files = {path: stack.enter_context(open(path, "r+b", buffering=0)) for path in self._layout} if mine else {}
-            for i in mine:
-                part = self._range(i)
-                self._write(files, part, compute(part))
+            parts = [self._range(i) for i in mine]
+            for i, part, values in zip(mine, parts, compute(parts) if parts else (), strict=True):
+                self._write(files, part, values)
                 _put(files[self.folder / DONE], i, np.ones(1, "uint8"))
                 if progress is not None:
                     progress(self.name, self.done, self.rows)

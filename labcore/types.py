@@ -21,13 +21,15 @@ class Batch(NamedTuple):
     """Images to train on, as an objective gets them.
 
     x: (b, c, h, w) in [-1, 1], clean, mirrored where `mirrored` says. y: (b,) int64 labels, None for an unconditional
-    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool.
+    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool. beside: what the objective asked to be
+    read with the images.
     """
 
     x: Tensor
     y: Tensor | None
     index: Tensor
     mirrored: Tensor
+    beside: tuple[Tensor, ...] = ()
 
 
 class FlowOutput(NamedTuple):

@@ -82,7 +82,7 @@ def test_one_program_for_all_layers_and_none_for_diagnoses(programs, images, tmp
     assert not programs and plain.finished
     settings = config(compile=True, recompute=recompute)
     train(flow_of(), Likelihood(), images, settings, tmp_path / "compiled", hooks=hooks)
-    assert 1 <= len(programs) <= (1 if not recompute else 4)
+    assert len(programs) == 1
     for name, value in weights(tmp_path / "plain").items():
         torch.testing.assert_close(weights(tmp_path / "compiled")[name], value, atol=2e-6, rtol=1e-5)
 
@@ -119,7 +119,7 @@ def test_the_largest_log_scale_is_that_of_all_micro_batches_and_steps(images, tm
         return real(self, x, y, hidden_sites, both)
 
     monkeypatch.setattr(Flow, "forward", watched)
-    train(flow_of(), Likelihood(), images, config(lr=3e-2), tmp_path)
+    train(flow_of(), Likelihood(), images, config(), tmp_path)
     first, second = read_log(tmp_path)
     half = 2 * 3 * 2  # steps, micro-batches, blocks
     assert len(seen) == 2 * half
@@ -175,7 +175,7 @@ def test_waits_are_seen(waits):  # noqa: F811
 def test_auto_is_bf16_on_cuda_and_says_so(monkeypatch):
     device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert precision.resolve("auto", device, None) == "bf16"
+    assert precision.resolve("auto", device, print) == "bf16"
     assert precision.describe(config(precision="auto"), "bf16", device) == (
         "precision bf16 (auto, on cuda), TF32 convolutions"
     )
@@ -183,11 +183,11 @@ def test_auto_is_bf16_on_cuda_and_says_so(monkeypatch):
         assert precision.describe(config(), "fp32", device) == "precision fp32 (on cuda), TF32 off"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
-    assert precision.resolve("auto", device, None) == "fp32"
+    assert precision.resolve("auto", device, print) == "fp32"
     with pytest.warns(UserWarning, match="an old card has no bf16; training in fp32"):
-        assert precision.resolve("bf16", device, None) == "fp32"
+        assert precision.resolve("bf16", device, print) == "fp32"
     with pytest.raises(ValueError, match="precision 'fp16' needs a CUDA device, and this is cpu"):
-        precision.resolve("fp16", torch.device("cpu"), None)
+        precision.resolve("fp16", torch.device("cpu"), print)
 
 
 def test_tf32_is_a_setting_of_training_that_may_change(images, tmp_path, monkeypatch, capsys):
@@ -277,9 +277,9 @@ def test_every_variable_that_accelerate_reads_is_hidden_or_a_launchers(monkeypat
     for name in own:
         monkeypatch.setenv(name, "4")
     monkeypatch.setenv("RANK", "0")
-    with pytest.warns(UserWarning, match="ignored environment variables: ACCELERATE_") as said:
-        with environment.configuration_alone():
-            left = own & set(os.environ)
+    warned = pytest.warns(UserWarning, match="ignored environment variables: ACCELERATE_")
+    with warned as said, environment.configuration_alone():
+        left = own & set(os.environ)
     assert left <= {"ACCELERATE_USE_CPU"}, f"accelerate reads {left}"
     assert len(said) == 1 and all(f"{name}=4" in str(said[0].message) for name in own - {"ACCELERATE_USE_CPU"})
     assert own <= set(os.environ)

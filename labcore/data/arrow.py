@@ -57,6 +57,8 @@ class ArrowData:
     with different classes, and without the package `datasets`.
     """
 
+    decodes = True  # reading an image costs time
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -49,6 +49,8 @@ class ImageFolderData:
     not laid out as above, for splits with different classes, and for files that are no images.
     """
 
+    decodes = True  # reading an image costs time
+
     def __init__(
         self,
         path: str | os.PathLike[str],

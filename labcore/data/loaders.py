@@ -6,20 +6,14 @@ epoch); the last, smaller group of an epoch is left out. Resuming is starting th
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from labcore.reading import as_batch, loader_of, readers
 from labcore.rng import generator
-
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 
 
 class StepSampler(Sampler[list[int]]):
@@ -76,64 +70,37 @@ class StepSampler(Sampler[list[int]]):
         return (self.stop - self.start) * self.accumulation
 
 
-def micro_batches(dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False) -> DataLoader:
+Beside = Callable[[Tensor], tuple[Tensor, ...]]
+"""Rows (b,) of a data set -> tensors (b, ...) that belong to them."""
+
+
+def micro_batches(
+    dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False, beside: Beside | None = None
+) -> DataLoader:
     """(images uint8 (b, c, h, w), labels int64 (b,), rows int64 (b,)) for each micro-batch of `sampler`.
 
-    Read by `num_workers` processes; rows are those of the data set.
+    Read by `num_workers` processes; rows are those of the data set. Then come the tensors of `beside`, read there too.
     """
-    return _loader(Numbered(dataset), num_workers, batch_sampler=sampler, pin_memory=pin)
+    return loader_of(Numbered(dataset, beside), num_workers, batch_sampler=sampler, pin_memory=pin)
 
 
 class Numbered:
-    """A data set whose batches say which of its rows they are."""
+    """A data set whose batches say which of its rows they are, and hold what lies beside these."""
 
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __init__(self, dataset, beside: Beside | None = None):
+        self.dataset, self.beside = dataset, beside
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, ...]:
         read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
-        return (*as_batch(read(rows)), torch.tensor(rows))
+        index = torch.tensor(rows)
+        return (*as_batch(read(rows)), index, *(self.beside(index) if self.beside else ()))
 
 
-def in_order(dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
-    """Every image once, in order: for evaluation. The last batch may be smaller."""
-    return _loader(dataset, num_workers, batch_size=batch_size)
-
-
-def _loader(dataset, num_workers: int, **options) -> DataLoader:
-    """A loader with a generator of its own: by default it would draw its workers' seeds from torch's global one."""
-    options |= dict(collate_fn=as_batch, generator=torch.Generator(), worker_init_fn=_serve_to_the_end)
-    return DataLoader(dataset, num_workers=num_workers, **options)
-
-
-def _serve_to_the_end(worker: int) -> None:
-    """A reading process ends when its parent tells it to, or dies with it, and not by a signal to all processes of a job.
-
-    Such a signal (of a terminal, `timeout`, Slurm) has the training finish its step and save, which needs its readers; and
-    one that outlived it would hold the claim on its folder, as it inherits open files.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
-        threading.Thread(target=_end_when_told, daemon=True).start()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-
-
-def _end_when_told() -> None:
-    """By a SIGTERM of the parent: torch and multiprocessing send one to readers that are left, and wait."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-def as_batch(items) -> tuple[Tensor, ...]:
-    """A data set's `__getitems__` returns a batch already; a list of (image, label) items is stacked."""
-    if isinstance(items, tuple):
-        return items
-    images, labels = zip(*items, strict=True)
-    return torch.stack(images), torch.as_tensor(labels)
+def in_order(dataset, batch_size: int, num_workers: int | None = None) -> DataLoader:
+    """Every image once, in order: for evaluation. The last batch may be smaller. num_workers: None for `readers`."""
+    return loader_of(
+        dataset, readers(dataset, len(dataset)) if num_workers is None else num_workers, batch_size=batch_size
+    )

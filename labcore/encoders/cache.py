@@ -40,6 +40,7 @@ def cached_tokens(
         (grid * grid, encoder.token_width(grid, stage)),
         encoder.recipe(grid, stage),
         CHUNK,
+        encoder.device,
     )
     return derive(tokens, dataset, _root(root), flipped, dtype, limit, progress)
 
@@ -55,7 +56,7 @@ def cached_pooled(
 ) -> Tensor:
     """`Encoder.pooled` of every image, (n, p); arguments as those of `cached_tokens`."""
     shape, name = (encoder.spec.pooled_width,), f"{encoder.spec.name}-pooled"
-    pooled = Derived(name, encoder.pooled, shape, encoder.recipe(), CHUNK)
+    pooled = Derived(name, encoder.pooled, shape, encoder.recipe(), CHUNK, encoder.device)
     return derive(pooled, dataset, _root(root), flipped, dtype, limit, progress)
 
 

@@ -8,7 +8,7 @@ hook sits on the attention's output and here the hidden is the layer's output af
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from labcore.data.transforms import floats
 from labcore.evaluate.accuracy import check_limit
 from labcore.flows.tarflow import TarFlow
 from labcore.provenance import weights_hash
+from labcore.reading import parts_of
 from labcore.spread import spread
 from labcore.store import Progress, Rows, Store, cache_folder
 from labcore.types import Site
@@ -95,13 +96,15 @@ def hidden_features(
     )
 
     @torch.no_grad()
-    def compute(part: range) -> dict[str, Tensor]:
-        pixels, _ = dataset.__getitems__(list(part))
+    def compute(pixels: Tensor) -> dict[str, Tensor]:
         x = floats(dataset, pixels).to(flow.device, flow.dtype)
         hiddens = flow(x, hidden_sites=sites).hiddens
         return {_array(site): _token_mean(hiddens[site]) for site in sites}
 
-    store.fill(compute, progress)
+    def in_turn(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        return (compute(pixels) for pixels, _ in parts_of(dataset, parts, flow.device))
+
+    store.fill_in_turn(in_turn, progress)
     return {site: store[_array(site)] for site in sites}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
+from labcore.reading import parts_of
 from labcore.rng import generator
 from labcore.store import Progress, Rows, Store, cache_folder, make_folder
 
@@ -70,30 +72,35 @@ class Reference:
 
 
 def image_features(
-    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+    dataset: Any,
+    extractor: Extractor,
+    root: Path | None = None,
+    progress: Progress | None = None,
+    num_workers: int | None = None,
 ) -> Store:
     """Arrays pool, spatial and logits of all images of `dataset`, float32, on disk; see `labcore.store`.
 
-    dataset: len, fingerprint(), and `__getitems__` giving uint8 images and labels. Raises ValueError for features that are
-    not finite.
+    dataset: len, fingerprint(), and `__getitems__` giving uint8 images and labels. num_workers: processes that read and
+    decode them; None for `labcore.reading.readers`. Raises ValueError for features that are not finite.
     """
 
-    def compute(part: range) -> dict[str, Tensor]:
-        found = extractor(dataset.__getitems__(list(part))[0])
-        for layer, values in found.items():
-            if not bool(values.isfinite().all()):
-                raise ValueError(
-                    f"{layer} features of images {part.start} to {part.stop - 1} are not finite: the weights of "
-                    f"{extractor.name} are damaged"
-                )
-        return found
+    def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for part, (pixels, _) in zip(parts, parts_of(dataset, parts, extractor.device, num_workers), strict=True):
+            found = extractor(pixels)
+            for layer, values in found.items():
+                if not bool(values.isfinite().all()):
+                    raise ValueError(
+                        f"{layer} features of images {part.start} to {part.stop - 1} are not finite: the weights of "
+                        f"{extractor.name} are damaged"
+                    )
+            yield found
 
     key = {"what": "features", "data": dataset.fingerprint(), **extractor.identity}
     arrays = {layer: Rows((width,), "float32") for layer, width in extractor.widths.items()}
     name = f"{dataset.name}-{dataset.split}" if dataset.split in ("train", "test") else dataset.name
     where = root or cache_folder() / "fidelity"
     store = Store(where, f"{name}-{extractor.name}", key, len(dataset), arrays, CHUNK)
-    return store.fill(compute, progress)
+    return store.fill_in_turn(compute, progress)
 
 
 def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, "m"] | None = None) -> Moments:

@@ -34,7 +34,8 @@ def cached_raw(
     root: where stores live; default, latents/ in the lab's cache folder. Other arguments and errors as `labcore.derived`.
     """
     side = image_size // codec.factor
-    latents = Derived(f"{codec.name}-latents", codec.raw, (codec.raw_channels, side, side), codec.recipe(), CHUNK)
+    shape, device = (codec.raw_channels, side, side), getattr(codec, "device", "cpu")
+    latents = Derived(f"{codec.name}-latents", codec.raw, shape, codec.recipe(), CHUNK, device)
     return derive(
         latents, dataset, cache_folder() / "latents" if root is None else Path(root), flipped, dtype, limit, progress
     )

@@ -10,6 +10,7 @@ from labcore.align.features import features
 from labcore.align.heads import Heads
 from labcore.align.losses import LOSSES
 from labcore.config import AlignConfig, TarFlowConfig
+from labcore.data.loaders import Beside
 from labcore.rng import StepNoise, seed_of
 from labcore.train.objectives import Likelihood, Logs, drop_labels, noised, with_peak
 from labcore.train.stopwatch import Stopwatch
@@ -35,6 +36,11 @@ class LikelihoodAndAlignment(Likelihood):
             torch.default_generator.manual_seed(seed_of(seed, "projectors"))
             self.heads = Heads(config.sites, model.width, hidden, targets.width, config.projectors)
         self._watch = Stopwatch()
+
+    @property
+    def beside(self) -> Beside | None:
+        """What a loader reads with the images: the tokens that lie on disk."""
+        return getattr(self.targets, "read", None)
 
     def forward(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
         nats, losses, peak = self._terms(flow, batch, noise)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -179,7 +180,11 @@ class _Run:
 
     def _steps(self, log: RunLog, stop: StopSignals) -> None:
         config, main = self.config, self.accelerator.is_main_process
-        batches = iter(micro_batches(self.dataset, self.sampler, config.num_workers, pin=self.device.type == "cuda"))
+        # forked readers share the pages of a file that is mapped; others would be sent a copy of it
+        reads = config.num_workers and multiprocessing.get_start_method() == "fork"
+        beside = getattr(self.objective, "beside", None) if reads else None
+        pin = self.device.type == "cuda"
+        batches = iter(micro_batches(self.dataset, self.sampler, config.num_workers, pin, beside))
         self.trained.train()
         bad_step = torch.full((), torch.iinfo(torch.int64).max, device=self.device)
         stopping = False
@@ -228,7 +233,7 @@ class _Run:
         parts: list[dict[str, Tensor]] = []
         for number, share in enumerate(self.sampler.shares(), 1):
             rows = noise.share(share)
-            batch = self._prepare(*next(batches), rows)
+            batch = self._prepare(next(batches), rows)
             with self._maybe_sync(number == config.accumulation):
                 loss, logs = self.trained(batch, rows)
                 self.accelerator.backward(loss / config.accumulation)
@@ -256,10 +261,15 @@ class _Run:
         ]
         return {f"grad_norm/block_{i}": float(shard.whole(n)) for i, n in enumerate(norms, 1)}
 
-    def _prepare(self, images: Tensor, labels: Tensor, index: Tensor, noise: StepNoise) -> Batch:
-        x, mirrored = self.prepare(images.to(self.device, non_blocking=True), noise)
+    def _prepare(self, read: tuple[Tensor, ...], noise: StepNoise) -> Batch:
+        images, labels, index, *beside = read
+        x, mirrored = self.prepare(self._sent(images), noise)
         conditional = getattr(self.model.config, "num_classes", 0) > 0
-        return Batch(x, labels.to(self.device, non_blocking=True) if conditional else None, index, mirrored)
+        y = self._sent(labels) if conditional else None
+        return Batch(x, y, index, mirrored, tuple(map(self._sent, beside)))
+
+    def _sent(self, value: Tensor) -> Tensor:
+        return value.to(self.device, non_blocking=True)
 
     def _maybe_sync(self, last: bool):
         """Processes exchange gradients with the last micro-batch of a step only."""
@@ -380,7 +390,7 @@ class _Run:
         """The objective on a micro-batch of the first images, for timing and compiling; in eval mode it changes no state."""
         count = self.config.batch_size // (self.config.accumulation * self.sampler.world)
         noise = StepNoise(self.config.seed, 0, count, self.device)
-        batch = self._prepare(*Numbered(self.dataset).__getitems__(list(range(count))), noise)
+        batch = self._prepare(Numbered(self.dataset).__getitems__(list(range(count))), noise)
         self.objective.eval()
         try:
             return self.objective(self.model, batch, noise)[0]

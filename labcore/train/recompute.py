@@ -6,9 +6,9 @@ which stops where the last value that is needed is there.
 
 from __future__ import annotations
 
-from functools import partial
+from types import MethodType
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from labcore.nn.bidirectional import BidirectionalLayer
@@ -27,5 +27,12 @@ def recompute_layers(model: nn.Module) -> int:
     """
     layers = transformer_layers(model)
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        layer.forward = MethodType(_recomputed, layer)
     return len(layers)
+
+
+def _recomputed(layer: nn.Module, *given: Tensor | None) -> Tensor:
+    """The forward pass of a layer's class, its activations thrown away. A function of ours, since torch.compile does not look
+    into one of torch's, and of the layer, so that one program is right for all layers."""
+    forward = type(layer).forward
+    return checkpoint(lambda *x: forward(layer, *x), *given, use_reentrant=False, preserve_rng_state=False)

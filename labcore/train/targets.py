@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from labcore.derived import Images
@@ -61,9 +62,13 @@ class Cached:
             for flipped in ((False, True) if mirror else (False,))
         ]
 
+    def read(self, rows: Int[Tensor, "b"]) -> tuple[Float[Tensor, "b t width"], ...]:
+        """Tokens of images, and of these mirrored: a loader's processes may read them with the images."""
+        return tuple(tokens[rows] for tokens in self.tokens)
+
     def __call__(self, batch: Batch) -> Tensor:
-        rows, device = batch.index.cpu(), batch.x.device
-        found = [_sent(tokens[rows], device) for tokens in self.tokens]
+        device = batch.x.device
+        found = [_sent(tokens, device) for tokens in batch.beside or self.read(batch.index.cpu())]
         if len(found) == 1:
             return found[0]
         # both are read always: whether any is mirrored is known on the device, and asking would wait for it
@@ -72,4 +77,5 @@ class Cached:
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
     """Copied to a device; to a GPU from memory that it reads by itself, so that nobody waits."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+    here = device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned()
+    return (x.pin_memory() if here else x).to(device, non_blocking=True)

@@ -1,0 +1,46 @@
+"""Why torch does not use a GPU that the machine has: a driver that is too old, or a torch built without CUDA."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+from functools import cache
+
+import torch
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether torch can use a GPU here; one warning a process where the driver knows a GPU and torch cannot use it."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and (gpu := _listed()):
+        warnings.warn(problem(gpu, [str(each.message) for each in said]), stacklevel=2)
+    return available
+
+
+def problem(gpu: str, said: list[str]) -> str:
+    """The message: which GPU is not used, why, and what to do. said: torch's own warnings."""
+    if torch.version.cuda is None:
+        reason = f"torch {torch.__version__} is built without CUDA"
+        remedy = "install a torch with CUDA"
+    else:
+        reason = said[0].strip().splitlines()[0] if said else "torch finds no device"
+        remedy = f"update the NVIDIA driver, or install a torch for an older CUDA than {torch.version.cuda}"
+    return f"{gpu} is not used: {reason}. Everything runs on the CPU; {remedy}"
+
+
+def _listed() -> str | None:
+    """The first GPU that the driver lists; None where there is no driver, or no GPU."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    try:
+        found = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    line = found.stdout.strip().splitlines()[:1]
+    return line[0].split(" (UUID")[0] if found.returncode == 0 and line and line[0].startswith("GPU") else None
