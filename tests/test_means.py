@@ -68,3 +68,21 @@ def test_taking_starts_anew(values):
     taken = means.take()
     assert taken == {"loss": pytest.approx(float(values[0].mean())), "nats": pytest.approx(float(values[0].mean()) / 3)}
     assert (means.sums, means.steps) == ({}, 0)
+
+
+def test_the_largest_value_is_of_all_steps_micro_batches_and_processes():
+    """A name that begins with "max_" is no mean, whatever else is reported."""
+    one, other = means_of(0, 2), means_of(1, 2)
+    for running, peaks in ((one, ((1.0, 5.0), (2.0, 3.0))), (other, ((7.0, 0.5), (4.0, 4.0)))):
+        for parts in peaks:
+            running.add_parts([{"max_log_scale": torch.tensor(peak), "loss": torch.tensor(peak)} for peak in parts])
+            running.steps += 1
+    assert float(one.sums["max_log_scale"]) == 5.0 and float(one.sums["loss"]) == 3.0 + 2.5
+    saved = state_of(one, other)
+    again, alone = means_of(1, 2), means_of(0, 1)
+    again.load(saved)
+    alone.load(saved)
+    assert float(again.sums["max_log_scale"]) == float(alone.sums["max_log_scale"]) == 7.0
+    one.accelerator.gather = lambda mine: torch.cat([mine, other.sums["max_log_scale"][None, None]])
+    taken = one.take()
+    assert taken == {"loss": 2.75, "max_log_scale": 7.0} and one.sums == {}

@@ -47,6 +47,7 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("bf16", _bf16()),
         ("drawing", _drawing()),
+        ("TF32", "off unless train.tf32 or --tf32; on for the teacher of a learned inverse trained in bf16 or fp16"),
         ("cache", _cache()),
     ]
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
