@@ -124,7 +124,7 @@ def test_what_is_compiled_trains_guided_models_too(flow, folder, tmp_path, monke
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     run = config(flow, folder, steps=3, max_guidance=0.5)
     run_inversion(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
-    assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BackwardBlock"}  # trial and steps, guided and not, 3 blocks
+    assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BidirectionalLayer"}  # trial and steps, guided and not, 3 layers
 
 
 def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
