@@ -75,7 +75,9 @@ def sample(
     if compiled is not None:
         how["compiled"] = compiled
     with tf32_switch.use(tf32):
-        drawn = draw(flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how)
+        drawn = draw(
+            flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how
+        )
         images = to_pixels(flow, drawn).cpu()
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
     save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
