@@ -107,7 +107,9 @@ def evaluate_model(
     with tf32_switch.use(tf32):
         if todo.simple:
             test = matched(flow.config, spread(data.split("test"), limit))
-            test = seen_by(flow.config, test, flow.device, progress=progress)  # by all processes, which share its latents
+            test = seen_by(
+                flow.config, test, flow.device, progress=progress
+            )  # by all processes, which share its latents
             for name in todo.simple if process_share()[0] == 0 else ():
                 _measure_test_set(book, name, flow, test)
         for comparison in comparisons:
