@@ -284,11 +284,11 @@ def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, 
 
     real, calls = loop._Run._prepare, []
 
-    def fail_once(self, images, labels, index, noise):
+    def fail_once(self, read, noise):
         calls.append(1)
         if len(calls) == 3 * 16 + 2:
             raise ValueError("broken.png cannot be read")
-        return real(self, images, labels, index, noise)
+        return real(self, read, noise)
 
     monkeypatch.setattr(loop._Run, "_prepare", fail_once)
     with pytest.raises(ValueError, match=r"broken\.png"):
