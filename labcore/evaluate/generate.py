@@ -18,7 +18,7 @@ from jaxtyping import Int64, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from labcore import provenance
+from labcore import provenance, tf32
 from labcore.config import Config
 from labcore.data.transforms import to_uint8
 from labcore.flows.tarflow import TarFlow
@@ -74,6 +74,8 @@ class Sampling(Config):
         values = {**self.model_dump(mode="json"), "classes": classes}
         if flow.config.codec is not None:
             values["decoded_by"] = codec_of(flow.config).recipe()
+        if flow.device.type == "cuda" and tf32.describe() != "off":
+            values["tf32"] = tf32.describe()
         if isinstance(flow, TarFlow):
             values["noise_std"] = noise_level(flow, self.noise_std)
             values["compiled"] = way_of(flow, self.solver, self.compiled)

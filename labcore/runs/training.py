@@ -137,8 +137,7 @@ def encoder_images(config: RunConfig, training: Any) -> Any:
     """The pictures of `training` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
     d = config.data
     if config.align.image_size is not None:
-        whole = load(d.name, "train", d.path, config.align.image_size, d.channels, d.crop)
-        return spread(whole, d.limit)
+        return spread(Data.of(d)._replace(image_size=config.align.image_size).split("train"), d.limit)
     return training.pictures if isinstance(training, LatentData) else training
 
 
