@@ -6,7 +6,7 @@ plain dictionaries from a name to a configuration.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+"""A number of images, steps and the like; more fits in no counter of torch's."""
+Pixels = Annotated[int, Field(gt=0, le=2**14)]
+"""Along a side of an image."""
+Width = Annotated[int, Field(gt=0, le=2**17)]
+"""Values of a vector, or numbers of tokens and layers that a model may have. Far above what is trained anywhere; a file that
+claims more is damaged or hostile."""
+MOST_TOKENS = 2**16
+"""Tokens of an image; tables of positions grow with them."""
 
 SCHEMA = 1
 """Version of the saved format. A file of a newer schema is refused; an older one is migrated on load."""
@@ -32,25 +42,32 @@ class Config(BaseModel):
         """A validated copy with some values changed."""
         return type(self)(**{**self.model_dump(), **changes})
 
+    @property
+    def least_weights(self) -> int:
+        """A lower bound of the number of weight tensors that a model of this configuration has."""
+        return 1
+
 
 class TokensConfig(Config):
     """What the flow and its learned inverse share: images cut into tokens, and transformers over these."""
 
     image_size: (
-        PositiveInt | tuple[PositiveInt, PositiveInt]
+        Pixels | tuple[Pixels, Pixels]
     )  # pixels, or values of latents: one number for square images, else (height, width)
-    channels: PositiveInt = 3
-    patch_size: PositiveInt  # pixels; one token is channels x patch x patch values
-    width: PositiveInt  # Ch, hidden width of the transformers
-    num_blocks: PositiveInt  # T of TARFlow, B of BiFlow: the flow's autoregressive blocks
-    layers_per_block: PositiveInt  # K, attention + MLP layers in each block
-    head_dim: PositiveInt = 64
-    num_classes: int = Field(default=0, ge=0)  # 0: unconditional
+    channels: Annotated[int, Field(gt=0, le=2**12)] = 3
+    patch_size: Pixels  # pixels; one token is channels x patch x patch values
+    width: Width  # Ch, hidden width of the transformers
+    num_blocks: Width  # T of TARFlow, B of BiFlow: the flow's autoregressive blocks
+    layers_per_block: Width  # K, attention + MLP layers in each block
+    head_dim: Width = 64
+    num_classes: int = Field(default=0, ge=0, le=2**24)  # 0: unconditional
     class_names: tuple[str, ...] | None = None  # of 0, 1, ...: from the data of the training; None: not known
     codec: str | None = (
         None  # the autoencoder whose latents the images are (labcore.latents.load); None: they are pixels
     )
-    mlp_ratio: PositiveFloat = 4.0  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
+    mlp_ratio: float = Field(
+        default=4.0, gt=0, le=2**10
+    )  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -87,6 +104,20 @@ class TokensConfig(Config):
                 f"give a width that is a multiple of {self.head_dim}, or another head_dim"
             )
         return self
+
+    @model_validator(mode="after")
+    def _bounded(self) -> TokensConfig:
+        if self.tokens > MOST_TOKENS:
+            raise ValueError(
+                f"image_size {self.image_size} at patch_size {self.patch_size} makes {self.tokens} tokens; at most "
+                f"{MOST_TOKENS} are allowed: give a larger patch_size"
+            )
+        return self
+
+    @property
+    def least_weights(self) -> int:
+        """Every layer of every block has weights."""
+        return self.num_blocks * self.layers_per_block
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -184,8 +215,8 @@ class BackwardConfig(TokensConfig):
     denoiser: bool = True  # a last block, whose state is the clean image; without it the last state is the noisy one
     handover: Literal["hidden", "state"] = "hidden"  # to the next block: hidden tokens, or the state embedded again
     max_guidance: NonNegativeFloat = 0.0  # guidance is an input, trained on [0, this]; 0: it is not
-    class_tokens: PositiveInt = 1  # prepended in every block of a class-conditional model
-    guidance_tokens: PositiveInt = 1  # prepended in every block where guidance is an input
+    class_tokens: Width = 1  # prepended in every block of a class-conditional model
+    guidance_tokens: Width = 1  # prepended in every block where guidance is an input
 
     @model_validator(mode="after")
     def _options_fit(self) -> BackwardConfig:
@@ -207,10 +238,10 @@ class DataConfig(Config):
 
     name: Literal["fashion-mnist-12k", "fashion-mnist", "folder"] = "fashion-mnist-12k"
     path: str | None = None  # where "folder" or the files of "fashion-mnist" are
-    image_size: PositiveInt | None = None  # None: as the data has it; folders need one
+    image_size: Pixels | None = None  # None: as the data has it; folders need one
     channels: Literal[1, 3] | None = None  # None: as the data has it
     crop: Literal["fit", "adm"] | None = None  # of a folder's pictures (labcore.data.picture); None: fit
-    limit: PositiveInt | None = None  # as many images of each split, evenly spread; None: all
+    limit: Count | None = None  # as many images of each split, evenly spread; None: all
     flip: bool = False  # mirror each training image with probability 1/2; ml-tarflow does for ImageNet and AFHQ
 
 
@@ -221,13 +252,13 @@ class TrainConfig(Config):
     the same model on one process or eight.
     """
 
-    steps: PositiveInt
-    batch_size: PositiveInt = 256
-    accumulation: PositiveInt = 1  # micro-batches per step and process
-    seed: int = 0
+    steps: Count
+    batch_size: Count = 256
+    accumulation: Count = 1  # micro-batches per step and process
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     lr: PositiveFloat = 1e-4
     min_lr: NonNegativeFloat = 1e-6  # start of the warm-up and end of the cosine
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, lt=2**31)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 1e-4  # on all parameters, as ml-tarflow
     clip_norm: PositiveFloat | None = 1.0  # our choice; ml-tarflow does not clip
@@ -238,11 +269,11 @@ class TrainConfig(Config):
     compile: bool = False  # torch.compile of the model
     recompute: bool = False  # layers compute their activations again in the backward pass, and keep their inputs alone
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
-    num_workers: int = Field(default=0, ge=0)
-    log_every: PositiveInt = 50
-    eval_every: PositiveInt = 1000
-    save_every: PositiveInt = 1000
-    keep: PositiveInt = 3  # newest checkpoints that stay on disk
+    num_workers: int = Field(default=0, ge=0, le=1024)
+    log_every: Count = 50
+    eval_every: Count = 1000
+    save_every: Count = 1000
+    keep: Count = 3  # newest checkpoints that stay on disk
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -283,17 +314,17 @@ class AlignConfig(Config):
     direction: Literal["forward", "detach", "reverse", "reverse-literal"] = "reverse"  # see labcore.align.features
     sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)
     weight: PositiveFloat = 0.1  # lambda, beside nats per dimension
-    adjoint_sweeps: int = Field(default=0, ge=0)  # 0 is the paper's stop-gradient on the context
+    adjoint_sweeps: int = Field(default=0, ge=0, le=MOST_TOKENS)  # 0 is the paper's stop-gradient on the context
     loss: Literal["cosine", "nt-xent", "mse"] = "cosine"
     encoder: str = "efficientnet-lite0"  # the paper's is dinov2-b; this one's weights are in a package
     weights: str | None = None  # the encoder's file, where it is not where `lab doctor` looks
-    stage: PositiveInt | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
+    stage: Width | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
     targets: Literal["cached", "computed"] = "cached"  # encoder tokens from disk, or anew for every batch
     image_size: PositiveInt | None = (
         None  # of a folder's pictures, read again for the encoder; None: what the flow sees
     )
     projectors: Literal["shared", "per-site"] = "shared"
-    projector_width: PositiveInt | None = None  # None: the flow's width
+    projector_width: Width | None = None  # None: the flow's width
 
     @model_validator(mode="after")
     def _fits(self) -> AlignConfig:

@@ -27,6 +27,19 @@ def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
         new.unlink(missing_ok=True)
 
 
+def parse_json(text: str) -> Any:
+    """The values in JSON text; ValueError for text that is none, and for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply; write it with fewer levels") from None
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file in UTF-8; OSError where it cannot be read, ValueError as `parse_json`."""
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """While open, no other process of this machine is `alone` with a file of this folder: to read it, add to it and write it.

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from labcore.driver import has_cuda
+from labcore.jsonfile import read_json
 
 Progress = Callable[[str, int, int], None]
 """progress(what, rows done, rows in all), called as chunks complete."""
@@ -114,7 +115,7 @@ class Store:
     def _read_key(self) -> Any:
         path = self.folder / KEY
         try:
-            return json.loads(path.read_text())
+            return read_json(path)
         except ValueError as error:  # no JSON, or no text
             raise ValueError(
                 f"{path} is damaged ({error}); remove the folder, and its rows are computed again"

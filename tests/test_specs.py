@@ -124,8 +124,8 @@ def test_values_that_fit(toy, values):
         ({"steps": True}, "steps was given True; it takes int"),
         ({"steps": None}, "steps was given None"),
         ({"smoke": 1}, "smoke was given 1; it takes bool"),
-        ({"scale": "1e-4"}, "write 1.0e-4"),
-        ({"scale": "2E3"}, "write 2.0e3"),
+        ({"scale": "1e-4"}, "write 1e-4 without quotes"),
+        ({"scale": "2E3"}, "write 2E3 without quotes"),
         ({"scale": "2.5"}, "write 2.5 without quotes"),
         ({"scale": "fast"}, "it takes float"),
         ({"scale": float("nan")}, "finite"),
@@ -191,7 +191,7 @@ def test_precision_goes_where_there_is_such_a_parameter(tmp_path):
         (dict(notebok="x"), r"unknown key 'notebok' \(did you mean 'notebook'\?\)"),
         (dict(notebook="nowhere.ipynb"), "neither .*nowhere.ipynb exists"),
         (dict(parameters={"stps": 3}), r"no parameter 'stps' \(did you mean 'steps'\?\)"),
-        (dict(parameters={"scale": "1e-4"}), "write 1.0e-4"),
+        (dict(parameters={"scale": "1.5"}), "write 1.5 without quotes"),
         (dict(rows={"a": {"steps": "many"}}), "steps was given 'many'"),
         (dict(rows={"a": {}, "b": {}}), "a-seed0 and b-seed0 have the same parameters"),
         (dict(rows={"a": {}}, grid={"scale": [1.0]}), "rows or a grid, not both"),
@@ -220,10 +220,17 @@ def test_refused(tmp_path, changes, message):
         resolve(load_spec(path))
 
 
-def test_yaml_reads_1e_4_as_text_and_is_told_so(tmp_path):
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("1e1", 10.0), ("2E3", 2000.0), ("1_000.0", 1000.0)])
+def test_numbers_in_powers_of_ten_are_numbers(tmp_path, text, value):
     path = toys.project(tmp_path)
-    path.write_text(path.read_text().replace("steps: 6", "scale: 1e-4"))
-    with pytest.raises(ValueError, match=r"scale was given '1e-4'; .*write 1.0e-4"):
+    path.write_text(path.read_text().replace("steps: 6", f"scale: {text}"))
+    assert resolve(load_spec(path))[0].parameters["scale"] == value
+
+
+def test_a_number_in_quotes_is_text_and_is_told_so(tmp_path):
+    path = toys.project(tmp_path)
+    path.write_text(path.read_text().replace("steps: 6", "scale: '1e-4'"))
+    with pytest.raises(ValueError, match=r"scale was given '1e-4'; .*write 1e-4 without quotes"):
         resolve(load_spec(path))
 
 
@@ -247,10 +254,10 @@ def test_unknown_row(tmp_path):
 
 
 def test_a_wrong_spec_is_one_message_and_nothing_starts(tmp_path):
-    path = toys.project(tmp_path, parameters={"scale": "1e-4"})
+    path = toys.project(tmp_path, parameters={"scale": "1.5"})
     result = CliRunner().invoke(app, ["run", str(path)])
     assert result.exit_code == 2
-    assert "write 1.0e-4" in result.output
+    assert "write 1.5 without quotes" in result.output
     assert "Traceback" not in result.output
     result = CliRunner().invoke(app, ["run", str(toys.project(tmp_path, seeds="x"))])
     assert result.exit_code == 2

@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labcore.config import Config
+from labcore.config import Config, Pixels, Width
 from labcore.evaluate.accuracy import Accuracy, wilson
 from labcore.nn.pretrained import Pretrained
 
@@ -18,10 +17,10 @@ from labcore.nn.pretrained import Pretrained
 class ClassifierConfig(Config):
     """Three stages of residual convolutions, each at half the size and twice the width of the one before."""
 
-    image_size: PositiveInt = 28
-    channels: PositiveInt = 1
-    num_classes: PositiveInt = 10
-    width: PositiveInt = 16  # channels of the first stage, a multiple of 8
+    image_size: Pixels = 28
+    channels: Width = 1
+    num_classes: Width = 10
+    width: Width = 16  # channels of the first stage, a multiple of 8
 
 
 class Residual(nn.Module):

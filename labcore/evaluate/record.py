@@ -16,6 +16,7 @@ from typing import Any
 
 from labcore import provenance
 from labcore.evaluate.fidelity import METRICS, Measure
+from labcore.jsonfile import read_json
 from labcore.nn.pretrained import Pretrained
 
 SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "training_free_accuracy"}
@@ -84,7 +85,7 @@ def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         found = _weights_in(record)
     except (ValueError, TypeError, AttributeError, KeyError):  # no JSON, or JSON of another form
         found = set()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
+from labcore.jsonfile import parse_json
 from labcore.reading import parts_of
 from labcore.rng import generator
 from labcore.store import Progress, Rows, Store, cache_folder, make_folder
@@ -194,10 +195,10 @@ def load_reference(path: str | Path) -> Reference:
         raise ValueError(f"{path} is a reference batch; make statistics of it: lab stats {path} --out FILE")
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("labcore", "{}"))
+            about = parse_json((file.metadata() or {}).get("labcore", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
         problem = _problem_of_about(about) or _problem_of_tensors(tensors, about["n"])
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         problem = str(error)
     if problem:
         raise ValueError(

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labcore.config import TarFlowConfig
-from labcore.nn.pretrained import load_strictly
+from labcore.flows.parts import choose_part, flatten
+from labcore.nn.tensors import check_architecture, load_strictly
 
 # ml-tarflow's name inside a block -> ours; {l} is the layer
 BLOCK_NAMES = {
@@ -63,22 +65,34 @@ def our_name(key: str) -> str | None:
     raise ValueError(f"{key!r} is not a key of an ml-tarflow checkpoint; give a state dict saved by its train.py")
 
 
+@torch.inference_mode(False)  # weights that are made in inference mode can never be trained
 def load_apple(
-    cls, source, image_size: int | None, patch_size: int, head_dim: int = 64, noise_std: float | None = None
+    cls,
+    source,
+    image_size: int | None,
+    patch_size: int,
+    head_dim: int = 64,
+    noise_std: float | None = None,
+    part: str | None = None,
 ):
     """A `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
 
     image_size: None takes it from the number of tokens. head_dim is 64 in all of ml-tarflow's code. noise_std is not in
     the file: pass the one it was trained with (0.05 for ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample`
-    denoises. Raises ValueError where the sizes given are not those of the file.
+    denoises. part: which state dict is meant where the file holds several, as "ema" beside "model". Raises ValueError where
+    the sizes given are not those of the file, and where it is not clear which tensor is meant.
     """
-    tensors = {_without_wrapper(k): v for k, v in _read(source).items()}
+    tensors = choose_part(flatten(_read(source)), part)
+    _check_tensors(tensors)
     config = _config(tensors, image_size, patch_size, head_dim, noise_std)
-    flow = cls(config)
     named = {ours: tensors[key] for key in tensors if (ours := our_name(key)) is not None}
     named = {k: v.squeeze(1) if k.endswith("class_embedding.weight") else v for k, v in named.items()}
-    named.setdefault("prior_var", torch.ones(config.tokens, config.token_dim))  # older files carry no `var`
-    load_strictly(flow, named, source if isinstance(source, str | Path) else "the state dict")
+    named.setdefault("prior_var", torch.ones(1, 1).expand(config.tokens, config.token_dim))  # older files have no `var`
+    where = source if isinstance(source, str | Path) else "the state dict"
+    shapes = {name: tuple(x.shape) for name, x in named.items()}
+    check_architecture(lambda: cls(config), config.least_weights, shapes, where)
+    flow = cls(config)
+    load_strictly(flow, named, where)
     return flow.eval()
 
 
@@ -115,33 +129,32 @@ def to_apple(flow) -> dict[str, Tensor]:
     return theirs
 
 
-def _read(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
-        tensors = dict(source)
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {str(path)!r}; give the .pth that ml-tarflow's train.py saved")
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; give the .pth that ml-tarflow's train.py saved")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is truncated or not a state dict ({type(error).__name__}); only plain tensors are read from .pth files"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}; an ml-tarflow checkpoint is a dictionary of tensors")
+    return loaded
+
+
+def _check_tensors(tensors: Mapping[str, Any]) -> None:
+    """ValueError unless these are dense tensors, each with memory for all the values that it claims."""
+    for key, x in tensors.items():
+        if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_meta or x.is_quantized:
+            raise ValueError(f"{key} is no dense tensor with values; an ml-tarflow checkpoint has nothing else in it")
+        if x.untyped_storage().nbytes() < x.numel() * x.element_size():
             raise ValueError(
-                f"{path} is truncated or not a state dict ({type(error).__name__}); only plain tensors are read from .pth files"
-            ) from error
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this is not one")
-    plain = all(isinstance(k, str) and v.layout == torch.strided and not v.is_meta for k, v in tensors.items())
-    if not plain:
-        raise ValueError("an ml-tarflow checkpoint has names and dense tensors with values; this one has others")
-    return tensors
-
-
-def _without_wrapper(key: str) -> str:
-    """DDP and torch.compile prefix the keys of what they wrap."""
-    while key.startswith(prefixes := ("module.", "_orig_mod.")):
-        for prefix in prefixes:
-            key = key.removeprefix(prefix)
-    return key
+                f"{key} claims {tuple(x.shape)} values and has fewer in its memory: not an ml-tarflow checkpoint"
+            )
 
 
 def _config(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -101,16 +102,17 @@ class TarFlow(Pretrained, nn.Module):
     @classmethod
     def from_apple(
         cls,
-        source: str | Path | Mapping[str, Tensor],
+        source: str | Path | Mapping[str, Any],
         image_size: int | None,
         patch_size: int,
         head_dim: int = 64,
         noise_std: float | None = None,
+        part: str | None = None,
     ) -> TarFlow:
         """A flow with the weights of an ml-tarflow checkpoint; see `labcore.flows.apple`."""
         from labcore.flows.apple import load_apple
 
-        return load_apple(cls, source, image_size, patch_size, head_dim, noise_std)
+        return load_apple(cls, source, image_size, patch_size, head_dim, noise_std, part)
 
     def to_apple(self) -> dict[str, Tensor]:
         """The state dict of the same model in ml-tarflow's names and shapes, every key; see `labcore.flows.apple`."""

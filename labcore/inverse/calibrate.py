@@ -10,7 +10,6 @@ file beside the model and refuses any other.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import platform
 import warnings
@@ -30,7 +29,7 @@ from labcore.inverse import native
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.methods import STARTS, Method, check_methods, divisors
 from labcore.inverse.solve import invert, invert_block
-from labcore.jsonfile import alone, write_json
+from labcore.jsonfile import alone, read_json, write_json
 from labcore.timing import alternate
 from labcore.types import BlockStats
 
@@ -307,7 +306,7 @@ def device_of(flow: TarFlow) -> str:
 def read(file: Path) -> list[Calibration]:
     """All calibrations in a file; ValueError where it is damaged."""
     try:
-        found = [Calibration.model_validate(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+        found = [Calibration.model_validate(entry) for entry in read_json(file)]
     except (ValueError, TypeError):
         found = []
     if not found:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from labcore.jsonfile import read_json
 from labcore.store import weights_folder
 
 KNOWN = {
@@ -133,7 +133,7 @@ def _tiny_random() -> nn.Module:
 
 def _class_in(folder: Path) -> str:
     try:
-        kind = json.loads((folder / CONFIG).read_text()).get("_class_name")
+        kind = read_json(folder / CONFIG).get("_class_name")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{folder} has no readable {CONFIG} ({error}); give a folder that diffusers' save_pretrained wrote"

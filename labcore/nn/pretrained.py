@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
 
 from labcore.config import SCHEMA, Config
+from labcore.jsonfile import parse_json
 from labcore.memory import keep_freed_memory
+from labcore.nn.tensors import (
+    check_architecture,
+    load_strictly,
+    read_shapes,
+    read_tensors,
+    stored_tensors,
+    write_tensors,
+)
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 Model = TypeVar("Model", bound="Pretrained")
@@ -31,16 +39,16 @@ class Pretrained:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write weights and configuration to `folder` (made if missing); `dtype` stores floating weights in it.
 
-        What the folder held stays until the new files are complete. Raises OSError where they cannot be written.
+        What the folder held stays until the new files are complete. The weights get a checksum, which loading verifies.
+        Raises OSError where the files cannot be written, and ValueError for a `dtype` that cannot hold the weights.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
-        folder = Path(folder)
+        folder, tensors = Path(folder), stored_tensors(self, dtype)
         weights, config = (folder / f"{name}.{os.getpid()}.tmp" for name in (WEIGHTS, CONFIG))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors_of(self, dtype), weights, metadata={"format": "pt"})
+            write_tensors(tensors, weights)
             config.write_text(json.dumps(describe(self), indent=2) + "\n")
             weights.chmod(config.stat().st_mode)  # safetensors makes files that only their owner can read
             os.replace(weights, folder / WEIGHTS)
@@ -55,6 +63,7 @@ class Pretrained:
         return folder
 
     @classmethod
+    @torch.inference_mode(False)  # weights that are made in inference mode can never be trained
     def from_pretrained(cls: type[Model], source: str | Path, revision: str | None = None) -> Model:
         """The model saved in a folder, or in a hub repository "owner/name"; in eval mode, on the CPU.
 
@@ -68,8 +77,11 @@ class Pretrained:
             raise FileNotFoundError(
                 f"{folder} has no {' and no '.join(missing)}; give a folder that save_pretrained wrote"
             )
-        model = cls(read_config(cls, folder / CONFIG))
-        load_strictly(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        config = read_config(cls, folder / CONFIG)
+        weights = folder / WEIGHTS
+        check_architecture(lambda: cls(config), config.least_weights, read_shapes(weights), weights)
+        model = cls(config)
+        load_strictly(model, read_tensors(weights), weights)
         keep_freed_memory()
         return model.eval()
 
@@ -129,16 +141,10 @@ def describe(model: Pretrained) -> dict[str, Any]:
     return {"model": type(model).__name__, "schema": SCHEMA, **model.config.model_dump(mode="json")}
 
 
-def tensors_of(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The state dict, contiguous and on the CPU, floating tensors in `dtype` where one is given."""
-    convert = (lambda x: x.to(dtype) if x.is_floating_point() else x) if dtype else (lambda x: x)
-    return {name: convert(x.detach()).cpu().contiguous() for name, x in model.state_dict().items()}
-
-
 def saved_class(folder: Path) -> str | None:
     """Name of the class that a folder's config.json was written for; None where it does not say."""
     try:
-        return json.loads((folder / CONFIG).read_text()).get("model")
+        return parse_json((folder / CONFIG).read_text()).get("model")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -146,7 +152,7 @@ def saved_class(folder: Path) -> str | None:
 def read_config(cls: type[Pretrained], path: Path) -> Config:
     """The validated configuration in a config.json written for `cls`."""
     try:
-        values = json.loads(path.read_text())
+        values = parse_json(path.read_text())
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -162,43 +168,6 @@ def read_config(cls: type[Pretrained], path: Path) -> Config:
         return cls.config_class(**values)
     except ValueError as error:
         raise ValueError(f"{path} does not describe a {cls.__name__}: {error}") from None
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; ValueError where it is truncated or something else."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or not a safetensors file ({error}); copy or download it again"
-        ) from None
-
-
-def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Load `tensors` where names and shapes agree and values are finite; else one ValueError that says what differs."""
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if tensors[name].shape != own[name].shape
-    ]
-    problems = [
-        f"{len(names)} {what}, first {names[0]}"
-        for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", sorted(shapes)))
-        if names
-    ]
-    if problems:
-        raise ValueError(f"{source} does not fit {type(model).__name__} ({'; '.join(problems)}): another architecture")
-    bad = sorted(name for name, x in tensors.items() if x.is_floating_point() and not bool(x.isfinite().all()))
-    if bad:
-        raise ValueError(
-            f"{source} holds NaN or infinity in {len(bad)} tensors, first {bad[0]}; use an earlier checkpoint"
-        )
-    model.load_state_dict(tensors, strict=True)
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from labcore import provenance
 from labcore.flows.tarflow import TarFlow
-from labcore.jsonfile import write_json
+from labcore.jsonfile import read_json, write_json
 from labcore.train import checkpoint
 
 KEPT = "along.json"
@@ -29,10 +28,10 @@ def along(
     path, points, key = run / KEPT, [], {**key, "limits": "spread"}
     known = _kept(path, key)
     for folder in sorted(checkpoint.folders(run)):
+        step = checkpoint.read(folder).step
         flow = TarFlow.from_pretrained(folder / "ema")
         weights = provenance.weights_hash(flow)
         if weights not in known:
-            step = checkpoint.read_state(folder)["step"]
             flow = flow.to(device).eval().requires_grad_(False)
             known[weights] = {"step": step, **measure(flow)}
             write_json(path, {"key": key, "points": known})
@@ -45,7 +44,7 @@ def _kept(path: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        kept = json.loads(path.read_text())
+        kept = read_json(path)
         points = {str(weights): {**point, "step": int(point["step"])} for weights, point in kept["points"].items()}
         return points if kept["key"] == key else {}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -175,7 +175,7 @@ def _on_images(
     flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
     batch = spread_images(training, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
-        kept = checkpoint.Checkpoint(folder, checkpoint.read_state(folder))
+        kept = checkpoint.read(folder)
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
         objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
         yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)

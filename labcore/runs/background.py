@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from labcore.config import TrainConfig
 from labcore.runs import detached
 from labcore.runs.kinds import AnyRun, kind_of
@@ -23,6 +21,7 @@ from labcore.runs.training import check_writable, data_fingerprint, datasets
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult
+from labcore.yamlfile import dump_yaml
 
 CONFIG = "config.yaml"
 show_line: Callable[[str], None] = partial(print, flush=True)
@@ -90,7 +89,7 @@ def train_streamed(
 
 def _write_config(config: AnyRun, folder: Path) -> None:
     unfinished = folder / f"{CONFIG}.tmp"
-    unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    unfinished.write_text(dump_yaml(config.model_dump(mode="json")))
     os.replace(unfinished, folder / CONFIG)
 
 

@@ -156,17 +156,16 @@ def presets(
 
 def _parameter(text: str) -> tuple[str, Any]:
     """Name and value of a NAME=VALUE, the value as YAML has it; ValueError for anything else."""
-    import yaml
+    from labcore.yamlfile import parse_yaml
 
     name, equals, value = text.partition("=")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = equals = None
+    write = "write NAME=VALUE, as in data_path=FOLDER, processes=4 or guidances=[1.0, 2.0]"
     if not equals or not name.strip():
-        raise ValueError(
-            f"--set was {text!r}; write NAME=VALUE, as in data_path=FOLDER, processes=4 or guidances=[1.0, 2.0]"
-        )
+        raise ValueError(f"--set was {text!r}; {write}")
+    try:
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"--set was {text[:60]!r}, whose value is no YAML ({error}); {write}") from None
     return name.strip(), parsed
 
 
@@ -247,14 +246,14 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _matches(values: dict[str, Any], key: str, text: str) -> bool:
     """Whether a run's parameter, row or seed is what the text says."""
-    import yaml
+    from labcore.yamlfile import parse_yaml
 
     given = values.get(key) if key in ("row", "seed", "id") else values["parameters"].get(key)
     with contextlib.suppress(ValueError):  # 1e-3 is 0.001 here, though a text in YAML
         if isinstance(given, int | float) and not isinstance(given, bool):
             return given == float(text)
-    with contextlib.suppress(yaml.YAMLError):
-        return given == yaml.safe_load(text) or str(given) == text
+    with contextlib.suppress(ValueError):
+        return given == parse_yaml(text) or str(given) == text
     return str(given) == text
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
 from labcore.data.datasets import NAMES, Data
@@ -18,6 +15,7 @@ from labcore.runs.parameters import nearest
 from labcore.runs.presets import INVERSIONS, PRESETS, SMALL, about
 from labcore.train.inversion import SAME
 from labcore.types import Site
+from labcore.yamlfile import parse_yaml, read_yaml
 
 SECTIONS = ("model", "data", "train", "align")
 INVERSION_SECTIONS = ("model", "data", "train", "inversion")
@@ -231,10 +229,7 @@ def preset_sections(name: str) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no file {str(file)!r}; give a YAML file with the sections model, data and train")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {error}") from None
+    values = read_yaml(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; it needs the sections model, data and train")
     return values
@@ -248,12 +243,13 @@ def _setting(text: str, sections: Iterable[str]) -> tuple[str, str, Any]:
             f"setting {text!r}; write SECTION.KEY=VALUE with section {', '.join(sections)}, as in train.steps=100"
         )
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except ValueError as error:
         raise ValueError(
-            f"setting {text!r}: {value!r} is not a value; write a number, a word, null, or [a, b]"
+            f"setting {_short(text)}: {_short(value)} is not a value ({error}); write a number, a word, null, or [a, b]"
         ) from None
-    if isinstance(parsed, str):  # YAML reads 1e-4 as a string
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
     return section, key, parsed
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labcore.jsonfile import read_json
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -76,7 +78,7 @@ def start(
 def read(folder: Path) -> dict[str, Any] | None:
     """The record of the newest attempt, or None: command, about, host, pid, offset, began, and status (None till it ends)."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and {"host", "pid", "offset", "status"} <= record.keys() else None

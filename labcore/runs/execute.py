@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from labcore.jsonfile import read_json
 from labcore.revision import git_revision
 from labcore.runs import state as states
 from labcore.runs.kernel import die_with_parent
@@ -142,7 +143,7 @@ def _import_converter() -> None:
 def read_result(path: Path) -> dict[str, Any]:
     """A result.json of finite numbers; ValueError says what is wrong with it."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
     except FileNotFoundError:
         raise ValueError(
             f"the notebook ended without writing {path.name}; its last cell must write it to run_dir"

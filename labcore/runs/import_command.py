@@ -25,6 +25,9 @@ def import_(
     noise_std: Annotated[
         float | None, typer.Option(help="Of training, 0 for uniform noise; default what such a name says.", min=0.0)
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Which model is meant where the file holds several, as ema beside model.")
+    ] = None,
 ) -> None:
     """Take over a checkpoint of ml-tarflow: every weight accounted for, sizes as the file says, in the lab's format."""
     from labcore.flows.apple import said_by
@@ -41,7 +44,7 @@ def import_(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} is there already; give a folder that is new or empty")
     used = {**told, **{name: value for name, value in given.items() if value is not None}}
-    flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"])
+    flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"], part=part)
     c = flow.config
     sizes = ("width", "num_blocks", "layers_per_block")
     if told and None in given.values() and any(getattr(c, name) != told[name] for name in sizes):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeVar
 
 from labcore.biflow.model import BackwardModel
 from labcore.flows.tarflow import TarFlow
@@ -16,7 +15,10 @@ from labcore.nn.pretrained import CONFIG, saved_class
 from labcore.provenance import weights_hash
 from labcore.store import cache_folder
 from labcore.train import checkpoint
+from labcore.yamlfile import read_yaml
 from labcore.zoo import NAMES, path
+
+AnyModel = TypeVar("AnyModel", TarFlow, BackwardModel)
 
 
 def find_model(source: str | Path) -> TarFlow:
@@ -26,25 +28,42 @@ def find_model(source: str | Path) -> TarFlow:
     folder gives its averaged weights; any other folder must be one that save_pretrained wrote. Names of the zoo and hub
     repositories "owner/name" work too. Raises FileNotFoundError or ValueError with what to do.
     """
-    return TarFlow.from_pretrained(_folder(source))
+    return _load(TarFlow, source, _folder(source))
 
 
 def find_sampler(source: str | Path) -> TarFlow | BackwardModel:
     """The flow, or the learned inverse of one, that `source` names: what `labcore.sample` takes; as `find_model`."""
     place = _folder(source)
     learned = isinstance(place, Path) and saved_class(place) == BackwardModel.__name__
-    return (BackwardModel if learned else TarFlow).from_pretrained(place)
+    return _load(BackwardModel if learned else TarFlow, source, place)
+
+
+def _load(kind: type[AnyModel], source: str | Path, place: Path | str) -> AnyModel:
+    """The model in `place`; where a run's finished model is damaged, the averaged weights of its newest whole checkpoint."""
+    run = Path(source)
+    try:
+        return kind.from_pretrained(place)
+    except (ValueError, FileNotFoundError) as error:
+        finished = Path(place) == run / "model" and run.is_dir()
+        found = checkpoint.latest(run) if finished else None
+        if found is None:
+            raise
+        warnings.warn(f"{error}. Taking the averaged weights of {found.path.name} instead", stacklevel=3)
+        return kind.from_pretrained(found.path / "ema")
 
 
 def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
-    """A section of the run's configuration that lies beside a model, in a run's folder or the zoo; None where none does."""
+    """A section of the run's configuration that lies beside a model, in a run's folder or the zoo; None where none does.
+
+    Raises ValueError where that file is no YAML.
+    """
     if str(source) in NAMES:
         file = path(str(source)) / "spec.yaml"
     else:
         folder = Path(source)
         above = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
         file = next((f / "config.yaml" for f in (folder, folder.parent, *above) if (f / "config.yaml").is_file()), None)
-    values = yaml.safe_load(file.read_text()) if file else None
+    values = read_yaml(file) if file else None
     return values.get(section) if isinstance(values, dict) else None
 
 
@@ -94,7 +113,10 @@ def _folder(source: str | Path) -> Path | str:
     for candidate in (folder, folder / "model", folder / "ema"):
         if candidate.is_dir() and (candidate / CONFIG).is_file():
             is_raw_weights = candidate.name == "model" and (folder / "ema" / CONFIG).is_file()  # a checkpoint folder
-            return folder / "ema" if is_raw_weights else candidate
+            chosen = folder / "ema" if is_raw_weights else candidate
+            if checkpoint.is_checkpoint(chosen.parent):
+                checkpoint.read(chosen.parent)
+            return chosen
     if not folder.exists() and "/" not in str(source):
         raise FileNotFoundError(
             f"no folder {str(source)!r}, and no shipped model of that name; shipped are {', '.join(NAMES)}. Give one of "

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore.jsonfile import read_json
+
 KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "tuple": tuple, "dict": dict, "None": None}
 """Annotations that are checked; any other annotation accepts every value."""
 
@@ -94,33 +96,24 @@ def _mismatch(parameter: Parameter, value: Any) -> str | None:
     if isinstance(value, int) and "float" in kinds:
         return None
     if isinstance(value, str) and "str" not in kinds and kinds & {"float", "int"}:
-        return f"that is text; {_as_number(value)}" if _is_number(value) else takes
+        return f"that is text; write {value} without quotes" if _is_finite_number(value) else takes
     if isinstance(value, list) and "tuple" in kinds:
         return None
     return None if isinstance(value, tuple(KINDS[kind] for kind in kinds if kind != "None")) else takes
 
 
-def _is_number(text: str) -> bool:
+def _is_finite_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
-
-
-def _as_number(text: str) -> str:
-    """YAML reads 1e-4 as text, since a float needs a dot."""
-    mantissa, e, exponent = text.lower().partition("e")
-    if e and "." not in mantissa:
-        return f"in YAML a number in powers of ten needs a dot: write {mantissa}.0e{exponent}"
-    return f"write {text} without quotes"
 
 
 def _cells(notebook: Path) -> list[dict[str, Any]]:
     if not notebook.is_file():
         raise ValueError(f"there is no notebook {notebook}; give the path of an .ipynb file")
     try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
+        content = read_json(notebook)
         cells = content["cells"]
         if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
             raise TypeError

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore.jsonfile import read_json
 from labcore.runs import state
 from labcore.runs.execute import LOG, read_result
 from labcore.runs.interval import Interval, mean_interval, paired
@@ -101,7 +102,7 @@ def published(spec: str, results: Path | None = None) -> Published | None:
 
 def rebuild(folder: Path) -> dict[str, str]:
     """File name -> text of the tables of a results folder, from its records alone. ValueError for what does not fit."""
-    layout = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    layout = read_json(folder / TABLE)
     rows = layout.pop("rows")
     records = _records(folder)
     _check_same(records, folder)
@@ -218,7 +219,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((folder / RECORDS).glob("*.json")):
         try:
-            one = json.loads(path.read_text(encoding="utf-8"))
+            one = read_json(path)
         except ValueError:
             one = None
         if not isinstance(one, dict) or not one.keys() >= {"id", "row", "seed", "parameters", "metrics"}:

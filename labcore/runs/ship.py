@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
@@ -32,6 +31,7 @@ from labcore.runs.evaluation import Data, evaluate_model
 from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
 from labcore.train.log import read_log
+from labcore.yamlfile import dump_yaml, read_yaml
 from labcore.zoo import FOLDER, cards, load_classifier, path
 
 GUIDANCE = 1.0
@@ -43,6 +43,8 @@ JUDGED = 1000
 COMPARED = 2000
 """Samples of FID and the like; our choice."""
 METRICS = tuple(f"{name}_efflite0" for name in ("fid", "sfid", "kid", "is", "precision", "recall"))
+NOT_RECORDED = ("files", "sha256", "run", "step")
+"""What a checkpoint says of itself and not of what made it."""
 
 
 def publish(run: Path, name: str) -> Path:
@@ -50,7 +52,7 @@ def publish(run: Path, name: str) -> Path:
 
     Raises ValueError for what the cards have no words for.
     """
-    folder, values = path(name), yaml.safe_load((run / "config.yaml").read_text())
+    folder, values = path(name), read_yaml(run / "config.yaml")
     config = (InversionRunConfig if "inversion" in values else RunConfig)(**values)
     _check(run, config)
     find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
@@ -137,7 +139,7 @@ def trained(model: Sampler, run: Path) -> dict[str, Any]:
         "steps": log[-1]["step"],
         "last_train_loss": log[-1]["loss"],
         "training_seconds": round(seconds),
-        "trained_with": {k: v for k, v in checkpoint.latest(run).state.items() if k not in ("files", "run", "step")},
+        "trained_with": {k: v for k, v in checkpoint.latest(run).state.items() if k not in NOT_RECORDED},
     }
 
 
@@ -146,9 +148,7 @@ def spec(name: str, config: RunConfig | InversionRunConfig) -> str:
     invert = f" --invert {config.flow}" if isinstance(config, InversionRunConfig) else ""
     file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
     command = f"lab train{invert} --config {file} --out runs/{name}"
-    return f"# The run that made this model:  {command}\n" + yaml.safe_dump(
-        config.model_dump(mode="json"), sort_keys=False
-    )
+    return f"# The run that made this model:  {command}\n" + dump_yaml(config.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

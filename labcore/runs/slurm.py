@@ -22,12 +22,14 @@ from typing import Any
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from labcore.config import Config
+from labcore.jsonfile import read_json
 from labcore.runs import execute, state
 from labcore.runs.board import Board
 from labcore.runs.detached import birth
 from labcore.runs.parameters import nearest
 from labcore.runs.runner import finished
 from labcore.runs.spec import FOLDER, Run, RunSpec
+from labcore.yamlfile import read_yaml
 
 CLUSTERS = ("slurm", "local")
 JOB, LOGS = "job.json", "jobs"
@@ -60,19 +62,15 @@ def load_profile(spec: RunSpec, cluster: str, given: Path | None = None) -> Prof
 
     Raises ValueError (pydantic's for wrong keys and types) for a file that is missing or is no mapping.
     """
-    import yaml
-
     path = given or spec.project / FOLDER / "profiles" / f"{cluster}.yaml"
     if given is None and not path.is_file():
         return Profile()
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = read_yaml(path) or {}
     except FileNotFoundError:
         raise ValueError(
             f"there is no profile {path}; give a .yaml file with {', '.join(Profile.model_fields)}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}; correct it") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}; a profile has {', '.join(Profile.model_fields)}")
     for key in values:
@@ -202,7 +200,7 @@ def has_job(folder: Path, queue: set[str]) -> bool:
 def _job(folder: Path) -> dict[str, Any]:
     """What is noted of a run's last job; empty where there is none."""
     try:
-        job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        job = read_json(folder / JOB)
     except (OSError, ValueError):
         return {}
     return job if isinstance(job, dict) else {}

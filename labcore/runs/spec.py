@@ -26,6 +26,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_valida
 
 from labcore.config import Config
 from labcore.runs.parameters import Parameter, check_parameters, code_hash, nearest, read_parameters
+from labcore.yamlfile import read_yaml
 
 FOLDER = "papermill_runs"
 RESERVED = {
@@ -200,13 +201,8 @@ def load_spec(name: str | Path) -> RunSpec:
 
     Raises ValueError (pydantic's for wrong keys and types) for what is missing or does not fit.
     """
-    import yaml
-
     path = _find(name)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _unique_keys())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}; correct it") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}; a run spec has keys: notebook, about, expected, ...")
     if given := {"name", "path"} & values.keys():
@@ -307,22 +303,6 @@ def _canonical(value: Any, parameter: Parameter) -> Any:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _unique_keys() -> Any:
-    """PyYAML's safe loader, which takes the last of two equal keys, made to refuse them."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            keys = [
-                self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
-            ]
-            if twice := [key for key in keys if keys.count(key) > 1]:
-                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    return Loader
 
 
 def project_folders() -> list[Path]:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore.jsonfile import parse_json
 from labcore.runs.spec import Run
 
 try:
@@ -97,7 +98,7 @@ def read(folder: Path) -> State | None:
     except UnicodeDecodeError:
         text = ""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError:
         values = None
     if not _whole(values):

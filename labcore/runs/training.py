@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from labcore.config import InversionRunConfig, RunConfig
@@ -36,6 +35,7 @@ from labcore.store import process_device
 from labcore.train import checkpoint, monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
+from labcore.yamlfile import dump_yaml
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -81,7 +81,7 @@ def carry_out(
     prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
-        (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        (folder / "config.yaml").write_text(dump_yaml(config.model_dump(mode="json")))
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result

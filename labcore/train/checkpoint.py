@@ -3,7 +3,8 @@
     checkpoints/step-00001000/model/      weights and config.json, as save_pretrained writes them
                               ema/        the averaged weights, likewise: TarFlow.from_pretrained reads it
                               training.pt optimizer, objective and gradient-scaler state (tensors and numbers only)
-                              state.json  step, run configuration, code version, size of every file
+                              state.json  step, run configuration, code version, size and sha256 of every file,
+                                          and a digest of state.json itself
 
 There is no generator state because there is none: every random number is a function of the seed and the step.
 A folder is written under a temporary name, synced and renamed, so one that has its name is complete.
@@ -22,6 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from labcore.files import check_contents, check_sizes, sha256, sha256_of
+from labcore.jsonfile import parse_json
 
 try:
     import fcntl
@@ -71,35 +75,45 @@ def save(
 ) -> Path:
     """Write checkpoints/step-<step> and prune to the `keep` newest; what was saved before survives any failure here.
 
-    models: sub-folder name -> a model with save_pretrained. Raises OSError that names the last good checkpoint.
+    models: sub-folder name -> a model with save_pretrained. Raises OSError that names the last good checkpoint, and, once
+    the step is saved, where the run's folder had been deleted or renamed.
     """
     final = run / FOLDER / f"step-{step:08d}"
     partial = final.with_suffix(".tmp")
+    vanished = not run.is_dir()
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
+        _remove(partial)
         partial.mkdir(parents=True)
         for name, model in models.items():
             model.save_pretrained(partial / name)
         with open(partial / TRAINING, "wb") as file:
             torch.save(training, file)
-        sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / STATE).write_text(json.dumps({"step": step, **state, "files": sizes}, indent=2) + "\n")
+        files = {str(p.relative_to(partial)): p for p in sorted(partial.rglob("*")) if p.is_file()}
+        sizes = {name: p.stat().st_size for name, p in files.items()}
+        written = {"step": step, **state, "files": sizes, "sha256": {name: sha256(p) for name, p in files.items()}}
+        written = parse_json(json.dumps(written))  # as it will be read: JSON makes texts of keys and lists of tuples
+        written |= {"digest": sha256_of(written)}
+        (partial / STATE).write_text(json.dumps(written, indent=2) + "\n")
         for p in partial.rglob("*"):
             if p.is_file():
                 _sync(p)
-        if final.exists():  # the same step again, after a resume from before it
-            shutil.rmtree(final)
+        _remove(final)  # the same step again, after a resume from before it
         os.replace(partial, final)
         _sync(final.parent)
     except Exception as error:  # safetensors and torch.save wrap a full disk in errors of their own
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(partial)
         good = latest_path(run)
         raise OSError(
             f"could not save step {step} to {final.parent}: {error}. "
             f"{f'The last good checkpoint is {good.name}' if good else 'No checkpoint has been saved yet'}; "
             "free space or fix the folder and give the same command again"
         ) from error
+    if vanished:
+        raise OSError(
+            f"{run} was deleted or renamed while a training ran in it. Step {step} was saved in a new folder of that name; "
+            "move it to where the run's other checkpoints are, and give the same command with that folder to go on"
+        )
     _prune(run, final, keep)
     return final
 
@@ -112,7 +126,7 @@ def latest(run: Path) -> Checkpoint | None:
     damage = []
     for folder in folders(run):
         try:
-            found = Checkpoint(folder, read_state(folder))
+            found = read(folder)
             read_training(found, torch.device("cpu"))
         except ValueError as error:
             damage.append(str(error))
@@ -131,24 +145,52 @@ def latest_path(run: Path) -> Path | None:
     return next(iter(folders(run)), None)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """state.json of a checkpoint whose files are all there at their full size; ValueError says what is wrong."""
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, with the contents of all its files verified; ValueError says what is damaged.
+
+    Checkpoints of earlier versions have no checksums; of these only names and sizes are compared.
+    """
+    state = read_state(folder)
     try:
-        state = json.loads((folder / STATE).read_text())
+        check_contents(folder, state.get("sha256", {}))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{folder.name} is damaged: {error}") from None
+    return Checkpoint(folder, state)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint whose files are all there at their full size; ValueError says what is wrong.
+
+    Contents of the other files are not verified: see `read`.
+    """
+    try:
+        state = parse_json((folder / STATE).read_text())
         files = dict(state["files"])
         known = (
             isinstance(state["step"], int) and isinstance(state["run"], dict) and isinstance(state["precision"], str)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = state.pop("digest", None)
+        known = known and isinstance(state.get("sha256", {}), dict)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder.name} is damaged: {STATE} cannot be read ({type(error).__name__})") from None
     if not known:
         raise ValueError(f"{folder.name} is damaged: {STATE} does not say step, run and precision")
-    for name, size in files.items():
-        actual = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if actual != size:
-            what = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
-            raise ValueError(f"{folder.name} is damaged: {name} {what}")
+    if digest not in (None, sha256_of(state)):
+        raise ValueError(f"{folder.name} is damaged: {STATE} has changed since it was saved (its digest differs)")
+    if _step_of(folder) not in (None, state["step"]):
+        raise ValueError(
+            f"{folder.name} is damaged: {STATE} is of step {state['step']}; the folder was renamed or mixed up"
+        )
+    try:
+        check_sizes(folder, files)
+    except ValueError as error:
+        raise ValueError(f"{folder.name} is damaged: {error}") from None
     return state
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has a checkpoint's name and state.json."""
+    return _step_of(folder) is not None and (folder / STATE).is_file()
 
 
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
@@ -199,8 +241,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def folders(run: Path) -> list[Path]:
     """Folders that have a checkpoint's name, newest first; anything else in there is the user's and is left alone."""
-    named = [p for p in (run / FOLDER).glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()]
-    return sorted(named, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+    named = [p for p in (run / FOLDER).glob("step-*") if _step_of(p) is not None and p.is_dir()]
+    return sorted(named, key=_step_of, reverse=True)
+
+
+def _step_of(folder: Path) -> int | None:
+    """The step in a checkpoint folder's name; None where it is no such name."""
+    match = re.fullmatch(r"step-(\d{8,18})", folder.name, re.ASCII)
+    return int(match[1]) if match else None
 
 
 def _prune(run: Path, newest: Path, keep: int) -> None:
@@ -210,11 +258,20 @@ def _prune(run: Path, newest: Path, keep: int) -> None:
         with contextlib.suppress(ValueError):
             read_state(folder)
             complete.append(folder)
-    for old in complete[complete.index(newest) :][keep:]:
-        shutil.rmtree(old)
-    for partial in (run / FOLDER).glob("step-*.tmp"):
-        if re.fullmatch(r"step-\d{8,}\.tmp", partial.name) and partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
+    left = [p for p in (run / FOLDER).glob("step-*.tmp") if _step_of(p.with_suffix("")) is not None and p.is_dir()]
+    for old in [*complete[complete.index(newest) :][keep:], *left]:
+        try:
+            _remove(old)
+        except OSError as error:  # the step is saved; room is for later
+            warnings.warn(f"could not remove {old} ({error.strerror or error}); remove it by hand", stacklevel=3)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a link to one only the link, since its target belongs to somebody."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _sync(path: Path) -> None:

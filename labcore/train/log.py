@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from labcore.jsonfile import parse_json
 from labcore.live import in_live_notebook
 
 
@@ -84,7 +85,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from labcore.config import Config
+from labcore.config import Config, Width
 from labcore.nn.pretrained import Pretrained
 from labcore.rng import StepNoise
 from labcore.train.objectives import Logs
@@ -18,11 +18,16 @@ from labcore.types import Batch
 class CompressorConfig(Config):
     """Sizes of a small autoencoder of Stable Diffusion's layout: a level a width, each but the first at half the size."""
 
-    channels: PositiveInt = 1
-    widths: tuple[PositiveInt, ...] = (16, 32, 64)
-    layers_per_level: PositiveInt = 1
-    latent_channels: PositiveInt = 4
-    groups: PositiveInt = 8
+    channels: Width = 1
+    widths: tuple[Width, ...] = (16, 32, 64)
+    layers_per_level: Width = 1
+    latent_channels: Width = 4
+    groups: Width = 8
+
+    @property
+    def least_weights(self) -> int:
+        """Every layer of every level has weights."""
+        return len(self.widths) * self.layers_per_level
 
 
 class Compressor(Pretrained, nn.Module):

@@ -1,0 +1,68 @@
+"""Which state dict in a checkpoint is meant: names without wrappers, and parts such as "model" beside "ema".
+
+Other people's training scripts save a bare state dict, one under a key such as "model" or "state_dict", or several of
+them. Names carry what DDP, FSDP, torch.compile and activation checkpointing put into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labcore.nn.tensors import WRAPPERS
+
+FIRST = "blocks.0.proj_in.weight"
+"""A key that every ml-tarflow state dict has."""
+DEEPEST = 8
+"""Levels of dictionaries in a checkpoint, at most."""
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Dotted name, without wrappers -> value, for dictionaries of dictionaries.
+
+    Raises ValueError for keys that are no text, for too many levels, and where two values get one name.
+    """
+    if not values and not depth:
+        raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this one is empty")
+    if depth > DEEPEST:
+        raise ValueError(f"dictionaries are nested more than {DEEPEST} levels deep: not an ml-tarflow checkpoint")
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            if depth:
+                continue  # a number of a parameter, in an optimizer's state
+            raise ValueError(f"{key!r} is no name of a tensor: not an ml-tarflow checkpoint")
+        name = _plain(f"{prefix}{key}")
+        inner = flatten(value, f"{name}." if name else "", depth + 1) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(inner.keys() & flat.keys()):
+            raise ValueError(
+                f"two tensors have the name {twice[0]} once wrappers are taken off; leave one of them out of the checkpoint"
+            )
+        flat |= inner
+    return flat
+
+
+def choose_part(flat: dict[str, Any], part: str | None) -> dict[str, Any]:
+    """The state dict under the prefix `part`, or the only one there is; its names without the prefix.
+
+    Raises ValueError where there are several and none is chosen, and for a part that is not there.
+    """
+    parts = [name.removesuffix(FIRST).removesuffix(".") for name in flat if name.endswith(FIRST)]
+    if part is None:
+        if len(parts) > 1:
+            raise ValueError(
+                f"the checkpoint holds several models: {', '.join(map(repr, sorted(parts)))}; choose one with part "
+                "(--part on the command line)"
+            )
+        part = parts[0] if parts else ""
+    elif part not in parts:
+        there = ", ".join(map(repr, sorted(parts))) or "none"
+        raise ValueError(f"part was {part!r}; models in the checkpoint are: {there}")
+    if not part:
+        return {name: value for name, value in flat.items() if not name.startswith(tuple(f"{p}." for p in parts if p))}
+    return {name.removeprefix(f"{part}."): value for name, value in flat.items() if name.startswith(f"{part}.")}
+
+
+def _plain(name: str) -> str:
+    """A name without what DDP ("module") and the wrappers of `WRAPPERS` put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS | {"module"})
