@@ -12,13 +12,13 @@ help:  ## this list
 
 setup: $(READY)  ## make .venv and install the pinned packages
 
-$(READY): requirements/dev.txt pyproject.toml
+$(READY): requirements/setup.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "labcore needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Say which: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(READY)  ## train, invert, score and sample a flow in an executed notebook (5 minutes)
@@ -67,6 +67,7 @@ bench: $(READY)  ## speed as ratios measured in one run (BENCH="--reference FOLD
 requirements: $(READY)  ## compile the pinned sets again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --extra dev -o requirements/dev.txt
+	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate -c requirements/dev.txt - -o requirements/setup.txt
 
 clean:  ## remove caches (not .venv, not runs/)
 	rm -rf .pytest_cache .ruff_cache build dist *.egg-info

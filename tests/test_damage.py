@@ -12,8 +12,8 @@ from test_apple import apple_state
 
 from labcore import TarFlow
 from labcore.config import TarFlowConfig
-from labcore.nn.tensors import stored_tensors
 from labcore.runs.models import find_model
+from labcore.tensors import stored_tensors
 from labcore.train import checkpoint
 
 

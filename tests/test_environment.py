@@ -79,3 +79,24 @@ def test_no_addresses():
         assert "://" not in path.read_text(), path.name
     for name in ("uv.lock", "pylock.toml"):
         assert not (ROOT / name).exists()
+
+
+def test_nothing_is_installed_without_a_hash():
+    """Setting up installs uv and setuptools too; their files are pinned as those of all others."""
+    blocks = {
+        name: re.search(
+            r"^uv==\S+ \\\n(?:    --hash=\S+(?: \\)?\n)+", (ROOT / "requirements" / name).read_text(), re.M
+        )[0]
+        for name in ("setup.txt", "dev.txt")
+    }
+    assert blocks["setup.txt"] == blocks["dev.txt"] == (ROOT / "requirements" / "setup.txt").read_text()
+    assert "setuptools" in pinned("dev.txt")
+    setup = (ROOT / "Makefile").read_text().split("$(READY):")[1].split("\n\n")[0]
+    installs = [line for line in setup.splitlines() if "pip install" in line]
+    assert len(installs) == 3
+    assert all("--require-hashes" in line or "--no-deps --no-build-isolation -e ." in line for line in installs)
+
+
+def test_the_floor_of_diffusers_is_a_version_that_was_read():
+    """Versions that import any module that a downloaded model_index.json names must not be allowed."""
+    assert ranges(PROJECT["dependencies"])["diffusers"] == f">={pinned('base.txt')['diffusers'][0]}"

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from labcore import latents
 from labcore.data import load as load_data
@@ -170,7 +171,7 @@ def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
     weights, config = folder / "diffusion_pytorch_model.safetensors", folder / "config.json"
     whole, values = weights.read_bytes(), json.loads(config.read_text())
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="copy it again"):
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
         latents.load(str(folder))
     weights.unlink()
     with pytest.raises(ValueError, match=r"has no diffusion_pytorch_model\.safetensors"):
@@ -182,6 +183,22 @@ def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
     config.write_text(json.dumps({**values, "layers_per_block": 2}))
     with pytest.raises(ValueError, match="weights are missing or belong elsewhere"):
         latents.load(str(folder))
+    for sizes in (dict(block_out_channels=[10**12, 8]), dict(layers_per_block=10**9), dict(latent_channels=10**5)):
+        config.write_text(json.dumps({**values, **sizes}))
+        with pytest.raises(ValueError, match=r"sizes that no autoencoder has|claims .* weights, and .* bytes"):
+            latents.load(str(folder))
+    config.write_text(json.dumps(values))
+    tensors = load_file(weights)
+    name = "decoder.conv_in.bias"
+    for value, message in (
+        (torch.full_like(tensors[name], float("nan")), f"NaN or infinity, first in {name}"),
+        (torch.full_like(tensors[name], 1e300, dtype=torch.float64), f"NaN or infinity, first in {name}"),
+        (torch.ones_like(tensors[name], dtype=torch.int8), f"holds I8 in {name}"),
+        (torch.ones(3), "could not be read as an AutoencoderKL"),
+    ):
+        save_file(tensors | {name: value}, weights, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            latents.load(str(folder))
     config.write_text("{")
     with pytest.raises(ValueError, match=r"no readable config\.json"):
         latents.load(str(folder))

@@ -1,6 +1,7 @@
 """diffusers' pipelines draw what the lab draws, and are whole after saving and loading without a network."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -188,3 +189,18 @@ def test_what_was_put_aside_comes_back_before_it_computes(name):
     add_hook_to_module(held, Hook())
     pipeline(LABELS)
     assert woken == [held]
+
+
+@pytest.mark.parametrize("component", [["evil_module", "Flow"], ["pipelines.evil_module", "Flow"]])
+def test_a_module_that_a_folder_names_is_not_imported(tmp_path, monkeypatch, component):
+    """model_index.json comes with a download; diffusers below the floor in pyproject.toml imported what it names."""
+    TarFlowPipeline.from_flow(perturbed(dtype=torch.float32)).save_pretrained(tmp_path / "m")
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "m" / "evil_module.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = tmp_path / "m" / "model_index.json"
+    values = json.loads(index.read_text())
+    index.write_text(json.dumps(values | {"flow": component}))
+    with pytest.raises((ValueError, AttributeError, OSError)):
+        TarFlowPipeline.from_pretrained(tmp_path / "m")
+    assert "evil_module" not in sys.modules

@@ -202,7 +202,15 @@ def _lpips(file: Path) -> torch.nn.Module:
         for kind in layer.state_dict():
             if (value := state.get(f"features.{index}.{kind}")) is None:
                 raise ValueError(f"{file} has no features.{index}.{kind}; it is not torchvision's VGG-16")
-            getattr(layer, kind).data.copy_(value)
+            own = getattr(layer, kind)
+            if not isinstance(value, Tensor) or value.shape != own.shape or not value.is_floating_point():
+                raise ValueError(
+                    f"features.{index}.{kind} in {file} is not of shape {tuple(own.shape)} and floating; it is not "
+                    "torchvision's VGG-16"
+                )
+            if not bool(value.to(own.dtype).isfinite().all()):
+                raise ValueError(f"{file} holds NaN or infinity, first in features.{index}.{kind}; download it again")
+            own.data.copy_(value)
     return network
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from labcore.encoders.specs import EncoderSpec
 from labcore.store import weights_folder
+from labcore.tensors import FLOATING, first_not_finite
 
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage of EfficientNet-Lite0."""
@@ -139,9 +140,13 @@ def fit(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
     ]
     if problems:
         raise _unfit(model, path, problems)
-    bad = [name for name, x in state.items() if x.is_floating_point() and not bool(x.isfinite().all())]
-    if bad:
-        raise ValueError(f"{path} holds NaN or infinity, first in {bad[0]}; download it again")
+    formats = {name: x.dtype for name, x in own.items()}
+    if strange := [name for name, x in state.items() if formats[name].is_floating_point and x.dtype not in FLOATING]:
+        raise ValueError(
+            f"{path} holds {state[strange[0]].dtype} in {strange[0]}; weights are floating numbers of 16 to 64 bits"
+        )
+    if bad := first_not_finite(state, formats):
+        raise ValueError(f"{path} holds NaN or infinity, first in {bad}; download it again")
     model.load_state_dict(state, strict=True)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labcore.config import TarFlowConfig
 from labcore.flows.parts import choose_part, flatten
-from labcore.nn.tensors import check_architecture, load_strictly
+from labcore.tensors import check_architecture, load_strictly
 
 # ml-tarflow's name inside a block -> ours; {l} is the layer
 BLOCK_NAMES = {

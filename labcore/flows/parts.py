@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labcore.nn.tensors import WRAPPERS
+from labcore.tensors import WRAPPERS
 
 FIRST = "blocks.0.proj_in.weight"
 """A key that every ml-tarflow state dict has."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from labcore.jsonfile import read_json
 from labcore.store import weights_folder
+from labcore.tensors import first_not_finite, read_formats
 
 KNOWN = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
@@ -31,6 +33,8 @@ SHIPPED, SHIPPED_FOLDER = "fashion-vae", Path(__file__).parents[1] / "zoo" / "fa
 RANDOM = "tiny-random"
 """A name for an autoencoder of Stable Diffusion's layout with few, random weights: for smoke runs, whose pictures say
 nothing."""
+MOST = (2**17, 256)
+"""The largest number in a configuration, and the largest number of layers; far above those of any autoencoder."""
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
@@ -41,6 +45,7 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
         return RANDOM, _tiny_random()
     folder = find(source, download)
     kind = _class_in(folder)
+    _check_file(folder, kind)
     import diffusers
 
     try:
@@ -53,7 +58,46 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
         raise ValueError(
             f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
         )
-    return source if source in (*KNOWN, SHIPPED) else folder.name, model.float()
+    model = model.float()
+    if bad := first_not_finite(model.state_dict()):
+        raise ValueError(f"{folder} holds NaN or infinity, first in {bad}; copy it again")
+    return source if source in (*KNOWN, SHIPPED) else folder.name, model
+
+
+def _check_file(folder: Path, kind: str) -> None:
+    """ValueError where the configuration claims more weights than the file has bytes, or weights are no floating numbers.
+
+    Nothing of the claimed sizes is allocated. Names are left to diffusers, which knows those of older versions.
+    """
+    import diffusers
+
+    values, file = read_json(folder / CONFIG), next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    if too_large := [name for name, value in values.items() if _largest(value) > MOST[name == "layers_per_block"]]:
+        raise ValueError(f"{folder / CONFIG} has sizes that no autoencoder has, first {too_large[0]}; copy it again")
+    network = getattr(diffusers, kind)
+    try:
+        with torch.device("meta"):
+            claimed = sum(p.numel() for p in network.from_config(dict(values)).parameters())
+    except Exception as error:  # whatever it meets in files of other people
+        raise ValueError(f"{folder / CONFIG} does not describe an {kind} ({error}); copy it again") from None
+    if claimed > file.stat().st_size:
+        raise ValueError(
+            f"{folder / CONFIG} claims {claimed:,} weights, and {file.name} has {file.stat().st_size:,} bytes: another "
+            "autoencoder's; copy both files again"
+        )
+    if file.suffix == ".safetensors":  # other files are read by diffusers, tensors alone
+        formats = read_formats(file)
+        if strange := [name for name, kind in formats.items() if kind not in ("F16", "BF16", "F32", "F64")]:
+            raise ValueError(
+                f"{file} holds {formats[strange[0]]} in {strange[0]}; weights are floating numbers of 16 to 64 bits"
+            )
+
+
+def _largest(value: Any) -> int | float:
+    """The largest number in a value of the configuration, or length of a list in it."""
+    if isinstance(value, list | tuple):
+        return max([len(value), *map(_largest, value)])
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def untrained(source: str) -> nn.Module:
@@ -117,7 +161,6 @@ def find(source: str, download: bool = False) -> Path:
 
 def _tiny_random() -> nn.Module:
     """4 channels at every second pixel; its weights are a function of nothing."""
-    import torch
     from diffusers import AutoencoderKL
 
     with torch.random.fork_rng(devices=[]):

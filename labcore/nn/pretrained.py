@@ -17,7 +17,7 @@ import torch
 from labcore.config import SCHEMA, Config
 from labcore.jsonfile import parse_json
 from labcore.memory import keep_freed_memory
-from labcore.nn.tensors import (
+from labcore.tensors import (
     check_architecture,
     load_strictly,
     read_shapes,

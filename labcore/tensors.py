@@ -47,6 +47,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_formats(path: Path) -> dict[str, str]:
+    """Name -> format, as in "F32", of the tensors in a safetensors file, by its header. Raises as `read_shapes`."""
+    from safetensors import safe_open
+
+    def read() -> dict[str, str]:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+
+    return _with_safetensors(path, read)
+
+
+def first_not_finite(tensors: Mapping[str, Tensor], formats: Mapping[str, torch.dtype] | None = None) -> str | None:
+    """The first name whose values are not all finite, after conversion to its format where one is given; None without."""
+    formats = formats or {}
+    return next((k for k, x in tensors.items() if not bool(x.to(formats.get(k, x.dtype)).isfinite().all())), None)
+
+
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a safetensors file, by its header. Raises ValueError where that cannot be read."""
     from safetensors import safe_open
