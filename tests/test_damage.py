@@ -281,3 +281,23 @@ def test_bounds_of_sizes():
     assert TarFlowConfig(**{**small, "image_size": 512, "patch_size": 2}).tokens == 2**16
     with pytest.raises(ValueError, match="makes 262144 tokens; at most 65536"):
         TarFlowConfig(**{**small, "image_size": 512, "patch_size": 1})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_flows_of_16_bits_are_refused_with_what_to_do(dtype):
+    from labcore import BackwardConfig, BackwardModel, denoise, invert, sample
+
+    flow = perturbed(dtype=torch.float32).to(dtype)
+    c = flow.config
+    x, z = torch.zeros(2, *c.image_shape), torch.zeros(2, c.tokens, c.token_dim)
+    learned = BackwardModel(
+        BackwardConfig(image_size=8, patch_size=2, width=16, num_blocks=1, layers_per_block=1, head_dim=8)
+    )
+    calls = [lambda: flow(x), lambda: flow.log_prob(x.to(dtype))]
+    calls += [lambda: invert(flow, z.to(dtype)), lambda: denoise(flow, x.to(dtype)), lambda: sample(flow, 2)]
+    calls += [lambda: learned.to(dtype)(z.to(dtype))]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"allowed are float32 and float64: .*model\.float\(\).*torch\.autocast\("):
+            call()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert flow.float()(x).z.isfinite().all()

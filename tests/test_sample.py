@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused(as_users_run):
     x = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
     for call, message in (
         (lambda: denoise(flow, x / 0), "NaN or infinity"),
-        (lambda: flow(x.float()), "convert one"),
+        (lambda: flow(x.float()), "convert the images"),
         (lambda: flow(x.to(torch.uint8)), "to_float"),
         (lambda: flow(x[:, :1]), "this model takes"),
         (lambda: flow.log_prob(x, torch.tensor([0, -5])), "-1 for none"),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from labcore.config import TarFlowConfig
 from labcore.flows.metablock import BlockOutput, Labels, MetaBlock
 from labcore.nn.embed import check_labels
-from labcore.nn.patch import patchify, unpatchify
+from labcore.nn.patch import check_weights_format, patchify, unpatchify
 from labcore.nn.pretrained import Pretrained
 from labcore.types import FlowOutput, Site
 
@@ -121,15 +121,21 @@ class TarFlow(Pretrained, nn.Module):
         return to_apple(self)
 
     def check_images(self, x: Tensor) -> None:
-        """ValueError unless x is a floating batch of the model's image shape. Looks at shape and dtype only."""
+        """ValueError unless x is a floating batch of the model's image shape, and the model of 32 bits or more.
+
+        Looks at shape and dtype only.
+        """
         shape = self.config.image_shape
+        check_weights_format(self.dtype)
         if not x.is_floating_point():
             raise ValueError(
                 f"images have dtype {x.dtype}; the flow takes floating images in [-1, 1]. "
                 "Convert uint8 with labcore.data.to_float(x)"
             )
         if x.dtype != self.dtype:
-            raise ValueError(f"images are {x.dtype} and the model is {self.dtype}; convert one, as in x.to(flow.dtype)")
+            raise ValueError(
+                f"images are {x.dtype} and the model is {self.dtype}; convert the images, as in x.to(flow.dtype)"
+            )
         if x.ndim != 4 or x.shape[1:] != shape:
             raise ValueError(f"images have shape {tuple(x.shape)}; this model takes (b, {', '.join(map(str, shape))})")
 

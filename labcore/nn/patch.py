@@ -24,11 +24,22 @@ def unpatchify(tokens: Float[Tensor, "b t d"], patch: int, shape: tuple[int, int
     return rows.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], *shape)
 
 
+def check_weights_format(dtype: torch.dtype) -> None:
+    """ValueError for a model whose weights were converted to 16 bits: log-determinants and states need more."""
+    if dtype in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the model's weights are {name}; allowed are float32 and float64: convert them with model.float(), and compute "
+            f"in {name} under torch.autocast(model.device.type, dtype={dtype})"
+        )
+
+
 def check_tokens(z: Tensor, tokens: int, token_dim: int, dtype: torch.dtype) -> None:
-    """ValueError unless z is (b, tokens, token_dim) of a model's floating type."""
+    """ValueError unless z is (b, tokens, token_dim) of a model's floating type, which has 32 bits or more."""
+    check_weights_format(dtype)
     if not z.is_floating_point() or z.ndim != 3 or z.shape[1:] != (tokens, token_dim):
         raise ValueError(
             f"z has shape {tuple(z.shape)} and dtype {z.dtype}; this model takes floating (b, {tokens}, {token_dim})"
         )
     if z.dtype != dtype:
-        raise ValueError(f"z is {z.dtype} and the model is {dtype}; convert one, as in z.to(model.dtype)")
+        raise ValueError(f"z is {z.dtype} and the model is {dtype}; convert z, as in z.to(model.dtype)")
