@@ -31,6 +31,8 @@ def normal_per_item(seed: int, name: str, indices: range, shape: tuple[int, ...]
 
     Batch size, device and number of processes change nothing.
     """
+    if not indices:
+        return torch.zeros(0, *shape)
     return torch.stack([torch.randn(shape, generator=generator(seed, name, i)) for i in indices])
 
 

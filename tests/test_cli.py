@@ -1,6 +1,9 @@
 """The `lab` command: what it writes, and that a user's mistake is one message and status 2, never a traceback."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -186,3 +189,29 @@ def test_a_folder_is_cropped_as_in_the_models_run(tmp_path):
     assert source_of(str(tmp_path), config, "pictures", None, "fit").crop == "fit"
     assert source_of(str(tmp_path), config, "fashion-mnist-12k", None, None).crop is None
     assert source_of("elsewhere", config, "pictures", None, None).crop is None
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="]])
+def test_an_empty_value_is_refused(words, tmp_path, monkeypatch):
+    """As of an unset variable in a script; as a path it would be the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", *words])
+    assert result.exit_code == 2 and "--out was given an empty value" in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_character_that_the_terminal_cannot_show_ends_nothing(tmp_path):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    code = "from labcore.runs.progress import show_any_character as show; show(); print('\\u2603 snow')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "\\u2603 snow\n"
+
+
+def test_calibrate_without_a_home_says_what_to_set(monkeypatch):
+    for name in ("LABCORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    result = CliRunner().invoke(app, ["calibrate", "fashion-tarflow"])
+    assert result.exit_code == 2 and "set LABCORE_CACHE to a folder that can be written" in " ".join(
+        result.output.split()
+    )

@@ -301,3 +301,21 @@ def test_flows_of_16_bits_are_refused_with_what_to_do(dtype):
             call()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert flow.float()(x).z.isfinite().all()
+
+
+def test_empty_batches_are_empty_images_or_a_message(tmp_path):
+    from test_latents import made
+
+    from labcore import latents
+    from labcore.biflow.edit import change_class
+    from labcore.data.transforms import tile
+
+    codec = latents.load(str(made("AutoencoderKL", tmp_path / "vae")))
+    raw = codec.raw(torch.zeros(0, 3, 16, 16))
+    assert raw.shape == codec.raw(torch.zeros(1, 3, 16, 16))[:0].shape
+    assert codec.decode(codec.final(raw)).shape == (0, 3, 16, 16)
+    flow, none = perturbed(dtype=torch.float32), torch.zeros(0, dtype=torch.int64)
+    back = change_class(flow, lambda z, y: flow.unpatchify(z), torch.zeros(0, 3, 8, 8), none, none)
+    assert back.shape == (0, 3, 8, 8)
+    with pytest.raises(ValueError, match="no images for a picture"):
+        tile(torch.zeros(0, 3, 8, 8), 4)

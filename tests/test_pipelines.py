@@ -204,3 +204,10 @@ def test_a_module_that_a_folder_names_is_not_imported(tmp_path, monkeypatch, com
     with pytest.raises((ValueError, AttributeError, OSError)):
         TarFlowPipeline.from_pretrained(tmp_path / "m")
     assert "evil_module" not in sys.modules
+
+
+def test_names_of_classes_may_be_a_list():
+    names = ["a", "b", "c", "d", "e"]
+    assert TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=names).get_label_ids(["c", "a"]) == [2, 0]
+    with pytest.raises(ValueError, match="gives two classes one name"):
+        TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=["a", "a", "c", "d", "e"])

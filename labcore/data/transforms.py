@@ -43,6 +43,8 @@ def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
 def tile(x: Float[Tensor, "b c h w"], columns: int, gap: int = 2) -> UInt8[Tensor, "rows cols c"]:
     """One picture (rows, cols, c) of images in [-1, 1], filled row by row, with white lines of `gap` pixels between."""
     b, c, h, w = x.shape
+    if not b:
+        raise ValueError("there are no images for a picture; give at least one")
     rows = -(-b // columns)
     sheet = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 255, dtype=torch.uint8)
     for i, image in enumerate(to_uint8(x).cpu()):

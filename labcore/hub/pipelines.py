@@ -29,8 +29,8 @@ from labcore.latents.codec import CHUNK, Autoencoder
 from labcore.types import NULL
 
 Generators = torch.Generator | list[torch.Generator] | None
-Names = Mapping[Any, str] | None
-"""Names of classes by number; JSON makes texts of the numbers."""
+Names = Mapping[Any, str] | Sequence[str] | None
+"""Names of classes by number, or in the order of the numbers; JSON makes texts of the numbers."""
 OUTPUTS = ("pil", "np", "pt")
 
 
@@ -122,7 +122,12 @@ class _ImagesOfClasses(DiffusionPipeline):
         if id2label is None and model.config.class_names is not None:
             id2label = dict(enumerate(model.config.class_names))
         self.register_modules(**{self.part: model}, vae=vae)
-        self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
+        named = dict(enumerate(id2label)) if isinstance(id2label, Sequence) else id2label
+        if named is not None and len(set(named.values())) < len(named):
+            raise ValueError(
+                f"id2label gives two classes one name: {sorted(named.values())}; give each a name of its own"
+            )
+        self.register_to_config(id2label=None if named is None else {str(k): v for k, v in named.items()})
         if vae is not None and vae.config.latent_channels != model.config.channels:
             raise ValueError(
                 f"the autoencoder has latents of {vae.config.latent_channels} channels, the model takes {model.config.channels}"

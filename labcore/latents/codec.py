@@ -106,6 +106,10 @@ class Autoencoder:
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b r h w"]:
         """float32, computed in the network's own format on its device, mean first."""
         self._check_images(x)
+        if not len(x):
+            return x.new_zeros(
+                (0, self.raw_channels, *(side // self.factor for side in x.shape[2:])), dtype=torch.float32
+            )
         found = self._model.encode(x.to(self.device, self._model.dtype))
         if not self.draws:
             return found.latents.float()
@@ -127,6 +131,9 @@ class Autoencoder:
             self.to(latents.device)
         if latents.shape[1] != self.channels:
             raise ValueError(f"latents have {latents.shape[1]} channels; {self.name} decodes {self.channels}")
+        if not len(latents):
+            sides = (side * self.factor for side in latents.shape[2:])
+            return latents.new_zeros((0, self.image_channels, *sides), dtype=torch.float32)
         z = latents.to(self.device, torch.float32) / self._scale.to(self.device) + self._shift.to(self.device)
         return torch.cat([self._decoded(part.to(self._model.dtype)).float() for part in z.split(chunk)])
 

@@ -106,10 +106,11 @@ def calibrate(
     from labcore.inverse.sample import as_labels, prior_noise
     from labcore.runs.models import calibration_file, find_model
     from labcore.runs.training import check_writable
+    from labcore.store import make_folder
 
     flow = find_model(model).to(device())
     file = calibration_file(model, flow)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     check_writable(file.parent)
     if file.is_file():
         measuring.read(file)

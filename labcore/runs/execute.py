@@ -32,6 +32,7 @@ from labcore.runs import state as states
 from labcore.runs.kernel import die_with_parent
 from labcore.runs.notebook import Stop, Stopped, execute, explain, write_figures
 from labcore.runs.pages import web_page
+from labcore.runs.progress import show_any_character
 from labcore.runs.state import RESULT, Busy, State, write_atomic
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 75, 143
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a run's folder with its run.json")
     parser.add_argument("--parent", type=int, help="stop when this process, which started us, ends")
     given = parser.parse_args(arguments)
+    show_any_character()
     stop = Stop(Path(states.KERNEL))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.wish)

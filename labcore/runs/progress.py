@@ -9,6 +9,13 @@ from typing import Any
 from labcore.store import Progress, process_share
 
 
+def show_any_character() -> None:
+    """Write a character that the terminal or log cannot show as its escape, instead of ending the command with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def show_progress(force_lines: bool = False) -> Progress:
     """A `labcore.store.Progress` that writes to stderr; only the first process of a launch says anything."""
     if process_share()[0]:
