@@ -1,6 +1,7 @@
 """Configurations refuse what cannot work, and say what can."""
 
 import pytest
+import torch
 from conftest import SMALL
 from pydantic import ValidationError
 
@@ -125,3 +126,17 @@ def test_files_that_are_no_configuration(text, message, tmp_path):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         configure(file=tmp_path / "run.yaml")
+
+
+def test_paths_of_a_run_hold_from_any_folder(tmp_path, monkeypatch):
+    from conftest import perturbed
+
+    from labcore.runs.configure import configure_inversion
+
+    flow = perturbed(dtype=torch.float32)
+    flow.save_pretrained(tmp_path / "flow")
+    monkeypatch.chdir(tmp_path)
+    run = configure_inversion("flow", data="fashion-mnist-12k")
+    monkeypatch.chdir("/")
+    assert run.flow == str(tmp_path / "flow")
+    assert configure_inversion("fashion-tarflow").flow == "fashion-tarflow"

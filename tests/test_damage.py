@@ -319,3 +319,20 @@ def test_empty_batches_are_empty_images_or_a_message(tmp_path):
     assert back.shape == (0, 3, 8, 8)
     with pytest.raises(ValueError, match="no images for a picture"):
         tile(torch.zeros(0, 3, 8, 8), 4)
+
+
+def test_published_records_name_no_folder_and_no_host(tmp_path):
+    from labcore.runs import results, state
+
+    values = {
+        **{key: key for key in ("id", "spec", "row", "notebook", "status")},
+        "seed": 0,
+        "parameters": {"data_path": "/home/someone/pictures", "steps": 3, "ratio": "1/2"},
+        "attempts": [{"host": "node7.cluster", "ended": None, "seconds": 1.0}],
+    }
+    (tmp_path / "result.json").write_text(json.dumps({"where": ["/home/someone/model"], "fid": 1.5}))
+    (tmp_path / "log.txt").write_text("started on node7.cluster, in /home/someone/run\n")
+    kept = results.record(state.State(tmp_path, values))
+    assert kept["parameters"] == {"data_path": "pictures", "steps": 3, "ratio": "1/2"}
+    assert kept["metrics"] == {"where": ["model"], "fid": 1.5}
+    assert kept["log"] == ["started on HOST, in run"]

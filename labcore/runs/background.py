@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labcore.config import TrainConfig
 from labcore.runs import detached
 from labcore.runs.kinds import AnyRun, kind_of
 from labcore.runs.training import check_writable, data_fingerprint, datasets
@@ -69,7 +68,7 @@ def train_streamed(
     about = _about(config, data_fingerprint(folder, datasets(config)[0]))
     check_writable(folder)
     if found := _newest(folder):
-        checkpoint.check_same_run(found, about, _free())
+        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
         if found.step == config.train.steps and (folder / "model" / "config.json").exists():
             return _result(config, folder)
     words = ["train", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
@@ -146,15 +145,11 @@ def _about(config: AnyRun, data_fingerprint: str | None) -> dict[str, Any]:
 
 def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
     """ValueError where the training that runs in `folder` is another one."""
-    if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), _free()):
+    if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), checkpoint.MAY_CHANGE):
         raise ValueError(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
             "or another folder to start anew"
         )
-
-
-def _free() -> set[str]:
-    return {f"train.{name}" for name in TrainConfig.OPERATIONAL}
 
 
 def _stopped_at(step: int, config: AnyRun) -> str:

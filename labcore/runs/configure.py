@@ -16,6 +16,7 @@ from labcore.runs.presets import INVERSIONS, PRESETS, SMALL, about
 from labcore.train.inversion import SAME
 from labcore.types import Site
 from labcore.yamlfile import parse_yaml, read_yaml
+from labcore.zoo import NAMES as SHIPPED
 
 SECTIONS = ("model", "data", "train", "align")
 INVERSION_SECTIONS = ("model", "data", "train", "inversion")
@@ -94,6 +95,7 @@ def configure_inversion(
     sections = _sections({name: section for name, section in values.items() if name != "flow"}, INVERSION_SECTIONS)
     if preset:  # a way to teach, for any flow
         sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
+    flow = _from_anywhere(flow)
     sections = follow(flow, sections)
     sections["train"] = {**INVERSION, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
@@ -179,11 +181,19 @@ def _sections(values: dict[str, Any], names: Sequence[str]) -> dict[str, dict[st
 
 def _choose_data(section: dict[str, Any], data: str | None, image_size: int | None, channels: int | None) -> None:
     if data is not None:
-        section |= dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=data)
+        section |= (
+            dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=_from_anywhere(data))
+        )
     if image_size is not None:
         section["image_size"] = image_size
     if channels is not None:
         section["channels"] = channels
+
+
+def _from_anywhere(name: str) -> str:
+    """A path that exists as an absolute one, so that a run goes on from any folder; any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in SHIPPED and path.exists() else name
 
 
 def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> set[tuple[str, str]]:

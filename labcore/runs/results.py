@@ -31,13 +31,15 @@ RECORDS, TABLE = "records", "table.json"
 def record(found: State) -> dict[str, Any]:
     """Everything about a finished run that a table or a reader needs, without this machine's paths."""
     values, last = found.values, found.values["attempts"][-1]
+    hosts = {str(attempt["host"]) for attempt in values["attempts"] if attempt.get("host")}
     return {
-        **{key: values[key] for key in ("id", "spec", "row", "seed", "notebook", "parameters")},
-        "metrics": read_result(found.folder / RESULT),
+        **{key: values[key] for key in ("id", "spec", "row", "seed", "notebook")},
+        "parameters": without_folders(values["parameters"]),
+        "metrics": without_folders(read_result(found.folder / RESULT)),
         "seconds": round(found.seconds, 1),
         "attempts": len(values["attempts"]),
         **{key: last.get(key) for key in ("ended", "revision", "code", "device")},
-        "log": _tail(found.folder / LOG),
+        "log": [_without_hosts(line, hosts) for line in _tail(found.folder / LOG)],
     }
 
 
@@ -233,7 +235,7 @@ def _check_same(records: Any, folder: Path) -> None:
     first: dict[str, dict[str, Any]] = {}
     for one in records:
         other = first.setdefault(one["row"], one)
-        a, b = ({**r["parameters"], "seed": None} for r in (other, one))
+        a, b = ({**without_folders(r["parameters"]), "seed": None} for r in (other, one))
         codes = {other.get("code"), one.get("code")} - {None}
         if other is not one and len(codes) > 1:
             raise ValueError(
@@ -249,6 +251,21 @@ def _check_same(records: Any, folder: Path) -> None:
             )
 
 
+def without_folders(value: Any) -> Any:
+    """JSON values in whose texts only the last part of each absolute path is kept."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":,;]+/)+", "", value) if isinstance(value, str) else value
+
+
+def _without_hosts(line: str, hosts: set[str]) -> str:
+    for host in hosts:
+        line = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w.-])", "HOST", line)
+    return line
+
+
 def _tail(log: Path) -> list[str]:
     """The last lines of a log; of absolute paths only the last part is kept."""
     try:
@@ -256,4 +273,4 @@ def _tail(log: Path) -> list[str]:
     except OSError:
         return []
     lines = [line.split("\r")[-1] for line in lines]
-    return [re.sub(r"(?<![\w.:/])/(?:[^\s/'\":,;]+/)+", "", line) for line in lines[-TAIL:]]
+    return without_folders(lines[-TAIL:])

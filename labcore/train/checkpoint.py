@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from labcore.config import TrainConfig
 from labcore.files import check_contents, check_sizes, sha256, sha256_of
 from labcore.jsonfile import parse_json
 
@@ -32,6 +33,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+MAY_CHANGE = frozenset({*(f"train.{name}" for name in TrainConfig.OPERATIONAL), "data.path"})
+"""Settings that a resumed run may change; data are known by their fingerprint, wherever they are."""
 FOLDER, STATE, TRAINING = "checkpoints", "state.json", "training.pt"
 OF_DATA = {"model.class_names"}
 """Settings that follow from the data, which have a fingerprint; runs of earlier versions lack them."""
@@ -209,7 +212,7 @@ def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any
     return training
 
 
-def check_same_run(found: Checkpoint, describe: dict[str, Any], free: set[str]) -> None:
+def check_same_run(found: Checkpoint, describe: dict[str, Any], free: frozenset[str] | set[str]) -> None:
     """ValueError where a checkpoint was made with another configuration; the dotted names in `free` may differ."""
     changed = changes(found.state["run"], describe, free)
     if changed:
@@ -219,7 +222,7 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any], free: set[str]) 
         )
 
 
-def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
+def changes(before: dict[str, Any], now: dict[str, Any], free: frozenset[str] | set[str]) -> list[str]:
     """What differs between two configurations, in words; the dotted names in `free` and in `OF_DATA` may differ."""
     old, new = _flat(before), _flat(now)
     return [

@@ -118,7 +118,7 @@ class _Run:
         self.device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
         found = checkpoint.latest(folder)
         if found:
-            checkpoint.check_same_run(found, self.describe, {f"train.{name}" for name in TrainConfig.OPERATIONAL})
+            checkpoint.check_same_run(found, self.describe, checkpoint.MAY_CHANGE)
         if world.num_processes > 1:
             self._check_same_step(found.step if found else 0)
         self.sampler = StepSampler(
