@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
 from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
+from labcore.runs.command_group import Commands
 from labcore.runs.draw_commands import COMPILED_HELP, Model, Tf32, device
-from labcore.runs.progress import printable, show_any_character
-
-
-class Commands(typer.core.TyperGroup):
-    """The commands; a value that is empty text, as of an unset variable in a script, is refused for all of them."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        show_any_character()
-        for before, word in zip(["lab", *args], args, strict=False):
-            if word == "" or re.fullmatch(r"--[\w-]+=", word):
-                ctx.fail(f"{word.rstrip('=') or before} was given an empty value; give a value, or leave it out")
-        return super().parse_args(ctx, args)
-
+from labcore.runs.progress import printable
 
 app = typer.Typer(
     cls=Commands,
