@@ -141,6 +141,15 @@ def test_it_learns_and_leaves_what_it_says(undisturbed):
     assert {"revision", "torch", "device", "precision", "run"} <= state.keys()
 
 
+def test_a_log_that_was_cut_is_said_on_resuming(folder, tmp_path):
+    with unplugged(30):
+        run_training(run_config(folder), tmp_path, previews=False)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "log.jsonl").write_text("".join(lines[2:]))
+    with pytest.warns(UserWarning, match=rf"has {len(lines) - 2} records up to step 30, and {len(lines)} were written"):
+        assert run_training(run_config(folder), tmp_path, previews=False).finished
+
+
 def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path):
     """The same command, killed without warning between two checkpoints and in the middle of an epoch, and given again."""
     config, run = tmp_path / "run.yaml", tmp_path / "run"

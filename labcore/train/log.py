@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def count_records(folder: Path, step: int) -> int:
+    """Records in a run's log.jsonl up to a step."""
+    return sum(record["step"] <= step for record in read_log(folder))
+
+
+def check_records(folder: Path, step: int, written: int) -> None:
+    """Warn where log.jsonl has fewer records up to a checkpoint's step than were written when it was saved."""
+    here = count_records(folder, step)
+    if here < written:
+        warnings.warn(
+            f"{folder / 'log.jsonl'} has {here} records up to step {step}, and {written} were written; the missing ones "
+            "cannot be written again, since training goes on after that step",
+            stacklevel=2,
+        )
 
 
 def _progress_bar(step: int, total: int):

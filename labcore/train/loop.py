@@ -27,7 +27,7 @@ from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.store import process_share
 from labcore.train import checkpoint, environment, faults, precision, shard
-from labcore.train.log import RunLog
+from labcore.train.log import RunLog, check_records, count_records
 from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, learning_rate, make_optimizer
 from labcore.train.recompute import recompute_layers, transformer_layers
@@ -111,10 +111,7 @@ class _Run:
         self.model, self.objective, self.dataset, self.config = model, objective, dataset, config
         self.folder, self.prepare, self.hooks = folder, prepare, hooks
         self.describe = {**describe, "train": config.model_dump(mode="json")}
-        world = PartialState(
-            cpu=environment.on_cpu(),  # without it, processes on a CPU stay alone
-            timeout=PATIENCE,
-        )
+        world = PartialState(cpu=environment.on_cpu(), timeout=PATIENCE)  # without `cpu`, processes on a CPU stay alone
         self.device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
         found = checkpoint.latest(folder)
         if found:
@@ -147,6 +144,7 @@ class _Run:
         optimizer = make_optimizer(trained.parameters(), config)
         self.means = RunningMeans(self.accelerator)
         self.step = 0
+        self.written: int | None = found.state.get("log_records") if found else None  # not in older checkpoints
         if found:
             self._restore(found, optimizer)
         self.compiled = config.compile and precision.try_compile(transformer_layers(model), self._trial_step)
@@ -159,6 +157,8 @@ class _Run:
 
     def go(self, stop: StopSignals) -> TrainResult:
         """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
+        if self.accelerator.is_main_process and self.written is not None:
+            check_records(self.folder, self.step, self.written)
         log = RunLog(self.folder, self.step, self.config.steps, self.accelerator.is_main_process)
         log.say(precision.describe(self.config, self.precision, self.device))
         self.saved = self.step
@@ -350,7 +350,8 @@ class _Run:
             "scaler": scaler.state_dict() if scaler else {},
             **means,
         }
-        state = {"precision": self.precision, "run": self.describe, **provenance.stamp()}
+        records = count_records(self.folder, self.step)
+        state = {"precision": self.precision, "run": self.describe, "log_records": records, **provenance.stamp()}
         checkpoint.save(self.folder, self.step, models, training, state, self.config.keep)
 
     def _restore(self, found: checkpoint.Checkpoint, optimizer: torch.optim.Optimizer) -> None:
