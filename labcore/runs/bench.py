@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from labcore.flows.tarflow import TarFlow
+from labcore.inverse import native
 from labcore.inverse.calibrate import calibrate
 from labcore.inverse.compiled import fits
 from labcore.inverse.solve import invert
@@ -35,8 +36,8 @@ Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 FORWARD, STEP, INVERSE = "forward", "training step", "inverse"
 THEIRS, OURS = "ml-tarflow", "sequential"
-COMPILED = "compiled"
-WAYS = (THEIRS, OURS, COMPILED, "jacobi", "gs-jacobi", "calibrated")
+NATIVE, COMPILED = "native", "compiled"
+WAYS = (THEIRS, OURS, NATIVE, COMPILED, "jacobi", "gs-jacobi", "calibrated")
 TOLERANCE = 1e-4
 """Largest error of a pixel that "calibrated" may have, before rounding; our choice."""
 
@@ -78,8 +79,8 @@ def bench(
 ) -> list[Row]:
     """Time a flow's forward pass, training step and inverses on its device, for every batch, precision and guidance.
 
-    ways: of inverting, those of WAYS that are wanted; with "bf16" there are "sequential" and "ml-tarflow" alone, "compiled" is
-    for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
+    ways: of inverting, those of WAYS that are wanted; with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is
+    on a CPU with a C compiler, "compiled" is for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
     reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
     with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
     flow that ml-tarflow cannot be.
@@ -185,6 +186,8 @@ class _Bench:
             ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z / self.flow.prior_var.sqrt(), y, g))
         if precision == "fp32":
             ways |= {name: ours(solver=name, tolerance=TOLERANCE / 10) for name in ("jacobi", "gs-jacobi")}
+            if native.fits(z):
+                ways[NATIVE] = ours()  # the default on a CPU
             if fits(len(z) * (2 if g else 1), z.device):
                 ways[COMPILED] = ours(compiled=True)
             if "calibrated" in wanted and seconds_of(ways[OURS]) <= self.limit / 20:  # it takes some hundred inverses
