@@ -80,7 +80,8 @@ def bench(
     """Time a flow's forward pass, training step and inverses on its device, for every batch, precision and guidance.
 
     ways: of inverting, those of WAYS that are wanted; with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is
-    on a CPU with a C compiler, "compiled" is for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
+    on a CPU with a C compiler, "compiled" is for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a
+    twentieth of the limit.
     reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
     with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
     flow that ml-tarflow cannot be.
