@@ -126,7 +126,7 @@ def test_a_folder_of_pictures(tmp_path):
         ("train --out OUT --num-processes 2 --set train.batch_size=15", "give a multiple of 2"),
         ("train --out OUT --set train.steps=[1", "is not a value"),
         ("evaluate MODEL --out FILE/x/e.json --limit 2", "cannot write to"),
-        ("sample MODEL --guidance 1e30 --num 2", "came out as NaN or infinity"),
+        ("sample MODEL --guidance 1e30 --num 2", "of 2 images are not finite"),
     ],
 )
 def test_mistakes_are_one_message(words, message, model, tmp_path, as_users_run):

@@ -12,6 +12,7 @@ from labcore import latents
 from labcore.data import load as load_data
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float
+from labcore.finite import NotFinite
 from labcore.latents import cached_raw, codec
 from labcore.latents.weights import find
 
@@ -206,3 +207,15 @@ def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
     os.makedirs(folder)
     with pytest.raises(ValueError, match=r"no readable config\.json"):
         latents.load(str(folder))
+
+
+def test_autoencoders_are_looked_at(kl):
+    images = torch.zeros(3, 3, 32, 32)
+    images[2] = float("nan")
+    with pytest.raises(NotFinite, match=r"the encoder of .*: 1 of 3 .*first is image 2"):
+        kl.raw(images)
+    latents = kl.final(kl.raw(torch.zeros(3, 3, 32, 32)))
+    latents[1] = float("nan")
+    with pytest.raises(NotFinite, match=r"the decoder of .*: 1 of 3 .*first is image 1"):
+        kl.decode(latents)
+    assert not kl.decode(latents.requires_grad_()).isfinite().all()  # a training step

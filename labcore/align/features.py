@@ -26,6 +26,7 @@ from torch import Tensor
 
 from labcore.align.adjoint import rebuild
 from labcore.align.protocol import Block, Flow
+from labcore.finite import DIVERGED, check_result, is_looked_at
 from labcore.flows.metablock import Labels
 from labcore.types import FlowOutput, Site
 
@@ -47,6 +48,8 @@ def features(
 ) -> dict[Site, Float[Tensor, "b t width"]]:
     """{site: (b, t, width)} in raster order, for 1-based (block, layer) pairs, in the order of `sites`.
 
+    Of a flow in eval mode they are looked at: `labcore.finite.NotFinite` names the first site that is not finite.
+
     x, y: as in the flow. adjoint_sweeps: for "reverse", 0 (the paper's) to t - 1 (the full gradient of generation).
     states: what the flow gave for the same x, y and weights; without it, a forward pass is made here. "forward" uses its
     hiddens where they hold all sites with their gradients, the others take its latents as the cache. Shapes are
@@ -54,6 +57,22 @@ def features(
     Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative, more than
     t - 1 or of another direction than "reverse", and states of another shape.
     """
+    found = _features(flow, x, y, sites, direction, adjoint_sweeps, states)
+    for site, hidden in found.items():
+        if is_looked_at(hidden, training=getattr(flow, "training", False)):
+            check_result(hidden, "features", f"at site {site}", f"direction was {direction!r}", DIVERGED)
+    return found
+
+
+def _features(
+    flow: Flow,
+    x: Tensor,
+    y: Labels,
+    sites: Iterable[Site],
+    direction: Direction,
+    adjoint_sweeps: int,
+    states: FlowOutput | None,
+) -> dict[Site, Tensor]:
     check_direction(direction, adjoint_sweeps)
     sites = check_sites(flow, sites)
     flow.check_images(x)

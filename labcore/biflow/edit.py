@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from labcore.finite import check_result, require_finite
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.patch import patchify
 from labcore.rng import normal_per_item
@@ -31,8 +32,12 @@ def change_class(
     new: Int64[Tensor, "b"] | None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
-    """Images of class y as they would be of class `new`: encoded with the one, decoded with the other. Not clipped."""
-    return inverse(encode(flow, x, y, seed), new)
+    """Images of class y as they would be of class `new`: encoded with the one, decoded with the other. Not clipped.
+
+    Raises ValueError for x that is not finite, and `labcore.finite.NotFinite` for such results.
+    """
+    require_finite(x, "x", "give images in [-1, 1]")
+    return _checked(inverse(encode(flow, x, y, seed), new), "change_class")
 
 
 @torch.no_grad()
@@ -48,13 +53,15 @@ def inpaint(
 
     known: True where a pixel stays. A token stays where all of its pixels do; the others are set to 0, mid-grey, before the
     image is encoded (our choice: the paper does not say what a masked image holds). Known pixels come out as the inverse
-    gives them back. Raises ValueError for a mask of another shape.
+    gives them back. Raises ValueError for a mask of another shape and for x that is not finite, where it is not known either,
+    and `labcore.finite.NotFinite` for such results.
     """
+    require_finite(x, "x", "give images in [-1, 1], with any number, 0 for example, where they are not known")
     keep = known_tokens(flow, x, known)
     masked = torch.where(_pixels(flow, keep), x, torch.zeros_like(x))
     z = encode(flow, masked, y, seed)
     fresh = normal_per_item(seed, "inpainting", range(len(x)), tuple(z.shape[1:])).to(z) * flow.prior_var.sqrt()
-    return inverse(torch.where(keep[..., None], z, fresh), y)
+    return _checked(inverse(torch.where(keep[..., None], z, fresh), y), "inpaint")
 
 
 def encode(
@@ -63,6 +70,13 @@ def encode(
     """z of images with the noise that the flow was trained on; image i's is a function of seed and i."""
     eps = normal_per_item(seed, "editing", range(len(x)), tuple(x.shape[1:])).to(x)
     return flow(x + flow.config.noise_std * eps, y).z
+
+
+def _checked(images: Float[Tensor, "b c h w"], call: str) -> Float[Tensor, "b c h w"]:
+    check_result(
+        images, call, advice="the inverse left the range of what it has seen; try less guidance, or another class"
+    )
+    return images
 
 
 def known_tokens(

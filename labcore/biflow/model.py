@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from labcore.biflow.cfg import blend, warn_outside
 from labcore.config import BackwardConfig
+from labcore.finite import check_states
 from labcore.flows.metablock import Labels
 from labcore.guidance import Guidance, guide, per_block
 from labcore.nn.bidirectional import BidirectionalLayer
@@ -117,15 +118,20 @@ class BackwardModel(Pretrained, nn.Module):
 
         guidance: 0 is off; a number, (b,) one for each image, or one for each block from z on, the denoiser last. Where it is
         an input of the model this is one evaluation (equation 5; a warning outside the trained range), else two of each
-        guided block (equation 4). An image without class is not guided.
+        guided block (equation 4). An image without class is not guided. In eval mode a state that is not finite raises
+        `labcore.finite.NotFinite`, with the first such block in the model's own order.
         """
         self._check(z, y)
         rows = per_block(guidance, self.config.num_states, z)
         if self.guidance_embedding is None:
-            return self._pass(z, [self._two(y, w) for w in rows])
-        warn_outside(guidance, self.config.max_guidance)
-        scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
-        return self._pass(z, [self._one(y, self._embedded(w, y)) for w in scales])
+            steps = [self._two(y, w) for w in rows]
+        else:
+            warn_outside(guidance, self.config.max_guidance)
+            scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
+            steps = [self._one(y, self._embedded(w, y)) for w in scales]
+        out = self._pass(z, steps)
+        check_states(self, "the learned inverse", out.states)
+        return out
 
     def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, "b"]) -> BackwardOutput:
         """The pass of training with guidance as input: each block's output blended with the unguided one (equation 5).

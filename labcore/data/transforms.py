@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from labcore.finite import require_finite
 from labcore.rng import StepNoise
 
 NATS_PER_BIN = math.log(128)
@@ -36,7 +37,8 @@ def floats(dataset: Any, items: Tensor) -> Float[Tensor, "b c h w"]:
 
 
 def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
-    """[-1, 1] to uint8 0..255: clipped and rounded."""
+    """[-1, 1] to uint8 0..255: clipped and rounded. ValueError for NaN and infinity, which no number stands for."""
+    require_finite(x if x.ndim > 3 else x[None], "x", "these are no images; check what made them")
     return (x.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
 
 
@@ -54,8 +56,16 @@ def tile(x: Float[Tensor, "b c h w"], columns: int, gap: int = 2) -> UInt8[Tenso
 
 
 def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int = 1) -> None:
-    """Write a picture of `tile`, grey or RGB, each pixel `scale` pixels wide; the folder is made if missing."""
+    """Write a picture of `tile`, grey or RGB, each pixel `scale` pixels wide; the folder is made if missing.
+
+    ValueError for another type than uint8.
+    """
     from PIL import Image
+
+    if sheet.dtype != torch.uint8:
+        raise ValueError(
+            f"the picture has dtype {sheet.dtype}; save_png takes uint8 0..255, as tile and to_uint8 make it"
+        )
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pixels = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1).squeeze(-1).contiguous().numpy()
@@ -82,7 +92,11 @@ def dequantize(x: Float[Tensor, "b c h w"], u: Float[Tensor, "b c h w"]) -> Floa
 
 
 def quantize(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """The pixels under dequantised images: floor((x + 1) 128), the inverse of `dequantize` for every u."""
+    """The pixels under dequantised images: floor((x + 1) 128), the inverse of `dequantize` for every u.
+
+    Raises as `to_uint8`.
+    """
+    require_finite(x, "x", "these are no images; check what made them")
     return ((x + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from labcore.encoders import specs
 from labcore.encoders.specs import EncoderSpec, Stage
 from labcore.encoders.weights import find_weights, fit, read_state
+from labcore.finite import check_result, is_looked_at, require_finite
 from labcore.memory import keep_freed_memory
 from labcore.provenance import file_hash
 
@@ -78,7 +79,7 @@ class Encoder:
             features = self._cnn_map(x, plan.stage)
         if features.shape[-1] != grid:
             features = F.adaptive_avg_pool2d(features, grid)
-        return features.flatten(2).transpose(1, 2)
+        return self._looked_at(features.flatten(2).transpose(1, 2))
 
     def token_width(self, grid: int, stage: int | None = None) -> int:
         """d of `tokens`."""
@@ -113,7 +114,9 @@ class Encoder:
         else:
             stages = [self.spec.stage(width) for width in widths]
         x = self.prepare(x)
-        return self._vit(x, stages) if self.spec.kind == "vit" else self._cnn(x, stages)
+        found = self._vit(x, stages) if self.spec.kind == "vit" else self._cnn(x, stages)
+        self._looked_at(found.pooled)
+        return found
 
     def maps(
         self, x: Float[Tensor, "b c h w"], widths: Sequence[int], size: int | None = None
@@ -128,13 +131,16 @@ class Encoder:
     def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b 3 s s"]:
         """What the network sees: (b, 3, size, size), normalised; size None is the native one.
 
-        Raises ValueError unless x is (b, c, h, w), floating, not empty, and has 1 or 3 channels.
+        Raises ValueError unless x is (b, c, h, w), floating, not empty, and has 1 or 3 channels; on the CPU, for NaN and
+        infinity too.
         """
         if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0 or x.shape[1] not in (1, 3):
             raise ValueError(
                 f"{self.spec.name} was given {x.dtype} of shape {tuple(x.shape)}; it takes float images (b, c, h, w) in "
                 "[-1, 1] with c 1 or 3, at least one. Convert uint8 with x.float() / 127.5 - 1"
             )
+        if is_looked_at(x, training=x.requires_grad or x.device.type != "cpu"):
+            require_finite(x, "x", "give images in [-1, 1]")
         size = self.spec.input_size if size is None else size
         x = x.to(self.device, torch.float32)
         if x.shape[-2:] != (size, size):
@@ -142,6 +148,16 @@ class Encoder:
         # grey becomes RGB here, by broadcasting
         mean, std = _like(x, self.spec.mean), _like(x, self.spec.std)
         return (((x + 1) / 2 - mean) / std).contiguous(memory_format=self._layout)
+
+    def _looked_at(self, found: Tensor) -> Tensor:
+        """`found`; raises `labcore.finite.NotFinite` on the CPU where it is not finite.
+
+        Training steps encode too. So on a GPU, and where a gradient is wanted, the functions that keep or measure features look
+        at them (`labcore.derived`, `labcore.evaluate`).
+        """
+        if is_looked_at(found, training=found.requires_grad or found.device.type != "cpu"):
+            check_result(found, self.spec.name, advice="give finite images in [-1, 1], or look at the weights")
+        return found
 
     def recipe(self, grid: int | None = None, stage: int | None = None) -> dict[str, Any]:
         """All that features are a function of, but the images: JSON values for cache keys and records.

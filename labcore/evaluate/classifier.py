@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from labcore.config import Config, Pixels, Width
 from labcore.evaluate.accuracy import Accuracy, wilson
+from labcore.finite import DIVERGED, check_result, images_from, is_looked_at, require_finite
 from labcore.nn.pretrained import Pretrained
 
 
@@ -57,17 +58,30 @@ class Classifier(Pretrained, nn.Module):
         self.head = nn.Linear(widths[-1], config.num_classes)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """x in [-1, 1], resized bilinearly to the size that the classifier knows."""
+        """x in [-1, 1], resized bilinearly to the size that the classifier knows. In eval mode, `labcore.finite.NotFinite` for
+        logits that are not finite."""
         size = self.config.image_size
         if x.shape[-1] != size:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        return self.head(self.layers(x).mean((2, 3)))
+        logits = self.head(self.layers(x).mean((2, 3)))
+        if is_looked_at(logits, self.training):
+            check_result(logits, "the classifier", advice=DIVERGED)
+        return logits
 
 
 @torch.no_grad()
 def recognised(
     classifier: Classifier, x: Float[Tensor, "n c h w"], y: Int[Tensor, "n"], batch_size: int = 500
 ) -> Accuracy:
-    """Share of the images that are recognised as of their class, with its 95% interval."""
-    device, parts = classifier.head.weight.device, zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return wilson(sum(int((classifier(a.to(device)).argmax(1) == b.to(device)).sum()) for a, b in parts), len(x))
+    """Share of the images that are recognised as of their class, with its 95% interval.
+
+    Raises ValueError for images that are not finite, of which nothing can be recognised.
+    """
+    require_finite(x, "x", "leave these images out, or count them as not recognised")
+    device, right = classifier.head.weight.device, 0
+    for start, a, b in zip(range(0, len(x), batch_size), x.split(batch_size), y.split(batch_size), strict=True):
+        with images_from(start):
+            logits = classifier(a.to(device))
+            check_result(logits, "the classifier", advice=DIVERGED)
+        right += int((logits.argmax(1) == b.to(device)).sum())
+    return wilson(right, len(x))

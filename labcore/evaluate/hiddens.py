@@ -18,6 +18,7 @@ from torch import Tensor
 
 from labcore.data.transforms import floats
 from labcore.evaluate.accuracy import check_limit
+from labcore.finite import DIVERGED, check_result, images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.provenance import weights_hash
 from labcore.reading import parts_of
@@ -74,7 +75,8 @@ def hidden_features(
     hiddens/ in `labcore.store.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
     and `chunk`, the images of one forward pass; what is there is not computed again, and the processes of one launch
     share what is missing. The tensors are mapped from these files: read them, or clone them first. Sites come back in the
-    order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1.
+    order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1, and
+    `labcore.finite.NotFinite` for features that are not finite.
     """
     sites = checked_sites(flow, sites)
     check_limit(limit)
@@ -96,13 +98,16 @@ def hidden_features(
     )
 
     @torch.no_grad()
-    def compute(pixels: Tensor) -> dict[str, Tensor]:
+    def compute(part: range, pixels: Tensor) -> dict[str, Tensor]:
         x = floats(dataset, pixels).to(flow.device, flow.dtype)
-        hiddens = flow(x, hidden_sites=sites).hiddens
-        return {_array(site): _token_mean(hiddens[site]) for site in sites}
+        with images_from(part.start):
+            means = {site: _token_mean(h) for site, h in flow(x, hidden_sites=sites).hiddens.items()}
+            check_result(torch.cat(list(means.values()), 1), "hidden_features", advice=DIVERGED)
+        return {_array(site): means[site] for site in sites}
 
     def in_turn(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-        return (compute(pixels) for pixels, _ in parts_of(dataset, parts, flow.device))
+        read = zip(parts, parts_of(dataset, parts, flow.device), strict=True)
+        return (compute(part, pixels) for part, (pixels, _) in read)
 
     store.fill_in_turn(in_turn, progress)
     return {site: store[_array(site)] for site in sites}

@@ -18,6 +18,7 @@ from labcore import provenance
 from labcore.data.loaders import in_order
 from labcore.data.transforms import bits_per_dim, dequantize, floats
 from labcore.evaluate.accuracy import check_limit
+from labcore.finite import images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import normal_per_item, seed_of
 from labcore.spread import spread
@@ -77,7 +78,8 @@ def likelihood(
         x = continuous(flow, floats(dataset, pixels), range(start, start + len(pixels)), seed).to(
             flow.device, flow.dtype
         )
-        nats.append(-flow.log_prob(x, labels.to(flow.device) if conditional else None).double().cpu())
+        with images_from(start):
+            nats.append(-flow.log_prob(x, labels.to(flow.device) if conditional else None).double().cpu())
         start += len(pixels)
     nats = torch.cat(nats)
     if not bool(nats.isfinite().all()):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
+from labcore.finite import check_result, images_from
 from labcore.jsonfile import parse_json
 from labcore.reading import parts_of
 from labcore.rng import generator
@@ -105,11 +106,19 @@ def image_features(
 
 
 def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, "m"] | None = None) -> Moments:
-    """Mean and covariance of the rows (of those at `index`), in float64, some thousand rows in memory at a time."""
+    """Mean and covariance of the rows (of those at `index`), in float64, some thousand rows in memory at a time.
+
+    Raises ValueError for fewer than 2 rows, and `labcore.finite.NotFinite` for rows that are not finite.
+    """
     parts = (torch.arange(len(rows)) if index is None else index).split(MOMENT_ROWS)
     n = sum(len(part) for part in parts)
     if n < 2:
         raise ValueError(f"{n} rows; a covariance needs at least 2")
+    for start, part in zip(range(0, n, MOMENT_ROWS), parts, strict=True):
+        with images_from(start):
+            check_result(
+                rows[part], "moments", "among their features", advice="look at the images and the extractor's weights"
+            )
     mean = sum(rows[part].double().sum(0) for part in parts) / n
     cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for part in parts:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from labcore.config import TarFlowConfig
+from labcore.finite import check_result, check_states, is_looked_at
 from labcore.flows.metablock import BlockOutput, Labels, MetaBlock
 from labcore.nn.embed import check_labels
 from labcore.nn.patch import check_weights_format, patchify, unpatchify
@@ -49,8 +50,21 @@ class TarFlow(Pretrained, nn.Module):
 
         y: int64 (b,), NULL = -1 for "no class"; rows of class probabilities (b, k); or None, no class for all.
         hidden_sites: 1-based (block, layer) pairs whose activations are wanted. callback(block, BlockOutput) sees every
-        block as it is computed. Raises ValueError for images or labels that do not fit the model.
+        block as it is computed. Raises ValueError for images or labels that do not fit the model, and in eval mode
+        `labcore.finite.NotFinite` where z or log-determinant are not finite; that module has the rule.
         """
+        out = self.unchecked(x, y, hidden_sites, callback)
+        check_states(self, "the flow's pass", out.latents, out.log_det)
+        return out
+
+    def unchecked(
+        self,
+        x: Float[Tensor, "b c h w"],
+        y: Labels = None,
+        hidden_sites: Iterable[Site] = (),
+        callback: Callable[[int, BlockOutput], None] | None = None,
+    ) -> FlowOutput:
+        """`forward` without the look at the result's values: for training steps, diagnoses and CUDA graphs."""
         self.check_images(x)
         self.check_labels(y, x.shape[0])
         wanted = self._layers_by_block(hidden_sites)
@@ -65,9 +79,14 @@ class TarFlow(Pretrained, nn.Module):
         return FlowOutput(tokens, log_det, tuple(latents), hiddens)
 
     def log_prob(self, x: Float[Tensor, "b c h w"], y: Labels = None) -> Float[Tensor, "b"]:
-        """log p(x | y) in nats, the density in pixel space with pixels in [-1, 1]."""
+        """log p(x | y) in nats, the density in pixel space with pixels in [-1, 1]. Raises as the flow itself."""
         out = self(x, y)
-        return self.log_prior(out.z) + out.log_det
+        nats = self.log_prior(out.z) + out.log_det
+        if is_looked_at(nats, self.training):
+            check_result(
+                nats, "log_prob", advice="check for pixels far from [-1, 1]; with sound ones, the model has diverged"
+            )
+        return nats
 
     def log_prior(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, "b"]:
         """log N(z; 0, prior_var) in nats; prior_var is 1 except for volume-preserving flows, which learn it."""

@@ -123,8 +123,6 @@ def calibrate(
         states[sweep.block] = sweep.x
 
     wanted = invert(flow, z, *settings, callback=keep, compiled=False).x
-    if not all(bool(state.isfinite().all()) for state in states.values()):
-        raise ValueError(f"the sequential inverse gives NaN or infinity at guidance {guidance}; give less")
     blocks = [_Trials(flow, z, number, states, settings, repeats) for number in range(1, len(flow.blocks) + 1)]
     compiled = _fastest_recording(blocks, _faster_ways(z), tolerance)
     for block in blocks:

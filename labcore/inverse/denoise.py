@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore.finite import check_result, require_finite
 from labcore.flows.metablock import Labels
 from labcore.flows.slopes import slopes
 from labcore.flows.tarflow import TarFlow
@@ -23,22 +24,26 @@ def denoise(
 
     The label is used, guidance is not (ml-tarflow does the same). The result is detached and not clipped. Works inside
     no_grad and inference_mode, and does not depend on the batch, which is taken in parts where its activations are large.
+    Raises ValueError for x that does not fit or is not finite, and `labcore.finite.NotFinite` where the score is not.
     """
     std = noise_level(flow, noise_std)
     if std == 0:
         return x
     flow.check_images(x)
     flow.check_labels(y, len(x))
-    if not bool(x.isfinite().all()):
-        raise ValueError("x holds NaN or infinity; check what made it (guidance too high is a common cause)")
+    require_finite(x, "x", "check what made it (guidance too high is a common cause)")
 
     def denoised(rows: slice) -> Tensor:
         leaf = x[rows].detach().clone().requires_grad_()
         labels = None if y is None else y[rows].detach().clone()
-        (score,) = torch.autograd.grad(flow.log_prob(leaf, labels).sum(), leaf)
+        out = flow.unchecked(leaf, labels)
+        (score,) = torch.autograd.grad((flow.log_prior(out.z) + out.log_det).sum(), leaf)
         return leaf.detach() + std**2 * score
 
-    return slopes(flow, denoised, len(x))
+    clean = slopes(flow, denoised, len(x))
+    advice = "x is far from the images that the flow has seen: give less guidance, or noise_std=0 to skip denoising"
+    check_result(clean, "denoise", given=f"noise_std was {std:g}", advice=advice)
+    return clean
 
 
 def noise_level(flow: TarFlow, noise_std: float | None) -> float:

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from labcore.finite import check_result, images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule
 from labcore.inverse.compiled import padded
 from labcore.inverse.decode import computed_in
 from labcore.inverse.denoise import denoise, noise_level
 from labcore.inverse.methods import Method, Solver
-from labcore.inverse.solve import invert
+from labcore.inverse.solve import invert, settings_in_words
 from labcore.inverse.workspaces import IDLE, chunk_that_fits, free_bytes, row_bytes
 from labcore.rng import normal_per_item
 
@@ -67,8 +68,9 @@ def sample(
     image, so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
     solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`; None is
     a recorded CUDA graph on CUDA, and the plain way elsewhere.
-    torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at all, so
-    noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.
+    Raises ValueError for settings that do not fit, and `labcore.finite.NotFinite` for images that are not finite, counted from
+    `first`. torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at
+    all, so noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.
     """
     if num < 1 or batch_size < 1 or first < 0:
         raise ValueError(
@@ -90,19 +92,16 @@ def sample(
         z = prior_noise(flow, seed, range(first + rows.start, first + rows.stop))
         part = None if labels is None else labels[rows.start : rows.stop]
         g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
-        if exact:
-            x = invert(
-                flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver, compiled=compiled
-            ).x
-        else:
-            x = flow(z, part, g).x
-        if not bool(x.isfinite().all()):
-            bad = int((~x.isfinite()).flatten(1).any(1).sum())
-            raise ValueError(
-                f"{bad} of {len(x)} images came out as NaN or infinity: guidance {guidance} or attn_temp {attn_temp} leads "
-                "out of what the flow has seen, or the flow has diverged; try less guidance"
-            )
-        images.append(denoise(flow, x, part, std) if exact else x)
+        with images_from(first + rows.start, lambda: settings_in_words(guidance, attn_temp)):
+            if exact:
+                x = invert(
+                    flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver, compiled=compiled
+                ).x
+                x = denoise(flow, x, part, std)
+            else:
+                x = flow(z, part, g).x
+                check_result(x, "the learned inverse", advice="give less guidance")
+        images.append(x)
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x
 

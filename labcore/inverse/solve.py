@@ -6,12 +6,14 @@ How a block is solved is a `Method` (`labcore.inverse.methods`): token by token,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore.finite import all_finite, check_result, require_finite
 from labcore.flows.metablock import Labels, MetaBlock
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
@@ -68,7 +70,8 @@ def invert(
     devices than a CPU and CUDA. False: the plain way. The results differ by rounding.
     tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
     Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
-    Raises ValueError for shapes, labels or settings that do not fit.
+    Raises ValueError for shapes, labels or settings that do not fit, and `labcore.finite.NotFinite` where images are not
+    finite, with the first such block in sampling order.
     """
     check_latents(flow, z)
     flow.check_labels(y, z.shape[0], ranges=True)
@@ -86,13 +89,15 @@ def invert(
             "guidance 0.2 is what ImageNet 64 without classes uses)"
         )
     decoder_for(compiled, z.device)  # refuses other values before the first block
-    tokens, stats = z, []
+    tokens, stats, states = z, [], {}
     for number in range(len(flow.blocks), 0, -1):
         block, method, g = flow.blocks[number - 1], methods[number - 1], strengths[number - 1]
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
         tokens, found = invert_block(block, number, tokens, y, g, weights, attn_temp, method, compiled, guess, callback)
         stats.append(found)
+        states[number] = tokens
     _warn_of_unconverged(stats)
+    _check_states(states, guidance, attn_temp)
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
 
 
@@ -118,6 +123,23 @@ def invert_block(
     params = GuidedParams(block, y, z, g, weights, attn_temp, decoder)
     with without_cudnn(z.device):
         return solve_block(block, number, z, params, method, guess, callback)
+
+
+def _check_states(states: Mapping[int, Tensor], guidance: Any, attn_temp: float) -> None:
+    """`NotFinite` unless the last state is finite; one look. states: {block: its state}, in sampling order."""
+    last = list(states.values())[-1]
+    if not all_finite(last):
+        block = next(number for number, state in states.items() if not all_finite(state))
+        advice = "give less guidance, or a z of the scale of the flow's prior; else the flow has diverged"
+        check_result(last, "invert", f"from block {block} on", settings_in_words(guidance, attn_temp), advice)
+
+
+def settings_in_words(guidance: Any, attn_temp: float) -> str:
+    """What was given, for messages; guidance by image or block is its range."""
+    values = torch.as_tensor(guidance, dtype=torch.float64).flatten().tolist()
+    low, high = min(values), max(values)
+    words = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"guidance was {words}, attn_temp {attn_temp:g}"
 
 
 def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecoder]:
@@ -197,5 +219,4 @@ def check_latents(flow: TarFlow, z: Tensor) -> None:
     """ValueError unless z is a floating, finite (b, t, d) of this flow."""
     c = flow.config
     check_tokens(z, c.tokens, c.token_dim, flow.dtype)
-    if not bool(z.isfinite().all()):
-        raise ValueError("z holds NaN or infinity; check what made it, for example with flow(x).z.isfinite()")
+    require_finite(z, "z", "check what made it, for example with flow(x).z.isfinite()")

@@ -17,9 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from labcore.finite import check_result, is_looked_at
 from labcore.latents.weights import read
 from labcore.provenance import weights_hash
 
+DECODED = "check the latents for NaN, infinity and values far from those of images; half precision may overflow too"
 CHUNK = 8
 """Images decoded at a time; our choice: a decoder at 256 pixels holds about 1 GB an image at its widest."""
 
@@ -62,6 +64,7 @@ class Pixels:
         self.channels = self.raw_channels = channels
 
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b k H W"]:
+        check_result(x, "pixels", advice="give images in [-1, 1]")
         return x
 
     def final(self, raw: Float[Tensor, "b c h w"], eps: Tensor | None = None) -> Float[Tensor, "b c h w"]:
@@ -104,16 +107,20 @@ class Autoencoder:
 
     @torch.no_grad()
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b r h w"]:
-        """float32, computed in the network's own format on its device, mean first."""
+        """float32, computed in the network's own format on its device, mean first. `labcore.finite.NotFinite` where it is not
+        finite."""
         self._check_images(x)
         if not len(x):
             return x.new_zeros(
                 (0, self.raw_channels, *(side // self.factor for side in x.shape[2:])), dtype=torch.float32
             )
         found = self._model.encode(x.to(self.device, self._model.dtype))
-        if not self.draws:
-            return found.latents.float()
-        return torch.cat([found.latent_dist.mean, found.latent_dist.std], dim=1).float()
+        parts = [found.latent_dist.mean, found.latent_dist.std] if self.draws else [found.latents]
+        raw = torch.cat(parts, dim=1).float()
+        check_result(
+            raw, f"the encoder of {self.name}", advice="give images in [-1, 1]; half precision may overflow too"
+        )
+        return raw
 
     def final(self, raw: Float[Tensor, "b r h w"], eps: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """On the device of the raw latents; an autoencoder without deviations leaves eps aside."""
@@ -126,7 +133,11 @@ class Autoencoder:
         return (z - self._shift.to(z.device)) * self._scale.to(z.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"], chunk: int = CHUNK) -> Float[Tensor, "b k H W"]:
-        """float32 on the device of the latents, to which the network moves. ValueError for another number of channels."""
+        """float32 on the device of the latents, to which the network moves. ValueError for another number of channels.
+
+        On the CPU, and without a gradient, `labcore.finite.NotFinite` for pixels that are not finite; training steps decode
+        too, so on other devices `labcore.latents.to_pixels` looks.
+        """
         if latents.device != self.device:
             self.to(latents.device)
         if latents.shape[1] != self.channels:
@@ -135,7 +146,10 @@ class Autoencoder:
             sides = (side * self.factor for side in latents.shape[2:])
             return latents.new_zeros((0, self.image_channels, *sides), dtype=torch.float32)
         z = latents.to(self.device, torch.float32) / self._scale.to(self.device) + self._shift.to(self.device)
-        return torch.cat([self._decoded(part.to(self._model.dtype)).float() for part in z.split(chunk)])
+        pixels = torch.cat([self._decoded(part.to(self._model.dtype)).float() for part in z.split(chunk)])
+        if is_looked_at(pixels, training=pixels.requires_grad or pixels.device.type != "cpu"):
+            check_result(pixels, f"the decoder of {self.name}", advice=DECODED)
+        return pixels
 
     def _decoded(self, z: Tensor) -> Tensor:
         """A chunk's pixels; for a gradient they are computed again on the way back, so that one chunk at a time is held."""

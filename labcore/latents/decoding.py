@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.config import TokensConfig
-from labcore.latents.codec import Autoencoder, Codec, Pixels, check_fits, load
+from labcore.finite import check_result
+from labcore.latents.codec import DECODED, Autoencoder, Codec, Pixels, check_fits, load
 from labcore.latents.data import LatentData
 from labcore.store import Progress
 
@@ -56,8 +57,13 @@ def seen_by(
 
 @torch.no_grad()
 def to_pixels(model: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k H W"]:
-    """Pictures in about [-1, 1], not clipped, of images that `model` made, on their device. Raises as `codec_of`."""
-    return codec_of(model.config).decode(x)
+    """Pictures in about [-1, 1], not clipped, of images that `model` made, on their device.
+
+    Raises as `codec_of`, and `labcore.finite.NotFinite` for pictures that are not finite.
+    """
+    pictures = codec_of(model.config).decode(x)
+    check_result(pictures, "the decoded pictures", advice=DECODED)
+    return pictures
 
 
 @lru_cache(2)

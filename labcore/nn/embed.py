@@ -42,13 +42,30 @@ def check_labels(y: Tensor | None, batch: int, num_classes: int, ranges: bool = 
             raise ValueError(
                 f"class probabilities have shape {tuple(y.shape)}; this model takes ({batch}, {num_classes})"
             )
+        if ranges or _on_cpu(y):
+            _check_probabilities(y)
         return
     if y.shape != (batch,) or y.dtype != torch.int64:
         raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; give int64 of shape ({batch},)")
-    on_cpu = y.device.type == "cpu" and not torch.compiler.is_compiling()
-    if (ranges or on_cpu) and batch and not -1 <= int(y.min()) <= int(y.max()) < num_classes:
+    if (ranges or _on_cpu(y)) and batch and not -1 <= int(y.min()) <= int(y.max()) < num_classes:
         raise ValueError(
             f"labels run from {int(y.min())} to {int(y.max())}; allowed are 0..{num_classes - 1}, and -1 for none"
+        )
+
+
+def _on_cpu(y: Tensor) -> bool:
+    return y.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_probabilities(y: Float[Tensor, "b k"]) -> None:
+    """ValueError unless every row holds probabilities that sum to 1, but for rounding in their number format."""
+    rows, rounding = y.detach().double(), max(1e-3, 8 * torch.finfo(y.dtype).eps)  # our choice
+    wrong = ~((rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= rounding))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{int(wrong.sum())} of {len(y)} rows of class probabilities hold values below 0, or do not sum to 1: row {row} "
+            f"sums to {float(rows[row].sum()):.6g}; make them, for example, with logits.softmax(dim=1)"
         )
 
 

@@ -13,9 +13,12 @@ from labcore.inverse.solve import invert
 
 @torch.no_grad()
 def state_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> dict[str, float]:
-    """RMS of each block's output state (1 at the last for a good flow), as `state_rms/block_i`, i from 1."""
+    """RMS of each block's output state (1 at the last for a good flow), as `state_rms/block_i`, i from 1.
+
+    Values that are not finite are reported too.
+    """
     rms = torch.stack(
-        [state.square().mean().sqrt() for state in flow(x, y).latents]
+        [state.square().mean().sqrt() for state in flow.unchecked(x, y).latents]
     ).tolist()  # one wait for the device
     return {f"state_rms/block_{i}": value for i, value in enumerate(rms, 1)}
 
