@@ -73,6 +73,28 @@ def test_fewer_samples_do_not_hide_among_old_ones(model, tmp_path):
     assert lab("sample", model, "--num", "4", "--out", str(tmp_path)).exit_code == 0
 
 
+def test_images_of_another_call_are_not_overwritten(model, tmp_path):
+    drawn = ("sample", model, "--num", "2", "--out", str(tmp_path))
+    assert lab(*drawn).exit_code == 0
+    kept = (tmp_path / "images" / "00000.png").read_bytes()
+    done = lab(*drawn, "--seed", "1")
+    assert (
+        done.exit_code == 2 and "images of another call (seed differ)" in done.output and "another --out" in done.output
+    )
+    assert lab(*drawn).exit_code == 0
+    (tmp_path / "settings.json").unlink()
+    done = lab(*drawn)
+    assert done.exit_code == 2 and "no settings.json that says of which model" in done.output
+    assert (tmp_path / "images" / "00000.png").read_bytes() == kept
+
+
+def test_each_model_and_setting_has_a_folder_of_its_own(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in ((), ("--seed", "1"), ()):
+        assert lab("sample", model, "--num", "2", *words).exit_code == 0
+    assert len(list((tmp_path / "outputs" / "samples").iterdir())) == 2
+
+
 def test_a_folder_of_pictures(tmp_path):
     for k in range(3):
         (tmp_path / "data" / f"c{k}").mkdir(parents=True)

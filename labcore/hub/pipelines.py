@@ -21,11 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.biflow.model import BackwardModel
+from labcore.finite import check_result, images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.solve import invert
 from labcore.latents import codec_of
-from labcore.latents.codec import CHUNK, Autoencoder
+from labcore.latents.codec import CHUNK, DECODED, Autoencoder
 from labcore.types import NULL
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -169,6 +170,7 @@ class _ImagesOfClasses(DiffusionPipeline):
     def _pictures(self, x: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         if self.vae is not None:
             x = self._codec().decode(x, CHUNK)
+        check_result(x, type(self).__name__, advice=DECODED)
         x = (x.float() / 2 + 0.5).clamp(0, 1).cpu()
         if output_type != "pt":
             x = x.permute(0, 2, 3, 1).numpy()
@@ -223,7 +225,7 @@ class TarFlowPipeline(_ImagesOfClasses):
         """
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
-        with self.flow.computing():
+        with self.flow.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
             z = self._noise(num, generator) * self.model.prior_var.sqrt()
             x = denoise(self.model, invert(self.model, z, y, guidance=guidance_scale - 1).x, y, noise_std)
         return self._pictures(x, output_type, return_dict)
@@ -257,6 +259,6 @@ class BiFlowPipeline(_ImagesOfClasses):
         """As `TarFlowPipeline`. One evaluation where guidance is an input of the model, else two."""
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
-        with self.inverse.computing():
+        with self.inverse.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
             x = self.model(self._noise(num, generator), y, guidance_scale - 1).x
         return self._pictures(x, output_type, return_dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
     from labcore.config import TokensConfig
 
+SETTINGS = "settings.json"
+"""File beside the images of `lab sample`: the model's hash, and all settings that the images are a function of."""
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
 COMPILED_HELP = (
     "Compute single tokens by compiled programs, or not. Default: a recorded CUDA graph on CUDA (untested on GPU) or what a "
@@ -31,7 +35,10 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
 
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for grid.png and images/.")] = Path("outputs/samples"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for grid.png and images/. Default: one in outputs/samples."),
+    ] = None,
     num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
     classes: Annotated[
         str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
@@ -54,18 +61,25 @@ def sample(
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
     tf32: Tf32 = False,
 ) -> None:
-    """Draw images: a PNG grid and a folder of single images."""
+    """Draw images: a PNG grid and a folder of single images. Images of another model or other settings stay as they are."""
     from labcore import tf32 as tf32_switch
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
     from labcore.inverse.sample import sample as draw
+    from labcore.jsonfile import write_json
     from labcore.latents import pixel_shape, to_pixels
+    from labcore.provenance import weights_hash
     from labcore.runs.models import find_sampler, solver_settings
     from labcore.runs.progress import printable
     from labcore.runs.training import check_writable
 
     flow = find_sampler(model).to(device())
+    settings = dict(classes=classes, guidance=guidance, denoiser_guidance=denoiser_guidance, schedule=schedule)
+    settings |= dict(attn_temp=attn_temp, noise_std=noise_std, seed=seed, solver=solver, tolerance=tolerance)
+    settings["model"] = weights_hash(flow)
+    out = samples_folder(model, settings) if out is None else out
     check_writable(out)
+    claim_images(out, settings)
     pixel_shape(flow.config)  # a missing autoencoder is told now
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
         raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
@@ -79,6 +93,7 @@ def sample(
             flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how
         )
         images = to_pixels(flow, drawn).cpu()
+    write_json(out / SETTINGS, settings)
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
     save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
     for i, image in enumerate(images):
@@ -86,6 +101,30 @@ def sample(
     if classes == "each" and (names := flow.config.class_names) and columns == len(names):
         typer.echo(printable(f"columns from the left: {', '.join(names)}"))
     typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
+
+
+def samples_folder(model: str, settings: dict[str, Any]) -> Path:
+    """The folder of images that nobody named: outputs/samples/NAME-DIGITS, the digits a hash of model and settings."""
+    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("outputs/samples") / f"{Path(model).name or 'model'}-{digits}"
+
+
+def claim_images(out: Path, settings: dict[str, Any]) -> None:
+    """ValueError where `out` holds images of another model or other settings, or of nobody knows which."""
+    if not any((out / "images").glob("*.png")) and not (out / "grid.png").exists():
+        return
+    try:
+        found = json.loads((out / SETTINGS).read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{out} holds images, and no {SETTINGS} that says of which model; give another --out, or remove the folder"
+        )
+    if other := sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)):
+        raise ValueError(
+            f"{out} holds images of another call ({', '.join(other)} differ); give another --out, or remove the folder"
+        )
 
 
 def calibrate(
