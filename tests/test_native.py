@@ -10,6 +10,7 @@ import torch
 from conftest import OPTIONS, perturbed
 
 from labcore import invert
+from labcore.finite import NotFinite
 from labcore.inverse import native as token_loop
 from labcore.inverse.solve import way_of
 from labcore.kernels import dispatch, native
@@ -80,12 +81,16 @@ def test_weights_that_change_are_seen():
         assert torch.equal(invert(flow, z).x, wanted)
 
 
-def test_what_overflows_is_as_the_plain_way_has_it():
+def test_what_overflows_is_refused_as_the_plain_way_refuses_it():
     flow = perturbed(dtype=torch.float32)
     flow.blocks[0].params_out.bias.data[:12] = 200.0
     z = torch.randn(2, flow.config.tokens, flow.config.token_dim)
-    plain, found = (invert(flow, z, compiled=way).x for way in (False, None))
-    assert torch.equal(plain.isfinite(), found.isfinite()) and not bool(found.isfinite().all())
+    refusals = []
+    for way in (False, None):
+        with pytest.raises(NotFinite) as error:
+            invert(flow, z, compiled=way)
+        refusals.append(str(error.value))
+    assert refusals[0] == refusals[1] and "from block 1 on" in refusals[0]
 
 
 def test_other_formats_devices_and_wishes_go_the_plain_way():
