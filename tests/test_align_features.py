@@ -352,7 +352,7 @@ def test_blocks_and_flows_fit_the_protocol():
     for flow in (perturbed(), coupling_flow()):
         assert isinstance(flow, Flow)
         assert all(isinstance(block, Block) for block in flow.blocks)
-    assert not isinstance(torch.nn.Linear(2, 2), Block)
+    assert not isinstance(torch.nn.Linear(2, 2), Flow)
 
 
 # bad input

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,7 +21,8 @@ class Block(Protocol):
     functions of v, of the shape of v; hiddens {layer: (b, t, width)}; everything in raster order.
     """
 
-    layers: Sized
+    if TYPE_CHECKING:  # a submodule, which isinstance does not find since Python 3.12
+        layers: Sized
 
     def __call__(self, x: Tensor, y: Tensor | None, layers: Iterable[int]) -> BlockOutput: ...
 
@@ -30,7 +31,8 @@ class Block(Protocol):
 class Flow(Protocol):
     """A flow of such blocks: `blocks[0]` reads `patchify(x)`, each next block the z of the one before."""
 
-    blocks: Sequence[Block]
+    if TYPE_CHECKING:  # a submodule, which isinstance does not find since Python 3.12
+        blocks: Sequence[Block]
 
     def patchify(self, x: Tensor) -> Tensor: ...
 
