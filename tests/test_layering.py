@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "plan": BELOW_L5 | {"train", "evaluate"},
     "viz": BELOW_L6,
     "zoo": BELOW_L6,
-    "hub": BELOW_L6,
+    "hub": BELOW_L6 | {"zoo"},  # pipelines are also made of a shipped model, by its name
     "runs": BELOW_L6 | {"zoo"},  # a run may start from a shipped model
 }
 HEAVY = {

@@ -11,7 +11,7 @@ from conftest import SMALL, perturbed
 from PIL import Image
 from test_latents import made
 
-from labcore import BackwardConfig, BackwardModel, TarFlow, denoise, invert
+from labcore import BackwardConfig, BackwardModel, TarFlow, denoise, invert, zoo
 from labcore.hub.pipelines import BiFlowPipeline, TarFlowPipeline
 
 LABELS = [1, 2, -1]
@@ -211,3 +211,42 @@ def test_names_of_classes_may_be_a_list():
     assert TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=names).get_label_ids(["c", "a"]) == [2, 0]
     with pytest.raises(ValueError, match="gives two classes one name"):
         TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=["a", "a", "c", "d", "e"])
+
+
+@every_pipeline
+def test_labels_of_every_kind_mean_the_same(name):
+    pipeline = PIPELINES[name]()
+    pipeline.register_to_config(id2label={str(k): f"class {k}" for k in range(5)})
+    kinds = [[1, 2, 3], np.array([1, 2, 3]), torch.tensor([1, 2, 3]), ["class 1", "class 2", "class 3"]]
+    drawn = [pipeline(y, 2.0, torch.Generator().manual_seed(1), output_type="pt").images for y in kinds]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    ones = [
+        pipeline(y, 2.0, seeds(1, 2), 2, output_type="pt").images for y in (3, np.int64(3), torch.tensor(3), "class 3")
+    ]
+    assert len(ones[0]) == 2 and all(torch.equal(ones[0], other) for other in ones[1:])
+
+
+@every_pipeline
+def test_labels_and_variants_that_mean_nothing_are_refused(name, tmp_path, as_users_run):
+    pipeline = PIPELINES[name]()
+    for labels in ([1.5], [True], torch.rand(2), [None]):
+        with pytest.raises(ValueError, match="give whole numbers or names of classes"):
+            pipeline(labels)
+    with pytest.raises(ValueError, match="num_images was 4 beside 2 class_labels"):
+        pipeline([1, 2], num_images=4)
+    with pytest.raises(ValueError, match="variant was 'fp16'; the lab's models have none"):
+        pipeline.save_pretrained(tmp_path / "saved", variant="fp16")
+    assert not (tmp_path / "saved").exists()
+    pipeline.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="variant was 'fp16'"):
+        type(pipeline).from_pretrained(tmp_path / "saved", variant="fp16")
+
+
+def test_a_pipeline_of_a_shipped_model_by_its_name(tmp_path, as_users_run):
+    by_name = TarFlowPipeline.from_flow("fashion-tarflow")
+    assert torch.equal(by_name.model.blocks[0].token_in.weight, zoo.load("fashion-tarflow").blocks[0].token_in.weight)
+    assert isinstance(BiFlowPipeline.from_inverse("fashion-biflow").model, BackwardModel)
+    perturbed(dtype=torch.float32).save_pretrained(tmp_path / "mine")
+    assert TarFlowPipeline.from_flow(tmp_path / "mine").model.config.width == 16
+    with pytest.raises(ValueError, match="is a BackwardModel; this pipeline takes a TarFlow"):
+        TarFlowPipeline.from_flow("fashion-biflow")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -20,6 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
+from labcore import zoo
 from labcore.biflow.model import BackwardModel
 from labcore.finite import check_result, images_from
 from labcore.flows.tarflow import TarFlow
@@ -32,6 +34,8 @@ from labcore.types import NULL
 Generators = torch.Generator | list[torch.Generator] | None
 Names = Mapping[Any, str] | Sequence[str] | None
 """Names of classes by number, or in the order of the numbers; JSON makes texts of the numbers."""
+Labels = int | np.integer | str | Sequence[int] | Sequence[str] | np.ndarray | Tensor | None
+"""Numbers or names of classes, one or several."""
 OUTPUTS = ("pil", "np", "pt")
 
 
@@ -106,11 +110,19 @@ class _ImagesOfClasses(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Any:
         """As diffusers', offline for a folder; ValueError for device_map "balanced", since each model stands on one device."""
+        _no_variant(kwargs.get("variant"))
         if kwargs.get("device_map") == "balanced":
             raise ValueError(
                 'device_map was "balanced"; the models here stand on one device each: give "cuda" or "cpu"'
             )
         return super().from_pretrained(source, **kwargs)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, variant: str | None = None, **kwargs: Any
+    ) -> None:
+        """As diffusers'; ValueError for a variant, since the lab's models have none."""
+        _no_variant(variant)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def register(self, model: _Held, vae: Any, id2label: Names) -> None:
         """Components and names of classes; ValueError where the autoencoder does not give what the model takes.
@@ -147,18 +159,35 @@ class _ImagesOfClasses(DiffusionPipeline):
             raise ValueError(f"no class is named {', '.join(unknown)}; there are {', '.join(names) or 'no names'}")
         return [names[name] for name in wanted]
 
-    def _labels(self, class_labels: Sequence[int] | int | None, num_images: int) -> tuple[Tensor | None, int]:
+    def _labels(self, class_labels: Labels, num_images: int) -> tuple[Tensor | None, int]:
         """Labels on the model's device, and how many images they are for."""
         classes = self.model.config.num_classes
         if num_images < 1:
             raise ValueError(f"num_images was {num_images}; give 1 or more")
         if class_labels is None:
             return None, num_images
-        given = [class_labels] * num_images if isinstance(class_labels, int) else list(class_labels)
+        given, one = self._numbers(class_labels)
+        if not one and num_images not in (1, len(given)):
+            raise ValueError(
+                f"num_images was {num_images} beside {len(given)} class_labels, which get one image each; leave num_images "
+                "out, or give one label"
+            )
         if not given or any(not NULL <= label < classes for label in given):
             allowed = f"0 to {classes - 1}, and -1 for none" if classes else "none: this model knows no classes"
             raise ValueError(f"class_labels were {given}; allowed are {allowed}")
+        given = given * num_images if one else given
         return torch.tensor(given, device=self._execution_device), len(given)
+
+    def _numbers(self, class_labels: Any) -> tuple[list[int], bool]:
+        """Class numbers of labels or names, and whether there was one instead of a list. ValueError for other kinds."""
+        plain = class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels  # NumPy's and torch's
+        one = isinstance(plain, int | str)
+        labels = [plain] if one else list(plain)
+        if any(isinstance(label, bool) or not isinstance(label, int | str) for label in labels):
+            raise ValueError(
+                f"class_labels were {class_labels!r}; give whole numbers or names of classes, one or a list"
+            )
+        return [label if isinstance(label, int) else self.get_label_ids(label)[0] for label in labels], one
 
     def _noise(self, num: int, generator: Generators) -> Float[Tensor, "b t d"]:
         """A list of generators, one an image, makes each image a function of its own generator."""
@@ -203,14 +232,17 @@ class TarFlowPipeline(_ImagesOfClasses):
         self.register(flow, vae, id2label)
 
     @classmethod
-    def from_flow(cls, flow: TarFlow, vae: Any = None, id2label: Names = None) -> TarFlowPipeline:
-        """A pipeline of a flow, with diffusers' AutoencoderKL or AutoencoderTiny where it is one of latents."""
-        return cls(HeldFlow(flow), vae, id2label)
+    def from_flow(cls, flow: TarFlow | str | Path, vae: Any = None, id2label: Names = None) -> TarFlowPipeline:
+        """A pipeline of a flow, with diffusers' AutoencoderKL or AutoencoderTiny where it is one of latents.
+
+        flow: also a name of `labcore.zoo`, a folder that `save_pretrained` wrote, or a name on the hub.
+        """
+        return cls(HeldFlow(_loaded(flow, TarFlow)), vae, id2label)
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int] | int | None = None,
+        class_labels: Labels = None,
         guidance_scale: float = 1.0,
         generator: Generators = None,
         num_images: int = 1,
@@ -218,7 +250,9 @@ class TarFlowPipeline(_ImagesOfClasses):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Pictures of `class_labels`: one a label, `num_images` of one number, as many without class for None.
+        """Pictures of `class_labels`: one for each label of a list, `num_images` of one label, as many without class for None.
+
+        class_labels: numbers or names of classes; a list, an array or a tensor of them, or one.
 
         generator: one for all, or a list with one an image. noise_std: what denoising takes away; None: the noise of the
         flow's training, 0: nothing. output_type: "pil", "np" (b, h, w, c) in [0, 1], or "pt" (b, c, h, w) in [0, 1].
@@ -242,14 +276,19 @@ class BiFlowPipeline(_ImagesOfClasses):
         self.register(inverse, vae, id2label)
 
     @classmethod
-    def from_inverse(cls, inverse: BackwardModel, vae: Any = None, id2label: Names = None) -> BiFlowPipeline:
-        """A pipeline of a learned inverse, with diffusers' autoencoder where it is one of latents."""
-        return cls(HeldInverse(inverse), vae, id2label)
+    def from_inverse(
+        cls, inverse: BackwardModel | str | Path, vae: Any = None, id2label: Names = None
+    ) -> BiFlowPipeline:
+        """A pipeline of a learned inverse, with diffusers' autoencoder where it is one of latents.
+
+        inverse: also a name or a folder, as in `TarFlowPipeline.from_flow`.
+        """
+        return cls(HeldInverse(_loaded(inverse, BackwardModel)), vae, id2label)
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int] | int | None = None,
+        class_labels: Labels = None,
         guidance_scale: float = 1.0,
         generator: Generators = None,
         num_images: int = 1,
@@ -262,3 +301,19 @@ class BiFlowPipeline(_ImagesOfClasses):
         with self.inverse.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
             x = self.model(self._noise(num, generator), y, guidance_scale - 1).x
         return self._pictures(x, output_type, return_dict)
+
+
+def _loaded(model: Any, kind: type) -> Any:
+    """The model itself, or the one of a name or folder. ValueError for one of another kind."""
+    if isinstance(model, str | Path):
+        model = zoo.load(str(model)) if str(model) in zoo.NAMES else kind.from_pretrained(model)
+    if not isinstance(model, kind):
+        raise ValueError(f"the model is a {type(model).__name__}; this pipeline takes a {kind.__name__}")
+    return model
+
+
+def _no_variant(variant: str | None) -> None:
+    if variant is not None:
+        raise ValueError(
+            f"variant was {variant!r}; the lab's models have none: leave it out (torch_dtype sets the format)"
+        )
