@@ -13,7 +13,7 @@ import typer
 from labcore.runs import commands, draw_commands, import_command, plan_command, rehearse_command
 from labcore.runs.command_group import Commands
 from labcore.runs.draw_commands import COMPILED_HELP, Model, Tf32, device
-from labcore.runs.progress import printable
+from labcore.runs.terminal import printable
 
 app = typer.Typer(
     cls=Commands,

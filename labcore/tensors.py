@@ -7,6 +7,7 @@ refused before anything of these sizes is allocated. Files that `write_tensors` 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,10 +26,26 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with a checksum of its values. Raises as safetensors' save_file."""
+    """Write a safetensors file with a checksum of its values. Raises as safetensors' save_file.
+
+    Equal tensors make equal files, byte for byte.
+    """
     from safetensors.torch import save_file
 
     save_file(tensors, path, metadata={"format": "pt", CHECKSUM: _checksum(tensors)})
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a file's metadata into the order of their names: safetensors writes them in a random one."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # always so: it is the same text in another order
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -281,7 +281,10 @@ def test_two_processes_train_an_inverse_in_the_background(flow, folder, tmp_path
     saved = read_tensors(run / "model" / "model.safetensors")
     assert all(torch.equal(v, saved[k]) and not v.requires_grad for k, v in result.ema.named_parameters())
     record = detached.read(run)
-    assert record["status"] == 0 and record["about"] == checkpoint.latest(run).state["run"]
+    about, trained = record["about"], checkpoint.latest(run).state["run"]
+    assert about["model"].pop("class_names") is None and trained["model"].pop("class_names") == ["class0", "class1"]
+    assert record["status"] == 0 and about == trained  # the data's names were added when they were read
+    record = detached.read(run)
     assert (
         train_streamed(config, run, 2, previews=False).finished and detached.read(run) == record
     )  # nothing was started
@@ -316,7 +319,8 @@ def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path,
         train_streamed(run_config(folder, lr=1e-3, **LONG), run, 2)
     second = kernel(config, run)
     shown = [second.stdout.readline() for _ in range(3)]
-    assert shown[0].startswith("found the training that runs in") and shown[1].startswith("step 20/100000"), shown
+    assert shown[0].startswith("found the training that runs in"), shown
+    assert shown[1].startswith("precision fp32") and shown[2].startswith("step 20/100000"), shown
     assert detached.read(run)["pid"] == pid and detached.running(run)
     second.send_signal(signal.SIGINT)
     rest = second.communicate(timeout=400)[0]

@@ -90,6 +90,12 @@ def test_labcore_imports_without_heavy_packages():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_command_line_starts_without_torch():
+    """Help and batches of notebooks do not wait for it, and `lab run` works where torch cannot be imported."""
+    code = "import sys, labcore.cli, labcore.runs.runner; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_public_names():
     for name in labcore.__all__:
         assert getattr(labcore, name) is not None

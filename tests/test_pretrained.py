@@ -8,6 +8,7 @@ import torch
 from conftest import perturbed
 
 from labcore import TarFlow
+from labcore.tensors import read_tensors, write_tensors
 
 
 def test_round_trip(flow, images, tmp_path):
@@ -165,3 +166,13 @@ def test_push_to_hub_writes_the_model_and_a_card_and_leaves_yours(tmp_path, monk
     assert (folder / "README.md").read_text() == "mine"
     flow.push_to_hub("me/my-flow", card="another")
     assert (folder / "README.md").read_text() == "another"
+
+
+def test_equal_tensors_make_equal_files(tmp_path):
+    """safetensors writes metadata in a random order."""
+    tensors = {f"größe.{i}": torch.full((i + 1,), float(i)) for i in range(3)}
+    for i in range(20):
+        write_tensors(tensors, tmp_path / f"{i}.safetensors")
+    assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(20)}) == 1
+    read = read_tensors(tmp_path / "0.safetensors")
+    assert read.keys() == tensors.keys() and all(torch.equal(read[k], tensors[k]) for k in tensors)

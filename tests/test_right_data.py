@@ -31,7 +31,7 @@ from labcore.evaluate import accuracy, adm, hidden_features, likelihood
 from labcore.hub.pipelines import TarFlowPipeline
 from labcore.runs import along, arms, own_data, training
 from labcore.runs.class_names import class_numbers, matched, with_names
-from labcore.runs.progress import printable
+from labcore.runs.terminal import printable
 from labcore.spread import spread, spread_rows
 from labcore.train.checkpoint import changes
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer.core
 
-from labcore.runs.progress import show_any_character
+from labcore.runs.terminal import show_any_character
 
 
 class Commands(typer.core.TyperGroup):

@@ -70,7 +70,7 @@ def sample(
     from labcore.latents import pixel_shape, to_pixels
     from labcore.provenance import weights_hash
     from labcore.runs.models import find_sampler, solver_settings
-    from labcore.runs.progress import printable
+    from labcore.runs.terminal import printable
     from labcore.runs.training import check_writable
 
     flow = find_sampler(model).to(device())

@@ -32,8 +32,8 @@ from labcore.runs import state as states
 from labcore.runs.kernel import die_with_parent
 from labcore.runs.notebook import Stop, Stopped, execute, explain, write_figures
 from labcore.runs.pages import web_page
-from labcore.runs.progress import show_any_character
 from labcore.runs.state import RESULT, Busy, State, write_atomic
+from labcore.runs.terminal import show_any_character
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 75, 143
 NOTEBOOK, RUNNING, LOG = "notebook.ipynb", "notebook-running.ipynb", "log.txt"

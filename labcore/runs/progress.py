@@ -9,13 +9,6 @@ from typing import Any
 from labcore.store import Progress, process_share
 
 
-def show_any_character() -> None:
-    """Write a character that the terminal or log cannot show as its escape, instead of ending the command with an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def show_progress(force_lines: bool = False) -> Progress:
     """A `labcore.store.Progress` that writes to stderr; only the first process of a launch says anything."""
     if process_share()[0]:
@@ -52,12 +45,6 @@ def _lines() -> Progress:
             said.pop(what)
 
     return show
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal would take for commands: such characters, but line ends, as \\x1b and the like."""
-    keep = lambda c: c.isprintable() or c == "\n"  # noqa: E731
-    return "".join(c if keep(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def table(rows: Sequence[tuple[str, Any]]) -> str:

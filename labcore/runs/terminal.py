@@ -1,0 +1,18 @@
+"""Text that any terminal or log can show. Imports nothing heavy: the command line needs it before all else."""
+
+from __future__ import annotations
+
+import sys
+
+
+def show_any_character() -> None:
+    """Write a character that the terminal or log cannot show as its escape, instead of ending the command with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would take for commands: such characters, but line ends, as \\x1b and the like."""
+    keep = lambda c: c.isprintable() or c == "\n"  # noqa: E731
+    return "".join(c if keep(c) else c.encode("unicode_escape").decode() for c in text)
