@@ -95,7 +95,7 @@ def test_a_model_sees_pictures_as_they_are_or_their_latents(cache, images):
     assert codec_of(config) is codec_of(config)
 
 
-def test_what_does_not_fit_is_refused(cache, images, as_users_run):
+def test_what_does_not_fit_is_refused(cache, images, tmp_path, as_users_run):
     grey = load("fashion-mnist-12k", "test", image_size=16)
     with pytest.raises(ValueError, match="images have 1 channels, tiny-random takes 3; set data"):
         seen_by(TarFlowConfig(**LATENTS, **SMALL), grey)
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused(cache, images, as_users_run):
         seen_by(TarFlowConfig(**{**LATENTS, "codec": "sd"}, **SMALL), images)
     computed = run_config().model_dump() | {"align": {"sites": [(1, 1)], "targets": "computed"}}
     with pytest.raises(ValueError, match="looks at pixels: take 'cached'"):
-        run_training(RunConfig(**computed), "unused")
+        run_training(RunConfig(**computed), tmp_path / "unused")
 
 
 def test_images_are_limited_evenly():
