@@ -40,11 +40,11 @@ def test_parameters_ask_for_no_gradient_meanwhile_and_again_afterwards(images, m
     fixed = flow.blocks[0].token_in.weight.requires_grad_(False)
     asked = []
 
-    def log_prob(*_):
+    def unchecked(*_):
         asked.append(any(p.requires_grad for p in flow.parameters()))
         raise FloatingPointError("on the way")
 
-    monkeypatch.setattr(flow, "log_prob", log_prob)
+    monkeypatch.setattr(flow, "unchecked", unchecked)
     with pytest.raises(FloatingPointError, match="on the way"):
         denoise(flow, x, None, 0.1)
     assert asked == [False]
