@@ -12,6 +12,7 @@ import torch
 
 import labcore
 from labcore import tf32
+from labcore.files import sha256
 from labcore.revision import git_revision
 
 
@@ -40,8 +41,7 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 def file_hash(path: Path) -> str:
     """16 hex digits of the sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def device_name() -> str:

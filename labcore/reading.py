@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from labcore.processes import usable_cores
+
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 FEW = 1000
 """Images that one process reads sooner than others are started; our choice."""
@@ -46,7 +48,7 @@ def readers(dataset, count: int) -> int:
         dataset = dataset.dataset  # inside torch's Subset
     if count < FEW or not getattr(dataset, "decodes", False):
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(MOST_READERS, cores // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 

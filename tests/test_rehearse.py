@@ -9,12 +9,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from labcore.cli import app
+from labcore.data.datasets import Data
 from labcore.plan import GPUS, Gpu, Machine, Plan, duration, estimate, machine, words
 from labcore.plan.machine import known_as
 from labcore.runs import fitting, planned, ready, rehearse, trial
 from labcore.runs.configure import as_named, configure, configure_inversion
 from labcore.runs.rehearse import Asked, Rehearsal
 from labcore.runs.trial import Trial
+from labcore.train import loop
 
 CPU = Machine("cpu", "CPU with 1 thread", 1, Gpu(1e11, 1e11, 8e9))
 TINY = ("model.width=32", "model.head_dim=16", "model.num_blocks=2", "model.layers_per_block=1", "train.batch_size=8")
@@ -137,7 +139,7 @@ def test_out_of_memory_says_what_would_fit_and_leaves_nothing(tmp_path, monkeypa
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr(trial, "carry_out", full)
+    monkeypatch.setattr(loop._Run, "_one_step", full)  # where a device says so; the training turns it into advice
     done = lab("rehearse", "fashion-16", *settings(*TINY), "--out", "out", "--json", "record.json")
     assert done.exit_code == 1, done.output
     record = json.loads((tmp_path / "record.json").read_text())
@@ -245,7 +247,7 @@ def pictures(tmp_path):
 
 def test_the_point_of_the_data_says_what_is_wrong(pictures):
     config = planned.planned("fashion-16", [], pictures, 24, 3).config
-    read = lambda split: planned.images_of(config.data, split)  # noqa: E731
+    read = lambda split: Data.of(config.data).split(split)  # noqa: E731
     point, images = ready.of_data(config, read)
     assert (point.status, images, point.found) == ("missing", None, "22 training images for batches of 128")
     assert "train.batch_size=22" in point.remedy

@@ -166,8 +166,8 @@ class TestContents:
         monkeypatch.setattr(contents, "FRESH", -1)
         folder, names = tree(tmp_path / "pets", "cat", each=3), ["cat/0.bmp", "cat/1.bmp", "cat/2.bmp"]
         first = contents.digests(folder, names)
-        read, whole = [], contents._digest
-        monkeypatch.setattr(contents, "_digest", lambda path: read.append(path.name) or whole(path))
+        read, whole = [], contents.sha256
+        monkeypatch.setattr(contents, "sha256", lambda path: read.append(path.name) or whole(path))
         assert contents.digests(folder, names) == first and not read
         times = os.stat(folder / "cat" / "1.bmp")
         picture(folder / "cat" / "1.bmp", 99)

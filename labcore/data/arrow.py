@@ -34,6 +34,7 @@ from torch import Tensor
 from labcore.data.contents import digests
 from labcore.data.picture import Crop, check_how, is_grey, read_picture, why
 from labcore.data.splits import split_of
+from labcore.hints import first_line
 
 SPLITS = {"train": ("train",), "test": ("val", "test")}
 """Our split -> what `split_of` may say of its name there, the first that is there counts."""
@@ -255,7 +256,7 @@ def _open(folder: Path, there: dict[str, list[Path]], split: str) -> tuple[Any, 
             literal = [glob.escape(os.path.abspath(file)) for file in files]  # datasets takes paths for patterns
             table = datasets.load_dataset("parquet", data_files={name: literal}, split=name)
     except Exception as error:  # whatever pyarrow and datasets say of damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(
             f"{folder} {name} is empty, or cannot be read ({reason}); "
             "copy it again, or write it again with datasets' save_to_disk"

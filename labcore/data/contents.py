@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from labcore.files import sha256
 from labcore.jsonfile import alone
 from labcore.store import cache_folder
 
@@ -35,7 +36,7 @@ def digests(folder: Path, files: Sequence[str]) -> list[str]:
         for first in range(0, len(files), TOGETHER):
             stamps = {name: _stamp(place / name) for name in files[first : first + TOGETHER]}
             new = [name for name, stamp in stamps.items() if name not in known or known[name][:3] != stamp]
-            for name, digest in zip(new, pool.map(lambda name: _digest(place / name), new), strict=True):
+            for name, digest in zip(new, pool.map(lambda name: sha256(place / name)[:32], new), strict=True):
                 known[name] = [*stamps[name], digest]
                 if book is not None and time.time_ns() - max(stamps[name][1:]) > FRESH:
                     book.write(json.dumps([name, *known[name]]) + "\n")
@@ -46,11 +47,6 @@ def _stamp(path: Path) -> list[int]:
     """Size in bytes, and the times of the last change of contents and of the entry, in nanoseconds."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 @contextlib.contextmanager

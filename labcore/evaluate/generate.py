@@ -45,7 +45,7 @@ class Sampling(Config):
     attn_temp: PositiveFloat = 1.0  # of the unconditional branch
     noise_std: NonNegativeFloat | None = None  # denoising; None: as the flow was trained, 0: none
     solver: Solver | tuple[Method, ...] = "sequential"  # a name is exact; or a method for each block
-    compiled: bool | None = None  # as in `labcore.invert`; None: a recorded CUDA graph on CUDA, the plain way elsewhere
+    compiled: bool | None = None  # as in `labcore.invert`
     seed: int = 0
     chunk: PositiveInt = Field(default=100, le=10_000)  # images drawn at a time
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from labcore.hints import first_line
 from labcore.inverse.decode import (
     BlockDecoder,
     FoldedLayer,
@@ -74,7 +75,7 @@ class SteppedDecoder(BlockDecoder):
     def give_up(self, cache: KVCache, rows: int, error: Exception) -> None:
         """From here on these sizes go the plain way in this process."""
         _WORKS[self.key(cache, rows)] = False
-        warnings.warn(f"{self.means} does not work here ({told(error)}); going on without it", stacklevel=3)
+        warnings.warn(f"{self.means} does not work here ({first_line(error)}); going on without it", stacklevel=3)
 
 
 class CompiledDecoder(SteppedDecoder):
@@ -224,8 +225,3 @@ def _try(decoder: SteppedDecoder, cache: KVCache, rows: int) -> None:
 def has_failed(key: tuple) -> bool:
     """Whether a step of this key was given up."""
     return not _WORKS.get(key, True)
-
-
-def told(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

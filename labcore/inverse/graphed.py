@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from labcore.hints import first_line
 from labcore.inverse.compiled import (
     SteppedDecoder,
     arguments,
@@ -32,7 +33,6 @@ from labcore.inverse.compiled import (
     padded,
     remember,
     sizes,
-    told,
 )
 from labcore.inverse.decode import KVCache, after_attention, computed_in, outside_autocast
 from labcore.inverse.recording import Replay, record, stream_of, turn
@@ -238,8 +238,8 @@ def compiles(step: Callable[..., Tensor], given: tuple) -> bool:
         with torch._dynamo.config.patch(recompile_limit=1024):
             step(*given)  # the token that follows writes there again
     except Exception as error:  # whatever a compiler can meet
-        _BROKEN.append(told(error))  # not the error: its traceback would keep the workspace in use
-        warnings.warn(f"torch.compile does not work here ({told(error)}); recording the plain step", stacklevel=2)
+        _BROKEN.append(first_line(error))  # not the error: its traceback would keep the workspace in use
+        warnings.warn(f"torch.compile does not work here ({first_line(error)}); recording the plain step", stacklevel=2)
     return not _BROKEN
 
 

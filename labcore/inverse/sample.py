@@ -66,8 +66,7 @@ def sample(
     denoises with the flow's own training noise, 0 skips denoising. batch_size: images at a time; on CUDA fewer, where the
     keys and values of so many would take more than half of the free memory. seed: None is fresh. first: index of the first
     image, so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
-    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`; None is
-    a recorded CUDA graph on CUDA, and the plain way elsewhere.
+    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`.
     Raises ValueError for settings that do not fit, and `labcore.finite.NotFinite` for images that are not finite, counted from
     `first`. torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at
     all, so noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.

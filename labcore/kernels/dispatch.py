@@ -1,6 +1,7 @@
-"""Which implementation of a kernel runs: torch's, which is the specification, or its twin in Triton.
+"""Which implementation of a kernel runs: torch's, which is the specification, its twin in Triton, or C code.
 
-Every twin is held to its reference by a test, through Triton's interpreter where there is no GPU. DEFAULT says what runs where
+Every twin is held to its reference by a test, through Triton's interpreter where there is no GPU. "native" is the token loop of
+an exact inverse in C (`labcore.inverse.native`), on a CPU; kernels without such code run torch's. DEFAULT says what runs where
 nothing was chosen; `use` chooses. The twins are untested on GPU, so that torch's implementations are the default there too.
 A twin that cannot run (no Triton, one that is too old, a kernel that does not compile) is left out with one warning.
 """
@@ -16,6 +17,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from labcore.hints import first_line
 
 Choice = Literal["torch", "triton", "native"]
 CHOICES: tuple[Choice, ...] = ("torch", "triton", "native")
@@ -70,6 +73,7 @@ def by_twin(module: str, function: str, *arguments: Any) -> Any | None:
         raise
     except Exception as error:  # whatever an import, a compiler or a driver can meet
         _broken.add(module)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"Triton's {module} does not work here ({reason}); going on with torch's", stacklevel=3)
+        warnings.warn(
+            f"Triton's {module} does not work here ({first_line(error)}); going on with torch's", stacklevel=3
+        )
         return None

@@ -181,13 +181,16 @@ def _sections(values: dict[str, Any], names: Sequence[str]) -> dict[str, dict[st
 
 def _choose_data(section: dict[str, Any], data: str | None, image_size: int | None, channels: int | None) -> None:
     if data is not None:
-        section |= (
-            dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=_from_anywhere(data))
-        )
+        section |= data_section(data)
     if image_size is not None:
         section["image_size"] = image_size
     if channels is not None:
         section["channels"] = channels
+
+
+def data_section(data: str) -> dict[str, Any]:
+    """Settings of a run's data for the name of a data set, or a folder."""
+    return dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=_from_anywhere(data))
 
 
 def _from_anywhere(name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +17,8 @@ SETTINGS = "settings.json"
 """File beside the images of `lab sample`: the model's hash, and all settings that the images are a function of."""
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
 COMPILED_HELP = (
-    "Compute single tokens by compiled programs, or not. Default: a recorded CUDA graph on CUDA (untested on GPU) or what a "
-    "calibration found, the plain way elsewhere."
+    "Compute single tokens by compiled programs, or not. Default: what a calibration found, or C code on a CPU and a recorded "
+    "CUDA graph on CUDA (untested on GPU)."
 )
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 for float32 products and convolutions on a GPU.")]
@@ -76,7 +74,7 @@ def sample(
     flow = find_sampler(model).to(device())
     settings = dict(classes=classes, guidance=guidance, denoiser_guidance=denoiser_guidance, schedule=schedule)
     settings |= dict(attn_temp=attn_temp, noise_std=noise_std, seed=seed, solver=solver, tolerance=tolerance)
-    settings["model"] = weights_hash(flow)
+    settings |= dict(model=weights_hash(flow)) | ({"tf32": True} if tf32 and flow.device.type == "cuda" else {})
     out = samples_folder(model, settings) if out is None else out
     check_writable(out)
     claim_images(out, settings)
@@ -105,16 +103,19 @@ def sample(
 
 def samples_folder(model: str, settings: dict[str, Any]) -> Path:
     """The folder of images that nobody named: outputs/samples/NAME-DIGITS, the digits a hash of model and settings."""
-    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("outputs/samples") / f"{Path(model).name or 'model'}-{digits}"
+    from labcore.files import sha256_of
+
+    return Path("outputs/samples") / f"{Path(model).name or 'model'}-{sha256_of(settings)[:8]}"
 
 
 def claim_images(out: Path, settings: dict[str, Any]) -> None:
     """ValueError where `out` holds images of another model or other settings, or of nobody knows which."""
     if not any((out / "images").glob("*.png")) and not (out / "grid.png").exists():
         return
+    from labcore.jsonfile import read_json
+
     try:
-        found = json.loads((out / SETTINGS).read_text())
+        found = read_json(out / SETTINGS)
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labcore import provenance
 from labcore import tf32 as tf32_switch
@@ -38,6 +38,9 @@ from labcore.runs.class_names import matched
 from labcore.runs.training import check_writable
 from labcore.spread import spread
 from labcore.store import Progress, cache_folder, process_share
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from labcore.config import DataConfig, TarFlowConfig
-from labcore.data import load
-from labcore.data.datasets import NAMES
+from labcore.config import TarFlowConfig
+from labcore.data.datasets import Data
 from labcore.latents.weights import layout
-from labcore.runs.configure import as_named
+from labcore.runs.configure import as_named, data_section
 from labcore.runs.kinds import AnyRun
 
 
@@ -45,7 +44,7 @@ def chosen(
     config, flow = as_named(preset, settings)
     given: dict[str, Any] = {}
     if data is not None:
-        given = dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=data)
+        given = data_section(data)
     given |= {key: value for key, value in (("image_size", image_size), ("channels", channels)) if value is not None}
     return Planned(config.replace(data={**config.data.model_dump(), **given}), flow)
 
@@ -65,12 +64,7 @@ def planned(
     found = chosen(preset, settings, data, image_size, channels)
     if (data, image_size, channels) == (None, None, None):
         return found
-    return found.following(images_of(found.config.data), settings)
-
-
-def images_of(data: DataConfig, split: str = "train") -> Any:
-    """The images of a run's data. Raises as `labcore.data.load`."""
-    return load(data.name, split, data.path, data.image_size, data.channels, data.crop)
+    return found.following(Data.of(found.config.data).split("train"), settings)
 
 
 def _followed(model: Any, images: Any, chosen: set[str]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore.config import InversionRunConfig, TarFlowConfig
-from labcore.data.datasets import NAMES
+from labcore.data.datasets import NAMES, Data
 from labcore.jsonfile import write_json
 from labcore.plan import Estimate, Machine, Plan, estimate, machine
 from labcore.plan import plan as plan_of
@@ -29,7 +29,7 @@ from labcore.runs.evaluation import check_file
 from labcore.runs.inversion import find_flow
 from labcore.runs.kinds import AnyRun
 from labcore.runs.models import find_model
-from labcore.runs.planned import Planned, chosen, images_of
+from labcore.runs.planned import Planned, chosen
 from labcore.runs.presets import INVERSIONS, SMALL
 from labcore.runs.ready import LATER, MISSING, RANDOM, Point
 from labcore.runs.recipe import prepare, weights_needed
@@ -176,7 +176,7 @@ def _walk(
     untested = ", untested" if there.kind == "mps" else ""
     size = "at its smoke size " if asked.smoke else ""
     say(f"rehearsal of {asked.preset} {size}on {there.name}{untested}\n")
-    read = cache(lambda data, split: images_of(data, split))
+    read = cache(lambda data, split: Data.of(data).split(split))
     found = _planned(asked, scratch, read)
     processes = _processes(asked, there, found.config.train.batch_size)
     points, given = _points(asked, found.config, read, say)

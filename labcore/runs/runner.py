@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labcore.processes import usable_cores
 from labcore.runs import execute, state
 from labcore.runs.board import Board
 from labcore.runs.spec import Run
@@ -121,7 +122,7 @@ class _Runner:
                 f"{len(self.devices)} here; give --set processes={len(self.devices)}"
             )
         self.jobs = jobs or len(self.devices) // devices_of(most) or 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         share = max(1, cores // min(self.jobs, len(runs)))
         self.threads = min(share, int(os.environ.get("OMP_NUM_THREADS") or share))
         self.children: list[_Child] = []

@@ -17,7 +17,6 @@ import torch
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
-from labcore.data import load
 from labcore.data.transforms import save_png, tile, to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
@@ -88,7 +87,7 @@ def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
 
 def measure(model: Sampler, config: RunConfig | InversionRunConfig) -> dict[str, Any]:
     """Numbers of the stored weights on the whole test split, and how many of its samples are recognised."""
-    test = load(config.data.name, "test", config.data.path, config.data.image_size, config.data.channels)
+    test = Data.of(config.data).split("test")
     own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.flow), test)
     most = getattr(model.config, "max_guidance", max(SCALES))
     judged = {f"{g:g}": recognition(model, g) for g in SCALES if g <= most}

@@ -27,6 +27,7 @@ from labcore.runs.kinds import AnyRun, kind_of
 from labcore.runs.training import carry_out, datasets, initialised
 from labcore.timing import seconds_of
 from labcore.train import checkpoint
+from labcore.train.faults import TooLittleMemory, is_out_of_memory
 from labcore.train.loop import Hooks, TrainResult
 
 WARM = 2
@@ -192,11 +193,7 @@ def _memory(doing: str) -> Iterator[None]:
     """OutOfMemory for the errors by which torch and Python say so."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(doing) from error
-    except RuntimeError as error:
-        if any(
-            words in str(error) for words in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-        ):
+    except Exception as error:
+        if isinstance(error, TooLittleMemory) or is_out_of_memory(error):
             raise OutOfMemory(doing) from error
         raise

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from labcore.config import TrainConfig
+from labcore.hints import first_line
 from labcore.train import checkpoint
 
 
@@ -22,28 +23,36 @@ def not_finite(step: int, folder: Path) -> FloatingPointError:
     )
 
 
+SAID = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's other errors say of a device, or a CPU, without memory."""
+
+
+class TooLittleMemory(ValueError):
+    """A training step does not fit into memory; the message says what to change."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the CPU, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
 
 
 @contextlib.contextmanager
 def enough_memory(config: TrainConfig, world: int = 1) -> Iterator[None]:
-    """Turn running out of memory inside into a ValueError that says what to change.
+    """Turn running out of memory inside into `TooLittleMemory`, a ValueError that says what to change.
 
     world: processes that share a batch.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         at_once = config.batch_size // (config.accumulation * world)
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         recompute = "" if config.recompute else ", or set train.recompute=true, which keeps fewer activations"
-        raise ValueError(
+        raise TooLittleMemory(
             f"too little memory for train.batch_size={config.batch_size} with train.accumulation={config.accumulation}, "
             f"{at_once} images at a time ({reason}). Give a larger train.accumulation, which computes the same in smaller "
             f"parts{recompute}, or a smaller train.batch_size; `lab plan` says what fits"

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from labcore.processes import usable_cores
+
 PORT = 29500
 """Where nodes meet when only a host is given; torch's own default."""
 
@@ -97,7 +99,7 @@ def environment(processes: int) -> dict[str, str]:
     if processes < 1 or (devices and processes > devices):
         allowed = f"1..{devices}, one for each CUDA device" if devices else "1 or more"
         raise ValueError(f"num_processes was {processes}; allowed are {allowed}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = min(max(1, cores // processes), int(os.environ.get("OMP_NUM_THREADS") or cores))
     env = dict(os.environ, LABCORE_HEADLESS="1", OMP_NUM_THREADS=str(threads))
     return env if devices else {**env, "ACCELERATE_USE_CPU": "true"}

@@ -12,6 +12,7 @@ from torch import nn
 
 from labcore import tf32
 from labcore.config import TrainConfig
+from labcore.hints import first_line
 
 
 def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | None], None]) -> str:
@@ -83,7 +84,7 @@ def try_compile(layers: Iterable[nn.Module], step: Callable[[], None]) -> bool:
     except Exception as error:
         for layer in layers:
             layer._compiled_call_impl = None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
         return False
 
