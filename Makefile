@@ -22,7 +22,7 @@ $(READY): requirements/setup.txt requirements/dev.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## train, invert, score and sample a flow in an executed notebook (5 minutes)
-	@$(BIN)/python -m labcore.demo
+	@$(BIN)/python -m labcore.cli.demo
 
 test: $(READY)  ## the tests that run in minutes
 	$(PYTEST) -m "not slow and not gpu and not slurm and not browser"
@@ -46,7 +46,7 @@ lab: $(READY)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 site: $(READY)  ## the executed notebooks as a site in site/ (hours; SITE=--smoke: minutes)
-	$(BIN)/python -m labcore.runs.site site $(SITE)
+	$(BIN)/python -m labcore.site.build site $(SITE)
 
 lint: $(READY)  ## ruff over code and notebooks, and no outputs in notebooks
 	$(BIN)/ruff check .

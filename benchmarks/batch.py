@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from labcore.runs import state
-from labcore.runs.spec import load_spec, resolve
+from labcore.campaigns import state
+from labcore.campaigns.spec import load_spec, resolve
 
 WORK = 10  # seconds of the notebook's own work
 CELLS = (

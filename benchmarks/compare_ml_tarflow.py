@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from labcore import TarFlow, invert, provenance
+from labcore.experiments.bench import load_reference
 from labcore.rng import StepNoise
-from labcore.runs.bench import load_reference
 from labcore.timing import alternate
 from labcore.train.objectives import Likelihood
 from labcore.types import Batch

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from labcore import zoo
+from labcore.experiments import solvers
 from labcore.inverse.sample import prior_noise
-from labcore.runs import solving
 
 FLOW, STUDENT = "fashion-itarflow", "fashion-biflow"
 TOLERANCE = 1e-3
@@ -24,10 +24,10 @@ def guess(batches: tuple[int, ...] = (1, 16), seeds: tuple[int, ...] = (0, 1, 2)
     for batch in batches:
         for seed in seeds:
             z, y = prior_noise(flow, seed, range(batch)), torch.arange(batch) % flow.config.num_classes
-            states, solution = student(z, y, 0.0).states, solving.solutions(flow, z, y, 0.0)[0]
+            states, solution = student(z, y, 0.0).states, solvers.solutions(flow, z, y, 0.0)[0]
             row = {"batch": batch, "seed": seed}
             for name, start, first in (("z", "z", z), ("learned", states, states[0])):
-                changes = solving.trace(flow, z, y, 0.0, start)[block].changes.tolist()
+                changes = solvers.trace(flow, z, y, 0.0, start)[block].changes.tolist()
                 row[f"{name} off"] = round(float((first - solution).square().mean().sqrt()), 3)
                 row[f"sweeps from {name}"] = next(
                     (i + 1 for i, c in enumerate(changes) if c <= TOLERANCE), len(changes)

@@ -20,9 +20,9 @@ from benchmarks.compare_ml_tarflow import difference
 from labcore import BackwardConfig, BackwardModel, TarFlow, invert
 from labcore.config import InversionConfig
 from labcore.evaluate.flops import count_flops
+from labcore.experiments.bench import reference_of
 from labcore.inverse.denoise import denoise
 from labcore.rng import StepNoise
-from labcore.runs.bench import reference_of
 from labcore.timing import alternate
 from labcore.train.inversion import Inversion, measure_rms
 from labcore.types import Batch

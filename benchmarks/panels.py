@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 
 from benchmarks import jupyter_lab
-from labcore.runs.parameters import EXPLORE
+from labcore.campaigns.parameters import EXPLORE
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_cfg_sliders.ipynb"
 SLIDERS = ("w", "tau")

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.align import make_flow
 from labcore import zoo
-from labcore.runs.bench import COMPILED, FORWARD, INVERSE, NATIVE, OURS, THEIRS, Row, bench, described
+from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, NATIVE, OURS, THEIRS, Row, bench, described
 from labcore.viz.speed import growth
 
 DEPTH = dict(patch_size=4, width=128, layers_per_block=4, num_classes=10, channels=1)

@@ -266,7 +266,7 @@ def notebook(name: str, folder: Path) -> None:
 
 def smoke(preset: str, folder: Path) -> None:
     """A preset from training to measures at its smoke size."""
-    from labcore.runs.smoke import run_smoke
+    from labcore.experiments.smoke import run_smoke
 
     run_smoke(preset, folder / "smoke")
 

@@ -7,7 +7,7 @@ from conftest import perturbed
 from torch import nn
 from typer.testing import CliRunner
 
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.data import ImageData
 from labcore.evaluate import adm, extractors
 from labcore.evaluate.extractors import POOL, SPATIAL, Extractor

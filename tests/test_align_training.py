@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from labcore import TarFlow, TarFlowConfig, encoders
 from labcore.align.heads import Heads
 from labcore.align.losses import LOSSES, TEMPERATURE
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.config import AlignConfig, RunConfig
 from labcore.data import load, to_float
 from labcore.rng import StepNoise
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure, default_sites
-from labcore.runs.training import datasets, encoder_images, objective_of, run_training
+from labcore.runs.train_flow import datasets, encoder_images, objective_of, run_training
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.log import read_log

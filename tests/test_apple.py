@@ -8,7 +8,7 @@ from conftest import perturbed
 from typer.testing import CliRunner
 
 from labcore import TarFlow
-from labcore.cli import app
+from labcore.cli.app import app
 
 
 def apple_state(blocks=3, layers=2, width=64, token_dim=12, tokens=16, classes=5, scales=True, seed=0):

@@ -12,11 +12,11 @@ from test_training import folder, one_thread  # noqa: F401
 
 from labcore import TarFlow
 from labcore.align.reach import gradient_reach, sweep_gaps
-from labcore.runs import arms
-from labcore.runs.along import along, steps_to_reach
-from labcore.runs.spec import load_spec
-from labcore.runs.training import datasets, run_training
-from labcore.runs.verdicts import Claim, corrected, judge, table
+from labcore.campaigns.spec import load_spec
+from labcore.campaigns.verdicts import Claim, corrected, judge, table
+from labcore.experiments import alignment as experiment
+from labcore.experiments.along import along, steps_to_reach
+from labcore.runs.train_flow import datasets, run_training
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
 from labcore.viz import alignment
@@ -97,8 +97,8 @@ def test_times_sooner():
         return [{"step": 100 * i, "fid_efflite0": v} for i, v in enumerate(values, 1)]
 
     base, fast, slow = curve(9.0, 7.0, 6.0), curve(8.0, 4.0, 3.0), curve(9.0, 8.0, 7.0)
-    assert arms.times_sooner(fast, base, "fid_efflite0") == pytest.approx(300 / 150)
-    assert arms.times_sooner(slow, base, "fid_efflite0") is None
+    assert experiment.times_sooner(fast, base, "fid_efflite0") == pytest.approx(300 / 150)
+    assert experiment.times_sooner(slow, base, "fid_efflite0") is None
     rows = [
         ("baseline", 0, base),
         ("baseline", 1, base),
@@ -107,7 +107,7 @@ def test_times_sooner():
         ("forward", 2, fast),
     ]
     kept = [{"row": row, "seed": seed, "metrics": {"points": {"an arm": points}}} for row, seed, points in rows]
-    lines = arms.sooner_table(kept).splitlines()
+    lines = experiment.sooner_table(kept).splitlines()
     fid = lines[0].split("|").index(" fid_efflite0 ")
     assert [line.split("|")[fid].strip() for line in lines[2:4]] == ["2.00, never", "-"]
 
@@ -150,26 +150,26 @@ def test_curves_are_of_the_weights_that_are_there(folder, tmp_path, own_cache): 
 def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
     config = align_config(folder)
     run_training(config, tmp_path, previews=False)
-    found = arms.conflicts(config, tmp_path, datasets(config)[0], 8)
+    found = experiment.conflicts(config, tmp_path, datasets(config)[0], 8)
     assert [step for step, _ in found] == [4, 8, 12]
     assert all(blocks[0].cosine is None and -1 <= blocks[1].cosine <= 1 for _, blocks in found)
 
 
 def test_arms():
-    base = arms.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    base = experiment.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
     assert (base.align, base.train.seed, base.train.keep, base.train.precision) == (None, 3, 5, "fp32")
-    assert arms.arm(base, "baseline", None, 0.1, "cosine", "efficientnet-lite0") is base
-    swept = arms.arm(base, "reverse-8", None, 0.1, "cosine", "efficientnet-lite0").align
+    assert experiment.arm(base, "baseline", None, 0.1, "cosine", "efficientnet-lite0") is base
+    swept = experiment.arm(base, "reverse-8", None, 0.1, "cosine", "efficientnet-lite0").align
     assert (swept.direction, swept.adjoint_sweeps, swept.sites, swept.targets) == (
         "reverse",
         8,
         ((7, 2), (8, 2)),
         "cached",
     )
-    near_image = arms.arm(base, "forward", None, 0.2, "mse", "efficientnet-lite0")
-    assert near_image.align.sites == ((1, 2), (2, 2)) and "weight 0.2, mse" in arms.describe(near_image)
-    few = arms.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0)
-    assert arms.arm(few, "detach", [(3, 1)], 0.1, "cosine", "efficientnet-lite0").align.targets == "computed"
+    near_image = experiment.arm(base, "forward", None, 0.2, "mse", "efficientnet-lite0")
+    assert near_image.align.sites == ((1, 2), (2, 2)) and "weight 0.2, mse" in experiment.describe(near_image)
+    few = experiment.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0)
+    assert experiment.arm(few, "detach", [(3, 1)], 0.1, "cosine", "efficientnet-lite0").align.targets == "computed"
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -189,23 +189,23 @@ def test_arms():
     ],
 )
 def test_arms_that_cannot_be_are_refused_before_any_is_trained(name, changes, message):
-    base = arms.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    base = experiment.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
     asked = dict(name=name, sites=None, weight=0.1, loss="cosine", encoder="efficientnet-lite0") | changes
     with pytest.raises(ValueError, match=re.escape(message)):
-        arms.arm(base, **asked)
+        experiment.arm(base, **asked)
 
 
 @pytest.mark.usefixtures("as_users_run")
 def test_numbers_of_images_that_cannot_be():
     for save_every in (0, 3):
         with pytest.raises(ValueError, match="save_every was"):
-            arms.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
+            experiment.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
     with pytest.raises(ValueError, match="precision was 'auto'; runs that are compared need one and the same"):
-        arms.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0, precision="auto")
-    assert arms.fidelity_metrics(0) == [] and "sfid" in arms.fidelity_metrics(1500)
+        experiment.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0, precision="auto")
+    assert experiment.fidelity_metrics(0) == [] and "sfid" in experiment.fidelity_metrics(1500)
     for samples in (-1, 3, 1280):
         with pytest.raises(ValueError, match="fid_efflite0 needs at least 1281 drawn images"):
-            arms.fidelity_metrics(samples)
+            experiment.fidelity_metrics(samples)
 
 
 def records(row: str, values: list[float]) -> list[dict]:
@@ -244,17 +244,17 @@ def test_verdicts_are_corrected_for_their_number():
 
 def test_the_papers_numbers_are_those_of_the_presets():
     """Table 1: eight rows, the first without alignment; numbers that claims name are among them."""
-    lines = arms.paper_table().splitlines()
+    lines = experiment.paper_table().splitlines()
     assert lines[2] == "| baseline | 12.91 | 33.79 | 36.62 | 37.43 |" and len([x for x in lines if "|" in x]) == 10
     assert lines[9] == "| reverse, blocks 7 and 8 | 11.93 | 33.78 | 40.9 | 55.21 |"
-    for claim in arms.CLAIMS:
-        assert all(f"| {float(number):g} " in arms.paper_table() for number in claim.paper.split(" / ") if number)
+    for claim in experiment.CLAIMS:
+        assert all(f"| {float(number):g} " in experiment.paper_table() for number in claim.paper.split(" / ") if number)
 
 
 def test_claims_are_about_rows_and_columns_of_the_spec():
     spec = load_spec("01_alignment_strategies")
-    assert {claim.row for claim in arms.CLAIMS} | {claim.than for claim in arms.CLAIMS} <= spec.rows.keys()
-    assert {claim.number for claim in arms.CLAIMS} <= set(spec.table.columns.values())
+    assert {claim.row for claim in experiment.CLAIMS} | {claim.than for claim in experiment.CLAIMS} <= spec.rows.keys()
+    assert {claim.number for claim in experiment.CLAIMS} <= set(spec.table.columns.values())
 
 
 def test_a_stopwatch_tells_parts_apart():

@@ -12,8 +12,8 @@ from labcore.data import load, to_float
 from labcore.evaluate.autoencoding import keep, psnr, spectrum
 from labcore.latents import Pixels
 from labcore.latents.weights import SHIPPED, SHIPPED_FOLDER
+from labcore.presets import PRESETS
 from labcore.rng import StepNoise
-from labcore.runs.presets import PRESETS
 from labcore.train.reconstruction import Compressor, CompressorConfig, Reconstruction, ReconstructionConfig
 from labcore.types import Batch
 from labcore.viz import latents as figures

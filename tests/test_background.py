@@ -23,8 +23,8 @@ from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.runs import detached
 from labcore.runs.background import TrainingStopped, train_streamed
-from labcore.runs.inversion import run_inversion
 from labcore.runs.models import find_model
+from labcore.runs.train_student import run_inversion
 from labcore.train import checkpoint
 from labcore.train.launch import Nodes, nodes_of, wait_for
 from labcore.train.log import read_log

@@ -8,10 +8,10 @@ from conftest import perturbed
 from typer.testing import CliRunner
 
 from labcore import timing
-from labcore.cli import app
+from labcore.cli.app import app
+from labcore.experiments import bench as module
+from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
 from labcore.memory import peak_of
-from labcore.runs import bench as module
-from labcore.runs.bench import COMPILED, FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import jupyter_lab
 from benchmarks.jupyter_lab import Notebook
-from labcore.runs.parameters import EXPLORE
+from labcore.campaigns.parameters import EXPLORE
 
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "browser-screenshots"

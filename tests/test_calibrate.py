@@ -10,7 +10,7 @@ from torchvision.io import read_image
 from typer.testing import CliRunner
 
 from labcore import TarFlow, invert, provenance
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.evaluate.generate import Sampling
 from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, save

@@ -11,7 +11,7 @@ from conftest import perturbed
 from PIL import Image
 from typer.testing import CliRunner
 
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.data import load
 
 
@@ -224,7 +224,7 @@ def test_an_empty_value_is_refused(words, tmp_path, monkeypatch):
 
 def test_a_character_that_the_terminal_cannot_show_ends_nothing(tmp_path):
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    code = "from labcore.runs.terminal import show_any_character as show; show(); print('\\u2603 snow')"
+    code = "from labcore.terminal import show_any_character as show; show(); print('\\u2603 snow')"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "\\u2603 snow\n"
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from test_runs import expected, finished, result, toy_runs
 from typer.testing import CliRunner
 
-from labcore.cli import app
-from labcore.runs import slurm, state
-from labcore.runs.spec import load_spec
+from labcore.campaigns import slurm, state
+from labcore.campaigns.spec import load_spec
+from labcore.cli.app import app
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 

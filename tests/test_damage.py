@@ -322,7 +322,7 @@ def test_empty_batches_are_empty_images_or_a_message(tmp_path):
 
 
 def test_published_records_name_no_folder_and_no_host(tmp_path):
-    from labcore.runs import results, state
+    from labcore.campaigns import results, state
 
     values = {
         **{key: key for key in ("id", "spec", "row", "notebook", "status")},

@@ -11,7 +11,7 @@ from test_biflow import backward
 from typer.testing import CliRunner
 
 from labcore import TarFlow, store, zoo
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.data import load
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import statistics

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from labcore import BackwardModel, sample
 from labcore.biflow.trajectory import trajectory
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.config import InversionRunConfig
 from labcore.data.transforms import to_uint8
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.runs.configure import configure_inversion, configure_run
-from labcore.runs.inversion import run_inversion
 from labcore.runs.models import find_model, find_sampler
+from labcore.runs.train_student import run_inversion
 from labcore.train import checkpoint
 from labcore.train.log import read_log
 

@@ -12,8 +12,8 @@ import toys
 import yaml
 from test_run_faults import alive, kernel_in
 
-from labcore.runs import state
-from labcore.runs.spec import load_spec, resolve
+from labcore.campaigns import state
+from labcore.campaigns.spec import load_spec, resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run")]
 KILLS = 20

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from labcore import latents, sample
 from labcore.biflow.model import BackwardModel
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.config import BackwardConfig, DataConfig, InversionConfig, RunConfig, TarFlowConfig
 from labcore.data import load
 from labcore.data.transforms import floats, to_float
@@ -21,7 +21,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.latents import LatentData, codec_of, pixel_shape, seen_by, square_pixels, to_pixels
 from labcore.latents.weights import RANDOM
 from labcore.rng import StepNoise
-from labcore.runs.training import datasets, run_training, spread
+from labcore.runs.train_flow import datasets, run_training, spread
 from labcore.train.inversion import Inversion, check_pair
 from labcore.types import Batch
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labcore import demo
-from labcore.runs.parameters import EXPLORE
+from labcore.campaigns.parameters import EXPLORE
+from labcore.cli import demo
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

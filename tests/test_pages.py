@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labcore.runs.pages import converted, web_page, with_mathml
+from labcore.campaigns.pages import converted, web_page, with_mathml
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MATH = re.compile(r"<math .*?</math>", re.DOTALL)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from labcore import encoders, latents
 from labcore.biflow.model import BackwardModel
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.encoders.perceptual import MOST, untrained_perceptual
 from labcore.encoders.specs import SPECS
@@ -16,9 +16,9 @@ from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
 from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
 from labcore.plan.step import EFFICIENCY
+from labcore.presets import PRESETS
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
-from labcore.runs.presets import PRESETS
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.inversion import Inversion
 from labcore.train.objectives import Likelihood

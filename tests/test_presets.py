@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 from labcore import TarFlow
 from labcore.biflow.distill import check_strategy
 from labcore.biflow.model import BackwardModel
-from labcore.cli import app
+from labcore.campaigns import results
+from labcore.cli.app import app
 from labcore.config import InversionRunConfig, RunConfig
-from labcore.runs import results
+from labcore.presets import INVERSIONS, PAPER, PRESETS, REPORTED, about, biflow, smoke, smoke_inversion
+from labcore.presets.tarflow import denoising
 from labcore.runs.configure import configure
-from labcore.runs.inversion import run_inversion
-from labcore.runs.presets import INVERSIONS, PAPER, PRESETS, REPORTED, about, biflow, smoke, smoke_inversion
-from labcore.runs.presets.tarflow import denoising
-from labcore.runs.training import run_training
+from labcore.runs.train_flow import run_training
+from labcore.runs.train_student import run_inversion
 from labcore.train import checkpoint
 from labcore.train.inversion import SAME
 

@@ -9,15 +9,16 @@ from statistics import fmean
 import pytest
 
 from labcore import zoo
+from labcore.campaigns import results
+from labcore.campaigns.spec import TableSpec
+from labcore.campaigns.verdicts import Claim, corrected, judge
+from labcore.experiments import alignment, ways
+from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
+from labcore.experiments.claims import CLAIMS, NORM_CLAIMS
+from labcore.experiments.latent_claims import NOISE_CLAIMS
 from labcore.plan import plan
-from labcore.runs import arms, results, ways
-from labcore.runs.bench import INVERSE, OURS, STEP, THEIRS, Row
+from labcore.presets import MEASURED, about
 from labcore.runs.configure import as_named
-from labcore.runs.inverse_claims import CLAIMS, NORM_CLAIMS
-from labcore.runs.latent_claims import NOISE_CLAIMS
-from labcore.runs.presets import MEASURED, about
-from labcore.runs.spec import TableSpec
-from labcore.runs.verdicts import Claim, corrected, judge
 
 ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -41,7 +42,7 @@ def test_the_alignment_table(campaign):
 
 
 def test_the_alignment_verdicts(campaign):
-    judged = {claim: judge(claim, campaign.records) for claim in arms.CLAIMS}
+    judged = {claim: judge(claim, campaign.records) for claim in alignment.CLAIMS}
     counts = Counter(found.verdict for found in judged.values())
     assert f"Of the {len(judged)} claims" in README and f"{counts['supported']} are **supported**" in README
     assert f"{counts['not supported']} are **not supported**" in README
@@ -72,7 +73,7 @@ def test_the_alignment_verdicts(campaign):
     ],
 )
 def test_the_differences_that_readme_tells(campaign, row, than, number, verdict, scale, digits):
-    (claim,) = (c for c in arms.CLAIMS if (c.row, c.than, c.number) == (row, than, number))
+    (claim,) = (c for c in alignment.CLAIMS if (c.row, c.than, c.number) == (row, than, number))
     found = judge(claim, campaign.records)
     mean, half = scale * found.difference.mean, scale * found.difference.half
     assert found.verdict == verdict

@@ -13,15 +13,15 @@ from labcore.data import load
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.statistics import make_reference, save_reference
+from labcore.experiments import recipe
+from labcore.experiments.beside import CHOSEN, beside_paper, differences, drawn_otherwise, reported
+from labcore.experiments.smoke import small_measuring
 from labcore.nn.pretrained import CONFIG
-from labcore.runs import recipe
+from labcore.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.background import train_streamed
-from labcore.runs.beside import CHOSEN, beside_paper, differences, drawn_otherwise, reported
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
-from labcore.runs.presets import REPORTED, UNREPORTED, Paper
-from labcore.runs.smoke import small_measuring
-from labcore.runs.training import spread
+from labcore.runs.train_flow import spread
 
 pytestmark = pytest.mark.usefixtures("as_users_run", "own_cache")
 

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.data.datasets import Data
 from labcore.plan import GPUS, Gpu, Machine, Plan, duration, estimate, machine, words
 from labcore.plan.machine import known_as
-from labcore.runs import fitting, planned, ready, rehearse, trial
+from labcore.rehearsal import fitting, planned, ready, rehearse, trial
+from labcore.rehearsal.rehearse import Asked, Rehearsal
+from labcore.rehearsal.trial import Trial
 from labcore.runs.configure import as_named, configure, configure_inversion
-from labcore.runs.rehearse import Asked, Rehearsal
-from labcore.runs.trial import Trial
 from labcore.train import loop
 
 CPU = Machine("cpu", "CPU with 1 thread", 1, Gpu(1e11, 1e11, 8e9))

@@ -20,19 +20,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from labcore import TarFlow, zoo
-from labcore.cli import app
+from labcore.cli.app import app
 from labcore.config import DataConfig, RunConfig, TarFlowConfig
 from labcore.data import ImageData, ImageFolderData, contents, fashion_mnist, load
 from labcore.data.arrow import ArrowData
+from labcore.data.class_names import class_numbers, matched, with_names
 from labcore.data.datasets import Data, mixed, renumbered, to_memory
 from labcore.data.picture import read_picture
 from labcore.data.splits import split_of
 from labcore.evaluate import accuracy, adm, hidden_features, likelihood
+from labcore.experiments import alignment, along
 from labcore.hub.pipelines import TarFlowPipeline
-from labcore.runs import along, arms, own_data, training
-from labcore.runs.class_names import class_numbers, matched, with_names
-from labcore.runs.terminal import printable
+from labcore.runs import own_data, train_flow
 from labcore.spread import spread, spread_rows
+from labcore.terminal import printable
 from labcore.train.checkpoint import changes
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -77,7 +78,7 @@ class TestOwnData:
         config, seen = run_config(tmp_path, crop="adm"), []
         monkeypatch.setattr(arms, "generate", lambda *_: None)
         monkeypatch.setattr(arms, "scores", lambda drawn, data, *_: seen.append(data) or {})
-        arms.fidelity(perturbed(), config, ["fid"], 10, 0)
+        alignment.fidelity(perturbed(), config, ["fid"], 10, 0)
         assert seen == [Data("folder", str(tmp_path), 8, 3, "adm")] == [Data.of(config.data)]
 
     def test_a_run_is_measured_on_its_own_data(self, tmp_path):
@@ -139,9 +140,9 @@ class TestSpread:
 
     def test_what_is_logged_while_training(self, monkeypatch):
         flow, seen = perturbed(dtype=torch.float32), []
-        monkeypatch.setattr(training, "EVALUATED", 5)
-        monkeypatch.setattr(training.monitor, "round_trip_error", lambda flow, x, y: seen.append(y.tolist()) or 0.0)
-        logged = training.evaluation(flow, by_class())
+        monkeypatch.setattr(train_flow, "EVALUATED", 5)
+        monkeypatch.setattr(train_flow.monitor, "round_trip_error", lambda flow, x, y: seen.append(y.tolist()) or 0.0)
+        logged = train_flow.evaluation(flow, by_class())
         assert seen == [[0, 1, 2, 3]]
         assert logged["test_nats_per_dim"] == likelihood(flow, by_class().subset(range(0, 20, 4))).nats_per_dim
 
@@ -185,12 +186,12 @@ class TestContents:
     def test_a_run_that_began_with_the_older_fingerprint_goes_on(self, tmp_path, monkeypatch):
         data = ImageFolderData(tree(tmp_path, "train/cat", "test/cat"), "train", 8)
         state = {"run": {"data_fingerprint": data.older_fingerprint()}}
-        monkeypatch.setattr(training.checkpoint, "folders", lambda run: [run])
-        monkeypatch.setattr(training.checkpoint, "read_state", lambda place: state)
+        monkeypatch.setattr(train_flow.checkpoint, "folders", lambda run: [run])
+        monkeypatch.setattr(train_flow.checkpoint, "read_state", lambda place: state)
         with pytest.warns(UserWarning, match="names and lengths of files; it goes on so"):
-            assert training.data_fingerprint(tmp_path, data) == data.older_fingerprint()
+            assert train_flow.data_fingerprint(tmp_path, data) == data.older_fingerprint()
         state["run"]["data_fingerprint"] = "other"
-        assert training.data_fingerprint(tmp_path, data) == data.fingerprint()
+        assert train_flow.data_fingerprint(tmp_path, data) == data.fingerprint()
         (said,) = changes(state["run"], {"data_fingerprint": data.fingerprint()}, set())
         assert said.startswith("the fingerprint of the images, their order, labels and classes was 'other'")
 

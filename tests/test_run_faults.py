@@ -21,8 +21,8 @@ import pytest
 import toys
 from test_runs import command, execute_once, expected, result, toy_runs
 
-from labcore.runs import kernel, results, runner, state
-from labcore.runs.spec import load_spec
+from labcore.campaigns import kernel, results, runner, state
+from labcore.campaigns.spec import load_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run")]
 
@@ -325,7 +325,7 @@ def test_a_kernel_that_never_answers_is_ended(tmp_path):
     """By its lock: nothing is killed where nobody holds it."""
     lock, script = (
         tmp_path / "kernel",
-        "import sys, time; from labcore.runs.kernel import hold; hold(sys.argv[1]); time.sleep(99)",
+        "import sys, time; from labcore.campaigns.kernel import hold; hold(sys.argv[1]); time.sleep(99)",
     )
     hung = subprocess.Popen([sys.executable, "-c", script, str(lock)])
     while not (lock.exists() and lock.read_text()):

@@ -18,11 +18,11 @@ import pytest
 import toys
 from typer.testing import CliRunner
 
-from labcore.cli import app
-from labcore.runs import execute, results, runner, state
-from labcore.runs.interval import Interval, holm, mean_interval, paired, t_quantile
-from labcore.runs.notebook import Stop, explain, write_figures
-from labcore.runs.spec import TableSpec, load_spec, resolve
+from labcore.campaigns import execute, results, runner, state
+from labcore.campaigns.interval import Interval, holm, mean_interval, paired, t_quantile
+from labcore.campaigns.notebook import Stop, explain, write_figures
+from labcore.campaigns.spec import TableSpec, load_spec, resolve
+from labcore.cli.app import app
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 RESULTS = sorted((Path(__file__).parent.parent / "papermill_runs" / "results").glob("*/table.json"))
@@ -62,7 +62,7 @@ def result(run, root: Path) -> dict:
 
 
 def command(run, root: Path) -> list[str]:
-    return [sys.executable, "-m", "labcore.runs.execute", str(run.folder(root))]
+    return [sys.executable, "-m", "labcore.campaigns.execute", str(run.folder(root))]
 
 
 def execute_once(run, root: Path, **options) -> subprocess.CompletedProcess:
@@ -109,7 +109,7 @@ def test_writing_is_atomic(tmp_path, root, monkeypatch):
 
 def test_a_claim_ends_with_its_process(tmp_path):
     code = (
-        f"import time, pathlib; from labcore.runs import state\nwith state.claim(pathlib.Path({str(tmp_path)!r})):"
+        f"import time, pathlib; from labcore.campaigns import state\nwith state.claim(pathlib.Path({str(tmp_path)!r})):"
         "\n    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -155,7 +155,7 @@ def test_200_finished_runs_are_skipped_at_once(tmp_path, root):
     for run in runs:
         finished(run, root)
     code = (
-        "import sys, time; t = time.perf_counter()\nfrom labcore.cli import app\n"
+        "import sys, time; t = time.perf_counter()\nfrom labcore.cli.app import app\n"
         f"try: app(['run', {str(tmp_path / 'papermill_runs/specs/toy.yaml')!r}])\nexcept SystemExit as e: assert not e.code\n"
         "print('took', time.perf_counter() - t); assert 'torch' not in sys.modules"
     )
@@ -471,7 +471,7 @@ def with_processes(runs, count: int) -> list:
 
 def test_a_run_gets_as_many_devices_as_it_has_processes(tmp_path, root):
     runs = toy_runs(tmp_path, rows={"a": {"steps": 1}, "b": {"steps": 2}, "c": {"steps": 3}})
-    board, eight = runner.Board([run.name for run in runs], False), [str(i) for i in range(8)]
+    board, eight = runner.ProgressTable([run.name for run in runs], False), [str(i) for i in range(8)]
     made = {n: runner._Runner(with_processes(runs, n), root, board, None, eight) for n in (1, 3, 4, 8)}
     assert {n: one.jobs for n, one in made.items()} == {1: 8, 3: 2, 4: 2, 8: 1}
     four = made[4]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from labcore.config import InversionRunConfig, RunConfig
-from labcore.runs import ship
+from labcore.experiments import ship
 from labcore.zoo import NAMES, path
 
 MODEL = dict(image_size=28, channels=1, patch_size=4, width=32, num_blocks=1, layers_per_block=1, head_dim=32)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import toys
 
-from labcore.runs import site
+from labcore.site import build
 
 REMOTE = re.compile(
     r"""<(?:script|img|link)[^>]*(?:src|href)=["']https?://|import\s[^;]*["']https?://|url\(["']?https?://|unpkg\.com|cdnjs\."""
@@ -28,18 +28,18 @@ def test_notebooks_become_pages(tmp_path, monkeypatch):
     made.cells.insert(0, nbformat.v4.new_markdown_cell("# A question: and an answer\nIs $x^2$ positive?"))
     nbformat.write(made, source / "a_toy.ipynb")
     (source / "README.md").write_text("# Ways through\n[a toy](a_toy.ipynb), where $a < b$\n")
-    index = site.build(tmp_path / "out", smoke=True, notebooks=source)
+    index = build.build(tmp_path / "out", smoke=True, notebooks=source)
     page, first = (index.parent / "a_toy.html").read_text(), index.read_text()
     assert "data:image/png;base64," in page and 'alt="two grey squares (shade 0.5)"' in page
     assert "<msup>" in page and "<math" in first and 'href="a_toy.html"' in first
     for file in index.parent.glob("*.html"):
         assert not REMOTE.search(file.read_text()), REMOTE.search(file.read_text())
     monkeypatch.setattr(site, "execute", lambda *args: pytest.fail("it was executed again"))
-    assert site.build(tmp_path / "out", smoke=True, notebooks=source) == index
+    assert build.build(tmp_path / "out", smoke=True, notebooks=source) == index
     with pytest.raises(pytest.fail.Exception, match="executed again"):
-        site.build(tmp_path / "out", smoke=False, notebooks=source)
+        build.build(tmp_path / "out", smoke=False, notebooks=source)
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no notebooks in"):
-        site.build(tmp_path / "out", notebooks=Path(tmp_path))
+        build.build(tmp_path / "out", notebooks=Path(tmp_path))

@@ -10,7 +10,7 @@ from labcore.evaluate.flops import count_saved
 from labcore.flows import slopes
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse import denoise
-from labcore.runs.presets import PRESETS
+from labcore.presets import PRESETS
 
 
 @pytest.fixture

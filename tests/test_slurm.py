@@ -10,8 +10,8 @@ import toys
 from test_cluster import wait_for
 from test_runs import expected, result, toy_runs
 
-from labcore.runs import slurm, state
-from labcore.runs.spec import load_spec
+from labcore.campaigns import slurm, state
+from labcore.campaigns.spec import load_spec
 
 pytestmark = [
     pytest.mark.slurm,

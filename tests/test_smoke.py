@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from labcore.cli import app
-from labcore.runs.presets import INVERSIONS, PRESETS
-from labcore.runs.smoke import run_smoke
+from labcore.cli.app import app
+from labcore.experiments.smoke import run_smoke
+from labcore.presets import INVERSIONS, PRESETS
 
 RECIPES = (
     *(name for name in PRESETS if name.startswith("tarflow-")),

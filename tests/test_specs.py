@@ -11,14 +11,14 @@ import toys
 import yaml
 from typer.testing import CliRunner
 
-from labcore.cli import app
+from labcore.campaigns.parameters import check_parameters, code_cells, read_parameters
+from labcore.campaigns.spec import SMOKE_MAY_TOUCH, load_spec, resolve, run_id
+from labcore.cli.app import app
 from labcore.encoders.specs import SPECS as ENCODERS
-from labcore.runs.beside import drawn_otherwise, reported
+from labcore.experiments.beside import drawn_otherwise, reported
+from labcore.presets import REPORTED
 from labcore.runs.configure import as_named
 from labcore.runs.measuring import Measuring
-from labcore.runs.parameters import check_parameters, code_cells, read_parameters
-from labcore.runs.presets import REPORTED
-from labcore.runs.spec import SMOKE_MAY_TOUCH, load_spec, resolve, run_id
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -342,7 +342,7 @@ def test_what_yaml_or_a_folder_would_swallow(tmp_path, text, message):
 def test_code_is_known_by_its_cells_and_not_by_text_or_parameters(tmp_path):
     import nbformat
 
-    from labcore.runs.parameters import code_hash
+    from labcore.campaigns.parameters import code_hash
 
     path = tmp_path / "toy.ipynb"
     made = toys.notebook("a = 1", "b = 2")
@@ -364,7 +364,7 @@ def test_a_specs_numbers_are_in_its_records(path):
 
     Where a record holds several results, a column is a path into these, and not all of them have every number.
     """
-    from labcore.runs.results import exploded, metric, published
+    from labcore.campaigns.results import exploded, metric, published
 
     spec, found = load_spec(path), published(path.stem)
     if found is None:

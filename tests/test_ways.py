@@ -8,20 +8,21 @@ from labcore import denoise, sample
 from labcore.biflow.edit import inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.biflow.norm_control import largest_parameters, shares, trajectory_rms
+from labcore.campaigns import results
+from labcore.campaigns.spec import load_spec
 from labcore.config import BackwardConfig
 from labcore.data import load
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_uint8
 from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
+from labcore.experiments import claims, ways
+from labcore.experiments import inversion as experiment
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.patch import unpatchify
+from labcore.presets import REPORTED
 from labcore.rng import StepNoise
-from labcore.runs import inverse_arms as experiment
-from labcore.runs import inverse_claims as claims
-from labcore.runs import results, teachers, ways
+from labcore.runs import teachers
 from labcore.runs.models import find_model, run_section
-from labcore.runs.presets import REPORTED
-from labcore.runs.spec import load_spec
 from labcore.train.classification import SHIFT, CrossEntropy, coarse, shifted
 from labcore.train.objectives import with_peak
 from labcore.types import Batch

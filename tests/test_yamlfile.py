@@ -7,11 +7,11 @@ import toys
 import yaml
 from typer.testing import CliRunner
 
-from labcore.cli import app
+from labcore.campaigns.spec import load_spec
+from labcore.cli.app import app
 from labcore.jsonfile import parse_json
 from labcore.runs.configure import configure
 from labcore.runs.models import run_section
-from labcore.runs.spec import load_spec
 from labcore.yamlfile import dump_yaml, parse_yaml, read_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -16,8 +16,8 @@ from benchmarks.gpu.bounds import Bounds
 from benchmarks.gpu.measure import Failed, Measured
 from benchmarks.gpu.record import Check, Record
 from labcore import BackwardConfig, BackwardModel, TarFlow, TarFlowConfig, zoo
+from labcore.experiments.bench import reference_of
 from labcore.rng import generator
-from labcore.runs.bench import reference_of
 from labcore.types import Batch
 
 GUIDANCE = 1.5

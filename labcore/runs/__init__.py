@@ -1,1 +1,1 @@
-"""Runs: a configuration in, a folder with everything that came of it out."""
+"""Runs: one training or evaluation, from its configuration to a folder with everything it produced."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from labcore.runs import detached
 from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.training import check_writable, data_fingerprint, datasets
+from labcore.runs.train_flow import check_writable, data_fingerprint, datasets
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult

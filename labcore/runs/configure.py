@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
 from labcore.data.datasets import NAMES, Data
+from labcore.hints import nearest
 from labcore.latents import codec_of, square_pixels
+from labcore.presets import INVERSIONS, PRESETS, SMALL, about
 from labcore.runs.models import find_model, run_section
-from labcore.runs.parameters import nearest
-from labcore.runs.presets import INVERSIONS, PRESETS, SMALL, about
 from labcore.train.inversion import SAME
 from labcore.types import Site
 from labcore.yamlfile import parse_yaml, read_yaml

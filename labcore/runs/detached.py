@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore.jsonfile import read_json
+from labcore.processes import birth
 
 try:
     import fcntl
@@ -192,16 +193,6 @@ def _locked(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return False
-
-
-def birth(pid: int) -> str | None:
-    """Boot and start time of a process, which no later process with its number shares; None where it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return None if stat[0] in "ZX" else f"{boot} {stat[19]}"
 
 
 def _look_after(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labcore import provenance
 from labcore import tf32 as tf32_switch
+from labcore.data.class_names import matched
 from labcore.data.datasets import Data
 from labcore.evaluate import Accuracy, LikelihoodRecord, adm, fidelity, likelihood, record, training_free_accuracy
 from labcore.evaluate.accuracy import check_limit
@@ -34,8 +35,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import seen_by, square_pixels
-from labcore.runs.class_names import matched
-from labcore.runs.training import check_writable
+from labcore.runs.train_flow import check_writable
 from labcore.spread import spread
 from labcore.store import Progress, cache_folder, process_share
 

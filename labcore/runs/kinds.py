@@ -10,8 +10,8 @@ from torch import nn
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.flows.tarflow import TarFlow
-from labcore.runs.inversion import find_flow, identity, inversion_of, run_inversion
-from labcore.runs.training import objective_of, run_training
+from labcore.runs.train_flow import objective_of, run_training
+from labcore.runs.train_student import find_flow, identity, inversion_of, run_inversion
 from labcore.train.loop import TrainResult
 
 AnyRun = RunConfig | InversionRunConfig

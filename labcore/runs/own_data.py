@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from labcore.config import DataConfig, TokensConfig
+from labcore.data.class_names import matched
 from labcore.data.datasets import NAMES, Data, mixed
 from labcore.data.fashion_mnist import CLASSES
 from labcore.data.images import ImageData
 from labcore.latents import square_pixels
 from labcore.nn.pretrained import CONFIG
-from labcore.runs.class_names import matched
 from labcore.runs.models import run_section
 from labcore.zoo import NAMES as SHIPPED
 
@@ -65,7 +65,7 @@ def in_memory(
 ) -> tuple[ImageData, ImageData]:
     """Up to so many pictures of both splits, evenly spread, in a random order, with the labels of the model's classes.
 
-    Raises as `labcore.runs.class_names.matched`.
+    Raises as `labcore.data.class_names.matched`.
     """
     train, test = (matched(config, data.split(split)) for split in ("train", "test"))
     return mixed(train, train_images, seed), mixed(test, test_images, seed)

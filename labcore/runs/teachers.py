@@ -11,10 +11,10 @@ from typing import Any
 
 import labcore
 from labcore.config import RunConfig
+from labcore.presets import PRESETS
 from labcore.runs.background import show_line, train_streamed
 from labcore.runs.configure import configure
-from labcore.runs.presets import PRESETS
-from labcore.runs.training import datasets
+from labcore.runs.train_flow import datasets
 from labcore.store import cache_folder, make_folder
 
 

@@ -102,7 +102,7 @@ def curves(
 ) -> Figure:
     """Numbers against steps, a panel a number, a line an arm; the baseline's last value is a thin line.
 
-    points: arm -> `labcore.runs.along.along`. names: key of a point -> its label.
+    points: arm -> `labcore.experiments.along.along`. names: key of a point -> its label.
     """
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)

@@ -44,7 +44,9 @@ def card(
 {_recognised(record)}
 
 **Made by** `{command}`, then
-`python -m labcore.runs.ship runs/{name} {name}`: {record["steps"]:,} steps of {config.train.batch_size} images of
+`python -m labcore.experiments.ship runs/{name} {name}`: {record["steps"]:,} steps of {
+        config.train.batch_size
+    } images of
 {config.data.name}, seed {config.train.seed}, {config.train.precision}, {record["training_seconds"] / 60:.0f} minutes on
 {t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
 Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbers in full{

@@ -1,0 +1,273 @@
+"""Executing a notebook headless with papermill: this interpreter as its kernel, live output, stops and time limits.
+
+papermill's own account of a run is not to be trusted: after a dead kernel or a time-out it calls every cell completed, and
+`sys.exit(0)` in a cell counts as success. `execute` raises in all these cases.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from labcore.campaigns import kernel
+from labcore.campaigns.parameters import EXPLORE
+
+STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
+START = 120  # seconds that a kernel may take to start, by a clock that does not jump
+NEVER = 10**9  # seconds; jupyter_client counts them by the time of day
+SETTLED = 0.5  # seconds of a cell in which it is not interrupted: the kernel would lose its reply
+AGAIN = 60  # seconds until a cell that goes on after an interrupt is interrupted again
+
+
+class Stopped(Exception):
+    """The notebook was stopped by a signal before its end."""
+
+
+class Unfinished(RuntimeError):
+    """The notebook ended before its end without an error of its own: `sys.exit()` in a cell."""
+
+
+class Stop:
+    """A wish to stop a running notebook: the cell in hand gets Ctrl-C once, so that training saves; no later cell starts."""
+
+    def __init__(self, kernel: Path | None = None):
+        self.kernel = kernel  # the file that holds the kernel's process number
+        self.wished, self.interrupted = threading.Event(), False
+        self._cell: int | None = None
+        self._began = 0.0
+        self._over = threading.Event()
+
+    def wish(self, *_) -> None:
+        """Stop soon; fits as a signal handler."""
+        self.wished.set()
+
+    def starts(self, cell, cell_index: int) -> None:
+        if self.wished.is_set():
+            raise Stopped("stopped before its end")
+
+    def runs(self, cell, cell_index: int) -> None:
+        self._began = time.monotonic()  # first, since `_watch` looks at both
+        self._cell = cell_index
+
+    def ran(self, cell, cell_index: int, execute_reply) -> None:
+        self._cell = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While open, a wish interrupts the kernel."""
+        self._over.clear()
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        last = None
+        while not self._over.wait(0.1):
+            now = time.monotonic()
+            due = now - self._began > SETTLED and (last is None or now - last > AGAIN)
+            if self.wished.is_set() and self._cell is not None and due and self._interrupt():
+                last = now
+
+    def _interrupt(self) -> bool:
+        """Send SIGINT to the kernel's processes, if it has come as far as to listen."""
+        try:
+            number = int(self.kernel.read_text()) if self.kernel else 0
+            if not number or _ignores_interrupts(number):
+                return False
+            os.killpg(number, signal.SIGINT)
+        except (OSError, ValueError):
+            return False
+        self.interrupted = True
+        return True
+
+
+def execute(
+    notebook: Path,
+    executed: Path,
+    parameters: dict[str, Any],
+    timeout: float | None = None,
+    log: Path | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come.
+
+    timeout: seconds a cell may take. log: a file that the lines are added to as well, with those of stderr. A cell tagged
+    "explore" may fail: a line says so, and the notebook goes on, if it is tagged "raises-exception" too. Raises papermill's
+    PapermillExecutionError where another cell fails, Stopped where `stop` was wished, Unfinished after sys.exit(), nbclient's
+    DeadKernelError and CellTimeoutError.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls annotated parameters unknown
+    stop = stop or Stop()
+    with _kernel(stop.kernel), _Lines(log) as lines, stop.watching():
+        for attempt in range(1, STARTS + 1):
+            begun: list[int] = []
+            patience = threading.Timer(START, kernel.end, [stop.kernel])
+            patience.daemon = True
+
+            def starts(cell, cell_index: int, begun: list[int] = begun, patience: threading.Timer = patience) -> None:
+                patience.cancel()
+                begun.append(cell_index)
+                stop.starts(cell, cell_index)
+
+            try:
+                if stop.kernel is not None:
+                    patience.start()
+                result = papermill.execute_notebook(
+                    _literally(notebook),
+                    _literally(executed),
+                    parameters,
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar=False,
+                    stdout_file=lines,
+                    stderr_file=None if log is None else lines,
+                    cwd=executed.parent,
+                    execution_timeout=timeout,
+                    start_timeout=START if stop.kernel is None else NEVER,
+                    on_cell_start=starts,
+                    on_cell_execute=stop.runs,
+                    on_cell_executed=stop.ran,
+                )
+                break
+            except PapermillExecutionError as error:
+                result = nbformat.read(executed, as_version=4)
+                if _cut_short(result):
+                    raise
+                lines.write(
+                    f"a cell that only shows something failed ({error.ename}: {error.evalue}); nothing else did\n"
+                )
+                break
+            except (RuntimeError, DeadKernelError) as error:
+                if begun or stop.wished.is_set() or attempt == STARTS:
+                    raise
+                lines.write(f"the kernel did not start ({error}); trying again\n")
+                time.sleep(attempt)
+            finally:
+                patience.cancel()
+    if stop.interrupted:
+        raise Stopped("stopped in its last cell")
+    if index := _cut_short(result):
+        raise Unfinished(f"cell [{index}] ended the notebook with sys.exit(); a run goes to its last cell")
+
+
+def write_figures(notebook: Path, folder: Path) -> list[Path]:
+    """The pictures of an executed notebook as 01.png, 02.png, ... in `folder`, in the notebook's order."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    data = [o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    if data:
+        folder.mkdir(exist_ok=True)
+    written = []
+    for number, picture in enumerate(data, 1):
+        written.append(folder / f"{number:02d}.png")
+        written[-1].write_bytes(base64.b64decode(picture if isinstance(picture, str) else "".join(picture)))
+    return written
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in which cell; the end of the cell's traceback without colours."""
+    if not hasattr(error, "ename"):
+        text = str(error).strip().splitlines()
+        return (
+            str(error) if isinstance(error, Stopped | Unfinished) else f"{type(error).__name__}: " + "\n".join(text[:3])
+        )
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()
+    message = f"{error.ename}: {error.evalue}"
+    return "\n".join([f"cell [{error.exec_count}] raised {message}", *(f"    {line}" for line in trace[-25:])])
+
+
+class _Lines:
+    """Where a notebook's printed lines go: stdout and a log file. Neither can break the run: a full disk costs the log."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._sinks: list[TextIO] = []
+
+    def __enter__(self) -> _Lines:
+        self._sinks = [sys.stdout]
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._sinks.append(open(self._path, "a", encoding="utf-8"))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for sink in self._sinks[1:]:
+            with contextlib.suppress(OSError):
+                sink.close()
+
+    def write(self, text: str) -> None:
+        for sink in self._sinks:
+            with contextlib.suppress(OSError):
+                sink.write(text)
+                sink.flush()
+
+    def flush(self) -> None:
+        """Written text is flushed already."""
+
+
+def _literally(path: Path) -> str:
+    """A path in which papermill finds no parameters to fill in."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+@contextlib.contextmanager
+def _kernel(lock: Path | None) -> Iterator[None]:
+    """A kernel python3 that is this interpreter, whatever kernels the machine has; see labcore.campaigns.kernel."""
+    with tempfile.TemporaryDirectory() as kernels:
+        spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        command = [sys.executable, str(Path(__file__).with_name("kernel.py")), "-f", "{connection_file}"]
+        env = {"LABCORE_HEADLESS": "1"}  # the training loop prints lines, no progress bar
+        if lock is not None:
+            env["LABCORE_KERNEL_LOCK"] = str(lock)
+        spec.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python", "env": env}))
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (kernels, before)))
+        try:
+            yield
+        finally:
+            os.environ.pop("JUPYTER_PATH")
+            if before is not None:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def _cut_short(notebook: Any) -> int | None:
+    """Number of the first cell that failed, exited or was not executed; None where all but exploring ones went to their end."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for number, cell in enumerate(code, 1):
+        if EXPLORE in cell.metadata.get("tags", ()) and cell.execution_count is not None:
+            continue
+        exited = any(output.output_type == "error" for output in cell.outputs)
+        if exited or cell.execution_count is None:
+            return cell.execution_count or number
+    return None
+
+
+def _ignores_interrupts(process: int) -> bool:
+    """Whether SIGINT would be lost on a process now (a kernel between cells ignores it); False where one cannot tell."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return bool(ignored) and bool(int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)

@@ -1,0 +1,328 @@
+"""Run specs: which notebook with which parameters, row by row and seed by seed, as a YAML file that is checked first.
+
+    notebook: notebooks/00_quickstart.ipynb       # from the folder that has papermill_runs/, or beside the spec
+    about: one line on what this shows
+    parameters: {steps: 700}                      # for every run; the notebook's defaults stand for the rest
+    rows: {wide: {width: 128}, narrow: {width: 64}}      # or grid: {width: [64, 128]}, every combination a row
+    seeds: [0, 1, 2]                              # each row is run with each
+    smoke: {steps: 10}                            # counts and sizes of `lab run --smoke`
+    expected: {cost: 5 minutes on two cores, numbers: {accuracy: [0.80, 0.85]}}
+    table: {columns: {accuracy: bayes.accuracy}, baseline: narrow, better: {accuracy: higher}}
+
+A run is named by a hash of its notebook's name and all its parameters, so that the same run has the same name everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from labcore.campaigns.parameters import Parameter, check_parameters, code_hash, read_parameters
+from labcore.config import Config
+from labcore.hints import nearest
+from labcore.yamlfile import read_yaml
+
+FOLDER = "papermill_runs"
+RESERVED = {
+    "seed": "list it under seeds",
+    "run_dir": "a run's folder is chosen for it",
+    "smoke": "it is set by --smoke",
+    "processes": "it is a key of the spec itself",
+    "precision": "it is a key of the spec itself",
+}
+PATHS = ("data_path", "flow", "reference")
+"""Parameters that may be paths."""
+SMOKE_MAY_TOUCH = frozenset(
+    {
+        *(
+            "smoke",
+            "steps",
+            "teacher_steps",
+            "student_steps",
+            "warmup_steps",
+            "epochs",
+            "probe_epochs",
+            "batch_size",
+            "limit",
+            "repeats",
+        ),
+        *(
+            "images",
+            "samples",
+            "test_images",
+            "train_images",
+            "step_images",
+            "control_images",
+            "cknna_images",
+            "conflict_images",
+            "timed_images",
+        ),
+        *("scored_images", "classified_images", "generated_images", "sampled_images", "reference_images"),
+        *("width", "num_blocks", "layers_per_block", "head_dim", "image_size", "log_every", "eval_every", "save_every"),
+    }
+)
+"""Parameters that a smoke run may change: how much and how large, never which method, data or formula."""
+
+_STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Expected(Config):
+    """What a spec's author saw: the cost in words, and numbers as dotted path -> value or [low, high]."""
+
+    model_config = _STRICT
+    cost: str
+    numbers: dict[str, float | list[float]] = Field(default={})
+
+
+class TableSpec(Config):
+    """The collected table: title -> dotted path into result.json, the row that others are compared with, what is better.
+
+    each: a key of result.json that holds several results by name; each of them is a row then, and columns are paths into it.
+    """
+
+    model_config = _STRICT
+    each: str | None = None
+    columns: dict[str, str] = Field(default={})
+    baseline: str | None = None
+    better: dict[str, Literal["higher", "lower"]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _titles(self) -> TableSpec:
+        if unknown := self.better.keys() - self.columns.keys():
+            raise ValueError(f"better names {sorted(unknown)}; the columns are {', '.join(self.columns) or 'none'}")
+        return self
+
+
+class RunSpec(Config):
+    """A validated spec; `name` and `path` come from its file."""
+
+    model_config = _STRICT
+    notebook: str
+    about: str
+    parameters: dict[str, Any] = Field(default={})
+    rows: dict[str, dict[str, Any]] = Field(default={})
+    grid: dict[str, list[Any]] = Field(default={})
+    seeds: list[int] = Field(default=[0], min_length=1)
+    processes: PositiveInt = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: PositiveInt | None = None  # OMP_NUM_THREADS of a run; None shares the cores out
+    timeout: PositiveFloat | None = None  # seconds a cell may take
+    smoke: dict[str, Any] = Field(default={})
+    expected: Expected
+    table: TableSpec = TableSpec()
+    name: str = ""
+    path: Path = Path()
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunSpec:
+        for path, value in self.expected.numbers.items():
+            if isinstance(value, list) and (len(value) != 2 or value[0] > value[1]):
+                raise ValueError(f"expected {path} is {value}; write a number, or [low, high]")
+        if self.rows and self.grid:
+            raise ValueError("a spec has rows or a grid, not both; write the grid's combinations as rows")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds were {self.seeds}; each may be there once")
+        if empty := [name for name, values in self.grid.items() if not values]:
+            raise ValueError(f"grid gives {empty} no values; give at least one")
+        if twice := [name for name, values in self.grid.items() if any(values.count(v) > 1 for v in values)]:
+            raise ValueError(f"grid gives {twice} a value twice; give each once")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**32]:
+            raise ValueError(f"seeds were {wrong}; they are 0 to {2**32 - 1}")
+        if wrong := [row for row in self.rows if not row.strip(" .") or not row.isprintable()]:
+            raise ValueError(f"rows are named {wrong}; a name is one line of letters, digits and the like")
+        for where in (self.parameters, self.grid, self.smoke, *self.rows.values()):
+            for name in where.keys() & RESERVED.keys():
+                raise ValueError(f"{name} cannot be among the parameters: {RESERVED[name]}")
+        if outside := self.smoke.keys() - SMOKE_MAY_TOUCH:
+            raise ValueError(
+                f"smoke changes {sorted(outside)}; it may change only counts and sizes: {', '.join(sorted(SMOKE_MAY_TOUCH))}"
+            )
+        if self.table.each is None and self.table.baseline not in (None, *self.row_parameters()):
+            raise ValueError(f"baseline is {self.table.baseline!r}; the rows are {', '.join(self.row_parameters())}")
+        return self
+
+    @property
+    def project(self) -> Path:
+        """The folder that has papermill_runs/, else the one of the spec."""
+        return next((p.parent for p in self.path.parents if p.name == FOLDER), self.path.parent)
+
+    def notebook_path(self) -> Path:
+        """Where the notebook is: seen from the project, or else from the spec."""
+        places = [self.project / self.notebook, self.path.parent / self.notebook]
+        for place in places:
+            if place.is_file():
+                return place.resolve()
+        raise ValueError(f"{self.path.name} runs {self.notebook}, and neither {places[0]} nor {places[1]} exists")
+
+    def row_parameters(self) -> dict[str, dict[str, Any]]:
+        """Row name -> its own parameters; one row `default` where there are neither rows nor a grid."""
+        if self.grid:
+            combinations = (
+                dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
+            )
+            return {",".join(f"{k}={_plain(v)}" for k, v in row.items()): row for row in combinations}
+        return self.rows or {"default": {}}
+
+
+class Run(NamedTuple):
+    """One run of a spec, with all its parameters but run_dir; `code` is the hash of the notebook's other code."""
+
+    spec: str
+    row: str
+    seed: int
+    parameters: dict[str, Any]
+    id: str
+    notebook: Path
+    changed: dict[str, Any]  # the parameters that are not the notebook's defaults by the spec's own words
+    smoke: bool = False
+    timeout: float | None = None
+    threads: int | None = None
+    code: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How a person calls it."""
+        return f"{self.row}-seed{self.seed}"
+
+    def folder(self, root: Path) -> Path:
+        """root/<spec>[-smoke]/<row>-seed<k>-<id>."""
+        row = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", self.row)[:60].strip("-")
+        return root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-{self.id}"
+
+
+def load_spec(name: str | Path) -> RunSpec:
+    """A spec by path, or by name from papermill_runs/specs here, in a folder above, or in labcore's checkout.
+
+    Raises ValueError (pydantic's for wrong keys and types) for what is missing or does not fit.
+    """
+    path = _find(name)
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}; a run spec has keys: notebook, about, expected, ...")
+    if given := {"name", "path"} & values.keys():
+        raise ValueError(f"{path} sets {sorted(given)}; a spec is named by its file")
+    if unknown := [key for key in values if key not in RunSpec.model_fields]:
+        keys = {key: None for key in RunSpec.model_fields if key not in ("name", "path")}
+        raise ValueError(
+            f"{path.name} has an unknown key {unknown[0]!r}{nearest(str(unknown[0]), keys)}; a spec has {', '.join(keys)}"
+        )
+    return RunSpec(**values, name=path.stem, path=path.resolve())
+
+
+def resolve(
+    spec: RunSpec, smoke: bool = False, only: Sequence[str] = (), forced: Mapping[str, Any] | None = None
+) -> list[Run]:
+    """The runs of a spec, every parameter checked: all rows with the first seed, then with the next, so that what is stopped
+    half-way can be compared. A smoke run takes the first seed only. forced: parameters of all runs that have the last word.
+    ValueError for anything that does not fit.
+    """
+    for name in (forced or {}).keys() & (RESERVED.keys() - {"processes", "precision"}):
+        raise ValueError(f"{name} cannot be set here: {RESERVED[name]}")
+    notebook = spec.notebook_path()
+    known = read_parameters(notebook)
+    if missing := {"seed", "run_dir", *(["smoke"] if smoke else [])} - known.keys():
+        raise ValueError(f"{notebook.name} has no parameters {sorted(missing)}; every notebook that is run needs them")
+    rows, code = spec.row_parameters(), code_hash(notebook)
+    for row in only:
+        if row not in rows:
+            raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, rows)}; it has {', '.join(rows)}")
+    check_parameters(notebook, spec.smoke, known)
+    shared = spec.parameters | _operational(spec, known, notebook)
+    runs = []
+    for seed in spec.seeds[:1] if smoke else spec.seeds:
+        for row, own in rows.items():
+            changed = (
+                shared | own | dict(forced or {}) | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
+            )
+            changed = {name: _absolute(name, value, spec.project) for name, value in changed.items()}
+            check_parameters(notebook, changed, known)
+            values = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
+            values = {name: _canonical(value, known[name]) for name, value in values.items()}
+            identity = run_id(notebook, values)
+            given = {name: values[name] for name in changed}
+            how = (smoke, spec.timeout, spec.threads, code)
+            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
+    by_id: dict[str, Run] = {}
+    for run in runs:
+        if run.id in by_id:
+            raise ValueError(
+                f"{spec.name}: {by_id[run.id].name} and {run.name} have the same parameters; "
+                "remove one of the rows, or say in it what differs"
+            )
+        by_id[run.id] = run
+    return [run for run in runs if not only or run.row in only]
+
+
+def _absolute(name: str, value: Any, project: Path) -> Any:
+    """A path as it is seen from here, or else from the project: a run has a folder of its own as its working directory."""
+    if name not in PATHS or not isinstance(value, str):
+        return value
+    found = (base / Path(value).expanduser() for base in (Path.cwd(), project))
+    return next((str(path.resolve()) for path in found if path.exists()), value)
+
+
+def run_id(notebook: Path, parameters: dict[str, Any]) -> str:
+    """10 hex digits that name a run: sha256 of the notebook's name and its parameters without run_dir."""
+    values = {name: value for name, value in parameters.items() if name != "run_dir"}
+    text = json.dumps([notebook.name, values], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _operational(spec: RunSpec, known: dict[str, Parameter], notebook: Path) -> dict[str, Any]:
+    """`processes` and `precision` where the spec sets them and the notebook takes them."""
+    values = {}
+    for name in {"processes", "precision"} & spec.model_fields_set:
+        if name in known:
+            values[name] = getattr(spec, name)
+        elif getattr(spec, name) != RunSpec.model_fields[name].default:
+            raise ValueError(
+                f"{spec.name} sets {name} to {getattr(spec, name)!r}, and {notebook.name} has no such parameter; "
+                f"leave {name} out, or give the notebook one"
+            )
+    return values
+
+
+def _canonical(value: Any, parameter: Parameter) -> Any:
+    """A value as JSON has it: tuples are lists, and 1 is 1.0 where the parameter is a float. ValueError for dates and such."""
+    try:
+        if isinstance(value, int) and not isinstance(value, bool) and parameter.kinds <= {"float", "None"}:
+            return float(value)
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{parameter.name} was given {value!r}; allowed are numbers, texts, true, false, null and lists or "
+            "mappings of them: quote a date"
+        ) from None
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def project_folders() -> list[Path]:
+    """Every papermill_runs that may be meant: here, in the folders above, and in labcore's checkout."""
+    return [p / FOLDER for p in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2])]
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise ValueError(f"there is no run spec {path}; give the path of a .yaml file, or the name of one that exists")
+    folders = [folder / "specs" for folder in project_folders()]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    found = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise ValueError(
+        f"there is no run spec {str(name)!r}{nearest(str(name), dict.fromkeys(found))}; "
+        f"there are {', '.join(found) or f'none: start in a folder with {FOLDER}/specs'}"
+    )

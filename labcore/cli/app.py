@@ -1,0 +1,383 @@
+"""The `lab` command: thin over the library. Every message a user can cause ends in what to do; nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labcore.cli import campaign, draw, importing, plan, rehearse
+from labcore.cli.command_group import Commands
+from labcore.cli.draw import COMPILED_HELP, Model, Tf32, device
+from labcore.terminal import printable
+
+app = typer.Typer(
+    cls=Commands,
+    help="Train, sample and measure transformer normalizing flows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="fashion-mnist-12k, fashion-mnist, or a folder of class folders; to measure a model: default, what it was "
+        "trained on.",
+    ),
+]
+Crop = Annotated[
+    str | None, typer.Option(help="How a folder's pictures become squares, as in training: fit (default) or adm.")
+]
+
+
+def plain_errors(command):
+    """Print what a user can cause as one message, exit status 2; let real bugs show their traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        warnings.showwarning = lambda message, *_: typer.echo(printable(f"note: {message}"), err=True)
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:  # the reader left, as `head` does: click ends the command quietly
+            raise
+        except (ValueError, OSError, FloatingPointError) as error:
+            typer.echo(printable(f"lab: {_message(error)}"), err=True)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+def _message(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}, given {e['input']!r}"
+            for e in error.errors()
+        ]
+        return "these settings are refused:\n  " + "\n  ".join(lines)
+    lines = str(error).strip().splitlines()
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else str(error)  # from a loader's worker
+
+
+@app.command()
+@plain_errors
+def train(
+    out: Annotated[Path, typer.Option(help="The run's folder. The same command again resumes what it holds.")],
+    preset: Annotated[str, typer.Option(help="Where the settings start from; see lab presets.")] = "fashion-small",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file with model, data, train and align instead of a preset, or with flow and inversion."
+        ),
+    ] = None,
+    data: Data = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.steps=100.")] = None,
+    align: Annotated[
+        str | None, typer.Option(help="R-REPA: forward, detach, reverse or reverse-literal; off for a preset without.")
+    ] = None,
+    invert: Annotated[
+        str | None, typer.Option(help="BiFlow: train a one-pass inverse of this flow (see lab sample), and no flow.")
+    ] = None,
+    num_processes: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
+    nodes: Annotated[
+        int | None, typer.Option(help="Machines that train together; default NNODES, or SLURM_NNODES with MASTER_ADDR.")
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0; default NODE_RANK or SLURM_NODEID.")
+    ] = None,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="HOST:PORT on node 0, where they meet; default MASTER_ADDR:MASTER_PORT.")
+    ] = None,
+    previews: Annotated[bool, typer.Option(help="Sample grids along the way.")] = True,
+) -> None:
+    """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
+    from labcore.runs.configure import configure_run
+    from labcore.runs.kinds import kind_of
+    from labcore.train.launch import launch, nodes_of
+
+    run = configure_run(preset, config, data, image_size, channels, set_ or (), align, invert)
+    machines = nodes_of(nodes, node_rank, rendezvous)
+    if num_processes != 1 or machines.count != 1:
+        share = max(num_processes, 1) * machines.count * run.train.accumulation
+        if run.train.batch_size % share:
+            raise ValueError(
+                f"batch_size {run.train.batch_size} does not divide into {run.train.accumulation} micro-batches on "
+                f"{num_processes * machines.count} processes; give a multiple of {share}"
+            )
+        words = sys.argv[1:]
+        for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
+            words = _without(words, option)
+        raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
+    result = kind_of(run).run(run, out, previews)
+    if not result.finished:
+        typer.echo(
+            f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
+        )
+        raise typer.Exit(143)
+    typer.echo(f"done: {result.step} steps. The model is {out / 'model'}; try  lab sample {out}")
+
+
+@app.command()
+@plain_errors
+def evaluate(
+    model: Model,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: likelihood, bayes, classify; fid, sfid, kid, is, precision, recall with Inception; the "
+            "same with _efflite0 for the embedded extractor."
+        ),
+    ] = "likelihood,classify",
+    num_samples: Annotated[
+        int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1, max=1_000_000)
+    ] = None,
+    data: Data = None,
+    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Images of the test split, evenly spread; default all.", min=1)
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the noise: image i is a function of seed and i.", min=0, max=2**32 - 1)
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images drawn at a time.")] = 100,
+    compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
+    num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The record, as JSON; one of the same model is added to.")] = None,
+    tf32: Tf32 = False,
+) -> None:
+    """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
+    from labcore.data.class_names import class_numbers
+    from labcore.evaluate.generate import Sampling
+    from labcore.runs.evaluation import check_out, evaluate_model, plan
+    from labcore.runs.models import find_sampler
+    from labcore.runs.own_data import source_of
+    from labcore.runs.progress import show_progress, table
+
+    flow = find_sampler(model).to(device())
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    plan(names, flow, num_samples)
+    sampling = None
+    if num_samples is not None:
+        sampling = Sampling(
+            num=num_samples,
+            classes=classes if classes in ("each", "none") else tuple(class_numbers(classes, flow.config)),
+            guidance=guidance,
+            guidance_schedule=schedule,
+            attn_temp=attn_temp,
+            noise_std=noise_std,
+            seed=seed,
+            compiled=compiled,
+            chunk=batch_size,
+        )
+    if out:
+        check_out(out, flow)
+    source = source_of(model, flow.config, data, path, crop)
+    _share(num_processes)
+    _say_data(source)
+    found: list[tuple[str, Any]] = []
+    evaluate_model(
+        flow,
+        source,
+        names,
+        sampling,
+        reference,
+        limit,
+        seed,
+        out,
+        {"model": model},
+        show_progress(),
+        lambda name, value: found.append((name, value)),
+        tf32,
+    )
+    if found:
+        typer.echo(table(found))
+    if out and found:
+        typer.echo(f"record in {out}")
+
+
+@app.command()
+@plain_errors
+def stats(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="fashion-mnist-12k, fashion-mnist, a folder, ADM's reference batch (.npz), or a model: what it was trained on."
+        ),
+    ],
+    image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it, as the model has it.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
+    extractor: Annotated[str, typer.Option(help="inception or efflite0.")] = "efflite0",
+    num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
+) -> None:
+    """Reference statistics of the train split, with what real test images score against them."""
+    from labcore import tf32
+    from labcore.evaluate import fidelity
+    from labcore.evaluate.adm import is_reference, told_of
+    from labcore.evaluate.extractors import load_extractor
+    from labcore.evaluate.statistics import file_name
+    from labcore.runs.evaluation import check_file, reference_of, reference_of_batch
+    from labcore.runs.models import find_sampler
+    from labcore.runs.own_data import is_model, named, source_of
+    from labcore.runs.progress import show_progress, table
+    from labcore.store import cache_folder, make_folder
+
+    network = load_extractor(extractor).to(device())
+    if is_reference(data):
+        if any(given is not None for given in (image_size, channels, path, crop)) or num_processes != 1:
+            raise ValueError(
+                f"{data} is taken as it is, by one process; leave out all options but --extractor and --out"
+            )
+        with tf32.use(False):
+            found = reference_of_batch(Path(data), network, out, show_progress())
+        typer.echo(told_of(found, out))
+        return
+    if is_model(data):
+        source = source_of(data, find_sampler(data).config, None, path, crop)
+        source = source._replace(image_size=image_size or source.image_size, channels=channels or source.channels)
+    else:
+        source = named(data, path, image_size, channels, crop)
+    train = source.split("train")
+    where = out or cache_folder() / "statistics" / file_name(train, network)
+    make_folder(where.parent)
+    check_file(where)
+    _share(num_processes)
+    with tf32.use(False):
+        found = reference_of(source, network, where, show_progress())
+    if few := fidelity.refused(network, found.about["n"]):
+        typer.echo(f"note: {found.about['n']} images are too few for {', '.join(few)}, which will be refused", err=True)
+    floor = found.about.get("floor")
+    if floor:
+        rows = [(f"{name}{network.suffix}", f"{value:.4g}") for name, value in floor["values"].items()]
+        typer.echo(table([(f"{floor['n']:,} real test images", "score"), *rows]))
+    typer.echo(f"statistics of {found.about['n']:,} images of {found.about['data']} in {where}")
+
+
+@app.command()
+@plain_errors
+def probe(
+    model: Model,
+    data: Data = None,
+    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    crop: Crop = None,
+    sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
+    limit: Annotated[int | None, typer.Option(help="Images of each split, evenly spread; default all.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
+    num_processes: Annotated[int, typer.Option(help="Processes that share the features, one device each.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for probe.json and probe.png.")] = Path("outputs/probe"),
+) -> None:
+    """Linear probes of the hidden features, block by block, beside the training-free accuracy."""
+    from labcore.data.class_names import matched
+    from labcore.evaluate import training_free_accuracy
+    from labcore.evaluate.hiddens import all_sites, hidden_features
+    from labcore.evaluate.probe import probe_sites
+    from labcore.jsonfile import write_json
+    from labcore.latents import seen_by
+    from labcore.runs.evaluation import check_file
+    from labcore.runs.models import find_model
+    from labcore.runs.own_data import source_of
+    from labcore.runs.progress import show_progress, table
+    from labcore.spread import spread
+    from labcore.store import process_share
+    from labcore.viz import measures
+
+    flow = find_model(model).to(device())
+    chosen = all_sites(flow) if sites == "all" else _sites(sites)
+    source = source_of(model, flow.config, data, path, crop)
+    pictures = [matched(flow.config, source.split(split)) for split in ("train", "test")]
+    for name in ("probe.json", "probe.png"):
+        check_file(out / name)
+    _share(num_processes)
+    _say_data(source)
+    train, test = (seen_by(flow.config, spread(each, limit), flow.device) for each in pictures)
+    progress = show_progress()
+    if process_share()[0]:
+        for split in (train, test):
+            hidden_features(flow, split, chosen, progress=progress)
+        return
+    report = probe_sites(flow, train, test, chosen, seed=seed, progress=progress)
+    free = training_free_accuracy(flow, test) if flow.config.num_classes else None
+    rows = [(f"block {site.block}, layer {site.layer}", site.accuracy) for site in report.sites]
+    typer.echo(table([*rows, *([("training-free", free)] if free else [])]))
+    write_json(out / "probe.json", {"model": model, **report.record(), "training_free": free and free._asdict()})
+    measures.probe_by_site(report, free).savefig(out / "probe.png")
+    typer.echo(f"record and figure in {out}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device, and what is missing with how to get it."""
+    from labcore.cli.doctor import report
+
+    lines, missing = report()
+    for name, value in lines:
+        typer.echo(f"{name:24s} {value}")
+    for what, remedy in missing:
+        typer.echo(f"missing  {what}: {remedy}")
+    typer.echo("nothing is missing" if not missing else f"{len(missing)} missing; the rest works without")
+
+
+def _share(num_processes: int) -> None:
+    """Start this command again in several processes and leave with their status; returns at once for one."""
+    if num_processes != 1:
+        from labcore.train.launch import launch
+
+        raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
+
+
+def _say_data(source: Any) -> None:
+    """Name the images that a model is measured on; of several processes the first one says it."""
+    from labcore.store import process_share
+
+    if process_share()[0] == 0:
+        typer.echo(printable(f"data: {source}"))
+
+
+def _sites(words: str) -> list[tuple[int, int]]:
+    """Sites of `lab probe --sites`."""
+    try:
+        pairs = [tuple(int(number) for number in word.split(".")) for word in words.split(",")]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f'sites was {words!r}; write "all", or pairs block.layer like 1.2,4.1') from None
+    return pairs
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """Command-line words without an option and its value."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word.startswith(f"{option}="):
+            skip = False
+        elif word == option:
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+for group in (draw, campaign, plan, rehearse, importing):
+    group.add_to(app, plain_errors)

@@ -1,0 +1,89 @@
+"""`make demo`: the quickstart notebook, executed and turned into HTML, with its numbers at the end.
+
+Every call trains anew, in a folder of its own under outputs/demo/, so that no number is left over from an earlier run. An
+interrupted demo is not resumed; the notebook itself resumes when it is run again with the same run_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from labcore.campaigns.notebook import execute, explain
+from labcore.campaigns.pages import web_page
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; the exit status, 1 where it failed."""
+    parser = argparse.ArgumentParser(prog="python -m labcore.cli.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="a few training steps only: does everything run here?")
+    smoke = parser.parse_args(arguments).smoke
+    if not NOTEBOOK.is_file():
+        print(
+            f"the demo runs {NOTEBOOK.name} from a checkout of the repository, and {ROOT} is not one; clone the "
+            "repository and call `make demo` in it",
+            file=sys.stderr,
+        )
+        return 1
+    folder = new_folder(ROOT / "outputs" / "demo")
+    executed = folder / NOTEBOOK.name
+    print(f"executing {NOTEBOOK.relative_to(ROOT)}, {'a minute' if smoke else 'about 5 minutes on two cores'}")
+    start = time.perf_counter()
+    try:
+        execute(NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
+    except KeyboardInterrupt:
+        print(f"stopped; what was done so far is in {_short(folder)}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(f"the demo failed: {explain(error)}\nthe notebook up to there is {_short(executed)}", file=sys.stderr)
+        return 1
+    html = web_page(executed)
+    result = json.loads((folder / "run" / "result.json").read_text())
+    print(f"\n{summary(result)}\n{time.perf_counter() - start:.0f} seconds in all\n")
+    for what, path in (("notebook", executed), ("web page", html), ("samples", folder / "run" / "samples.png")):
+        print(f"{what:9} {_short(path)}")
+    return 0
+
+
+def new_folder(parent: Path) -> Path:
+    """A new folder named by date and time below `parent`."""
+    name = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = parent / (name + (f"-{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{parent} has a hundred folders {name}; remove some")
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The numbers of a quickstart's result.json in words."""
+    nats, right, trip = result["nats_per_dim"], result["bayes_accuracy"], result["round_trip_error"]
+    return "\n".join(
+        (
+            f"training    {result['steps']} steps in {result['training_seconds']:.0f} s, seed {result['seed']}",
+            f"likelihood  {nats['mean']:.4f} +- {nats['standard_error']:.4f} nats/dim at sigma {result['sigma']:g}, "
+            f"{nats['n']} test images",
+            f"classifying {right['accuracy']:.1%} right ({right['low']:.1%} to {right['high']:.1%}), "
+            f"{right['n']} test images",
+            f"inversion   largest error {trip['float32']:.1e} in float32, {trip['float64']:.1e} in float64",
+        )
+    )
+
+
+def _short(path: Path) -> str:
+    """A path as seen from the working directory, where it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""`lab sample`, `lab calibrate` and `lab bench`: thin over labcore.inverse and labcore.experiments.bench."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labcore.config import TokensConfig
+
+SETTINGS = "settings.json"
+"""File beside the images of `lab sample`: the model's hash, and all settings that the images are a function of."""
+MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
+COMPILED_HELP = (
+    "Compute single tokens by compiled programs, or not. Default: what a calibration found, or C code on a CPU and a recorded "
+    "CUDA graph on CUDA (untested on GPU)."
+)
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 for float32 products and convolutions on a GPU.")]
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the commands."""
+    app.command("sample")(plain_errors(sample))
+    app.command("calibrate")(plain_errors(calibrate))
+    app.command("bench")(plain_errors(bench))
+
+
+def sample(
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for grid.png and images/. Default: one in outputs/samples."),
+    ] = None,
+    num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    denoiser_guidance: Annotated[
+        float | None, typer.Option(help="Another g for the denoising block of a learned inverse; default the same.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    seed: Annotated[int, typer.Option(help="Image i is a function of seed and i.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 100,
+    solver: Annotated[
+        str, typer.Option(help="sequential, jacobi, gs-jacobi, or auto: as `lab calibrate` found.")
+    ] = "sequential",
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
+    ] = None,
+    compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
+    tf32: Tf32 = False,
+) -> None:
+    """Draw images: a PNG grid and a folder of single images. Images of another model or other settings stay as they are."""
+    from labcore import tf32 as tf32_switch
+    from labcore.biflow.cfg import per_state
+    from labcore.data.transforms import save_png, tile
+    from labcore.inverse.sample import sample as draw
+    from labcore.jsonfile import write_json
+    from labcore.latents import pixel_shape, to_pixels
+    from labcore.provenance import weights_hash
+    from labcore.runs.models import find_sampler, solver_settings
+    from labcore.runs.train_flow import check_writable
+    from labcore.terminal import printable
+
+    flow = find_sampler(model).to(device())
+    settings = dict(classes=classes, guidance=guidance, denoiser_guidance=denoiser_guidance, schedule=schedule)
+    settings |= dict(attn_temp=attn_temp, noise_std=noise_std, seed=seed, solver=solver, tolerance=tolerance)
+    settings |= dict(model=weights_hash(flow)) | ({"tf32": True} if tf32 and flow.device.type == "cuda" else {})
+    out = samples_folder(model, settings) if out is None else out
+    check_writable(out)
+    claim_images(out, settings)
+    pixel_shape(flow.config)  # a missing autoencoder is told now
+    if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
+        raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
+    y = class_labels(classes, num, flow.config)
+    g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
+    how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
+    if compiled is not None:
+        how["compiled"] = compiled
+    with tf32_switch.use(tf32):
+        drawn = draw(
+            flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how
+        )
+        images = to_pixels(flow, drawn).cpu()
+    write_json(out / SETTINGS, settings)
+    columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
+    save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
+    for i, image in enumerate(images):
+        save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
+    if classes == "each" and (names := flow.config.class_names) and columns == len(names):
+        typer.echo(printable(f"columns from the left: {', '.join(names)}"))
+    typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
+
+
+def samples_folder(model: str, settings: dict[str, Any]) -> Path:
+    """The folder of images that nobody named: outputs/samples/NAME-DIGITS, the digits a hash of model and settings."""
+    from labcore.files import sha256_of
+
+    return Path("outputs/samples") / f"{Path(model).name or 'model'}-{sha256_of(settings)[:8]}"
+
+
+def claim_images(out: Path, settings: dict[str, Any]) -> None:
+    """ValueError where `out` holds images of another model or other settings, or of nobody knows which."""
+    if not any((out / "images").glob("*.png")) and not (out / "grid.png").exists():
+        return
+    from labcore.jsonfile import read_json
+
+    try:
+        found = read_json(out / SETTINGS)
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{out} holds images, and no {SETTINGS} that says of which model; give another --out, or remove the folder"
+        )
+    if other := sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)):
+        raise ValueError(
+            f"{out} holds images of another call ({', '.join(other)} differ); give another --out, or remove the folder"
+        )
+
+
+def calibrate(
+    model: Model,
+    batch_size: Annotated[int, typer.Option(help="Images at a time that it is for.", min=1, max=10_000)] = 16,
+    guidance: Annotated[float, typer.Option(help="g in c + g (c - u) that it is for; 0 is off.")] = 0.0,
+    schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
+    attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
+    tolerance: Annotated[float, typer.Option(help="Largest error of any value before denoising.")] = 1e-3,
+    classes: Annotated[
+        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+    ] = "each",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Timings of each method; the median counts.", min=1)] = 3,
+) -> None:
+    """Measure which solver of the exact inverse is fastest for each block here, and keep it for `lab sample --solver auto`."""
+    from labcore.inverse import calibrate as measuring
+    from labcore.inverse.sample import as_labels, prior_noise
+    from labcore.runs.models import calibration_file, find_model
+    from labcore.runs.train_flow import check_writable
+    from labcore.store import make_folder
+
+    flow = find_model(model).to(device())
+    file = calibration_file(model, flow)
+    make_folder(file.parent)
+    check_writable(file.parent)
+    if file.is_file():
+        measuring.read(file)
+    y = as_labels(flow, class_labels(classes, batch_size, flow.config), batch_size)
+    z = prior_noise(flow, seed, range(batch_size)) * flow.prior_var.sqrt()
+    found = measuring.calibrate(
+        flow, z, y, guidance, schedule, attn_temp, tolerance, repeats=repeats, progress=lambda line: typer.echo(line)
+    )
+    typer.echo(measuring.described(found))
+    measuring.save(found, file)
+    typer.echo(f"kept in {file}; use it by  lab sample {model} --solver auto --batch-size {batch_size}")
+
+
+def bench(
+    model: Model = "fashion-tarflow",
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Images at a time; may be given again. Default 1, 16.")
+    ] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help="g; may be given again. Default 0.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32 or bf16 (autocast); default fp32.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="A way of inverting; may be given again. Default all.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="A clone of apple/ml-tarflow, measured beside ours.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timings of each; the median counts.", min=1)] = 5,
+    limit: Annotated[float, typer.Option(help="Seconds; what takes longer is run once.", min=0.0)] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+) -> None:
+    """Time a flow's forward pass, training step and inverses here: what is fastest, and how far from the floor."""
+    from labcore import provenance
+    from labcore.experiments import bench as benching
+    from labcore.jsonfile import write_json
+    from labcore.runs.models import find_model
+    from labcore.runs.train_flow import check_writable
+
+    batches, guidances, precisions, ways = (
+        batch or [1, 16],
+        guidance or [0.0],
+        precision or ["fp32"],
+        way or benching.WAYS,
+    )
+    if wrong := [name for name in ways if name not in benching.WAYS] + [
+        p for p in precisions if p not in benching.PRECISIONS
+    ]:
+        raise ValueError(
+            f"{wrong[0]!r} is none of the ways {', '.join(benching.WAYS)} or precisions {', '.join(benching.PRECISIONS)}"
+        )
+    if min(batches) < 1:
+        raise ValueError(f"--batch was {min(batches)}; it must be at least 1")
+    if reference is None and "ml-tarflow" in (way or ()):
+        raise ValueError("--way ml-tarflow needs --reference, the folder of a clone of github.com/apple/ml-tarflow")
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file, for example {out / 'bench.json'}")
+    if not all(math.isfinite(g) for g in guidances):
+        raise ValueError(f"--guidance was {guidances}; give numbers")
+    flow = find_model(model).to(device())
+    if any(guidances) and not flow.config.num_classes:
+        raise ValueError("--guidance needs a flow with classes here; leave it out")
+    if out is not None:
+        check_writable(out.parent)
+    told = lambda row: typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)  # noqa: E731
+    rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, told)
+    typer.echo(benching.described(rows))
+    if out is not None:
+        write_json(out, {**provenance.stamp(), "threads": benching.threads(), "rows": [row._asdict() for row in rows]})
+        typer.echo(f"numbers in {out}")
+
+
+def device() -> str:
+    """This process's device."""
+    from labcore.store import process_device
+
+    return process_device()
+
+
+def class_labels(classes: str, num: int, config: TokensConfig) -> Tensor | None:
+    """Labels for `lab sample --classes`, each class in turn."""
+    import torch
+
+    from labcore.data.class_names import class_numbers
+
+    known = config.num_classes
+    if classes == "none" or (classes == "each" and not known):
+        return None
+    chosen = torch.arange(known) if classes == "each" else torch.tensor(class_numbers(classes, config))
+    return chosen[torch.arange(num) % len(chosen)]

@@ -1,0 +1,51 @@
+"""`lab rehearse`: thin over labcore.rehearsal.rehearse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def add_to(app: typer.Typer, plain_errors: Any) -> None:
+    """Register the command."""
+    app.command("rehearse")(plain_errors(rehearse))
+
+
+def rehearse(
+    preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
+    data: Annotated[str | None, typer.Option(help="Images, as of lab train.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels, as of lab train.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as of lab train.")] = None,
+    flow: Annotated[
+        str | None, typer.Option(help="The flow that a learned inverse inverts; default where its preset looks.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.accumulation=4.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 20,
+    images: Annotated[int, typer.Option(help="Images to draw afterwards.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Training stops after so long, and nothing is drawn then.")] = 600.0,
+    processes: Annotated[
+        int | None, typer.Option(help="GPUs of the whole run, one of which is rehearsed; default those that are here.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of one GPU for an hour, in any currency.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="At the preset's smoke size: seconds on any machine.")] = False,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Random images and weights for what is missing, for speed and memory.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder to keep the run, images and record in; default: nothing is kept.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the record.")] = None,
+) -> None:
+    """Check data, weights, disk and plan of a run; train a few steps of it here; estimate its days and price.
+
+    Exit status 0 after the trial; 1 where something is missing or does not fit; 2 for what cannot be asked.
+    """
+    from labcore.rehearsal.rehearse import Asked
+    from labcore.rehearsal.rehearse import rehearse as walk
+
+    asked = Asked(preset, data, flow, image_size, channels, tuple(set_ or ()), smoke, synthetic, processes, price)
+    found = walk(asked, steps, images, seconds, out, json_file, typer.echo)
+    if found.trial is None:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Experiments: what the notebooks compare, measure and claim."""

@@ -1,0 +1,268 @@
+"""The arms of an alignment experiment: what is trained, how it is measured on the way, the paper's findings as claims."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labcore.align.reach import SweepGap
+from labcore.campaigns.verdicts import Claim
+from labcore.config import RunConfig
+from labcore.data.datasets import Data
+from labcore.encoders.specs import spec
+from labcore.encoders.weights import find_weights
+from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
+from labcore.evaluate import fidelity as fidelity_of
+from labcore.evaluate.cknna import cknna
+from labcore.evaluate.generate import Sampling, generate
+from labcore.experiments.along import steps_to_reach
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.sample import sample
+from labcore.nn.pretrained import load_strictly, read_tensors
+from labcore.presets import flowback
+from labcore.rng import StepNoise
+from labcore.runs.configure import at_length, configure, default_sites
+from labcore.runs.evaluation import scores
+from labcore.runs.train_flow import datasets, initialised, objective_of
+from labcore.runs.train_student import spread_images
+from labcore.train import checkpoint
+from labcore.train.conflict import BlockConflict, conflict, loss_gaps
+from labcore.train.objectives import noised
+from labcore.types import Batch, Site
+
+GUIDANCE = 1.0
+"""Of the samples that are scored; our choice."""
+
+BAYES_IMAGES = 500
+"""Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
+
+
+def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32") -> RunConfig:
+    """The baseline's configuration: a preset without alignment, at this length. Raises as `at_length`."""
+    return at_length(configure(preset, align="off"), steps, batch_size, save_every, seed, precision)
+
+
+def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, loss: str, encoder: str) -> RunConfig:
+    """`base` with an alignment: a direction, or reverse-N with N adjoint sweeps; "baseline" has none.
+
+    sites None are `default_sites`. Encoder tokens are kept where training sees every image. Raises ValueError for other
+    names, and for what cannot be aligned, for the baseline too: its sites are measured; FileNotFoundError for an encoder
+    whose weights are not there.
+    """
+    known = re.fullmatch(r"(baseline|forward|detach|reverse-literal|reverse)(?:(?<=reverse)-([1-9][0-9]*))?", name)
+    if known is None:
+        raise ValueError(
+            f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps"
+        )
+    find_weights(spec(encoder))
+    direction = "reverse" if name == "baseline" else known[1]
+    align = dict(direction=direction, adjoint_sweeps=int(known[2] or 0), weight=weight, loss=loss, encoder=encoder)
+    align["sites"] = default_sites(direction, base.model) if sites is None else sites
+    seen = base.train.steps * base.train.batch_size
+    align["targets"] = "cached" if seen >= len(datasets(base)[0]) else "computed"
+    aligned = RunConfig(**{**base.model_dump(), "align": align})
+    return base if name == "baseline" else aligned
+
+
+def describe(config: RunConfig) -> str:
+    """An arm in words."""
+    a = config.align
+    if a is None:
+        return "likelihood alone"
+    swept = f", {a.adjoint_sweeps} adjoint sweeps" if a.adjoint_sweeps else ""
+    return f"{a.direction}{swept}, sites {', '.join(map(str, a.sites))}, weight {a.weight:g}, {a.loss}, {a.encoder}"
+
+
+def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Images of a data set as the flow sees them in training, and their labels, on the flow's device."""
+    batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
+    return noised(flow, batch.x, StepNoise(seed, 0, len(batch.x), flow.device)), batch.y
+
+
+class Looks:
+    """What is measured at every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images."""
+
+    def __init__(
+        self, config: RunConfig, test: Any, limit: int, encoder_features: Tensor, sites: list[Site], samples: int = 0
+    ):
+        self.config, self.samples = config, samples
+        self.metrics = fidelity_metrics(samples)
+        self.test, self.limit, self.features, self.sites = test, limit, encoder_features, [tuple(s) for s in sites]
+        self.key = {
+            "samples": samples,
+            "guidance": GUIDANCE,
+            "seed": config.train.seed,
+            "test": test.fingerprint(),
+            "limit": limit,
+            "bayes_images": BAYES_IMAGES,
+            "cknna_images": len(encoder_features),
+            "sites": str(sites),
+        }
+
+    def measure(self, flow: TarFlow) -> dict[str, float]:
+        """Likelihood with labels, both accuracies, CKNNA at each site (`cknna` is the last one's); `fidelity` of samples."""
+        found = {
+            "nats_per_dim": likelihood(flow, self.test, limit=self.limit).nats_per_dim,
+            "training_free": training_free_accuracy(flow, self.test, self.limit).accuracy,
+            "bayes": bayes_accuracy(flow, self.test, min(self.limit, BAYES_IMAGES)).accuracy,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            hidden = hidden_features(flow, self.test, self.sites, Path(folder), len(self.features))
+            near = {site: cknna(hidden[site].float(), self.features.float()) for site in self.sites}
+        found |= {f"cknna_{b}_{layer}": v for (b, layer), v in near.items()}
+        found["cknna"] = near[self.sites[-1]]
+        drawn = fidelity(flow, self.config, self.metrics, self.samples, self.config.train.seed) if self.metrics else {}
+        return {**found, **drawn}
+
+
+HIGHER = {"nats_per_dim": False, "training_free": True, "bayes": True, "fid_efflite0": False, "kid_efflite0": False}
+"""Numbers along a run that one waits for, and whether higher is better."""
+
+
+def times_sooner(points: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], name: str) -> float | None:
+    """How many times sooner a run reaches the last value of another of as many steps; None where it does not."""
+    needed = steps_to_reach(points, name, baseline[-1][name], HIGHER[name])
+    return needed and baseline[-1]["step"] / needed
+
+
+def sooner_table(records: Sequence[dict[str, Any]]) -> str:
+    """`times_sooner` than the baseline of the same seed, for each arm of a campaign's records (`labcore.campaigns.results`)."""
+    runs = {(r["row"], r["seed"]): list(r["metrics"]["points"].values())[-1] for r in records}  # a row may name its arm
+    arms = [row for row in dict.fromkeys(row for row, _ in runs) if row != "baseline"]
+    lines = ["| times sooner than the baseline | " + " | ".join(HIGHER) + " |", "|" + "---|" * (1 + len(HIGHER))]
+    for row in arms:
+        cells = []
+        for name in HIGHER:
+            pairs = [
+                (runs[row, seed], runs["baseline", seed]) for r, seed in runs if r == row and ("baseline", seed) in runs
+            ]
+            pairs = [(p, b) for p, b in pairs if name in p[0] and name in b[0]]
+            ratios = [times_sooner(p, b, name) for p, b in pairs]
+            reached = [f"{ratio:.2f}" for ratio in ratios if ratio]
+            cells.append(", ".join([*reached, *(["never"] * (len(ratios) - len(reached)))]) or "-")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\nA number for each seed; *never*: not within the run.\n"
+
+
+def conflicts(
+    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str = "cpu"
+) -> list[tuple[int, list[BlockConflict]]]:
+    """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
+    found = _on_images(config, run, training, num, device)
+    return [(step, conflict(*taught)) for step, *taught in found]
+
+
+def gaps(
+    config: RunConfig, run: Path, training: Any, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
+) -> dict[int, SweepGap]:
+    """What adjoint sweeps add to the gradient of a trained arm's own alignment loss, on `num` images."""
+    *_, (_, *taught) = _on_images(config, run, training, num, device)
+    return loss_gaps(*taught, sweeps)
+
+
+def _on_images(
+    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str
+) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
+    """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
+    if num < 1:
+        raise ValueError(f"gradients were asked for on {num} images; give at least 1")
+    flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
+    batch = spread_images(training, num, True, device)
+    for folder in sorted(checkpoint.folders(run)):
+        kept = checkpoint.read(folder)
+        load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
+        objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
+        yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
+
+
+def fidelity_metrics(samples: int) -> list[str]:
+    """What is computed from so many samples, nothing for 0; ValueError where they are too few for FID."""
+    if samples == 0:
+        return []
+    fidelity_of.check_enough(["fid"], "efflite0", samples, "drawn")
+    return [m for m in ("fid", "sfid", "kid", "precision", "recall") if fidelity_of.enough(m, "efflite0", samples)]
+
+
+def fidelity(flow: TarFlow, config: RunConfig, metrics: list[str], num: int, seed: int) -> dict[str, float]:
+    """Those metrics of `num` samples by the embedded encoder, without intervals; samples follow the seed."""
+    drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
+    return scores(drawn, Data.of(config.data), metrics, seed, flow.device)
+
+
+def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:
+    """A row of samples for every arm, from the same noise and of the same classes: (arms x columns, c, h, w)."""
+    k = next(iter(flows.values())).config.num_classes
+    y = torch.arange(columns) % k if k else None
+    rows = [sample(flow, columns, y, guidance=GUIDANCE if k else 0.0, seed=seed).cpu() for flow in flows.values()]
+    return torch.cat(rows)
+
+
+CLAIMS = (
+    *(
+        Claim(
+            f"{row} recognises classes better than the baseline", row, "baseline", "last.training_free", "higher", paper
+        )
+        for row, paper in (("forward", "61.16 / 37.43"), ("detach", "55.14 / 37.43"), ("reverse", "55.21 / 37.43"))
+    ),
+    Claim(
+        "forward recognises classes better than reverse",
+        "forward",
+        "reverse",
+        "last.training_free",
+        "higher",
+        "61.16 / 55.21",
+    ),
+    *(
+        Claim(
+            f"reverse has a lower FID than {than} (judge: the teacher)",
+            "reverse",
+            than,
+            "last.fid_efflite0",
+            "lower",
+            paper,
+        )
+        for than, paper in (("baseline", "11.93 / 12.91"), ("detach", "11.93 / 12.12"), ("forward", "11.93 / 12.67"))
+    ),
+    Claim(
+        "forward has a higher sFID than the baseline (judge: the teacher)",
+        "forward",
+        "baseline",
+        "last.sfid_efflite0",
+        "higher",
+        "39.99 / 33.79",
+    ),
+    Claim("reverse has a better likelihood than the baseline", "reverse", "baseline", "last.nats_per_dim", "lower"),
+    Claim("reverse is nearer to its teacher than the baseline (CKNNA)", "reverse", "baseline", "last.cknna", "higher"),
+    Claim(
+        "8 adjoint sweeps recognise classes better than none", "reverse-8", "reverse", "last.training_free", "higher"
+    ),
+    Claim("8 adjoint sweeps have a better likelihood than none", "reverse-8", "reverse", "last.nats_per_dim", "lower"),
+    Claim(
+        "8 adjoint sweeps have a lower FID than none (judge: the teacher)",
+        "reverse-8",
+        "reverse",
+        "last.fid_efflite0",
+        "lower",
+    ),
+)
+"""What FlowBack finds, then what we ask: `paper` has its numbers for both rows."""
+
+
+def paper_table() -> str:
+    """FlowBack's Table 1, its rows aligned after layer 2 of 8, as Markdown."""
+    lines = ["| FlowBack, Table 1 | FID | sFID | IS | accuracy, % |", "|---|---|---|---|---|"]
+    for row in (row for row in flowback.ROWS if "1" in re.findall(r"\d", row.paper.where) and row.layer in (0, 2)):
+        places = "all blocks" if row.blocks == flowback.ALL_BLOCKS else f"blocks {' and '.join(map(str, row.blocks))}"
+        arm = "baseline" if row.direction is None else f"{row.direction}, {places}"
+        numbers = (row.paper.fid, row.paper.sfid, row.paper.inception, row.paper.accuracy)
+        lines.append(f"| {arm} | {' | '.join(map(str, numbers))} |")
+    return (
+        "\n".join(lines)
+        + "\n\nImageNet 64x64, 400K iterations, 4,096 samples, Inception, aligned after layer 2 of 8.\n"
+    )

@@ -1,0 +1,239 @@
+"""Ways from noise to images, compared: the flow's exact inverse and learned ones, with and without denoising and guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from labcore.biflow.edit import change_class, inpaint
+from labcore.biflow.model import BackwardModel
+from labcore.config import BackwardConfig, TarFlowConfig
+from labcore.data.datasets import Data, to_memory
+from labcore.data.images import ImageData
+from labcore.data.transforms import to_float, to_uint8
+from labcore.evaluate.classifier import Classifier, recognised
+from labcore.evaluate.flops import count_flops
+from labcore.flows.tarflow import TarFlow
+from labcore.inverse.denoise import denoise
+from labcore.inverse.sample import prior_noise
+from labcore.inverse.solve import invert
+from labcore.latents import to_pixels
+from labcore.nn.patch import unpatchify
+from labcore.presets.biflow import LATENTS, MODERN, SIZES
+from labcore.rng import normal_per_item
+from labcore.runs import own_data
+from labcore.runs.evaluation import scores
+from labcore.runs.models import find_model
+from labcore.runs.train_student import spread_images
+from labcore.timing import alternate
+
+BATCH = 100
+"""Images at a time; our choice."""
+
+
+class Images(NamedTuple):
+    """What a way gives for z: images (b, c, h, w), not clipped, and the noisy state x^0 before them where there is one."""
+
+    x: Tensor
+    noisy: Tensor | None
+
+
+class Way(NamedTuple):
+    """A way from z (b, t, d) and classes to images; `evaluations` of its network in a row, each of all tokens or of one."""
+
+    run: Callable[[Tensor, Tensor | None], Images]
+    evaluations: str
+    denoised: bool
+
+    def image(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """The images alone: what `labcore.biflow.edit` takes as an inverse."""
+        return self.run(z, y).x
+
+
+def exact(flow: TarFlow, guidance: float = 0.0, score: bool = True) -> Way:
+    """The flow's own inverse, token by token, and its score denoising."""
+
+    def run(z: Tensor, y: Tensor | None) -> Images:
+        noisy = invert(flow, z, y, guidance).x
+        return Images(denoise(flow, noisy, y) if score else noisy, noisy)
+
+    passes = f"{len(flow.blocks)} x {flow.config.tokens - 1} tokens" + (", two branches" if guidance else "")
+    return Way(run, passes + (" + score" if score else ""), score)
+
+
+def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = None, has_states: bool = True) -> Way:
+    """A learned inverse; with a `flow`, its images are denoised by that flow's score. has_states: its states were taught."""
+
+    def run(z: Tensor, y: Tensor | None) -> Images:
+        with torch.no_grad():
+            out = model(z, y, guidance)
+        c = model.config
+        noisy = unpatchify(out.states[-1 - c.denoiser], c.patch_size, c.image_shape) if has_states else None
+        return Images(out.x if flow is None else denoise(flow, out.x, y), noisy)
+
+    evaluations = f"{model.evaluations(guidance)}" + (" + score" if flow is not None else "")
+    return Way(run, evaluations, model.config.denoiser or flow is not None)
+
+
+def data_of(flow: str) -> Data:
+    """The images that a flow (what `find_model` takes) was trained on; raises as `labcore.runs.own_data.data_of`."""
+    config = find_model(flow).config
+    if config.codec is not None:
+        raise ValueError(f"{flow} is a flow of latents; ways of inverting are compared on flows of pixels")
+    return own_data.data_of(flow, config)
+
+
+def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Tensor, "n t d"], Int[Tensor, "n"] | None]:
+    """z of the images first ... first + num - 1 of a seed, as `labcore.sample` has it, and their classes, each in turn."""
+    c = flow.config
+    z = prior_noise(flow, seed, range(first, first + num))
+    y = torch.arange(first, first + num, device=flow.device) % c.num_classes if c.num_classes else None
+    return z * flow.prior_var.sqrt(), y
+
+
+def draw(way: Way, flow: TarFlow, num: int, seed: int) -> ImageData:
+    """`num` images as uint8, each class in turn, the same z for every way."""
+    parts = [
+        to_uint8(to_pixels(flow, way.image(*noise(flow, min(BATCH, num - start), seed, start))).clamp(-1, 1)).cpu()
+        for start in range(0, num, BATCH)
+    ]
+    classes = max(flow.config.num_classes, 1)
+    return ImageData(torch.cat(parts), torch.arange(num) % classes, tuple(map(str, range(classes))), "samples", "drawn")
+
+
+@torch.no_grad()
+def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> dict[str, float]:
+    """How well a way inverts, on [-1, 1]:
+
+    image_mse    of held-out images, encoded with training noise and brought back, against the clean images
+    cycle_rms    of F(x^0) against z drawn from the prior, x^0 the noisy state before denoising; not where none was taught
+    nats_per_dim of the images drawn under the flow, with training noise where they were denoised
+    """
+    x, y = some_images(flow, test, num)
+    eps = normal_per_item(seed, "ways", range(len(x)), tuple(x.shape[1:])).to(x)
+    back = way.image(flow(x + flow.config.noise_std * eps, y).z, y)
+    z, drawn_as = noise(flow, len(x), seed)
+    drawn = way.run(z, drawn_as)
+    as_seen = drawn.x.clamp(-1, 1) + flow.config.noise_std * eps if way.denoised else drawn.x
+    found = {
+        "image_mse": float((back - x).square().mean()),
+        "nats_per_dim": float(-flow.log_prob(as_seen, drawn_as).mean() / flow.config.dims),
+    }
+    if drawn.noisy is not None:
+        found["cycle_rms"] = float((flow(drawn.noisy, drawn_as).z - z).square().mean().sqrt())
+    return found
+
+
+def quality(
+    drawn: ImageData, data: Data, classifier: Classifier | None, metrics: list[str], seed: int, device: Any
+) -> dict[str, float]:
+    """`labcore.runs.evaluation.scores` of drawn images, and the share recognised."""
+    found = scores(drawn, data, metrics, seed, device) if metrics else {}
+    if classifier is not None:
+        found["recognised"] = recognised(classifier, to_float(drawn.images), drawn.labels).accuracy
+    return found
+
+
+def edits(way: Way, flow: TarFlow, test: Any, num: int, classifier: Classifier | None, seed: int) -> dict[str, float]:
+    """Held-out images given another class, and with their lower half made anew, judged by the classifier.
+
+    edit_recognised: share recognised as the new class, the next one in order. edit_rms: root mean square distance from the
+    source, on [-1, 1]. inpaint_recognised: share recognised as the source's class. inpaint_known_rms: distance where pixels
+    were known. A flow without classes gives nothing.
+    """
+    k = flow.config.num_classes
+    if not k:
+        return {}
+    x, y = some_images(flow, test, num)
+    new = (y + 1) % k
+    edited = change_class(flow, way.image, x, y, new, seed).clamp(-1, 1)
+    known = upper_half(flow)
+    filled = inpaint(flow, way.image, x, known, y, seed).clamp(-1, 1)
+    found = {
+        "edit_rms": float((edited - x).square().mean().sqrt()),
+        "inpaint_known_rms": float((filled - x)[..., known].square().mean().sqrt()),
+    }
+    if classifier is not None:
+        found["edit_recognised"] = recognised(classifier, edited, new).accuracy
+        found["inpaint_recognised"] = recognised(classifier, filled, y).accuracy
+    return found
+
+
+@torch.no_grad()
+def changed_rows(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> list[float]:
+    """Mean |inpainted - source| of each row of pixels, on [-1, 1], where the upper half was known."""
+    x, y = some_images(flow, test, num)
+    filled = inpaint(flow, way.image, x, upper_half(flow), y, seed).clamp(-1, 1)
+    return (filled - x).abs().mean((0, 1, 3)).tolist()
+
+
+def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
+    """A mask for inpainting: True in the upper half of the rows of tokens; ValueError where there is one row."""
+    c = flow.config
+    if c.rows_columns[0] < 2:
+        raise ValueError("images of one row of tokens have no upper half; give smaller patches")
+    known = torch.zeros(*c.image_shape[1:], dtype=torch.bool, device=flow.device)
+    known[: c.rows_columns[0] // 2 * c.patch_size] = True
+    return known
+
+
+def nearest(drawn: Any, train: Any, num: int) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+    """Row and root mean square distance, on [-1, 1], of the training image nearest to each of the first `num` drawn ones."""
+    first = drawn.__getitems__(range(min(num, len(drawn))))[0]
+    a, b = to_float(first).flatten(1), to_float(to_memory(train).images).flatten(1)
+    distances, rows = torch.cdist(a, b).min(1)
+    return rows, distances / a.shape[1] ** 0.5
+
+
+def seconds(ways: Mapping[str, Way], flow: TarFlow, batch: int, repeats: int = 3) -> dict[str, float]:
+    """Median seconds for a batch of each way, timed in turn."""
+    z, y = noise(flow, batch, 0)
+    times = alternate({name: partial(way.image, z, y) for name, way in ways.items()}, repeats, warmup=0)
+    return {name: timing.seconds for name, timing in times.items()}
+
+
+def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
+    """FLOPs of one image's denoising: by the last block of a learned inverse, and by the flow's score, forward and backward."""
+    z, y = noise(flow, 1, 0)
+    c = model.config
+    handed_on = z if c.handover == "state" else z.new_zeros(1, c.tokens, c.width)
+    with torch.no_grad():
+        block = count_flops(lambda: model.heads[-1](model.blocks[-1](handed_on, y)))
+    with torch.enable_grad():
+        x = flow.unpatchify(z).requires_grad_()
+        score = count_flops(lambda: torch.autograd.grad(flow.log_prob(x, y).sum(), x))
+    return {"learned block": block, "score": score}
+
+
+def paper_flops(size: str = "b") -> dict[str, int]:
+    """FLOPs of one 256x256 image at BiFlow's size B (or "l", "xl"), a multiply-add being two.
+
+    Counted on the meta device: no weights, and nothing is computed. The decoder is of Stable Diffusion's layout, which turns
+    4 x 32 x 32 latents into images.
+    """
+    from diffusers import AutoencoderKL
+
+    kinds = {
+        f"{way}_block_types": (f"{name}Block2D",) * 4 for way, name in (("down", "DownEncoder"), ("up", "UpDecoder"))
+    }
+    with torch.device("meta"), torch.no_grad():
+        flow = TarFlow(TarFlowConfig(**LATENTS, **SIZES[size], **MODERN))
+        model = BackwardModel(BackwardConfig(**LATENTS, **SIZES[size]))
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=256, **kinds)
+        z, y = noise(flow, 1, 0)
+        found = {"one pass of the learned inverse": count_flops(lambda: model(z, y))}
+        found["one pass of the flow"] = count_flops(lambda: flow(flow.unpatchify(z), y))
+        found |= denoiser_flops(model, flow)
+        found["VAE decoder"] = count_flops(lambda: vae.decode(flow.unpatchify(z)))
+    return found
+
+
+def some_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"] | None]:
+    """Up to `num` images, spread over a data set, on the flow's device, and their classes where the flow has any."""
+    batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
+    return batch.x, batch.y

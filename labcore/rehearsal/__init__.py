@@ -1,0 +1,1 @@
+"""Rehearsal: whether a full-size run will work, fit and finish, found out in minutes before it starts."""

@@ -1,0 +1,199 @@
+"""Some training steps of a run and a few images from it, at its own size on the device at hand, timed.
+
+The run's data, objective and loop are those of the full run, with one process's share of each step's batch. Of a run that
+keeps latents or an encoder's tokens on disk, those of a few images are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from labcore.data.transforms import save_png, tile
+from labcore.inverse.sample import sample
+from labcore.latents import to_pixels
+from labcore.memory import peak_of
+from labcore.plan import on_disk
+from labcore.plan.machine import device_kind
+from labcore.runs.kinds import AnyRun, kind_of
+from labcore.runs.train_flow import carry_out, datasets, initialised
+from labcore.timing import seconds_of
+from labcore.train import checkpoint
+from labcore.train.faults import TooLittleMemory, is_out_of_memory
+from labcore.train.loop import Hooks, TrainResult
+
+WARM = 2
+"""First steps whose time does not count where there are more; our choice."""
+RUN, IMAGES = "run", "images.png"
+
+
+class Trial(NamedTuple):
+    """What a trial measured.
+
+    steps: done. batch_size: images of each, on this device. seconds_per_step: the median after the first ones. first_step:
+    seconds of the first. memory: bytes at the peak of training, None where the system does not say. precision: that was
+    chosen. drawn: images, 0 where there was no time. seconds_per_image: of drawing them together, None for 0. undrawn: why
+    nothing was drawn, where images were asked for.
+    """
+
+    steps: int
+    batch_size: int
+    seconds_per_step: float
+    first_step: float
+    memory: int | None
+    precision: str
+    drawn: int = 0
+    seconds_per_image: float | None = None
+    undrawn: str | None = None
+
+
+class OutOfMemory(Exception):
+    """The device had no memory for the trial. doing: "training" or "drawing"."""
+
+    def __init__(self, doing: str):
+        super().__init__(f"out of memory while {doing}")
+        self.doing = doing
+
+
+def run_trial(config: AnyRun, folder: Path, steps: int, images: int, seconds: int | float, processes: int = 1) -> Trial:
+    """Train `steps` steps in `folder`, with the share that one of `processes` has of each batch, and draw `images` images.
+
+    seconds: training ends about when they are over, and then nothing is drawn. Raises OutOfMemory, as
+    `run_training` for what cannot be trained, and KeyboardInterrupt where the training was interrupted.
+    """
+    began = time.perf_counter()
+    config = shortened(config, steps, processes)
+    clock = _Clock(began + seconds)
+    with _memory("training"):
+        result, memory = _train(config, folder / RUN, clock)
+    if not result.finished and not clock.asked:
+        raise KeyboardInterrupt
+    found = Trial(
+        result.step,
+        config.train.batch_size,
+        clock.seconds_per_step,
+        clock.first,
+        memory,
+        checkpoint.latest(folder / RUN).state["precision"],
+    )
+    if not images:
+        return found
+    if not result.finished or clock.over:
+        return found._replace(undrawn=f"the {seconds:g} s were over")
+    try:
+        with _memory("drawing"):
+            taken = seconds_of(lambda: _draw(result.ema, images, folder / IMAGES))
+    except ValueError as error:  # images that are not finite; the training's numbers hold
+        return found._replace(undrawn=str(error))
+    return found._replace(drawn=images, seconds_per_image=taken / images)
+
+
+def shortened(config: AnyRun, steps: int, processes: int = 1) -> AnyRun:
+    """A run of so many steps with one process's share of the batch, and so few images that nothing long comes before them."""
+    t = config.train
+    batch = t.batch_size // processes
+    train = t.replace(
+        steps=steps,
+        batch_size=batch,
+        warmup_steps=min(t.warmup_steps, steps // 4),
+        log_every=1,
+        eval_every=steps,
+        save_every=steps,
+        keep=1,
+    )
+    data = config.data
+    if on_disk(config) or config.model.codec is not None:
+        data = data.replace(limit=min(data.limit or batch, max(batch, 2)))
+    return config.replace(train=train.model_dump(), data=data.model_dump())
+
+
+class _Clock:
+    """When each step ended; asks the training to stop before the time is over."""
+
+    def __init__(self, until: float):
+        self.until, self.asked, self.ends = until, False, [0.0]
+
+    def start(self) -> None:
+        self.ends = [time.perf_counter()]
+
+    def tick(self, *_: Any) -> dict[str, float]:
+        """A hook of the loop's log records, which wait for the device."""
+        self.ends.append(time.perf_counter())
+        one_more = 2 * self.ends[-1] - self.ends[-2]  # the loop hears of a signal after the next step
+        if one_more > self.until and threading.current_thread() is threading.main_thread():
+            self.asked = True
+            signal.raise_signal(signal.SIGTERM)  # the loop's wish to stop: it saves and returns
+        return {}
+
+    @property
+    def over(self) -> bool:
+        return time.perf_counter() > self.until
+
+    @property
+    def first(self) -> float:
+        return self.ends[1] - self.ends[0]
+
+    @property
+    def seconds_per_step(self) -> float:
+        taken = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        return statistics.median(taken[min(WARM, len(taken) - 1) :])
+
+
+def _train(config: AnyRun, folder: Path, clock: _Clock) -> tuple[TrainResult, int | None]:
+    """The result of the training, and the bytes that it held at its peak."""
+    kind, found = kind_of(config), []
+    images, _ = datasets(config)
+    objective = kind.objective(config, images)
+
+    def go() -> None:
+        model = initialised(kind.model, config)
+        clock.start()
+        with contextlib.redirect_stdout(None):  # a line for each step, where there is no terminal
+            found.append(carry_out(config, folder, model, objective, images, Hooks(diagnose=clock.tick)))
+
+    memory = _peak(go)
+    return found[0], memory
+
+
+def _peak(go: Callable[[], None]) -> int | None:
+    """Bytes that a call holds at its peak: of the GPU's memory, or of this process's on a CPU; None where nobody says."""
+    kind = device_kind()
+    if kind == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        go()
+        return torch.cuda.max_memory_allocated()
+    if kind == "mps":
+        go()
+        return torch.mps.driver_allocated_memory()
+    done: list[bool] = []
+    memory = peak_of(lambda: (go(), done.append(True)))
+    if not done:  # nothing was called, since this system does not say
+        go()
+    return memory
+
+
+def _draw(model: Any, images: int, path: Path) -> None:
+    """Draw images of the classes in turn and write them as one picture."""
+    classes = model.config.num_classes
+    y = torch.arange(images) % classes if classes else None
+    pictures = to_pixels(model, sample(model, images, y, seed=0))
+    save_png(tile(pictures, min(images, 4)), path, scale=2 if pictures.shape[-1] < 64 else 1)
+
+
+@contextlib.contextmanager
+def _memory(doing: str) -> Iterator[None]:
+    """OutOfMemory for the errors by which torch and Python say so."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TooLittleMemory) or is_out_of_memory(error):
+            raise OutOfMemory(doing) from error
+        raise

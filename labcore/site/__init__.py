@@ -1,0 +1,1 @@
+"""The site: executed notebooks as pages."""
