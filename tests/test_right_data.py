@@ -76,8 +76,8 @@ def saved_run(root: Path, folder: Path, flow: TarFlow) -> Path:
 class TestOwnData:
     def test_an_arms_reference_has_the_runs_crop(self, tmp_path, monkeypatch):
         config, seen = run_config(tmp_path, crop="adm"), []
-        monkeypatch.setattr(arms, "generate", lambda *_: None)
-        monkeypatch.setattr(arms, "scores", lambda drawn, data, *_: seen.append(data) or {})
+        monkeypatch.setattr(alignment, "generate", lambda *_: None)
+        monkeypatch.setattr(alignment, "scores", lambda drawn, data, *_: seen.append(data) or {})
         alignment.fidelity(perturbed(), config, ["fid"], 10, 0)
         assert seen == [Data("folder", str(tmp_path), 8, 3, "adm")] == [Data.of(config.data)]
 
