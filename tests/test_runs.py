@@ -273,12 +273,6 @@ def test_holms_correction():
     assert holm([0.6, 0.5]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
 
 
-def test_holms_correction_is_that_of_statsmodels():
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    p_values = [(i * 0.618 % 1) ** 3 for i in range(1, 51)]
-    assert holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1].tolist(), rel=1e-12)
-
-
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
 def test_a_detectable_difference_is_detected_four_times_in_five(n):
     """P(T > t(.975)) by quadrature over the chi distribution of the standard deviation; T = (Z + c) / sqrt(V / df)."""
