@@ -30,7 +30,7 @@ def from_cfg_scale(scale: float) -> float:
     return scale - 1
 
 
-def token_weights(schedule: Schedule, tokens: int, device: torch.device | None = None) -> Float[Tensor, "t"]:
+def token_weights(schedule: Schedule, tokens: int, device: torch.device | None = None) -> Float[Tensor, " t"]:
     """Weight of the guidance at position j of a block's own order: 1 ("constant") or j / (t - 1) ("linear").
 
     The linear schedule is ml-tarflow's `annealed_guidance`, which its FID evaluation uses.

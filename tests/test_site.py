@@ -34,7 +34,7 @@ def test_notebooks_become_pages(tmp_path, monkeypatch):
     assert "<msup>" in page and "<math" in first and 'href="a_toy.html"' in first
     for file in index.parent.glob("*.html"):
         assert not REMOTE.search(file.read_text()), REMOTE.search(file.read_text())
-    monkeypatch.setattr(site, "execute", lambda *args: pytest.fail("it was executed again"))
+    monkeypatch.setattr(build, "execute", lambda *args: pytest.fail("it was executed again"))
     assert build.build(tmp_path / "out", smoke=True, notebooks=source) == index
     with pytest.raises(pytest.fail.Exception, match="executed again"):
         build.build(tmp_path / "out", smoke=False, notebooks=source)

@@ -18,13 +18,13 @@ TEMPERATURE = 0.1
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
-def cosine(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, "b"]:
+def cosine(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
     """1 - cosine of each token with its target (FlowBack, equation 4, and the constant 1 of its released code)."""
     p, v = _float32(p, v)
     return (1 - (F.normalize(p, dim=-1) * F.normalize(v, dim=-1)).sum(-1)).mean(-1)
 
 
-def nt_xent(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, "b"]:
+def nt_xent(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
     """Cross-entropy of finding a token's own target among all targets of its image, by cosine / TEMPERATURE.
 
     REPA compares it with the cosine. That other tokens of the same image are the negatives is our choice: so an image's
@@ -36,7 +36,7 @@ def nt_xent(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tenso
     return (logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)).mean(-1)
 
 
-def mse(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, "b"]:
+def mse(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
     """Mean squared distance to the target token with its mean removed and its standard deviation set to 1 (our choice)."""
     p, v = _float32(p, v)
     return (p - F.layer_norm(v, v.shape[-1:])).square().mean((-1, -2))

@@ -64,7 +64,7 @@ def sweep_gaps(
 
 
 def gaps(
-    gradient: Callable[[Direction, int], Float[Tensor, "p"]], tokens: int, sweeps: Sequence[int]
+    gradient: Callable[[Direction, int], Float[Tensor, " p"]], tokens: int, sweeps: Sequence[int]
 ) -> dict[int, SweepGap]:
     """{k: gap} of a gradient, flat, that is a function of direction and adjoint sweeps."""
     full, own = gradient("reverse", tokens - 1), gradient("detach", 0)
@@ -76,7 +76,7 @@ def gaps(
     return found
 
 
-def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, "p"]:
+def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, " p"]:
     """The gradient in the parameters as one vector, 0 where none arrives."""
     found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
     parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]

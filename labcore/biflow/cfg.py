@@ -27,7 +27,7 @@ def blend(guided: Tensor, unguided: Tensor, w: Tensor) -> Tensor:
     return (guided + w * unguided) / (1 + w)
 
 
-def draw_guidance(noise: StepNoise, most: float, y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+def draw_guidance(noise: StepNoise, most: float, y: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """A scale for each image, uniform on [0, most) (our choice); 0 where it has no class."""
     w = most * noise.uniform("guidance")
     return torch.where(y == NULL, torch.zeros_like(w), w)

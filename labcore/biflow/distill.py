@@ -18,7 +18,7 @@ from torch import Tensor
 
 def squared_errors(
     states: Sequence[Float[Tensor, "b t d"]], targets: Sequence[Float[Tensor, "b t d"]], scales: Float[Tensor, "s b"]
-) -> list[Float[Tensor, "b"]]:
+) -> list[Float[Tensor, " b"]]:
     """Mean squared error of each state of each image, both divided by its scale; in float32 or wider."""
     return [
         ((_wide(state) - _wide(target)) / scale[:, None, None]).square().mean((1, 2))
@@ -30,7 +30,7 @@ def _wide(state: Tensor) -> Tensor:
     return state.to(torch.promote_types(state.dtype, torch.float32))
 
 
-def adaptive(distance: Float[Tensor, "b"], power: float, offset: float) -> Float[Tensor, "b"]:
+def adaptive(distance: Float[Tensor, " b"], power: float, offset: float) -> Float[Tensor, " b"]:
     """sg((D + c)^-p) D, equation 7. With p = 1 the gradient no longer depends on the scale of what is compared."""
     return distance if power == 0 else distance * (distance.detach() + offset).pow(-power)
 

@@ -28,8 +28,8 @@ def change_class(
     flow: TarFlow,
     inverse: Inverse,
     x: Float[Tensor, "b c h w"],
-    y: Int64[Tensor, "b"] | None,
-    new: Int64[Tensor, "b"] | None,
+    y: Int64[Tensor, " b"] | None,
+    new: Int64[Tensor, " b"] | None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
     """Images of class y as they would be of class `new`: encoded with the one, decoded with the other. Not clipped.
@@ -46,7 +46,7 @@ def inpaint(
     inverse: Inverse,
     x: Float[Tensor, "b c h w"],
     known: Bool[Tensor, "h w"] | Bool[Tensor, "b h w"],
-    y: Int64[Tensor, "b"] | None = None,
+    y: Int64[Tensor, " b"] | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
     """Images with what is not `known` made anew (equation 6): its tokens of z are replaced by noise. Not clipped.
@@ -65,7 +65,7 @@ def inpaint(
 
 
 def encode(
-    flow: TarFlow, x: Float[Tensor, "b c h w"], y: Int64[Tensor, "b"] | None, seed: int
+    flow: TarFlow, x: Float[Tensor, "b c h w"], y: Int64[Tensor, " b"] | None, seed: int
 ) -> Float[Tensor, "b t d"]:
     """z of images with the noise that the flow was trained on; image i's is a function of seed and i."""
     eps = normal_per_item(seed, "editing", range(len(x)), tuple(x.shape[1:])).to(x)

@@ -29,7 +29,7 @@ class _OnePass(nn.Module):
         self.model = model
 
     def forward(
-        self, z: Float[Tensor, "b t d"], y: Int[Tensor, "b"] | None = None, w: Float[Tensor, "b"] | None = None
+        self, z: Float[Tensor, "b t d"], y: Int[Tensor, " b"] | None = None, w: Float[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         return self.model.unchecked(z, y, w).x
 

@@ -39,7 +39,7 @@ class GuidanceEmbedding(nn.Module):
         self.register_buffer("frequencies", 100.0 * 1e-4**powers, persistent=False)  # scales are of order 1
         self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, w: Float[Tensor, "b"]) -> Float[Tensor, "b width"]:
+    def forward(self, w: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
         angles = w[:, None] * self.frequencies
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
@@ -133,7 +133,7 @@ class BackwardModel(Pretrained, nn.Module):
         check_states(self, "the learned inverse", out.states)
         return out
 
-    def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, "b"]) -> BackwardOutput:
+    def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"]) -> BackwardOutput:
         """The pass of training with guidance as input: each block's output blended with the unguided one (equation 5).
 
         The unguided branch has no gradient. ValueError where guidance is no input of the model.
@@ -151,7 +151,7 @@ class BackwardModel(Pretrained, nn.Module):
 
         return self._pass(z, [step] * self.config.num_states)
 
-    def unchecked(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, "b"] | None) -> BackwardOutput:
+    def unchecked(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"] | None) -> BackwardOutput:
         """One evaluation, values not looked at: what is exported. w: None where guidance is no input."""
         step = self._two(y, None) if self.guidance_embedding is None else self._one(y, self._embedded(w, y))
         return self._pass(z, [step] * self.config.num_states)

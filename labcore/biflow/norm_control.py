@@ -31,7 +31,7 @@ def rms(states: Sequence[Float[Tensor, "b t d"]]) -> Float[Tensor, "s b"]:
 
 
 def scales(
-    targets: Sequence[Float[Tensor, "b t d"]], normalise: Normalise, blocks: Float[Tensor, "s"]
+    targets: Sequence[Float[Tensor, "b t d"]], normalise: Normalise, blocks: Float[Tensor, " s"]
 ) -> Float[Tensor, "s b"]:
     """What prediction and target of each state and image are divided by; `blocks` are the constants of "block"."""
     if normalise == "sample":

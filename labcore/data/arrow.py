@@ -92,8 +92,8 @@ class ArrowData:
         return images[0], int(labels[0])
 
     def __getitems__(
-        self, indices: Sequence[int] | Int[Tensor, "b"]
-    ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, "b"]]:
+        self, indices: Sequence[int] | Int[Tensor, " b"]
+    ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, " b"]]:
         """A batch. DataLoader calls this and hands the result to its collate_fn, which must be the identity."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = [
@@ -327,7 +327,7 @@ def _undecoded(table: Any, image: str) -> Any:
     return table if _is_encoded(table.features[image]) else table.cast_column(image, datasets.Image(decode=False))
 
 
-def _labels(folder: Path, split: str, table: Any, label: str) -> Int64[Tensor, "n"]:
+def _labels(folder: Path, split: str, table: Any, label: str) -> Int64[Tensor, " n"]:
     """Every row's label; ValueError where some have none."""
     if missing := table.data.column(label).null_count:
         raise ValueError(f"{folder} {split} has {missing} rows without a label; take them out")
@@ -336,7 +336,7 @@ def _labels(folder: Path, split: str, table: Any, label: str) -> Int64[Tensor, "
 
 def _classes(
     folder: Path, there: dict[str, list[Path]], split: str, table: Any, label: str
-) -> tuple[tuple[str, ...], Int64[Tensor, "n"]]:
+) -> tuple[tuple[str, ...], Int64[Tensor, " n"]]:
     """Names of the train split's classes, and this split's labels in 0..classes-1; ValueError unless they fit.
 
     Whole numbers without names are the classes' names themselves, in their order: 1, 2, 5 become 0, 1, 2.

@@ -138,7 +138,7 @@ def mixed(images: Any, most: int | None, seed: int) -> ImageData:
     return held.subset(torch.randperm(len(held), generator=generator(seed, "mixed", held.split)))
 
 
-def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, "n"], name: str, split: str) -> ImageData:
+def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, " n"], name: str, split: str) -> ImageData:
     """Grey images and labels of Fashion-MNIST as ImageData."""
     tensors = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
     return ImageData(*tensors, fashion_mnist.CLASSES, name, split)

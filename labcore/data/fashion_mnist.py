@@ -80,7 +80,7 @@ def _read_whole(path: Path) -> bytes:
     return data
 
 
-def read(folder: str | os.PathLike[str], split: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, "n"]]:
+def read(folder: str | os.PathLike[str], split: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
     """Images and labels of one split ("train" or "test") from the IDX files in `folder`, in file order.
 
     Raises ValueError for another split, or for files that are damaged or do not belong together.

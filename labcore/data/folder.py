@@ -76,7 +76,7 @@ class ImageFolderData:
         self.classes = tuple(splits[split])
         self.files = tuple(file for files in splits[split].values() for file in files)  # relative to path
         counts = [len(files) for files in splits[split].values()]
-        self.labels: Int64[Tensor, "n"] = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        self.labels: Int64[Tensor, " n"] = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -90,8 +90,8 @@ class ImageFolderData:
         return self._read(index), int(self.labels[index])
 
     def __getitems__(
-        self, indices: Sequence[int] | Int[Tensor, "b"]
-    ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, "b"]]:
+        self, indices: Sequence[int] | Int[Tensor, " b"]
+    ) -> tuple[UInt8[Tensor, "b c s s"], Int64[Tensor, " b"]]:
         """A batch. DataLoader calls this and hands the result to its collate_fn, which must be the identity."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         return torch.stack([self._read(i) for i in index.tolist()]), self.labels[index]

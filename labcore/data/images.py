@@ -26,7 +26,7 @@ class ImageData:
     """
 
     images: UInt8[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     classes: tuple[str, ...]
     name: str
     split: str
@@ -70,8 +70,8 @@ class ImageData:
         return self.images[index], int(self.labels[index])
 
     def __getitems__(
-        self, indices: Sequence[int] | Int[Tensor, "b"]
-    ) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, "b"]]:
+        self, indices: Sequence[int] | Int[Tensor, " b"]
+    ) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
         """A batch in one indexing operation. DataLoader calls this and hands the result to its collate_fn, which must
         therefore be the identity (the batch is collated already)."""
         index = torch.as_tensor(indices, dtype=torch.int64)
@@ -90,7 +90,7 @@ class ImageData:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def subset(self, indices: Sequence[int] | Int[Tensor, "m"]) -> "ImageData":
+    def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> "ImageData":
         """The images at `indices`, in that order, under the same name, split and classes.
 
         Raises ValueError if there are none, or one is outside -n..n-1, or they are not integers (a mask, say).

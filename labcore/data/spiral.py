@@ -60,8 +60,8 @@ class Spiral:
         return TensorDataset(pixels.view(num, *self.image_shape), y)
 
     def log_prob(
-        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, "b"] | None = None, noise_std: float = 0.0
-    ) -> Float[Tensor, "b"]:
+        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
+    ) -> Float[Tensor, " b"]:
         """log p(x | y) in nats."""
         return self._weighted(x, y, noise_std).logsumexp((1, 2)).to(x)
 
@@ -70,21 +70,21 @@ class Spiral:
         return self._weighted(x, None, noise_std).logsumexp(2).softmax(1).to(x)
 
     def score(
-        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, "b"] | None = None, noise_std: float = 0.0
+        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
     ) -> Float[Tensor, "b 1 1 2"]:
         """The gradient of log p(x | y) in x: each normal's pull to its mean, by its share of the density at x."""
         return (self._shares(x, y, noise_std) * self._pulls(x, noise_std)).sum((1, 2)).view_as(x).to(x)
 
     def clean(
-        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, "b"] | None = None, noise_std: float = 0.0
+        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
     ) -> Float[Tensor, "b 1 1 2"]:
         """E[picture | x]: what a picture was, on average, before noise made it x; no denoiser has a smaller squared error."""
         of_each = self.means - (self.covariances @ self._pulls(x, noise_std)[..., None])[..., 0]
         return (self._shares(x, y, noise_std) * of_each).sum((1, 2)).view_as(x).to(x)
 
     def guided(
-        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, "b"], w: float, noise_std: float = 0.0
-    ) -> Float[Tensor, "b"]:
+        self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"], w: float, noise_std: float = 0.0
+    ) -> Float[Tensor, " b"]:
         """log p(x | y)^(1 + w) / p(x)^w, which classifier-free guidance is said to sample from; not normalised."""
         return (1 + w) * self.log_prob(x, y, noise_std) - w * self.log_prob(x, None, noise_std)
 

@@ -72,7 +72,7 @@ def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int =
     Image.fromarray(pixels).save(path)
 
 
-def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
     """Mirror each image left to right with probability 1/2; also says which were."""
     mirrored = noise.uniform("flip") < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x), mirrored
@@ -80,7 +80,7 @@ def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "
 
 def prepare(
     items: UInt8[Tensor, "b c h w"], noise: StepNoise, mirror: bool = False
-) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
     """Images of a training step in [-1, 1], each mirrored with probability 1/2 where `mirror` is; also says which were."""
     x = to_float(items)
     return flip(x, noise) if mirror else (x, torch.zeros(len(x), dtype=torch.bool, device=x.device))

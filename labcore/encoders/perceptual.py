@@ -78,11 +78,11 @@ class MultiStage:
     def __init__(self, encoder: Encoder, size: int = SIZE, stages: tuple[int, ...] = STAGES, most: int = MOST):
         self.encoder, self.size, self.stages, self.most = encoder, size, stages, most
 
-    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, " n"]:
         rows = some(noise, self.most)
         return self.compare(*crops(ours, theirs, noise, self.size, rows)) if rows else ours.new_zeros(0)
 
-    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, " n"]:
         _follow(self.encoder, ours)
         # one side after the other: what is compared with needs no gradient, and then keeps nothing for one
         sides = (self.encoder.maps(x, self.stages, self.size).values() for x in (ours, theirs))
@@ -98,10 +98,10 @@ class Pooled:
     def __init__(self, encoder: Encoder):
         self.encoder, self.size = encoder, encoder.spec.input_size
 
-    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, " n"]:
         return self.compare(*crops(ours, theirs, noise, self.size))
 
-    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, " n"]:
         _follow(self.encoder, ours)
         return (self.encoder.pooled(ours) - self.encoder.pooled(theirs)).square().sum(1)
 
@@ -114,10 +114,10 @@ class Lpips:
     def __init__(self, network: torch.nn.Module):
         self.network = network.eval().requires_grad_(False)
 
-    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, "n"]:
+    def __call__(self, ours: Tensor, theirs: Tensor, noise: StepNoise) -> Float[Tensor, " n"]:
         return self.compare(*crops(ours, theirs, noise, self.size))
 
-    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, "n"]:
+    def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, " n"]:
         ours, theirs = (x.float().expand(-1, 3, -1, -1) for x in (ours, theirs))
         self.network.to(ours.device)
         with torch.autocast(ours.device.type, enabled=False):

@@ -20,15 +20,15 @@ class Kept(NamedTuple):
     back: Float[Tensor, "b k H W"]
     raw: Float[Tensor, "b r h w"]
     final: Float[Tensor, "b c h w"]
-    psnr: Float[Tensor, "b"]
+    psnr: Float[Tensor, " b"]
 
 
 class Spectrum(NamedTuple):
     """Mean power by frequency: of the images, and of what the autoencoder changes; cycles: frequencies, per image side."""
 
-    cycles: Float[Tensor, "f"]
-    images: Float[Tensor, "f"]
-    lost: Float[Tensor, "f"]
+    cycles: Float[Tensor, " f"]
+    images: Float[Tensor, " f"]
+    lost: Float[Tensor, " f"]
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def keep(codec: Codec, x: Float[Tensor, "b k H W"], chunk: int = 64) -> Kept:
     return Kept(back, raw, final, psnr(x, back))
 
 
-def psnr(x: Float[Tensor, "b k H W"], other: Float[Tensor, "b k H W"]) -> Float[Tensor, "b"]:
+def psnr(x: Float[Tensor, "b k H W"], other: Float[Tensor, "b k H W"]) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio of each image in dB: 10 log10(2^2 / mean squared error), values being in [-1, 1]."""
     return 10 * (4 / (x - other).square().mean((1, 2, 3)).clamp_min(1e-12)).log10()
 

@@ -39,7 +39,7 @@ def bayes_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
     return scores
 
 
-def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b"]:
+def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """The class that makes each clean image most likely."""
     return bayes_scores(flow, x).argmax(dim=1)
 

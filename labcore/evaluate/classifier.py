@@ -71,7 +71,7 @@ class Classifier(Pretrained, nn.Module):
 
 @torch.no_grad()
 def recognised(
-    classifier: Classifier, x: Float[Tensor, "n c h w"], y: Int[Tensor, "n"], batch_size: int = 500
+    classifier: Classifier, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], batch_size: int = 500
 ) -> Accuracy:
     """Share of the images that are recognised as of their class, with its 95% interval.
 

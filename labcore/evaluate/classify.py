@@ -50,7 +50,7 @@ def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
     return scores
 
 
-def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b"]:
+def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """The class with the largest of `class_scores` for each clean image, int64."""
     return class_scores(flow, x).argmax(dim=1)
 

@@ -55,7 +55,7 @@ class Sampling(Config):
             raise ValueError('classes was empty; give "each", "none", or class numbers')
         return self
 
-    def labels(self, flow: Sampler, part: range) -> Int64[Tensor, "b"] | None:
+    def labels(self, flow: Sampler, part: range) -> Int64[Tensor, " b"] | None:
         """Classes of the images `part`; None where they have none."""
         k = flow.config.num_classes
         if self.classes == "none" or (self.classes == "each" and k == 0):
@@ -89,7 +89,7 @@ class Sampling(Config):
 class SampleSet:
     """Drawn images with the interface of a data set: len, `__getitems__`, fingerprint; uint8 (n, c, h, w) mapped from disk."""
 
-    def __init__(self, store: Store, labels: Int64[Tensor, "n"], made: dict[str, Any]):
+    def __init__(self, store: Store, labels: Int64[Tensor, " n"], made: dict[str, Any]):
         self.store, self.labels, self.made = store, labels, made
         self.images: UInt8[Tensor, "n c h w"] = store["images"]
         self.name, self.split = "samples", store.folder.name
@@ -97,7 +97,7 @@ class SampleSet:
     def __len__(self) -> int:
         return self.store.rows
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, "b"]]:
+    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
         """A batch: images, and their classes (-1 for none)."""
         index = torch.as_tensor(indices)
         return self.images[index], self.labels[index]

@@ -84,9 +84,9 @@ class ProbeReport(NamedTuple):
 
 def linear_probe(
     train_features: Float[Tensor, "n width"],
-    train_labels: Int[Tensor, "n"],
+    train_labels: Int[Tensor, " n"],
     test_features: Float[Tensor, "m width"],
-    test_labels: Int[Tensor, "m"],
+    test_labels: Int[Tensor, " m"],
     num_classes: int,
     config: ProbeConfig | None = None,
     seed: int = 0,

@@ -38,7 +38,7 @@ MOST_FEATURES = 10_000
 class Moments:
     """mean (d,) and covariance (d, d) of n rows, float64, unbiased."""
 
-    mean: Float64[Tensor, "d"]
+    mean: Float64[Tensor, " d"]
     cov: Float64[Tensor, "d d"]
     n: int
 
@@ -105,7 +105,7 @@ def image_features(
     return store.fill_in_turn(compute, progress)
 
 
-def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, "m"] | None = None) -> Moments:
+def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, " m"] | None = None) -> Moments:
     """Mean and covariance of the rows (of those at `index`), in float64, some thousand rows in memory at a time.
 
     Raises ValueError for fewer than 2 rows, and `labcore.finite.NotFinite` for rows that are not finite.

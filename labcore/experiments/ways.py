@@ -88,7 +88,9 @@ def data_of(flow: str) -> Data:
     return own_data.data_of(flow, config)
 
 
-def noise(flow: TarFlow, num: int, seed: int, first: int = 0) -> tuple[Float[Tensor, "n t d"], Int[Tensor, "n"] | None]:
+def noise(
+    flow: TarFlow, num: int, seed: int, first: int = 0
+) -> tuple[Float[Tensor, "n t d"], Int[Tensor, " n"] | None]:
     """z of the images first ... first + num - 1 of a seed, as `labcore.sample` has it, and their classes, each in turn."""
     c = flow.config
     z = prior_noise(flow, seed, range(first, first + num))
@@ -182,7 +184,7 @@ def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
     return known
 
 
-def nearest(drawn: Any, train: Any, num: int) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+def nearest(drawn: Any, train: Any, num: int) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """Row and root mean square distance, on [-1, 1], of the training image nearest to each of the first `num` drawn ones."""
     first = drawn.__getitems__(range(min(num, len(drawn))))[0]
     a, b = to_float(first).flatten(1), to_float(to_memory(train).images).flatten(1)
@@ -233,7 +235,7 @@ def paper_flops(size: str = "b") -> dict[str, int]:
     return found
 
 
-def some_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"] | None]:
+def some_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"] | None]:
     """Up to `num` images, spread over a data set, on the flow's device, and their classes where the flow has any."""
     batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return batch.x, batch.y

@@ -23,7 +23,7 @@ from labcore.kernels.affine import affine_forward
 from labcore.nn.embed import ClassEmbedding, rope_table
 from labcore.nn.layer import TransformerLayer, without_autocast
 
-Labels = Int[Tensor, "b"] | Float[Tensor, "b k"] | None
+Labels = Int[Tensor, " b"] | Float[Tensor, "b k"] | None
 """Class labels (NULL = -1 is "no class"), rows of class probabilities, or None: no class for the whole batch."""
 
 
@@ -72,7 +72,7 @@ class MetaBlock(nn.Module):
         self,
         u: Float[Tensor, "b t d"],
         condition: Float[Tensor, "#b width"] | None,
-        temperature: Float[Tensor, "b"] | None = None,
+        temperature: Float[Tensor, " b"] | None = None,
         hiddens: dict[int, Tensor | None] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d"]]:
         """(log_scale, shift) of the tokens that FOLLOW each token of `u`, all in the block's own order.
@@ -115,7 +115,7 @@ class MetaBlock(nn.Module):
         hiddens = {number: self.permute(h) for number, h in hiddens.items()}
         return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
 
-    def own_order(self, table: Float[Tensor, "t *width"]) -> Float[Tensor, "t *width"]:
+    def own_order(self, table: Float[Tensor, " t *width"]) -> Float[Tensor, " t *width"]:
         """A table with one row a token, from raster order to the block's own order."""
         return table.flip(0) if self.reverse else table
 

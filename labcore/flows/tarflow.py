@@ -78,7 +78,7 @@ class TarFlow(Pretrained, nn.Module):
             hiddens.update({(number, layer): h for layer, h in out.hiddens.items()})
         return FlowOutput(tokens, log_det, tuple(latents), hiddens)
 
-    def log_prob(self, x: Float[Tensor, "b c h w"], y: Labels = None) -> Float[Tensor, "b"]:
+    def log_prob(self, x: Float[Tensor, "b c h w"], y: Labels = None) -> Float[Tensor, " b"]:
         """log p(x | y) in nats, the density in pixel space with pixels in [-1, 1]. Raises as the flow itself."""
         out = self(x, y)
         nats = self.log_prior(out.z) + out.log_det
@@ -88,7 +88,7 @@ class TarFlow(Pretrained, nn.Module):
             )
         return nats
 
-    def log_prior(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, "b"]:
+    def log_prior(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
         """log N(z; 0, prior_var) in nats; prior_var is 1 except for volume-preserving flows, which learn it."""
         var = self.prior_var.to(z.dtype)
         return -0.5 * (z.square() / var + var.log() + math.log(2 * math.pi)).sum(dim=(1, 2))

@@ -31,13 +31,13 @@ class KVCache:
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(layers)]
         self.length = 0
 
-    def copy_from(self, rows: Int[Tensor, "r"], other: KVCache) -> None:
+    def copy_from(self, rows: Int[Tensor, " r"], other: KVCache) -> None:
         """The first sequences become sequences `rows` of another cache, as far as that is filled."""
         self.length = other.length
         for mine, theirs in self._with(other):
             mine[: len(rows), :, : self.length] = theirs[rows, :, : self.length]
 
-    def put(self, rows: Int[Tensor, "r"], part: KVCache, since: int, until: int) -> None:
+    def put(self, rows: Int[Tensor, " r"], part: KVCache, since: int, until: int) -> None:
         """Tokens since ... until - 1 of sequences `rows` as the first ones of `part` have them."""
         for mine, theirs in self._with(part):
             mine[rows, :, since:until] = theirs[: len(rows), :, since:until]
@@ -59,7 +59,7 @@ class BlockDecoder:
         self,
         block: MetaBlock,
         condition: Float[Tensor, "#b width"] | None,
-        temperature: Float[Tensor, "b"] | None = None,
+        temperature: Float[Tensor, " b"] | None = None,
     ):
         self.block, self.heads, self.head_dim = block, block.heads, block.head_dim
         bias = block.token_in.bias if block.position is None else block.own_order(block.position) + block.token_in.bias
@@ -74,7 +74,7 @@ class BlockDecoder:
         shape = (batch, self.heads, tokens, self.head_dim)
         return KVCache(len(self.layers), shape, like.new_empty(0, dtype=computed_in(like)))
 
-    def take(self, rows: Int[Tensor, "r"]) -> BlockDecoder:
+    def take(self, rows: Int[Tensor, " r"]) -> BlockDecoder:
         """The same block for these sequences alone."""
         part = copy.copy(self)
         if self.condition is not None and len(self.condition) > 1:

@@ -207,7 +207,7 @@ def _reporter(block: MetaBlock, number: int, report: Report | None) -> Callable:
     if report is None:
         return lambda *_: None
 
-    def told(solving: _Solving, rows: Int[Tensor, "r"], first: int, last: int, change: list[float] | None) -> None:
+    def told(solving: _Solving, rows: Int[Tensor, " r"], first: int, last: int, change: list[float] | None) -> None:
         found = None if change is None else torch.tensor(change)
         report(Sweep(number, solving.sweeps, first, last, rows, block.permute(solving.x).clone(), found))
 

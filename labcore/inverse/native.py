@@ -66,7 +66,7 @@ def solve(
     z: Float[Tensor, "b t d"],
     y: Labels,
     g: Float[Tensor, "b 1"] | None,
-    weights: Float[Tensor, "t"],
+    weights: Float[Tensor, " t"],
     attn_temp: float = 1.0,
     threads: int | None = None,
 ) -> Float[Tensor, "b t d"]:
@@ -114,7 +114,7 @@ class Packed:
         linears = [self._linear(*getattr(layer, name)) for name in ("qkv", "out", "up", "down")]
         return _Layer(*linears, layer.eps, layer.centred, layer.gelu)
 
-    def _linear(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None) -> _Linear:
+    def _linear(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> _Linear:
         outputs, inputs = weight.shape
         filled = weight.new_zeros(-(-outputs // PANEL) * PANEL, inputs)
         filled[:outputs] = weight

@@ -30,7 +30,7 @@ class GuidedParams:
         y: Labels,
         z: Float[Tensor, "b t d"],
         g: Float[Tensor, "b 1"] | None,
-        weights: Float[Tensor, "t"],
+        weights: Float[Tensor, " t"],
         attn_temp: float = 1.0,
         decoder: type[BlockDecoder] = BlockDecoder,
     ):
@@ -44,7 +44,7 @@ class GuidedParams:
         """Forget all but the first `length` tokens that were given."""
         self.cache.length = length
 
-    def take(self, rows: Int[Tensor, "r"]) -> GuidedParams:
+    def take(self, rows: Int[Tensor, " r"]) -> GuidedParams:
         """The parameters of these images alone, after the same tokens; a copy."""
         part = copy.copy(self)
         both = rows if self.g is None else torch.cat([rows, rows + self.images])
@@ -54,7 +54,7 @@ class GuidedParams:
         part.cache.copy_from(both, self.cache)
         return part
 
-    def put(self, rows: Int[Tensor, "r"], part: GuidedParams, since: int, until: int) -> None:
+    def put(self, rows: Int[Tensor, " r"], part: GuidedParams, since: int, until: int) -> None:
         """Tokens since ... until - 1 as `part`, which was taken for these images, has seen them."""
         both = rows if self.g is None else torch.cat([rows, rows + self.images])
         self.cache.put(both, part.cache, since, until)
@@ -75,7 +75,7 @@ class GuidedParams:
 
 def branches(
     block: MetaBlock, y: Labels, z: Float[Tensor, "b t d"], g: Float[Tensor, "b 1"] | None, attn_temp: float
-) -> tuple[Float[Tensor, "#n width"] | None, Float[Tensor, "n"] | None]:
+) -> tuple[Float[Tensor, "#n width"] | None, Float[Tensor, " n"] | None]:
     """(condition, temperature) of a batch's rows: b of them, or 2b with guidance. None: the block has no classes; all are 1."""
     b, condition, temperature = len(z), block.condition(y), None
     if g is None:

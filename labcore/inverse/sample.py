@@ -47,7 +47,7 @@ Sampler = TarFlow | OnePass
 def sample(
     flow: Sampler,
     num: int = 16,
-    y: int | Int[Tensor, "b"] | None = None,
+    y: int | Int[Tensor, " b"] | None = None,
     guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0,
     noise_std: float | None = None,
     seed: int | None = None,
@@ -141,7 +141,7 @@ def check_one_pass(
         )
 
 
-def as_labels(flow: Sampler, y: int | Tensor | None, num: int) -> Int[Tensor, "b"] | None:
+def as_labels(flow: Sampler, y: int | Tensor | None, num: int) -> Int[Tensor, " b"] | None:
     """Labels (num,) on the flow's device, with their range checked; None stays None."""
     if y is None:
         return None

@@ -107,7 +107,7 @@ def invert_block(
     z: Float[Tensor, "b t d"],
     y: Labels,
     g: Float[Tensor, "b 1"] | None,
-    weights: Float[Tensor, "t"],
+    weights: Float[Tensor, " t"],
     attn_temp: float,
     method: Method,
     compiled: bool | None = None,

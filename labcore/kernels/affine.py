@@ -23,7 +23,7 @@ def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def affine_forward(
     x: Float[Tensor, "b t d"], log_scale: Float[Tensor, "b t d"], shift: Float[Tensor, "b t d"]
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, " b"]]:
     """z = (x - shift) exp(-log_scale) and its log-determinant: per-image sum, nats, float32 or better."""
     x, log_scale, shift = at_least_float32(x, log_scale, shift)
     if dispatch.by_triton(x, log_scale, shift):

@@ -19,7 +19,7 @@ CHUNK = 1024
 
 def affine_forward(
     x: Float[Tensor, "b t d"], log_scale: Float[Tensor, "b t d"], shift: Float[Tensor, "b t d"]
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, " b"]]:
     """As `labcore.kernels.affine.affine_forward` on tensors of one dtype; it can be differentiated once."""
     return _Affine.apply(x, log_scale, shift)
 

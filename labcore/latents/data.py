@@ -94,7 +94,7 @@ class LatentData:
 
     def prepare(
         self, items: Float[Tensor, "b v r h w"], noise: StepNoise
-    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
         """Final latents of a training step, drawn from the autoencoder's posterior; mirrored with probability 1/2."""
         mirrored = torch.zeros(len(items), dtype=torch.bool, device=items.device)
         if self.mirror:

@@ -22,7 +22,7 @@ class CausalSelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b t width"],
         rope: Float[Tensor, "t e 2"] | None = None,
-        temperature: Float[Tensor, "b"] | None = None,
+        temperature: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t width"]:
         """Each token sees itself and those before it. The logits of image b are divided by temperature[b]."""
         b, t, _ = x.shape

@@ -19,7 +19,7 @@ class ClassEmbedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_classes, width) * 1e-2)  # std 0.01 as in ml-tarflow
 
-    def forward(self, y: Int[Tensor, "b"] | Float[Tensor, "b k"] | None) -> Float[Tensor, "#b width"]:
+    def forward(self, y: Int[Tensor, " b"] | Float[Tensor, "b k"] | None) -> Float[Tensor, "#b width"]:
         if y is None:
             return self.weight.mean(dim=0, keepdim=True)
         if y.is_floating_point():

@@ -81,7 +81,7 @@ class TransformerLayer(nn.Module):
         self,
         x: Float[Tensor, "b t width"],
         rope: Float[Tensor, "t e 2"] | None = None,
-        temperature: Float[Tensor, "b"] | None = None,
+        temperature: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t width"]:
         x = x + self.attention(self.attention_norm(x), rope, temperature)
         return x + self.mlp(self.mlp_norm(x))

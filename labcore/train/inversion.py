@@ -42,7 +42,7 @@ class Inversion(nn.Module):
         config: InversionConfig,
         model: BackwardConfig,
         flow: TarFlow,
-        block_rms: Float[Tensor, "s"],
+        block_rms: Float[Tensor, " s"],
         label_dropout: float = 0.1,
         perceptual: Mapping[str, PerceptualDistance] | None = None,
         decode: Callable[[Tensor], Tensor] = lambda x: x,
@@ -88,7 +88,7 @@ class Inversion(nn.Module):
         logs |= {f"seconds/{part}": torch.full_like(loss, seconds) for part, seconds in watch.seconds().items()}
         return loss, logs
 
-    def mean(self, name: str, values: Float[Tensor, "n"], noise: StepNoise) -> Float[Tensor, ""]:
+    def mean(self, name: str, values: Float[Tensor, " n"], noise: StepNoise) -> Float[Tensor, ""]:
         """This micro-batch's part of the mean over all images of the step that are compared; micro-batches average to it."""
         most = getattr(self.perceptual.get(name), "most", None)
         if most is None:
@@ -108,7 +108,7 @@ class Inversion(nn.Module):
         most = model.config.max_guidance
         return model.blended(z, y, draw_guidance(noise, most, y)) if most else model(z, y)
 
-    def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, "n"]]:
+    def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, " n"]]:
         """Distances of pictures; of latents, those that the autoencoder makes of both."""
         rows = self._compared(x, noise)
         with torch.no_grad():
@@ -116,7 +116,7 @@ class Inversion(nn.Module):
         ours = _at(rows, self.decode(x[rows]), len(x))
         return {name: self.perceptual[name](ours, theirs, noise) for name in self.config.perceptual}
 
-    def _compared(self, x: Tensor, noise: StepNoise) -> Int[Tensor, "n"]:
+    def _compared(self, x: Tensor, noise: StepNoise) -> Int[Tensor, " n"]:
         """Rows of this micro-batch that any distance looks at, the first where it is none."""
         most = [self.perceptual[name].most for name in self.config.perceptual]
         if None in most:
@@ -124,13 +124,13 @@ class Inversion(nn.Module):
         rows = sorted({row for each in most for row in some(noise, each)}) or [0]
         return torch.tensor(rows).to(x.device, non_blocking=True)
 
-    def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, "b"]]:
+    def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, " b"]]:
         """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
         by = scales(targets, self.config.normalise, self.block_rms)
         return dict(zip(self.names, squared_errors(out.states, targets, by), strict=True))
 
 
-def _at(rows: Int[Tensor, "n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
+def _at(rows: Int[Tensor, " n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
     """Images in their rows of a batch, zeros in the others."""
     return images.new_zeros(total, *images.shape[1:]).index_copy(0, rows, images)
 
@@ -145,7 +145,7 @@ def check_pair(flow: TarFlow, model: BackwardConfig) -> None:
 
 
 @torch.no_grad()
-def measure_rms(flow: TarFlow, batch: Batch, noise: StepNoise, denoiser: bool) -> Float[Tensor, "s"]:
+def measure_rms(flow: TarFlow, batch: Batch, noise: StepNoise, denoiser: bool) -> Float[Tensor, " s"]:
     """Root mean square of each state of the flow over a batch: the constants of normalise "block"."""
     taught = trajectory(flow, noised(flow, batch.x, noise), batch.y, batch.x)
     return rms(taught.targets(denoiser)).square().mean(1).sqrt()

@@ -67,7 +67,7 @@ def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Floa
     return x + flow.config.noise_std * noise.normal("noise", shape)
 
 
-def drop_labels(y: Int[Tensor, "b"] | None, probability: float, noise: StepNoise) -> Int[Tensor, "b"] | None:
+def drop_labels(y: Int[Tensor, " b"] | None, probability: float, noise: StepNoise) -> Int[Tensor, " b"] | None:
     """Labels replaced by NULL with the given probability."""
     if y is None or probability == 0:
         return y

@@ -62,7 +62,7 @@ class Cached:
             for flipped in ((False, True) if mirror else (False,))
         ]
 
-    def read(self, rows: Int[Tensor, "b"]) -> tuple[Float[Tensor, "b t width"], ...]:
+    def read(self, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b t width"], ...]:
         """Tokens of images, and of these mirrored: a loader's processes may read them with the images."""
         return tuple(tokens[rows] for tokens in self.tokens)
 

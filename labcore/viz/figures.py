@@ -190,7 +190,7 @@ def training_curve(records: Sequence[Mapping[str, Any]], density: str = "") -> F
 
 
 @_styled
-def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, "b"]) -> Figure:
+def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Figure:
     """How clearly a flow classifies: log p(x | true class) minus that of the best wrong class, in nats, over b images.
 
     scores: log p(x | k) for each class, of `labcore.evaluate.bayes_scores`. Above 0 is classified right. The axis is cut

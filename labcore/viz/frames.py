@@ -84,7 +84,7 @@ def solving(
     serial: Float[Tensor, "b c h w"],
     parallel: Float[Tensor, "b c h w"],
     known: tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]],
-    errors: Float[Tensor, "t"],
+    errors: Float[Tensor, " t"],
     steps: tuple[int, int],
     block: int,
 ) -> Figure:
@@ -141,12 +141,12 @@ EDGES = torch.linspace(-4, 4, 65)
 """Of a histogram's bins."""
 
 
-def _density(x: Tensor) -> Float[Tensor, "bins"]:
+def _density(x: Tensor) -> Float[Tensor, " bins"]:
     counts = torch.histogram(x.detach().double().cpu().flatten(), EDGES.double()).hist
     return counts / x.numel() / (EDGES[1] - EDGES[0])
 
 
-def _histogram(axes: Axes, density: Float[Tensor, "bins"], top: float) -> None:
+def _histogram(axes: Axes, density: Float[Tensor, " bins"], top: float) -> None:
     """Density of values beside the standard normal one."""
     axes.stairs(density.tolist(), EDGES.tolist(), fill=True, color="#9DC3E6")
     middle = torch.linspace(-4, 4, 200)

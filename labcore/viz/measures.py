@@ -121,7 +121,7 @@ def alignment_by_site(
 
 @_styled
 def first_order(
-    slopes: Float[Tensor, "b k"], changes: Mapping[str, Float[Tensor, "b k"]], labels: Int[Tensor, "b"]
+    slopes: Float[Tensor, "b k"], changes: Mapping[str, Float[Tensor, "b k"]], labels: Int[Tensor, " b"]
 ) -> Figure:
     """What a linear step predicts against what a step of some length measures, a panel a length; a dot an image and class.
 
@@ -152,7 +152,7 @@ def first_order(
 
 
 @_styled
-def confusions(labels: Int[Tensor, "b"], found: Mapping[str, Int[Tensor, "b"]], classes: Sequence[str]) -> Figure:
+def confusions(labels: Int[Tensor, " b"], found: Mapping[str, Int[Tensor, " b"]], classes: Sequence[str]) -> Figure:
     """How many percent of each true class (rows, each sums to 100) got which answer (columns), one table a classifier.
 
     labels, found: true and given classes of the same b images. Below 1% a cell is empty.

@@ -36,7 +36,7 @@ def mesh(side: int, reach: float) -> Float[Tensor, "n 2"]:
 
 @_styled
 def heat(
-    found: Mapping[str, Float[Tensor, "n"]],
+    found: Mapping[str, Float[Tensor, " n"]],
     reach: float,
     label: str,
     axes_of: tuple[str, str] = PIXELS,
@@ -62,7 +62,7 @@ def heat(
 
 
 @_styled
-def clouds(found: Mapping[str, tuple[Tensor, Int[Tensor, "n"]]], reach: float, classes: Sequence[str]) -> Figure:
+def clouds(found: Mapping[str, tuple[Tensor, Int[Tensor, " n"]]], reach: float, classes: Sequence[str]) -> Figure:
     """Points and their classes, a panel a name; colours and markers tell the classes, and a line how many lie outside."""
     figure, panels = _panels(found, PIXELS)
     for axes, (points, labels) in zip(panels, found.values(), strict=True):

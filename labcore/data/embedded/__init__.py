@@ -18,7 +18,7 @@ SHA256 = {
     "test": "8e8b02fc2db0ff9ed2d481ff30f8bd7cc5c88205cb131d7f4a0c19448f6957c9",
 }
 
-Arrays = tuple[UInt8[np.ndarray, "n 28 28"], UInt8[np.ndarray, "n"]]
+Arrays = tuple[UInt8[np.ndarray, "n 28 28"], UInt8[np.ndarray, " n"]]
 
 
 def read(split: str) -> Arrays:
@@ -53,6 +53,6 @@ def unpack() -> dict[str, Arrays]:
     }
 
 
-def sha256(images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, "n"]) -> str:
+def sha256(images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"]) -> str:
     """Hex sha256 over the images' bytes in C order followed by the labels' bytes."""
     return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()

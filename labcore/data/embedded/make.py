@@ -18,8 +18,8 @@ from labcore.data import embedded, fashion_mnist
 
 
 def select(
-    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, "n"], per_class: int
-) -> tuple[UInt8[np.ndarray, "m 28 28"], UInt8[np.ndarray, "m"]]:
+    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"], per_class: int
+) -> tuple[UInt8[np.ndarray, "m 28 28"], UInt8[np.ndarray, " m"]]:
     """The first `per_class` images of each class, in their order. Raises ValueError if a class has fewer."""
     picked = [np.flatnonzero(labels == label)[:per_class] for label in range(len(fashion_mnist.CLASSES))]
     short = [name for name, index in zip(fashion_mnist.CLASSES, picked, strict=True) if len(index) < per_class]
