@@ -19,6 +19,7 @@ from labcore.experiments.smoke import small_measuring
 from labcore.nn.pretrained import CONFIG
 from labcore.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.background import train_streamed
+from labcore.runs.configure import as_named
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
 from labcore.runs.train_flow import spread
@@ -237,6 +238,9 @@ def test_a_papers_numbers_and_its_line():
         ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0]), 36.93, []),
         ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0, 0.5]), 6.90, []),
         ("biflow-256-b-naive", Measuring(50_000, [0.5]), 43.41, ["the paper's number has none"]),
+        ("biflow-256-b-no-denoiser", Measuring(50_000), 100.51, []),
+        ("biflow-256-b-no-denoiser", Measuring(50_000, denoising="none"), 100.51, []),
+        ("biflow-256-b-no-denoiser", Measuring(50_000, denoising="score"), 42.62, []),
     ],
 )
 def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences):
@@ -246,9 +250,9 @@ def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences)
     assert len(found) == len(differences) and all(part in one for part, one in zip(differences, found, strict=True))
 
 
-def test_a_learned_inverse_has_no_denoising_by_a_flow():
+def test_a_learned_inverse_has_no_noise_std():
     with pytest.raises(ValueError, match=r"noise_std was 0\.1; a learned inverse has none"):
-        Measuring(2000, noise_std=0.1).check(is_flow=False)
+        Measuring(2000, noise_std=0.1).check(as_named("biflow-16-w64-naive")[0].model)
     assert Measuring(2000, noise_std=0.1).sampling(0.0, True, 0).noise_std == 0.1
 
 

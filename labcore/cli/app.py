@@ -12,7 +12,7 @@ import typer
 
 from labcore.cli import campaign, draw, importing, plan, rehearse
 from labcore.cli.command_group import Commands
-from labcore.cli.draw import COMPILED_HELP, Model, Tf32, device
+from labcore.cli.draw import COMPILED_HELP, DenoisedBy, Model, Tf32, device
 from labcore.terminal import printable
 
 app = typer.Typer(
@@ -156,6 +156,7 @@ def evaluate(
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
     noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    denoising: DenoisedBy = None,
     seed: Annotated[
         int, typer.Option(help="Of the noise: image i is a function of seed and i.", min=0, max=2**32 - 1)
     ] = 0,
@@ -168,12 +169,12 @@ def evaluate(
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.data.class_names import class_numbers
     from labcore.evaluate.generate import Sampling
+    from labcore.runs.denoising import find_denoised
     from labcore.runs.evaluation import check_out, evaluate_model, plan
-    from labcore.runs.models import find_sampler
     from labcore.runs.own_data import source_of
     from labcore.runs.progress import show_progress, table
 
-    flow = find_sampler(model).to(device())
+    flow = find_denoised(model, denoising).to(device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     plan(names, flow, num_samples)
     sampling = None

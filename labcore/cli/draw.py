@@ -21,6 +21,8 @@ COMPILED_HELP = (
     "CUDA graph on CUDA (untested on GPU)."
 )
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+DENOISING_HELP = "Of a learned inverse without a denoising block: score (of the flow it inverts) or none. Default none."
+DenoisedBy = Annotated[str | None, typer.Option(help=DENOISING_HELP)]
 Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 for float32 products and convolutions on a GPU.")]
 
 
@@ -48,6 +50,7 @@ def sample(
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
     noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    denoising: DenoisedBy = None,
     seed: Annotated[int, typer.Option(help="Image i is a function of seed and i.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 100,
     solver: Annotated[
@@ -67,14 +70,17 @@ def sample(
     from labcore.jsonfile import write_json
     from labcore.latents import pixel_shape, to_pixels
     from labcore.provenance import weights_hash
-    from labcore.runs.models import find_sampler, solver_settings
+    from labcore.runs.denoising import find_denoised
+    from labcore.runs.models import solver_settings
     from labcore.runs.train_flow import check_writable
     from labcore.terminal import printable
 
-    flow = find_sampler(model).to(device())
+    flow = find_denoised(model, denoising).to(device())
     settings = dict(classes=classes, guidance=guidance, denoiser_guidance=denoiser_guidance, schedule=schedule)
     settings |= dict(attn_temp=attn_temp, noise_std=noise_std, seed=seed, solver=solver, tolerance=tolerance)
     settings |= dict(model=weights_hash(flow)) | ({"tf32": True} if tf32 and flow.device.type == "cuda" else {})
+    if denoising == "score":
+        settings["denoised_by"] = flow.denoised_by()
     out = samples_folder(model, settings) if out is None else out
     check_writable(out)
     claim_images(out, settings)

@@ -25,6 +25,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.sample import Sampler, check_one_pass, sample
+from labcore.inverse.score_denoised import ScoreDenoised
 from labcore.inverse.solve import way_of
 from labcore.latents import codec_of, pixel_shape, to_pixels
 from labcore.store import Progress, Rows, Store, cache_folder
@@ -66,7 +67,8 @@ class Sampling(Config):
     def describe(self, flow: Sampler) -> dict[str, Any]:
         """The settings as they apply to `flow`: what a record holds and what the images are keyed by.
 
-        A learned inverse lacks `EXACT_ONLY`; of latents there is what decodes them. `compiled` is the way that it means on
+        A learned inverse lacks `EXACT_ONLY`; `denoised_by` is the flow whose score denoises its images, where one does. Of
+        latents there is what decodes them. `compiled` is the way that it means on
         the flow's device (`labcore.inverse.solve.way_of`), and is left out where that is "plain": images and records that were
         made before there was a choice say the same. Raises as `noise_level`, or as `check_one_pass`.
         """
@@ -83,6 +85,8 @@ class Sampling(Config):
                 del values["compiled"]
             return values
         check_one_pass(**{name: values.pop(name) for name in EXACT_ONLY})
+        if isinstance(flow, ScoreDenoised):
+            values["denoised_by"] = flow.denoised_by()
         return values
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from labcore import provenance
 from labcore.evaluate.fidelity import METRICS, Measure
+from labcore.inverse.sample import Sampler
 from labcore.jsonfile import read_json
-from labcore.nn.pretrained import Pretrained
 
 SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "training_free_accuracy"}
 """Metric of the test set -> the part that holds it."""
 
 
-def identity(model: Pretrained) -> dict[str, str]:
+def identity(model: Sampler) -> dict[str, str]:
     """Which model it is: 16 hex digits each of its weights and its configuration."""
     config = json.dumps(model.config.computation(), sort_keys=True)
     return {"weights": provenance.weights_hash(model), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}

@@ -63,6 +63,9 @@ def drawn_otherwise(paper: Paper, how: Measuring) -> list[str]:
     if paper.noise_std and (how.noise_std is None or not math.isclose(how.noise_std, paper.noise_std, abs_tol=1e-4)):
         denoised = "the flow's own noise_std" if how.noise_std is None else f"noise_std {how.noise_std:g}"
         found.append(f"Denoised with {denoised} and not {paper.noise_std:g}.")
+    if "score" in (how.denoising, paper.denoising) and how.denoising != paper.denoising:
+        by_score = how.denoising == "score"
+        found.append(f"The flow's score denoises {'these images' if by_score else 'the images of the paper'} only.")
     return found
 
 

@@ -111,7 +111,7 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: Meas
     """
     _check_settings(preset, settings)
     config, _ = as_named(preset, settings)
-    how.check(isinstance(config, RunConfig))
+    how.check(config.model)
     if small:
         return
     _needed(preset, data_path, settings)

@@ -16,6 +16,7 @@ from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.experiments.recipe import prepare
 from labcore.runs.background import train_streamed
+from labcore.runs.denoising import Denoising
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring, measured
 from labcore.runs.train_flow import check_new
@@ -44,11 +45,11 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     return found
 
 
-def small_measuring(config: AnyRun, folder: Path) -> Measuring:
+def small_measuring(config: AnyRun, folder: Path, denoising: Denoising | None = None) -> Measuring:
     """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
     training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
     """
     images, path = Data.of(config.data).split("test"), folder / "reference.safetensors"
     save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)
     guidance = min(0.5, getattr(config.model, "max_guidance", 0.5)) if config.model.num_classes else 0.0
-    return Measuring(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED)
+    return Measuring(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED, denoising=denoising)

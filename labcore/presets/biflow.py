@@ -129,8 +129,8 @@ ARMS = (
     Arm(
         "no-denoiser",
         (
-            UNGUIDED("denoising", 100.51, note="no denoising"),
-            UNGUIDED("denoising", 42.62, note="denoised by the flow's score"),
+            UNGUIDED("denoising", 100.51, denoising="none"),
+            UNGUIDED("denoising", 42.62, denoising="score"),
         ),
         "FID 100.3 (efflite0), 60% recognised",
         model=dict(denoiser=False),

@@ -13,6 +13,7 @@ class Paper(NamedTuple):
 
     How the images were drawn: samples: their number. guidance: its scale, 0 for none, "chosen" for one that the paper searched
     or does not say. noise_std: of denoising; attn_temp: of the branch without classes. None where the paper does not say.
+    denoising: of a learned inverse's images, by the "score" of its flow or "none"; None: by its own block, where it has one.
     """
 
     where: str = ""
@@ -26,6 +27,7 @@ class Paper(NamedTuple):
     guidance: float | Literal["chosen"] | None = None
     noise_std: float | None = None
     attn_temp: float | None = None
+    denoising: Literal["score", "none"] | None = None
 
     def numbers(self) -> dict[str, float]:
         """The numbers by the names that measures have, accuracy as a share."""
@@ -48,6 +50,8 @@ class Paper(NamedTuple):
         found = [guided.get(self.guidance, f"guidance {self.guidance}")] if self.guidance is not None else []
         found += [f"attn_temp {self.attn_temp:g}"] if self.attn_temp is not None else []
         found += [f"denoised with noise_std {self.noise_std:g}"] if self.noise_std is not None else []
+        by = {"score": ["denoised by the flow's score"], "none": ["no denoising"], None: []}
+        found += by[self.denoising]
         return [*found, *([self.note] if self.note else [])]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labcore.config import RunConfig
+from labcore.config import RunConfig, TarFlowConfig, TokensConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
@@ -18,9 +18,9 @@ from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
 from labcore.runs import detached
 from labcore.runs.background import show_line
+from labcore.runs.denoising import Denoising, check_denoising, find_denoised
 from labcore.runs.evaluation import check_file, evaluate_model
 from labcore.runs.kinds import AnyRun
-from labcore.runs.models import find_sampler
 from labcore.store import process_device
 from labcore.train.launch import Nodes, command, environment
 
@@ -37,7 +37,7 @@ class Measuring(NamedTuple):
     extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
     an unconditional flow's second branch. limit: test images, evenly spread, None for all. processes: devices that share
     the work. noise_std: of a flow's denoising, None for its own. Works that multiply the step of score denoising by m have
-    noise_std times the square root of m.
+    noise_std times the square root of m. denoising: of a learned inverse, as in `labcore.runs.denoising`.
     """
 
     samples: int
@@ -48,9 +48,12 @@ class Measuring(NamedTuple):
     limit: int | None = None
     processes: int = 1
     noise_std: float | None = None
+    denoising: Denoising | None = None
 
-    def check(self, is_flow: bool) -> None:
-        """ValueError for what cannot be measured of a flow, or of a learned inverse."""
+    def check(self, model: TokensConfig) -> None:
+        """ValueError for what cannot be measured of a flow, or of a learned inverse, with this configuration."""
+        is_flow = isinstance(model, TarFlowConfig)
+        check_denoising(self.denoising, model)
         if self.extractor not in extractors.NAMES:
             raise ValueError(f"extractor was {self.extractor!r}; there are {', '.join(extractors.NAMES)}")
         if not isinstance(self.guidances, Sequence) or len({f"{g:g}" for g in self.guidances}) != len(self.guidances):
@@ -82,15 +85,18 @@ def measured(
     Raises as `evaluate_streamed`; ValueError for no guidance.
     """
     is_flow = isinstance(config, RunConfig)
-    how.check(is_flow)
+    how.check(config.model)
     wanted, suffix = image_metrics(how.extractor, how.samples), suffix_of(how.extractor)
     simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
     data, images, record = Data.of(config.data), {}, {}
     for i, guidance in enumerate(how.guidances):
         show(f"--- guidance {guidance:g}")
         metrics, sampling = [*(simple if i == 0 else []), *wanted], how.sampling(guidance, is_flow, config.train.seed)
-        path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}.json"
-        found = evaluate_streamed(model, data, metrics, sampling, path, how.reference, how.limit, how.processes, show)
+        scored = "-score" if how.denoising == "score" else ""
+        path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}{scored}.json"
+        found = evaluate_streamed(
+            model, data, metrics, sampling, path, how.reference, how.limit, how.processes, show, how.denoising
+        )
         record = {**found, **record}
         measures = found[f"fidelity{suffix}"]["measures"]
         images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
@@ -124,6 +130,7 @@ def evaluate_streamed(
     limit: int | None = None,
     num_processes: int = 1,
     show: Callable[[str], None] = show_line,
+    denoising: Denoising | None = None,
 ) -> dict[str, Any]:
     """`labcore.runs.evaluation.evaluate_model` of a run's folder or a saved model, on `num_processes` devices; the record.
 
@@ -132,9 +139,9 @@ def evaluate_streamed(
     """
     if num_processes == 1:
         said = lambda name, value: show(f"{name:24s} {value}")  # noqa: E731
-        flow = find_sampler(model).to(process_device())
+        flow = find_denoised(model, denoising).to(process_device())
         return evaluate_model(flow, data, metrics, sampling, reference, limit, sampling.seed, out, say=said)
-    words = _words(model, data, metrics, sampling, out, reference, limit)
+    words = _words(model, data, metrics, sampling, out, reference, limit, denoising)
     folder, env = out.with_suffix(""), environment(num_processes)
     check_file(folder / detached.RECORD)
     again = detached.running(folder)
@@ -142,7 +149,7 @@ def evaluate_streamed(
         raise ValueError(f"another measuring runs in {folder}; wait for it, or give another folder")
     process = detached.start(folder, command("labcore.cli", words, num_processes, Nodes()), env, words)
     if process is None and not again:  # another notebook was quicker
-        return evaluate_streamed(model, data, metrics, sampling, out, reference, limit, num_processes, show)
+        return evaluate_streamed(model, data, metrics, sampling, out, reference, limit, num_processes, show, denoising)
     try:
         status = detached.Output(folder, again).stream(show)
     except KeyboardInterrupt:
@@ -168,6 +175,7 @@ def _words(
     out: Path,
     reference: str | Path | None,
     limit: int | None,
+    denoising: Denoising | None = None,
 ) -> list[str]:
     """The words of `lab evaluate` for the same."""
     s = sampling
@@ -187,6 +195,7 @@ def _words(
         "--schedule": s.guidance_schedule,
         "--attn-temp": s.attn_temp,
         "--noise-std": s.noise_std,
+        "--denoising": denoising,
         "--seed": s.seed,
         "--batch-size": s.chunk,
         "--out": out.resolve(),
