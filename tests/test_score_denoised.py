@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(noisy, flow):
         check_denoising("magic", noisy.config)
     with pytest.raises(ValueError, match="denoising was 'score'; it is for learned inverses"):
         check_denoising("score", flow.config)
-    with pytest.raises(ValueError, match="denoising was 'learned'; .* no denoising block allows score or none"):
+    with pytest.raises(ValueError, match=r"denoising was 'learned'; .* no denoising block allows score or none"):
         check_denoising("learned", noisy.config)
     for value in ("score", "none"):
         with pytest.raises(ValueError, match=f"denoising was '{value}'; .* a denoising block allows learned"):
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused(noisy, flow):
 def test_a_run_names_the_flow_that_denoises(noisy, flow, tmp_path, monkeypatch):
     run = tmp_path / "run"
     noisy.float().save_pretrained(run / "model")
-    with pytest.raises(ValueError, match="no run beside .* says which flow it inverts"):
+    with pytest.raises(ValueError, match=r"no run beside .* says which flow it inverts"):
         find_denoised(run, "score")
     assert not isinstance(find_denoised(run), ScoreDenoised)
     flow.float().save_pretrained(tmp_path / "flow")
@@ -122,7 +122,7 @@ def test_a_run_names_the_flow_that_denoises(noisy, flow, tmp_path, monkeypatch):
 def test_the_command_line_draws_so(noisy, flow, tmp_path):
     from typer.testing import CliRunner
 
-    from labcore.cli import app
+    from labcore.cli.app import app
 
     noisy.float().save_pretrained(tmp_path / "run" / "model")
     flow.float().save_pretrained(tmp_path / "flow")

@@ -15,10 +15,7 @@ from labcore.campaigns.parameters import check_parameters, code_cells, read_para
 from labcore.campaigns.spec import SMOKE_MAY_TOUCH, load_spec, resolve, run_id
 from labcore.cli.app import app
 from labcore.encoders.specs import SPECS as ENCODERS
-from labcore.experiments.beside import drawn_otherwise, reported
-from labcore.presets import REPORTED
 from labcore.runs.configure import as_named
-from labcore.runs.measuring import Measuring
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -376,24 +373,6 @@ def test_a_specs_numbers_are_in_its_records(path):
         assert enough(metric(record["metrics"], name) is not None for record in records), name
     for name in spec.expected.numbers:
         assert all(metric(record["metrics"], name) is not None for record in found.records), name
-
-
-OF_PAPERS = [path for path in SPECS if re.match("tarflow|flowback|itarflow|biflow", path.stem)]
-NOT_DRAWN = {18.42, 5.03, 42.62}
-"""FID of rows that no run here is like: TARFlow's of unknown guidance, and a student denoised by the flow's score."""
-
-
-def test_every_number_of_the_papers_stands_beside_one_row_that_is_drawn_alike():
-    found = []
-    for run in (run for path in OF_PAPERS for run in resolve(load_spec(path))):
-        p = run.parameters
-        how = Measuring(p["samples"], p["guidances"], attn_temp=p["attn_temp"], noise_std=p["noise_std"])
-        paper = reported(p["preset"], how)
-        if paper.numbers() and not paper.bits:
-            assert drawn_otherwise(paper, how) == [], run.row
-        found += [(paper.fid, paper.sfid, paper.inception, paper.bits)] if paper.numbers() else []
-    told = [(p.fid, p.sfid, p.inception, p.bits) for papers in REPORTED.values() for p in papers]
-    assert sorted(map(str, found)) == sorted(map(str, [each for each in told if each[0] not in NOT_DRAWN]))
 
 
 def test_rows_without_classes_are_of_the_downsampled_pictures():
