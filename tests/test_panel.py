@@ -97,15 +97,15 @@ def test_a_button_plays_a_slider():
 
 def test_grids_hold_their_images_and_names():
     x = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 1, 5, 5)
-    plain = Image.open(io.BytesIO(grid_png(x, 3, scale=2)))
-    assert plain.size == (2 * (3 * 7 - 2), 2 * (2 * 7 - 2))
-    assert [plain.getpixel((2 * 7 * k + 4, 4))[0] for k in range(3)] == [0, 51, 102]
-    named = Image.open(io.BytesIO(grid_png(x, 3, 2, ["one", "two"], ["a", "b", "c"])))
+    plain = Image.open(io.BytesIO(grid_png(x, 3, scale=4)))
+    assert plain.size == (4 * (3 * 7 - 2), 4 * (2 * 7 - 2))
+    assert [plain.getpixel((4 * 7 * k + 8, 8))[0] for k in range(3)] == [0, 51, 102]
+    named = Image.open(io.BytesIO(grid_png(x, 3, 4, ["one", "two"], ["a", "b", "c"])))
     assert (
         named.crop((named.width - plain.width, named.height - plain.height, *named.size)).tobytes() == plain.tobytes()
     )
     assert named.crop((0, 0, named.width - plain.width, named.height)).getextrema()[0][0] < 100  # letters
-    wide = Image.open(io.BytesIO(grid_png(x, 3, 2, column_names=["a long name", "b", "c"])))
+    wide = Image.open(io.BytesIO(grid_png(x, 3, 4, column_names=["a long name", "b", "c"])))
     assert wide.height > named.height  # turned by 90 degrees
     with pytest.raises(ValueError, match="2 names for 3 columns: a, b; give one for each"):
         grid_png(x, 3, column_names=["a", "b"])

@@ -13,11 +13,13 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from labcore.data.transforms import tile
 from labcore.viz import style
+from labcore.viz.class_labels import shortened, shown
 from labcore.viz.words import described
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ GAP = 2  # white pixels between two images
 NAMES = 1.2  # inches for names beside rows
 LETTER = 0.1  # inches of a letter of a name, roughly
 TALLEST = 7.0  # inches of images below one another, so that a figure fits a screen
+LINE = (
+    0.2  # inches of a line of letters: rows with names are at least as high, and the figure taller where they are many
+)
+SMALL = 9  # points, height of letters of names under images
 STATE_RANGE = 3.0  # states are shown on [-3, 3]: 99.7% of standard normal values
 
 
@@ -51,24 +57,30 @@ def image_grid(
     title: str = "",
     row_axis: str = "",
     column_axis: str = "",
+    image_names: Sequence[str] = (),
 ) -> Figure:
-    """Images (b, c, h, w) in [-1, 1], filled row by row, with a name for each row, each column, both or neither."""
+    """Images (b, c, h, w) in [-1, 1], filled row by row, with names for rows, columns and images, or without.
+
+    Names are plain text; one under an image ends in an ellipsis where it is too long. `labcore.viz.class_labels.by_class`
+    makes names of classes.
+    """
     rows = -(-len(x) // columns)
     beside = max(NAMES, LETTER * max(map(len, row_names))) if row_names else 0.0
     beside += 0.3 * bool(row_axis)
-    side = min(1.0, (style.WIDTH - beside) / columns, TALLEST / rows)
+    side = min(1.0, (style.WIDTH - beside) / columns, _height(rows, row_names))
     above = 0.3 * (bool(title) + bool(column_names) + bool(column_axis))
     longest = LETTER * max(map(len, column_names), default=0)
     slanted = longest > side  # names that would run into each other
     if slanted:
         side = min(side, (style.WIDTH - beside - 0.7 * longest) / columns)
         beside, above = beside + 0.7 * longest, above + 0.5 * longest
-    figure = _figure((columns * side + beside, rows * side + above))
+    figure = _figure((columns * side + beside, rows * (side + LINE * bool(image_names)) + above))
     axes = figure.subplots()
-    _sheet(axes, x, columns, row_names, column_names)
+    _sheet(axes, x, columns, row_names, column_names, image_names, side)
     if slanted:
+        size = min(axes.get_xticklabels()[0].get_fontsize(), 72 * 0.5 * side)  # lines that are slanted stand closer
         for name in axes.get_xticklabels():
-            name.set(rotation=35, ha="left", rotation_mode="anchor")
+            name.set(rotation=35, ha="left", rotation_mode="anchor", fontsize=size)
     axes.set(title=title, xlabel=column_axis, ylabel=row_axis)
     return figure
 
@@ -79,8 +91,9 @@ def beside(
 ) -> Figure:
     """Sets of images of equal size side by side, each (b, c, h, w) under its name: before and after, one model and another."""
     rows = -(-max(len(x) for x in panels.values()) // columns)
-    side = min(1.0, (style.WIDTH - NAMES) / (columns * len(panels)), TALLEST / rows)
-    figure = _figure((len(panels) * columns * side + NAMES, rows * side + 0.3 + 0.4 * bool(title)))
+    names = max(NAMES, LETTER * max(map(len, row_names), default=0))
+    side = min(1.0, (style.WIDTH - names) / (columns * len(panels)), _height(rows, row_names))
+    figure = _figure((len(panels) * columns * side + names, rows * side + 0.3 + 0.4 * bool(title)))
     for number, (axes, (name, x)) in enumerate(
         zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
     ):
@@ -105,21 +118,30 @@ def guidance_grid(x: Float[Tensor, "k g c h w"], class_names: Sequence[str], gui
 
 
 @_styled
-def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]], rows: int = 4) -> Figure:
+def trajectory(
+    x: Float[Tensor, "b c h w"],
+    states: Sequence[Float[Tensor, "b c h w"]],
+    rows: int = 4,
+    image_names: Sequence[str] = (),
+) -> Figure:
     """From image to noise: the first `rows` images, then the state after each block, x^1 ... x^T.
 
     x: what the flow was given, shown on [-1, 1]. states: the latents as images, shown on [-3, 3], the same for all. Under
-    each column stands the RMS over the whole batch, the root of the mean square; 1 for standard normal noise.
+    each column stands the RMS over the whole batch, the root of the mean square; 1 for standard normal noise. image_names:
+    of the images of x, as their classes, beside the rows.
     """
     columns = [x, *states]
     names = ["$x$", *(f"$x^{{{i}}}$" for i in range(1, len(states))), "$z$"]
-    shown = [columns[0].clamp(-1, 1), *(state.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE for state in states)]
+    scaled = [columns[0].clamp(-1, 1), *(state.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE for state in states)]
     rms = [float(column.double().square().mean().sqrt()) for column in columns]
     rows = min(rows, len(x))
-    side = min(1.2, style.WIDTH / len(columns))
-    figure = _figure((max(len(columns) * side, 6.5), rows * side + 1.1))
+    beside = LETTER * max(map(len, image_names[:rows]), default=0)
+    side = min(1.2, (style.WIDTH - beside) / len(columns))
+    figure = _figure((max(len(columns) * side + beside, 6.5), rows * side + 1.1))
     axes = figure.subplots()
-    _sheet(axes, torch.stack([column[:rows] for column in shown], 1).flatten(0, 1), len(columns), (), names)
+    sheet = torch.stack([column[:rows] for column in scaled], 1).flatten(0, 1)
+    _sheet(axes, sheet, len(columns), image_names[:rows], ())
+    axes.set_xticks(axes.get_xticks(), names, parse_math=True)
     below = axes.secondary_xaxis("bottom")
     below.set_xticks(axes.get_xticks(), [f"{value:.2f}" for value in rms])
     _bare(below)
@@ -132,10 +154,16 @@ def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c 
 
 
 @_styled
-def inversion(x: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"], columns: int = 8) -> Figure:
+def inversion(
+    x: Float[Tensor, "b c h w"],
+    back: Float[Tensor, "b c h w"],
+    columns: int = 8,
+    image_names: Sequence[str] = (),
+) -> Figure:
     """What went in, what came back, and |difference| on a log colour scale, with its maximum over the whole batch.
 
     x, back: (b, c, h, w); the first `columns` are shown. A difference of exactly 0 is drawn as the smallest other one.
+    image_names: of the images of x, as their classes, above the columns.
     """
     from matplotlib.colors import LogNorm
 
@@ -147,7 +175,9 @@ def inversion(x: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"], colum
     side = min(1.2, (style.WIDTH - NAMES) / columns)
     figure = _figure((max(columns * side + NAMES, 7.0), 3 * side + 1.3))
     top, bottom = figure.subplots(2, 1, height_ratios=(2, 1))
-    _sheet(top, torch.cat([x[:columns], back[:columns]]), columns, ("image", "inverted"), ())
+    over = _fitted(image_names[:columns], side)
+    _sheet(top, torch.cat([x[:columns], back[:columns]]), columns, ("image", "inverted"), over)
+    top.tick_params(axis="x", labelsize=SMALL)
     top.set_title(f"largest |difference| over {len(x)} images: {peak:.1e}, on pixels in [-1, 1]")
     # `tile` takes [-1, 1]: positions on the log scale go through it, and the white lines between images stay white
     position = (error[:columns].clamp_min(low) / low).log() / math.log(high / low)
@@ -241,11 +271,41 @@ def _shown() -> type[Figure]:
     return Shown
 
 
-def _sheet(axes: Axes, x: Tensor, columns: int, row_names: Sequence[str], column_names: Sequence[str]) -> None:
-    """Images in [-1, 1] tiled into `axes`, with names at the middle of each row and above each column."""
-    sheet = tile(x.detach().float(), columns, GAP)
+def _height(rows: int, row_names: Sequence[str]) -> float:
+    """Inches of an image in a grid of so many rows: what fits a screen, and at least a line where rows have names."""
+    return max(TALLEST / rows, LINE if row_names else 0.0)
+
+
+def _fitted(names: Sequence[str], side: float) -> tuple[str, ...]:
+    """Names in small letters that fit images `side` inches wide."""
+    return tuple(shortened(shown(name), 72 * side - 2, SMALL) for name in names)
+
+
+def _sheet(
+    axes: Axes,
+    x: Tensor,
+    columns: int,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    image_names: Sequence[str] = (),
+    side: float = 1.0,
+) -> None:
+    """Images in [-1, 1] tiled into `axes`, with names at the middle of each row, above each column, and under each image.
+
+    side: inches of an image, by which names under images are shortened.
+    """
+    if len(image_names) not in (0, len(x)):
+        raise ValueError(f"{len(image_names)} image names for {len(x)} images; give one name for each, or none")
+    h, w = x.shape[-2:]
+    below = math.ceil(LINE / side * h) if image_names else 0
+    x = F.pad(x.detach().float(), (0, 0, 0, below), value=1.0)
+    sheet = tile(x, columns, GAP)
     axes.imshow(sheet.squeeze(-1).numpy(), vmin=0, vmax=255)
     _label(axes, columns, -(-len(x) // columns), x.shape[-2:], row_names, column_names)
+    for i, (name, short) in enumerate(zip(image_names, _fitted(image_names, side), strict=True)):
+        row, column = divmod(i, columns)
+        middle, top = column * (w + GAP) + (w - 1) / 2, row * (h + below + GAP) + h + below / 2 - 0.5
+        axes.text(middle, top, short, size=SMALL, ha="center", va="center", parse_math=False, gid=shown(name))
 
 
 def _label(
@@ -258,8 +318,10 @@ def _label(
             f"{len(row_names)} row names and {len(column_names)} column names for {rows} rows and {columns} columns; "
             "give one name for each, or none"
         )
-    axes.set_xticks([i * (w + GAP) + (w - 1) / 2 for i in range(columns)], column_names or [""] * columns)
-    axes.set_yticks([i * (h + GAP) + (h - 1) / 2 for i in range(rows)], row_names or [""] * rows)
+    above, beside = ([shown(name) for name in names] for names in (column_names, row_names))
+    across, down = ([i * (side + GAP) + (side - 1) / 2 for i in range(n)] for side, n in ((w, columns), (h, rows)))
+    axes.set_xticks(across, above or [""] * columns, parse_math=False)
+    axes.set_yticks(down, beside or [""] * rows, parse_math=False)
     axes.xaxis.tick_top()
     _bare(axes)
 

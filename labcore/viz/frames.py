@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from labcore.viz import style
-from labcore.viz.figures import GAP, STATE_RANGE, TALLEST, _bare, _figure, _sheet, _styled
+from labcore.viz.figures import GAP, SMALL, STATE_RANGE, TALLEST, _bare, _figure, _fitted, _sheet, _styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +26,17 @@ EXACT = 1e-3
 
 
 @_styled
-def state(states: Mapping[str, Float[Tensor, "b c h w"]], number: int, rows: int = 4, columns: int = 6) -> Figure:
+def state(
+    states: Mapping[str, Float[Tensor, "b c h w"]],
+    number: int,
+    rows: int = 4,
+    columns: int = 6,
+    image_names: Sequence[str] = (),
+) -> Figure:
     """One of the states between image and noise: images, histogram of its values beside the standard normal, RMS of all.
 
-    states: by name in order. Images are grey from -3 to 3, the first state, an image, from -1 to 1.
+    states: by name in order. Images are grey from -3 to 3, the first state, an image, from -1 to 1. image_names: of the images
+    of each state, as their classes.
     """
     names = list(states)
     x = states[names[number]]
@@ -37,7 +44,8 @@ def state(states: Mapping[str, Float[Tensor, "b c h w"]], number: int, rows: int
     limit = 1.0 if number == 0 else STATE_RANGE
     figure = _figure((style.WIDTH, 4.0))
     pictures, histogram, sizes = figure.subplots(1, 3, width_ratios=[columns / rows * 1.2, 1.2, 1.2])
-    _sheet(pictures, x[: rows * columns].clamp(-limit, limit) / limit, columns, (), ())
+    grey, named = x[: rows * columns].clamp(-limit, limit) / limit, image_names[: rows * columns]
+    _sheet(pictures, grey, columns, (), (), named, 3.8 / columns)
     pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
     densities = {name: _density(one) for name, one in states.items()}
     top = max(float(density.max()) for density in densities.values())  # the same axis for all of them
@@ -58,15 +66,20 @@ def beside_exact(
     names: Sequence[str],
     number: int,
     columns: int = 8,
+    image_names: Sequence[str] = (),
 ) -> Figure:
-    """A state of the exact inverse above the learned one's, and how far they are apart, relative to the exact one's RMS."""
+    """A state of the exact inverse above the learned one's, and how far they are apart, relative to the exact one's RMS.
+
+    names: of the states. image_names: of the images of each state, as their classes, above the columns.
+    """
     columns = min(columns, len(exact[number]))
     figure = _figure((style.WIDTH, 3.6))
     pictures, axes = figure.subplots(1, 2, width_ratios=[2.2, 1])
     both = [exact[number][:columns], learned[number][:columns]]
     limit = 1.0 if number == len(names) - 1 else STATE_RANGE
     rows = torch.cat([one.clamp(-limit, limit) / limit for one in both])
-    _sheet(pictures, rows, columns, ("exact", "learned"), ())
+    _sheet(pictures, rows, columns, ("exact", "learned"), _fitted(image_names[:columns], 5.8 / columns))
+    pictures.tick_params(axis="x", labelsize=SMALL)
     pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
     off = [
         float(((a - b).double().square().mean() / a.double().square().mean()).sqrt())
@@ -87,11 +100,13 @@ def solving(
     errors: Float[Tensor, " t"],
     steps: tuple[int, int],
     block: int,
+    image_names: Sequence[str] = (),
 ) -> Figure:
     """A block's inverse: after so many steps token by token, and after so many sweeps over all tokens.
 
     serial, parallel: its state as images, which lie in -3 to 3. known: the pixels that each has solved; the others are
-    tinted. errors: of each token of the parallel one, largest over images and values, in the block's own order.
+    tinted. errors: of each token of the parallel one, largest over images and values, in the block's own order. image_names:
+    of the images, as their classes.
     """
     figure = _figure((style.WIDTH, 3.9))
     left, right, axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
@@ -101,7 +116,7 @@ def solving(
         grey = x.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE
         tint = torch.tensor([0.75, 0.85, 1.0])[:, None, None]  # of what is not solved yet
         shaded = torch.where(solved, grey, (grey.expand(-1, 3, -1, -1) + 1) * tint - 1)
-        _sheet(panel, shaded, columns, (), ())
+        _sheet(panel, shaded, columns, (), (), image_names, 2.2 / columns)
         panel.set_title(name)
         panel.set_xlabel(f"{float(solved.double().mean()):.0%} solved")
     colours = [style.COLOURS["blue"] if e <= EXACT else style.COLOURS["sky"] for e in errors.tolist()]
@@ -115,14 +130,19 @@ def solving(
 
 @_styled
 def similarity(
-    x: Float[Tensor, "b c h w"], maps: Mapping[str, Float[Tensor, "b g g"]], token: tuple[int, int], title: str = ""
+    x: Float[Tensor, "b c h w"],
+    maps: Mapping[str, Float[Tensor, "b g g"]],
+    token: tuple[int, int],
+    title: str = "",
+    image_names: Sequence[str] = (),
 ) -> Figure:
     """Images with a token marked, and below, for each source of features, its cosine with all others of that image."""
     side, grid = x.shape[-1], next(iter(maps.values())).shape[-1]
     each = min(0.8 * style.WIDTH / len(x), TALLEST / (1 + len(maps)))
     figure = _figure((style.WIDTH, each * (1 + len(maps)) + 0.5))
     above, *rows = figure.subplots(1 + len(maps), 1)
-    _sheet(above, x, len(x), ("image",), ())
+    _sheet(above, x, len(x), ("image",), _fitted(image_names, each))
+    above.tick_params(axis="x", labelsize=SMALL)
     shown = None
     for axes, (name, found) in zip(rows, maps.items(), strict=True):
         shown = axes.imshow(_strip(found, side), vmin=-1, vmax=1, cmap="viridis")

@@ -18,6 +18,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from labcore.live import in_live_notebook
+from labcore.viz.words import DESCRIPTION, described, described_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,14 +81,18 @@ class Panel:
         still = {"image/png": picture, "text/plain": words}
         if in_live_notebook():
             return {**self.widget._repr_mimebundle_(), **still}
-        told = html.escape(words)
+        told, under = html.escape(words), html.escape(self._with_values())
         figure = (
-            f'<figure><img src="data:image/png;base64,{picture}" alt="{told}"><figcaption>{told}</figcaption></figure>'
+            f'<figure><img src="data:image/png;base64,{picture}" alt="{told}"><figcaption>{under}</figcaption></figure>'
         )
         return {"text/html": figure, **still}
 
     def described(self) -> str:
-        """What the picture shows, in words: the caption and the values."""
+        """What the picture shows, in words: the caption, the values, and the picture's own description."""
+        own = described_png(self.png)
+        return f"{self._with_values()}: {own}" if own else self._with_values()
+
+    def _with_values(self) -> str:
         return f"{self.caption} ({self._told})" if self.caption else self._told
 
     def _values(self) -> tuple[tuple[str, Any], ...]:
@@ -127,7 +132,7 @@ def png_of(picture: bytes | Figure) -> bytes:
             f"a drawing gave {type(picture).__name__}; it has to give the bytes of a PNG, or a matplotlib figure"
         )
     out = BytesIO()
-    picture.savefig(out, format="png", dpi=picture.dpi)
+    picture.savefig(out, format="png", dpi=picture.dpi, metadata={DESCRIPTION: described(picture)})
     return out.getvalue()
 
 

@@ -17,16 +17,22 @@ from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.solve import invert
 from labcore.types import Site
 from labcore.viz import controls, frames
+from labcore.viz.class_labels import class_names
 from labcore.viz.panel import Panel
 
 
-def trajectory(x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]]) -> Panel:
-    """From image to noise, a block at a time: x, then the states after each block, the last of which is z."""
+def trajectory(
+    x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]], image_names: Sequence[str] = ()
+) -> Panel:
+    """From image to noise, a block at a time: x, then the states after each block, the last of which is z.
+
+    image_names: of the images of x, as their classes.
+    """
     if not states:
         raise ValueError("there are no states; give the flow's latents as images")
     named = {"x": x.cpu()} | {f"x{_raised(i)}": s.cpu() for i, s in enumerate(states[:-1], 1)} | {"z": states[-1].cpu()}
     return Panel(
-        lambda block: frames.state(named, block),
+        lambda block: frames.state(named, block, image_names=image_names),
         {"block": controls.whole("after block", 0, len(states), 0)},
         play="block",
         caption="A batch of images on its way through the blocks of a flow, its values' histogram and root mean square",
@@ -52,9 +58,9 @@ def learned_states(
     if len(states) > len(exact):
         names.append("clean")
         exact.append(denoise(flow, flow.unpatchify(found[1]), y).cpu())
-    learned = [flow.unpatchify(state).cpu() for state in states]
+    learned, classes = [flow.unpatchify(state).cpu() for state in states], class_names(y, flow.config.class_names)
     return Panel(
-        lambda state: frames.beside_exact(exact, learned, names, state),
+        lambda state: frames.beside_exact(exact, learned, names, state, image_names=classes),
         {"state": controls.whole("state", 0, len(names) - 1, 0)},
         play="state",
         caption="States of the exact and of the learned inverse from the same noise, and how far apart they are",
@@ -69,6 +75,7 @@ def solver_steps(
     A block leaves its first token as it is, so one is known from the start, and one more after each evaluation.
     """
     z, y = z[:images], None if y is None else y[:images]
+    classes = class_names(y, flow.config.class_names)
     blocks, tokens = len(flow.blocks), flow.config.tokens
     solved: dict[int, Tensor] = {}
     swept: dict[int, list[Tensor]] = {number: [] for number in range(1, blocks + 1)}
@@ -93,7 +100,7 @@ def solver_steps(
             flow.unpatchify(iterate).cpu(),
         ]
         known = tuple(_pixels(flow, where).cpu() for where in (done, off <= frames.EXACT))
-        return frames.solving(*pictures, known, off[order].cpu(), (step, sweeps), block)
+        return frames.solving(*pictures, known, off[order].cpu(), (step, sweeps), block, classes)
 
     moved = {
         "block": controls.whole("block", 1, blocks, blocks),
@@ -107,10 +114,12 @@ def layers(
     flows: Mapping[str, Mapping[Site, Float[Tensor, "b t width"]]],
     fixed: Mapping[str, Float[Tensor, "b t d"]] | None = None,
     start: Site | Sequence[int] | None = None,
+    image_names: Sequence[str] = (),
 ) -> Panel:
     """What a token's features are like elsewhere in the image, at a site to pick: flows by name, and features without sites.
 
     x: a few images. flows: hidden tokens by site. fixed: those of an encoder, on the same grid. start: the site shown first.
+    image_names: of the images, as their classes.
     Raises ValueError for features of other images, grids or sites, and for two of one name.
     """
     if x.shape[-2] != x.shape[-1]:
@@ -125,7 +134,7 @@ def layers(
         sources = {name: hidden[site] for name, hidden in flows.items()} | dict(fixed or {})
         maps = {name: cosines(features, token).view(-1, grid, grid) for name, features in sources.items()}
         title = f"cosine with the marked token, block {site[0]}, layer {site[1]}"
-        return frames.similarity(x, maps, (row - 1, column - 1), title)
+        return frames.similarity(x, maps, (row - 1, column - 1), title, image_names)
 
     moved = {"site": controls.along("block, layer", {f"block {b}, layer {la}": (b, la) for b, la in sites}, start)}
     moved |= {name: controls.whole(f"token's {name}", 1, grid, grid // 2 + 1) for name in ("row", "column")}

@@ -1,25 +1,44 @@
 """Grids of images as PNG bytes, with names, drawn in milliseconds: what a slider can show while it moves.
 
 A matplotlib figure takes longer to draw than a learned inverse to make thirty-six images; these are put together from pixels.
+The names are also written into the file as its description, a PNG text that programs can read.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from labcore.data.transforms import tile
+from labcore.viz.class_labels import length, letters, shortened, shown
+from labcore.viz.words import DESCRIPTION, grid_in_words
 
 GAP = 2
 """White pixels between two images, before they are enlarged."""
 LETTERS = 15
-"""Height of letters in pixels of the picture."""
+"""Height of letters beside rows and above columns, in pixels of the picture."""
+SMALL = 12
+"""Height of letters under single images."""
+WIDEST = 96
+"""Pixels for a name under an image that is narrower than its name; our choice."""
 MARGIN = 6
+LINE = LETTERS + 4
+"""Pixels that a line of letters takes."""
+
+
+def save_grid(
+    x: Float[Tensor, "b c h w"], columns: int, path: str | Path, scale: int = 1, **names: Sequence[str]
+) -> None:
+    """Write the PNG of `grid_png`, whose names it takes; the folder is made if missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(grid_png(x, columns, scale, **names))
 
 
 def grid_png(
@@ -28,72 +47,113 @@ def grid_png(
     scale: int = 3,
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
+    image_names: Sequence[str] = (),
 ) -> bytes:
-    """Images (b, c, h, w) in [-1, 1], clipped, row by row, each pixel `scale` wide, names beside and above, as a PNG."""
+    """Return a PNG of images (b, c, h, w) in [-1, 1], clipped, row by row, each of their pixels `scale` wide.
+
+    Names are beside rows, above columns, and under images; a name under an image ends in an ellipsis where it is too long.
+    Images that are too small for their names stand in white. Raises ValueError for too few or too many names.
+    """
+    rows = -(-len(x) // columns)
+    row_names, column_names, image_names = (
+        tuple(map(shown, names)) for names in (row_names, column_names, image_names)
+    )
+    _check_names(("rows", row_names, rows), ("columns", column_names, columns), ("images", image_names, len(x)))
+    x = _with_room(x.detach(), scale, row_names, column_names, image_names)
     pixels = tile(x, columns, GAP).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    return names_around(pixels, len(x), columns, scale * GAP, row_names, column_names)
+    sheet = _names_around(pixels, rows, columns, scale * GAP, row_names, column_names)
+    _names_under(sheet, pixels, columns, scale, x.shape[-2:], image_names)
+    return _encoded(sheet, grid_in_words(row_names, column_names, image_names))
 
 
-def names_around(
-    pixels: UInt8[Tensor, "rows cols c"],
-    images: int,
-    columns: int,
-    gap: int,
-    row_names: Sequence[str] = (),
-    column_names: Sequence[str] = (),
-) -> bytes:
-    """A PNG of a sheet of `images` in `columns`, `gap` pixels apart, with names. ValueError for too few or too many names."""
-    from PIL import Image, ImageDraw
-
-    rows = -(-images // columns)
-    for what, names, count in (("rows", row_names, rows), ("columns", column_names, columns)):
+def _check_names(*kinds: tuple[str, Sequence[str], int]) -> None:
+    for what, names, count in kinds:
         if names and len(names) != count:
             raise ValueError(f"{len(names)} names for {count} {what}: {', '.join(names)}; give one for each")
-    left = max((_length(name) for name in row_names), default=-MARGIN) + MARGIN
+
+
+def _with_room(x: Tensor, scale: int, rows: Sequence[str], columns: Sequence[str], images: Sequence[str]) -> Tensor:
+    """The images with white around them where a line of letters is larger than an image, and below for names of images."""
+    h, w = x.shape[-2:]
+    line = math.ceil(LINE / scale) - GAP
+    wide = max(
+        w,
+        line if columns else 0,
+        math.ceil(min(WIDEST, max(_lengths(images, SMALL)) + MARGIN) / scale) if any(images) else 0,
+    )
+    high = max(h, line if rows else 0)
+    below = math.ceil((SMALL + 4) / scale) if images else 0
+    left, top = (wide - w) // 2, (high - h) // 2
+    return F.pad(x, (left, wide - w - left, top, high - h - top + below), value=1.0)
+
+
+def _names_around(
+    pixels: UInt8[Tensor, "rows cols c"],
+    rows: int,
+    columns: int,
+    gap: int,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+) -> Any:
+    """A Pillow image of a sheet, `gap` pixels between its images, with names beside rows and above columns."""
+    from PIL import Image, ImageDraw
+
+    left = max(_lengths(row_names, LETTERS)) + MARGIN if row_names else 0
     step = (pixels.shape[1] + gap) / columns
-    slanted = any(_length(name) > step - MARGIN for name in column_names)
-    above = 0 if not column_names else max(map(_length, column_names)) + MARGIN if slanted else LETTERS + 2 * MARGIN
+    longest = max(_lengths(column_names, LETTERS))
+    upright = longest > step - MARGIN
+    above = 0 if not column_names else longest + MARGIN if upright else LETTERS + 2 * MARGIN
     sheet = Image.new("RGB", (left + pixels.shape[1], above + pixels.shape[0]), "white")
-    sheet.paste(_image(pixels), (left, above))
+    sheet.paste(Image.fromarray(pixels.squeeze(-1).contiguous().numpy()).convert("RGB"), (left, above))
     draw = ImageDraw.Draw(sheet)
     for i, name in enumerate(row_names):
         middle = above + (i + 0.5) * (pixels.shape[0] + gap) / rows - gap / 2
-        draw.text((left - MARGIN, middle), name, "black", _font(), anchor="rm")
+        draw.text((left - MARGIN, middle), name, "black", letters(LETTERS), anchor="rm")
     for i, name in enumerate(column_names):
         middle = left + (i + 0.5) * step - gap / 2
-        if slanted:
+        if upright:
             _upright(sheet, name, round(middle), above - MARGIN)
         else:
-            draw.text((middle, above - MARGIN), name, "black", _font(), anchor="ms")
-    out = BytesIO()
-    sheet.save(out, "PNG", compress_level=1)
+            draw.text((middle, above - MARGIN), name, "black", letters(LETTERS), anchor="ms")
+    return sheet
+
+
+def _names_under(
+    sheet: Any, pixels: Tensor, columns: int, scale: int, size: Sequence[int], image_names: Sequence[str]
+) -> None:
+    """Write names into the white below the images, each `size` large, of a sheet whose lower right corner is `pixels`."""
+    from PIL import ImageDraw
+
+    draw, left, above = ImageDraw.Draw(sheet), sheet.width - pixels.shape[1], sheet.height - pixels.shape[0]
+    h, w = size
+    for i, name in enumerate(image_names):
+        row, column = divmod(i, columns)
+        middle = left + scale * (column * (w + GAP) + w / 2)
+        bottom = above + scale * (row * (h + GAP) + h)
+        fitting = shortened(name, scale * w - MARGIN, SMALL)
+        draw.text((middle, bottom - 4), fitting, "black", letters(SMALL), anchor="ms")
+
+
+def _encoded(sheet: Any, words: str) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
+    about, out = PngInfo(), BytesIO()
+    if words:
+        about.add_text(DESCRIPTION, words)
+    sheet.save(out, "PNG", compress_level=1, pnginfo=about)
     return out.getvalue()
-
-
-def _image(pixels: UInt8[Tensor, "rows cols c"]) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(pixels.squeeze(-1).contiguous().numpy()).convert("RGB")
 
 
 def _upright(sheet: Any, name: str, middle: int, bottom: int) -> None:
     """A name that is too long for its column, turned by 90 degrees."""
     from PIL import Image, ImageDraw
 
-    strip = Image.new("RGB", (_length(name), LETTERS + 4), "white")
-    ImageDraw.Draw(strip).text((0, (LETTERS + 4) / 2), name, "black", _font(), anchor="lm")
+    strip = Image.new("RGB", (math.ceil(length(name, LETTERS)) + 1, LINE), "white")
+    ImageDraw.Draw(strip).text((0, LINE / 2), name, "black", letters(LETTERS), anchor="lm")
     turned = strip.rotate(90, expand=True)
     sheet.paste(turned, (middle - turned.width // 2, bottom - turned.height))
 
 
-def _length(name: str) -> int:
-    return int(_font().getlength(name) + 1)
-
-
-@cache
-def _font() -> Any:
-    """The letters of matplotlib's figures, so that both kinds of pictures look alike."""
-    from matplotlib import get_data_path
-    from PIL import ImageFont
-
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", LETTERS)
+def _lengths(names: Sequence[str], size: int) -> list[int]:
+    """Pixels of each name; 0 where there are none."""
+    return [math.ceil(length(name, size)) + 1 for name in names] or [0]

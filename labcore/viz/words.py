@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+DESCRIPTION = "Description"
+"""The PNG standard's keyword for a text that describes a picture."""
 MOST = 12
 """Names of one kind that are listed; our choice."""
 
@@ -19,6 +23,20 @@ def described(figure: Figure) -> str:
     """Titles, axes, the names of curves with their ends, of bars and points, and those beside and above pictures."""
     said = [figure.get_suptitle(), *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
     return _plain("; ".join(dict.fromkeys(part for part in said if part))) or "a picture"
+
+
+def grid_in_words(row_names: Sequence[str], column_names: Sequence[str], image_names: Sequence[str] = ()) -> str:
+    """The names of a grid's rows, columns and images; empty where there are none."""
+    kinds = {"rows": row_names, "columns": column_names, "images": image_names}
+    return ", ".join(f"{kind} {_listed(list(names))}" for kind, names in kinds.items() if any(names))
+
+
+def described_png(png: bytes) -> str:
+    """The description that a PNG carries; empty where it carries none."""
+    from PIL import Image
+
+    with Image.open(BytesIO(png)) as picture:
+        return picture.info.get(DESCRIPTION, "")
 
 
 def _panel(axes: Axes) -> str:
@@ -32,6 +50,7 @@ def _panel(axes: Axes) -> str:
     named = [*_ticks("rows", axes.yaxis), *_ticks("columns", axes.xaxis)]
     for child in axes.child_axes:
         named += _ticks("below", child.xaxis)
+    named.append(grid_in_words((), (), [text.get_gid() or "" for text in axes.texts]))
     return ", ".join(part for part in (axes.get_title(), where, *named, _listed(curves), _listed(others)) if part)
 
 
@@ -49,7 +68,7 @@ def _curve(line: Line2D) -> str:
 
 def _ticks(kind: str, axis: Axis) -> list[str]:
     """Names that stand at an axis, where they are names and not numbers of a scale."""
-    names = [name.get_text() for name in axis.get_ticklabels()]
+    names = [_plain(name.get_text()) for name in axis.get_ticklabels()]
     return [f"{kind} {_listed(names)}"] if any(re.search(r"[^\W\d]", name) for name in names) else []
 
 
@@ -64,4 +83,4 @@ def _listed(names: list[str]) -> str:
 
 def _plain(text: str) -> str:
     """Without the signs of formulas and of line breaks."""
-    return re.sub(r"\s+", " ", re.sub(r"\\(?:mathrm|mathbf|log|nabla)?|[${}]", "", text)).strip()
+    return re.sub(r"\s+", " ", re.sub(r"\\(?:mathrm|mathbf|mathdefault|log|nabla)?|[${}]", "", text)).strip()
