@@ -43,7 +43,14 @@ def test_train_sample_evaluate(tmp_path):
     done = lab("sample", str(run), "--num", "12", "--guidance", "0.5", "--out", str(tmp_path / "s"))
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "s" / "images").glob("*.png"))) == 12
-    assert Image.open(tmp_path / "s" / "grid.png").size == ((10 * 30 - 2) * 2, (2 * 30 - 2) * 2)
+    plain = ((10 * 30 - 2) * 2, (2 * 30 - 2) * 2)
+    with Image.open(tmp_path / "s" / "grid.png") as grid:
+        assert grid.width == plain[0] and grid.height > plain[1]
+        assert grid.info["Description"].startswith("columns T-shirt/top, Trouser, Pullover")
+    assert "classes of the grid: columns T-shirt/top, Trouser" in done.output
+    done = lab("sample", str(run), "--num", "12", "--guidance", "0.5", "--out", str(tmp_path / "s"), "--no-labels")
+    with Image.open(tmp_path / "s" / "grid.png") as grid:
+        assert done.exit_code == 0 and grid.size == plain and "Description" not in grid.info
     done = lab(
         "evaluate", str(run), "--limit", "20", "--metrics", "likelihood,bayes", "--out", str(tmp_path / "e.json")
     )

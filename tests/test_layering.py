@@ -17,7 +17,7 @@ L0 |= {"finite", "hints", "processes", "terminal"}
 BELOW_L4 = L0 | {"kernels", "nn", "flows"}
 BELOW_L5 = BELOW_L4 | {"data", "latents", "encoders", "inverse", "align", "biflow"}
 BELOW_L6 = BELOW_L5 | {"train", "evaluate", "plan"}
-BELOW_RUNS = BELOW_L6 | {"zoo", "presets"}  # a run may start from a shipped model
+BELOW_RUNS = BELOW_L6 | {"zoo", "presets", "viz"}  # a run may start from a shipped model, and draws grids of samples
 MAY_IMPORT = {
     **dict.fromkeys(L0, L0),
     "campaigns": L0,  # notebooks run from a spec: could be lifted out, and needs neither torch nor flows
@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "experiments": BELOW_RUNS | {"runs", "campaigns"},
     "rehearsal": BELOW_RUNS | {"runs", "experiments"},
     "site": L0 | {"campaigns"},
-    "cli": BELOW_RUNS | {"runs", "campaigns", "experiments", "rehearsal", "viz", "site"},
+    "cli": BELOW_RUNS | {"runs", "campaigns", "experiments", "rehearsal", "site"},
 }
 HEAVY = {
     *("timm", "diffusers", "torch_fidelity", "torchvision", "triton", "ipywidgets", "papermill", "matplotlib"),

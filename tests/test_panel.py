@@ -155,7 +155,7 @@ def test_a_solver_is_stepped_through(flow):
     z, y = torch.randn(3, c.tokens, c.token_dim), torch.arange(3) % c.num_classes
     panel = panels.solver_steps(flow, z, y)
     calls = []
-    real, frames.solving = frames.solving, lambda *args: calls.append(args) or real(*args)
+    real, frames.solving = frames.solving, lambda *args, **names: calls.append(args) or real(*args, **names)
     try:
         for block in range(1, c.num_blocks + 1):
             panel.controls["block"].value = block

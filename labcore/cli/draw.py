@@ -60,6 +60,9 @@ def sample(
         float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
     ] = None,
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
+    labels: Annotated[
+        bool, typer.Option(help="Names of the classes in grid.png; single images never have any.")
+    ] = True,
     tf32: Tf32 = False,
 ) -> None:
     """Draw images: a PNG grid and a folder of single images. Images of another model or other settings stay as they are."""
@@ -74,6 +77,9 @@ def sample(
     from labcore.runs.models import solver_settings
     from labcore.runs.train_flow import check_writable
     from labcore.terminal import printable
+    from labcore.viz.class_labels import by_class
+    from labcore.viz.sheet import save_grid
+    from labcore.viz.words import grid_in_words
 
     flow = find_denoised(model, denoising).to(device())
     settings = dict(classes=classes, guidance=guidance, denoiser_guidance=denoiser_guidance, schedule=schedule)
@@ -99,11 +105,13 @@ def sample(
         images = to_pixels(flow, drawn).cpu()
     write_json(out / SETTINGS, settings)
     columns = min(num, flow.config.num_classes if classes == "each" and flow.config.num_classes in range(2, 21) else 8)
-    save_png(tile(images, columns), out / "grid.png", scale=2 if max(pixel_shape(flow.config)) < 64 else 1)
+    names = by_class(y, columns, flow.config.class_names)
+    scale = 2 if max(pixel_shape(flow.config)) < 64 else 1
+    save_grid(images, columns, out / "grid.png", scale, **(names if labels else {}))
     for i, image in enumerate(images):
         save_png(tile(image[None], 1), out / "images" / f"{i:05d}.png")
-    if classes == "each" and (names := flow.config.class_names) and columns == len(names):
-        typer.echo(printable(f"columns from the left: {', '.join(names)}"))
+    if names:
+        typer.echo(printable(f"classes of the grid: {grid_in_words(**names)}"))
     typer.echo(f"{num} images in {out / 'images'}, all of them in {out / 'grid.png'}")
 
 

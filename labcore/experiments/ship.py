@@ -17,7 +17,7 @@ import torch
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
-from labcore.data.transforms import save_png, tile, to_float
+from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.generate import Sampling
@@ -30,6 +30,8 @@ from labcore.runs.evaluation import Data, evaluate_model
 from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
 from labcore.train.log import read_log
+from labcore.viz.class_labels import by_class
+from labcore.viz.sheet import save_grid
 from labcore.yamlfile import dump_yaml, read_yaml
 from labcore.zoo import FOLDER, cards, load_classifier, path
 
@@ -58,8 +60,9 @@ def publish(run: Path, name: str) -> Path:
     (folder / "spec.yaml").write_text(spec(name, config))
     model = find_sampler(folder)
     classes = model.config.num_classes
-    images = sample(model, 8 * classes, torch.arange(8 * classes) % classes, guidance=GUIDANCE, seed=0)
-    save_png(tile(images.cpu(), columns=classes), folder / "samples.png", scale=3)
+    y = torch.arange(8 * classes) % classes
+    images = sample(model, len(y), y, guidance=GUIDANCE, seed=0)
+    save_grid(images.cpu(), classes, folder / "samples.png", 3, **by_class(y, classes, model.config.class_names))
     record = measure(model, config) | trained(model, run)
     write_json(folder / "record.json", record)
     evaluation = evaluated(model, name, folder / "evaluation.json")

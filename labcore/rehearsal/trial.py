@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from labcore.data.transforms import save_png, tile
 from labcore.inverse.sample import sample
 from labcore.latents import to_pixels
 from labcore.memory import peak_of
@@ -29,6 +28,8 @@ from labcore.timing import seconds_of
 from labcore.train import checkpoint
 from labcore.train.faults import TooLittleMemory, is_out_of_memory
 from labcore.train.loop import Hooks, TrainResult
+from labcore.viz.class_labels import by_class
+from labcore.viz.sheet import save_grid
 
 WARM = 2
 """First steps whose time does not count where there are more; our choice."""
@@ -185,7 +186,8 @@ def _draw(model: Any, images: int, path: Path) -> None:
     classes = model.config.num_classes
     y = torch.arange(images) % classes if classes else None
     pictures = to_pixels(model, sample(model, images, y, seed=0))
-    save_png(tile(pictures, min(images, 4)), path, scale=2 if pictures.shape[-1] < 64 else 1)
+    names = by_class(y, min(images, 4), model.config.class_names)
+    save_grid(pictures.cpu(), min(images, 4), path, scale=2 if pictures.shape[-1] < 64 else 1, **names)
 
 
 @contextlib.contextmanager

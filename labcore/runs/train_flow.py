@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.data.class_names import with_names
 from labcore.data.datasets import Data
-from labcore.data.transforms import floats, prepare, save_png, tile
+from labcore.data.transforms import floats, prepare
 from labcore.evaluate.likelihood import likelihood
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
@@ -35,6 +35,8 @@ from labcore.store import process_device
 from labcore.train import checkpoint, monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
+from labcore.viz.class_labels import by_class
+from labcore.viz.sheet import save_grid
 from labcore.yamlfile import dump_yaml
 
 T = TypeVar("T", bound=nn.Module)
@@ -207,7 +209,8 @@ def write_preview(flow: TarFlow | OnePass, path: Path, per_class: int = 4) -> No
     columns = min(classes, 10) or 4
     y = torch.arange(columns).repeat(per_class) if classes else None
     images = to_pixels(flow, sample(flow, columns * per_class, y, seed=0))
-    save_png(tile(images, columns), path, scale=2 if images.shape[-1] < 64 else 1)
+    names = by_class(y, columns, flow.config.class_names)
+    save_grid(images.cpu(), columns, path, scale=2 if images.shape[-1] < 64 else 1, **names)
 
 
 def _noised_once(flow: TarFlow, x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def solver_steps(
             flow.unpatchify(iterate).cpu(),
         ]
         known = tuple(_pixels(flow, where).cpu() for where in (done, off <= frames.EXACT))
-        return frames.solving(*pictures, known, off[order].cpu(), (step, sweeps), block, classes)
+        return frames.solving(*pictures, known, off[order].cpu(), (step, sweeps), block, image_names=classes)
 
     moved = {
         "block": controls.whole("block", 1, blocks, blocks),

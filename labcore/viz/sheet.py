@@ -38,7 +38,8 @@ def save_grid(
 ) -> None:
     """Write the PNG of `grid_png`, whose names it takes; the folder is made if missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(grid_png(x, columns, scale, **names))
+    sheet, words = _drawn(x, columns, scale, **names)
+    Path(path).write_bytes(_encoded(sheet.convert("L") if x.shape[1] == 1 else sheet, words))
 
 
 def grid_png(
@@ -54,6 +55,19 @@ def grid_png(
     Names are beside rows, above columns, and under images; a name under an image ends in an ellipsis where it is too long.
     Images that are too small for their names stand in white. Raises ValueError for too few or too many names.
     """
+    sheet, words = _drawn(x, columns, scale, row_names, column_names, image_names)
+    return _encoded(sheet, words, quick=True)
+
+
+def _drawn(
+    x: Tensor,
+    columns: int,
+    scale: int,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    image_names: Sequence[str] = (),
+) -> tuple[Any, str]:
+    """A Pillow image of the grid, and its names in words."""
     rows = -(-len(x) // columns)
     row_names, column_names, image_names = (
         tuple(map(shown, names)) for names in (row_names, column_names, image_names)
@@ -63,7 +77,7 @@ def grid_png(
     pixels = tile(x, columns, GAP).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     sheet = _names_around(pixels, rows, columns, scale * GAP, row_names, column_names)
     _names_under(sheet, pixels, columns, scale, x.shape[-2:], image_names)
-    return _encoded(sheet, grid_in_words(row_names, column_names, image_names))
+    return sheet, grid_in_words(row_names, column_names, image_names)
 
 
 def _check_names(*kinds: tuple[str, Sequence[str], int]) -> None:
@@ -76,11 +90,8 @@ def _with_room(x: Tensor, scale: int, rows: Sequence[str], columns: Sequence[str
     """The images with white around them where a line of letters is larger than an image, and below for names of images."""
     h, w = x.shape[-2:]
     line = math.ceil(LINE / scale) - GAP
-    wide = max(
-        w,
-        line if columns else 0,
-        math.ceil(min(WIDEST, max(_lengths(images, SMALL)) + MARGIN) / scale) if any(images) else 0,
-    )
+    letters_wide = min(WIDEST, max(_lengths(images, SMALL)) + MARGIN) if images else 0
+    wide = max(w, line if columns else 0, math.ceil(letters_wide / scale))
     high = max(h, line if rows else 0)
     below = math.ceil((SMALL + 4) / scale) if images else 0
     left, top = (wide - w) // 2, (high - h) // 2
@@ -134,13 +145,13 @@ def _names_under(
         draw.text((middle, bottom - 4), fitting, "black", letters(SMALL), anchor="ms")
 
 
-def _encoded(sheet: Any, words: str) -> bytes:
+def _encoded(sheet: Any, words: str, quick: bool = False) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     about, out = PngInfo(), BytesIO()
     if words:
         about.add_text(DESCRIPTION, words)
-    sheet.save(out, "PNG", compress_level=1, pnginfo=about)
+    sheet.save(out, "PNG", compress_level=1 if quick else 6, pnginfo=about)
     return out.getvalue()
 
 

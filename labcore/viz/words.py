@@ -25,7 +25,9 @@ def described(figure: Figure) -> str:
     return _plain("; ".join(dict.fromkeys(part for part in said if part))) or "a picture"
 
 
-def grid_in_words(row_names: Sequence[str], column_names: Sequence[str], image_names: Sequence[str] = ()) -> str:
+def grid_in_words(
+    row_names: Sequence[str] = (), column_names: Sequence[str] = (), image_names: Sequence[str] = ()
+) -> str:
     """The names of a grid's rows, columns and images; empty where there are none."""
     kinds = {"rows": row_names, "columns": column_names, "images": image_names}
     return ", ".join(f"{kind} {_listed(list(names))}" for kind, names in kinds.items() if any(names))
@@ -50,7 +52,7 @@ def _panel(axes: Axes) -> str:
     named = [*_ticks("rows", axes.yaxis), *_ticks("columns", axes.xaxis)]
     for child in axes.child_axes:
         named += _ticks("below", child.xaxis)
-    named.append(grid_in_words((), (), [text.get_gid() or "" for text in axes.texts]))
+    named.append(grid_in_words(image_names=[text.get_gid() or "" for text in axes.texts]))
     return ", ".join(part for part in (axes.get_title(), where, *named, _listed(curves), _listed(others)) if part)
 
 

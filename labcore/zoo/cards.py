@@ -33,7 +33,7 @@ def card(
     } tokens).
 `labcore.zoo.load("{name}")` loads it; weights are stored as float16.
 
-![Samples, one class a column](samples.png)
+![Samples, one class a column: {", ".join(c.class_names)}](samples.png)
 
 *Samples of seed 0, one class a column, guidance 1, denoised.*
 
