@@ -1,14 +1,17 @@
 """Web pages of executed notebooks that need nothing from the net: pictures are inside, with words, and formulas are MathML.
 
-nbconvert leaves formulas to MathJax, which a page loads from its makers when it is opened. Browsers draw MathML by themselves.
+nbconvert leaves formulas to MathJax, widgets to a renderer and diagrams to Mermaid, all of which a page loads from elsewhere
+when it is opened. Here formulas become MathML, which browsers draw by themselves; widgets become their last picture and values;
+and a diagram stays as its text.
 """
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import Any
+
+from labcore.campaigns.stills import VIEW, picture, still, widget_states
 
 CODE = re.compile(r"(?ms)^```.*?^```|`[^`\n]*`")
 """Code in Markdown: fenced or between backticks."""
@@ -17,6 +20,38 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?(?:\n[^$\n]+?)*?
 
 REWRITTEN = ((re.compile(r"\\arg\\max"), r"\\argmax"), (re.compile(r"\\[bB]igg?[lr]?(\\[lr]angle)"), r"\1"))
 """What MathJax and notebooks know and the converter does not, and what it takes instead."""
+
+
+SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
+REMOTE_SCRIPT = re.compile(r"""\bsrc\s*=\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+LOADS = re.compile(
+    r"""https?://(?:unpkg\.com|cdnjs\.|cdn\.|[\w.]*jsdelivr)|\b(?:import|from)\s*\(?\s*["'`]https?://""", re.IGNORECASE
+)
+"""What a script that loads another one says: the address of a server of scripts, or an import from an address."""
+REMOTE_LINK = re.compile(r"""<link\b[^>]*\bhref\s*=\s*["']?\s*(?:https?:)?//[^>]*>""", re.IGNORECASE)
+STYLE = re.compile(r"<style\b[^>]*>.*?</style\s*>", re.DOTALL | re.IGNORECASE)
+REMOTE_STYLE = re.compile(
+    r"""@import\s[^;<]*(?:https?:)?//[^;<]*;?|url\(\s*["']?\s*(?:https?:)?//[^)]*\)""", re.IGNORECASE
+)
+EMBEDDED = re.compile(
+    r"""<(img|iframe|embed|audio|video|source)\b[^>]*?\bsrc\s*=\s*["']?\s*((?:https?:)?//[^"'\s>]+)[^>]*>""",
+    re.IGNORECASE,
+)
+"""What a page shows of another address."""
+WITHOUT = dict.fromkeys(
+    ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "mermaid_layout_elk_js_url"), ""
+)
+
+
+def without_net(page: str) -> str:
+    """Return a web page without what a browser would load from other addresses.
+
+    Scripts, styles and fonts of other addresses are left out; a picture or frame of another address becomes a link to it. Links
+    to follow stay.
+    """
+    page = SCRIPT.sub(lambda found: "" if REMOTE_SCRIPT.search(found[1]) or LOADS.search(found[2]) else found[0], page)
+    page = STYLE.sub(lambda found: REMOTE_STYLE.sub("", found[0]), REMOTE_LINK.sub("", page))
+    return EMBEDDED.sub(r'<a href="\2">\2</a>', page)
 
 
 def with_mathml(markdown: str) -> str:
@@ -34,30 +69,37 @@ def web_page(notebook: Path) -> Path:
     from nbconvert import HTMLExporter
 
     executed = converted(nbformat.read(notebook, as_version=4))
-    exporter = HTMLExporter(**dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), ""))
-    page, _ = exporter.from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
+    page, _ = HTMLExporter(**WITHOUT).from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
     path = notebook.with_suffix(".html")
-    path.write_text(page, encoding="utf-8")
+    path.write_text(without_net(page), encoding="utf-8")
     return path
 
 
 def converted(notebook: Any) -> Any:
-    """The notebook with MathML for formulas, and with words in its pictures for who cannot see them."""
+    """The notebook with MathML for formulas, widgets as they were last, and words in pictures for who cannot see them."""
+    widgets = widget_states(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
         for output in cell.get("outputs", []):
-            if text := output.get("data", {}).get("text/markdown"):
-                output.data["text/markdown"] = with_mathml("".join(text))
-            if "image/png" in output.get("data", {}):
-                output.data.setdefault("text/html", _image(output.data))
+            if "data" in output:
+                _convert_output(output.data, widgets)
+    notebook.metadata.pop("widgets", None)
     return notebook
 
 
-def _image(data: Any) -> str:
-    """A picture as HTML; its alternative text is what the cell would have shown as plain text."""
-    words, source = html.escape("".join(data.get("text/plain", "")).strip("'\"")), "".join(data["image/png"]).strip()
-    return f'<img src="data:image/png;base64,{source}" alt="{words}">'
+def _convert_output(data: Any, widgets: dict[str, Any]) -> None:
+    """Change what an output shows into what a browser draws without the net."""
+    if text := data.get("text/markdown"):
+        data["text/markdown"] = with_mathml("".join(text))
+    if "<math" in (formula := with_mathml("".join(data.get("text/latex", "")))):
+        data.setdefault("text/html", formula)
+    view = data.pop(VIEW, None)
+    if view and "image/png" not in data and (shown := still(view["model_id"], widgets)):
+        data["text/html"] = shown
+    if "image/png" in data:
+        words = "".join(data.get("text/plain", "")).strip("'\"")
+        data.setdefault("text/html", picture("png", "".join(data["image/png"]), words))
 
 
 def _mathml(formula: re.Match[str]) -> str:

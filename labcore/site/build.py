@@ -21,7 +21,7 @@ import nbformat
 import yaml
 
 from labcore.campaigns.notebook import execute
-from labcore.campaigns.pages import converted, with_mathml
+from labcore.campaigns.pages import converted, with_mathml, without_net
 from labcore.campaigns.state import write_atomic
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
@@ -33,11 +33,6 @@ SETTINGS = {
     "markdown_extensions": ["tables", "fenced_code", "md_in_html"],
     "use_directory_urls": False,  # so that it can be opened as files
 }
-
-FROM_THE_NET = re.compile(
-    r"<script\b[^>]*>(?:(?!</script>).)*https://(?:cdnjs\.|unpkg\.com/@jupyter).*?</script>", re.DOTALL
-)
-"""Scripts for diagrams and widgets that mkdocs-jupyter has pages load from elsewhere; nothing here needs them."""
 
 
 def build(folder: Path, smoke: bool = False, notebooks: Path = NOTEBOOKS) -> Path:
@@ -67,7 +62,7 @@ def build(folder: Path, smoke: bool = False, notebooks: Path = NOTEBOOKS) -> Pat
     ]
     subprocess.run(command, check=True, cwd=folder, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     for page in (folder / "site").glob("*.html"):
-        page.write_text(FROM_THE_NET.sub("", page.read_text()))
+        page.write_text(without_net(page.read_text()))
     return folder / "site" / "index.html"
 
 
