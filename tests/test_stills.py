@@ -39,7 +39,9 @@ WIDGETS = {
 def test_a_page_with_widgets_loads_nothing_and_shows_their_last_state(tmp_path):
     view = nbformat.v4.new_output("display_data", data={VIEW: {"model_id": "box"}, "text/plain": "VBox(children=...)"})
     formula = nbformat.v4.new_output("display_data", data={"text/latex": "$\\displaystyle \\frac{a}{b}$"})
-    plot = nbformat.v4.new_output("display_data", data={"text/html": "<script src='https://cdn.plot.ly/p.js'></script>"})
+    plot = nbformat.v4.new_output(
+        "display_data", data={"text/html": "<script src='https://cdn.plot.ly/p.js'></script>"}
+    )
     cells = [nbformat.v4.new_code_cell("interact(f)", outputs=[view, formula, plot])]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["widgets"] = {STATE: {"state": WIDGETS, "version_major": 2, "version_minor": 0}}
