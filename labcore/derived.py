@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.spread import spread, spread_rows
-from labcore.store import Progress, Rows, Store
+from labcore.store import Rows, Store
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 

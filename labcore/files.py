@@ -1,12 +1,174 @@
-"""Checksums of files, and what has become of files whose checksums are known."""
+"""Files and folders that are whole or absent: atomic writing, a check that a place can be written, checksums.
+
+What was saved before survives a crash, a full disk and a kill: new contents are written under a temporary name next to the
+target, put on the disk (fsync) and renamed. After a kill a hidden file or folder `.NAME.*.tmp` may be left; it may be removed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+"""What some disks answer to fsync of a folder, and any disk where the folder may be written but not read."""
+
+
+def write_atomic(path: Path, contents: str | bytes) -> None:
+    """Replace a file as a whole, text in UTF-8. Raises OSError and leaves the old file where the new one cannot be written."""
+    with replacing(path) as new:
+        new.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file as a whole: the block writes to the path that it is given, an empty file next to `path`.
+
+    At the end of the block the new file gets the name. If the block raises, the old file stays and the new one is removed.
+    The new file has the permissions of the one it replaces, or those that the umask gives. Of a symbolic link only the link
+    is replaced, since its target belongs to somebody else. OSError where the file cannot be written.
+    """
+    _check_target(path)
+    new = _temporary(path)
+    try:
+        new.touch(exist_ok=False)
+        mode = stat.S_IMODE((path if path.is_file() else new).stat().st_mode)
+        yield new
+        if stat.S_IMODE(new.stat().st_mode) != mode:  # safetensors makes files that only their owner can read
+            new.chmod(mode)
+        sync(new)
+        os.replace(new, path)
+        _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making_folder(path: Path, new: Path | None = None) -> Iterator[Path]:
+    """Make a folder that appears as a whole: the block fills the empty folder that it is given, next to `path`.
+
+    At the end of the block everything in it is put on the disk and it gets the name. If the block raises, it is removed.
+    new: its name until then; default, a hidden one. What an earlier process left under that name is removed first.
+    Raises OSError where the folder cannot be written, and where `path` is a file or a folder that is not empty.
+    """
+    new = _temporary(path) if new is None else new
+    try:
+        remove_folder(new)
+        new.mkdir(parents=True)
+        yield new
+        sync_all(new)
+        os.rename(new, path)
+        _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            remove_folder(new)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it is there; of a link to one only the link, since its target belongs to somebody else."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's contents, or a folder's entries, are on the disk. OSError where the disk failed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Return when all files of a folder are on the disk, with those of the folders in it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sync(path)
+        elif path.is_dir():
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """`sync` of a folder's entries, where its disk can do that."""
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden name next to `path` that no other process uses: containers share process numbers, so it is random."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def cache_folder() -> Path:
+    """The folder of computed files: $LABCORE_CACHE, else labcore/ in the user's cache folder."""
+    if given := os.environ.get("LABCORE_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "labcore"
+
+
+def weights_folder() -> Path:
+    """The folder of other people's pretrained weights: $LABCORE_WEIGHTS, else weights/ in the cache folder."""
+    if given := os.environ.get("LABCORE_WEIGHTS"):
+        return Path(given).expanduser()
+    return cache_folder() / "weights"
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it if missing; OSError says which folder cannot be made and what to do."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, error) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` if missing and write a test file to it, before work begins; OSError says what to do."""
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise _refused(folder, error) from None
+
+
+def check_file(path: Path) -> None:
+    """Check that a file can be written to `path`, before work begins; its folder is made. OSError says what to do."""
+    _check_target(path)
+    check_writable(path.parent)
+
+
+def _check_target(path: Path) -> None:
+    """OSError where the name belongs to a folder or a device, which a file must not replace."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file, as {path / 'record.json'}")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+
+
+def _refused(folder: Path, error: OSError) -> OSError:
+    """An OSError that says which folder cannot be written, why, and what to do."""
+    cache, given = cache_folder(), os.environ.get("LABCORE_CACHE")
+    advice = "give a folder that can be written"
+    if folder == cache or cache in folder.parents:
+        source = f"LABCORE_CACHE is {given!r}" if given else f"the cache folder is {cache}"
+        advice = f"{source}: set LABCORE_CACHE to a folder that can be written"
+    return OSError(f"cannot write to {folder} ({error.strerror or error}); {advice}")
 
 
 def sha256(path: Path) -> str:

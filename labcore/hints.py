@@ -1,4 +1,4 @@
-"""Words for messages: what another library's error says, and the name that a mistyped one was meant to be."""
+"""Parts of error messages: the first line of another library's error, and the known name that a wrong one resembles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean ...?)" with the known name most like `name`, or "" where none is like it."""
+    """ " (did you mean ...?)" with the known name that is most like `name`; empty where none is like it."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from labcore.files import write_atomic
+from labcore.locks import locked
 
 
 def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
     """A JSON file that is replaced at once. Raises ValueError, and leaves what is there, where a number is not finite."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        new.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-        os.replace(new, path)
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise ValueError(f"{path} was not written: a number is NaN or infinity ({error})") from None
-    finally:
-        new.unlink(missing_ok=True)
+    write_atomic(path, text)
 
 
 def parse_json(text: str) -> Any:
@@ -44,15 +38,9 @@ def read_json(path: Path) -> Any:
 def alone(path: Path) -> Iterator[None]:
     """While open, no other process of this machine is `alone` with a file of this folder: to read it, add to it and write it.
 
-    Where system or disk have no locks of folders, nothing is held.
+    The folder is locked, so that no lock file is left next to the user's own. Where its disk has no locks, nothing is held.
     """
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            stack.enter_context(locked(path.parent))
         yield
-    finally:
-        os.close(folder)

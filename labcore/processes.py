@@ -1,8 +1,9 @@
-"""Processes: the cores that this one may use, and whether another one is still the same."""
+"""This process and others: its device, its share of a launch, its cores, the end of its parent, and who a process is."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -11,8 +12,29 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_device() -> str:
+    """This process's device: its own GPU in a launch, the first GPU outside of one, the CPU where there is none."""
+    from labcore.driver import has_cuda  # imports torch, which the processes around a run do without
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_cuda() else "cpu"
+
+
+def process_share() -> tuple[int, int]:
+    """(rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def die_with_parent(number: int) -> None:
+    """Have the system send signal `number` to this process when its parent ends; does nothing on other systems than Linux."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
 def birth(pid: int) -> str | None:
-    """Boot and start time of a process, which no later process with its number shares; None where it has ended."""
+    """Boot and start time of a process, which no later process of the same number has; None where it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -9,14 +9,12 @@ same key later finds the rows. Chunks are fixed by the key, so rows never depend
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labcore.driver import has_cuda
+from labcore.files import make_folder, making_folder, replacing
 from labcore.jsonfile import read_json
+from labcore.locks import locked
+from labcore.processes import process_share
+from labcore.progress import Progress
 
-Progress = Callable[[str, int, int], None]
-"""progress(what, rows done, rows in all), called as chunks complete."""
-
-KEY, DONE = "key.json", "done.npy"
+KEY, DONE, LOCK = "key.json", "done.npy", ".lock"
 POLL = 0.2  # seconds between looks at the other processes' chunks
 PATIENCE = 600.0  # seconds without a new one until a warning
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python names it since 3.13
@@ -44,44 +42,6 @@ class Rows(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-
-
-def cache_folder() -> Path:
-    """Where stores live unless told otherwise: $LABCORE_CACHE, else labcore/ in the user's cache folder."""
-    if given := os.environ.get("LABCORE_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "labcore"
-
-
-def weights_folder() -> Path:
-    """Where weights of other people's networks are looked for: $LABCORE_WEIGHTS, else weights/ in the lab's cache folder."""
-    if given := os.environ.get("LABCORE_WEIGHTS"):
-        return Path(given).expanduser()
-    return cache_folder() / "weights"
-
-
-def make_folder(folder: Path) -> None:
-    """`folder` with all that is above it; OSError says which folder cannot be made and what to do."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        cache, given = cache_folder(), os.environ.get("LABCORE_CACHE")
-        within = folder == cache or cache in folder.parents
-        said = f"LABCORE_CACHE is {given!r}" if given else f"the cache folder is {cache}"
-        raise OSError(
-            f"cannot make the folder {folder} ({error.strerror or error}); "
-            + (f"{said}: set LABCORE_CACHE to a folder that can be written" if within else "give another folder")
-        ) from None
-
-
-def process_device() -> str:
-    """This process's device: its own GPU in a launch, the first one alone, else the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_cuda() else "cpu"
-
-
-def process_share() -> tuple[int, int]:
-    """(rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Store:
@@ -128,8 +88,7 @@ class Store:
     def _repair(self) -> None:
         """Damaged files anew, and no chunk marked as complete. One process at a time; the marks go first, in a new file, so
         that a process which still writes to an old file marks nothing here."""
-        with open(self.folder / KEY, "r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / LOCK):
             damaged = self._damaged()
             if not damaged:  # another process was first
                 return
@@ -137,28 +96,20 @@ class Store:
             warnings.warn(f"{self.folder}: {names} missing or damaged; its rows are computed again", stacklevel=3)
             marks = self.folder / DONE
             for path in [marks, *(path for path in damaged if path != marks)]:
-                new = path.with_name(f".{path.name}.tmp")
-                try:
+                with replacing(path) as new:
                     _allocate(new, *self._layout[path])
-                    os.replace(new, path)
-                finally:
-                    new.unlink(missing_ok=True)
 
     def _create(self) -> None:
         """All files at their full size, in a folder that appears at once; of several creators the first one wins."""
         make_folder(self.folder.parent)
-        new = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
         try:
-            for path, (shape, dtype) in self._layout.items():
-                _allocate(new / path.name, shape, dtype)
-            (new / KEY).write_text(json.dumps(self.key, indent=2) + "\n")
-            new.chmod(0o755)
-            os.rename(new, self.folder)
+            with making_folder(self.folder) as new:
+                for path, (shape, dtype) in self._layout.items():
+                    _allocate(new / path.name, shape, dtype)
+                (new / KEY).write_text(json.dumps(self.key, indent=2) + "\n")
         except OSError:
             if not (self.folder / KEY).is_file():  # not because another process was first
                 raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
 
     def __getitem__(self, array: str) -> Tensor:
         """The rows of one array, mapped from the file, not read into memory; what is written to them stays in memory."""

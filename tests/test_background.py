@@ -19,6 +19,7 @@ from conftest import perturbed
 from test_training import assert_same_run, run_config
 
 from labcore import BackwardModel
+from labcore.locks import locked
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.runs import detached
@@ -102,8 +103,8 @@ def test_a_number_used_again_is_not_mistaken(tmp_path):
     assert not detached.running(tmp_path) and not detached.ask_to_stop(tmp_path)
     (tmp_path / "train.json").write_text(json.dumps({**record, "host": "elsewhere", "pid": 1, "birth": "x"}))
     assert not detached.running(tmp_path)  # nobody on that host holds the lock
-    with open(tmp_path / "train.lock", "w") as lock:
-        assert detached._hold(lock) and detached.running(tmp_path)
+    with locked(tmp_path / "train.lock"):
+        assert detached.running(tmp_path)
         with pytest.raises(OSError, match="runs on elsewhere; stop process 1 there"):
             detached.ask_to_stop(tmp_path)
     (tmp_path / "train.json").write_text("{")

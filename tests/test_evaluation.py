@@ -10,15 +10,15 @@ from PIL import Image
 from test_biflow import backward
 from typer.testing import CliRunner
 
-from labcore import TarFlow, store, zoo
+from labcore import TarFlow, processes, zoo
 from labcore.cli.app import app
 from labcore.data import load
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import statistics
 from labcore.jsonfile import write_json
+from labcore.progress import show_progress, table
 from labcore.runs import evaluation
 from labcore.runs.evaluation import METRICS, Data, evaluate_model, plan
-from labcore.runs.progress import show_progress, table
 
 LAB = CliRunner()
 
@@ -417,5 +417,5 @@ def test_progress_in_a_log_is_a_line_at_every_tenth(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     show_progress()("samples", 1, 2)
     assert capsys.readouterr().err == ""
-    assert store.process_share()[0] == 1
+    assert processes.process_share()[0] == 1
     assert table([("a", 1), ("long", "x")]) == "a     1\nlong  x"

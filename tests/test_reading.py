@@ -12,7 +12,7 @@ import torch
 from conftest import perturbed
 from PIL import Image
 
-from labcore import driver, encoders, reading, store
+from labcore import driver, encoders, reading
 from labcore.data import load
 from labcore.data.loaders import StepSampler, in_order, micro_batches
 from labcore.derived import Derived, derive
@@ -23,6 +23,7 @@ from labcore.evaluate.hiddens import hidden_features
 from labcore.evaluate.statistics import image_features
 from labcore.latents.codec import Pixels
 from labcore.latents.store import cached_raw
+from labcore.processes import process_device
 from labcore.train.targets import Cached
 from labcore.types import Batch
 
@@ -194,7 +195,7 @@ def test_an_old_driver_is_one_message(smi, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert store.process_device() == store.process_device() == "cpu"
+        assert process_device() == process_device() == "cpu"
     (message,) = (str(each.message) for each in said)
     assert message.startswith("GPU 0: NVIDIA H100 is not used: The NVIDIA driver on your system is too old")
     assert "runs on the CPU; update the NVIDIA driver" in message and "\n" not in message
@@ -211,4 +212,4 @@ def test_no_gpu_is_no_message(smi, monkeypatch, why):
         smi.write_text("#!/bin/sh\n" + ("exit 9\n" if why == "broken" else "echo No devices found\n"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert store.process_device() == "cpu"
+        assert process_device() == "cpu"

@@ -21,6 +21,7 @@ import pytest
 import toys
 from test_runs import command, execute_once, expected, result, toy_runs
 
+from labcore import locks
 from labcore.campaigns import kernel, results, runner, state
 from labcore.campaigns.spec import load_spec
 
@@ -58,10 +59,8 @@ def counted(run, root: Path) -> int:
 
 def kernel_in(folder: Path) -> int:
     """The process number of a run's kernel, 0 where none lives."""
-    with contextlib.suppress(OSError, ValueError):
-        process = int((folder / state.KERNEL).read_text())
-        return process if "kernel.py" in Path(f"/proc/{process}/cmdline").read_text() else 0
-    return 0
+    holder = locks.holder(folder / state.KERNEL)
+    return (holder.pid or 0) if holder else 0
 
 
 def alive(process: int) -> bool:
@@ -332,6 +331,6 @@ def test_a_kernel_that_never_answers_is_ended(tmp_path):
         time.sleep(0.05)
     kernel.end(lock)
     assert hung.wait(30) == -signal.SIGKILL
-    lock.write_text(str(os.getpid()))
+    lock.write_text(f"pid {os.getpid()} on {os.uname().nodename}")
     kernel.end(lock)
     kernel.end(tmp_path / "none")

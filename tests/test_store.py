@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from labcore.store import DONE, Rows, Store, cache_folder
+from labcore.files import cache_folder
+from labcore.store import DONE, Rows, Store
 
 ARRAYS = {"a": Rows((3,), "float32"), "b": Rows((), "int64")}
 
@@ -249,5 +250,5 @@ def test_a_cache_that_cannot_be_made_names_the_variable(below, tmp_path, monkeyp
     with pytest.raises(OSError, match=r"file.* LABCORE_CACHE is '.*': set LABCORE_CACHE to a folder"):
         make(cache_folder())
     monkeypatch.delenv("LABCORE_CACHE")
-    with pytest.raises(OSError, match="give another folder"):
+    with pytest.raises(OSError, match="give a folder that can be written"):
         make(tmp_path / "file")

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from labcore.biflow.model import BackwardModel
+from labcore.files import replacing
 
 MOST = 4096
 """Images of a batch, at most; our choice."""
@@ -52,5 +53,6 @@ def export(model: BackwardModel, path: str | Path) -> Path:
             _OnePass(model).eval(), tuple(given), dynamic_shapes=tuple({0: batch} for _ in given)
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(graph, path)
+    with replacing(path) as new, open(new, "wb") as file:
+        torch.export.save(graph, file)
     return path

@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from labcore.campaigns import state as states
-from labcore.campaigns.kernel import die_with_parent
 from labcore.campaigns.notebook import Stop, Stopped, execute, explain, write_figures
 from labcore.campaigns.pages import web_page
-from labcore.campaigns.state import RESULT, Busy, State, write_atomic
+from labcore.campaigns.state import RESULT, Busy, State
+from labcore.files import write_atomic
 from labcore.jsonfile import read_json
+from labcore.processes import die_with_parent
 from labcore.revision import git_revision
 from labcore.terminal import show_any_character
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from labcore import locks
 from labcore.campaigns import kernel
 from labcore.campaigns.parameters import EXPLORE
 
@@ -43,7 +44,7 @@ class Stop:
     """A wish to stop a running notebook: the cell in hand gets Ctrl-C once, so that training saves; no later cell starts."""
 
     def __init__(self, kernel: Path | None = None):
-        self.kernel = kernel  # the file that holds the kernel's process number
+        self.kernel = kernel  # the lock that the kernel holds
         self.wished, self.interrupted = threading.Event(), False
         self._cell: int | None = None
         self._began = 0.0
@@ -87,11 +88,11 @@ class Stop:
     def _interrupt(self) -> bool:
         """Send SIGINT to the kernel's processes, if it has come as far as to listen."""
         try:
-            number = int(self.kernel.read_text()) if self.kernel else 0
-            if not number or _ignores_interrupts(number):
+            holder = locks.holder(self.kernel) if self.kernel else None
+            if holder is None or holder.pid is None or _ignores_interrupts(holder.pid):
                 return False
-            os.killpg(number, signal.SIGINT)
-        except (OSError, ValueError):
+            os.killpg(holder.pid, signal.SIGINT)
+        except OSError:
             return False
         self.interrupted = True
         return True

@@ -21,7 +21,8 @@ from labcore.campaigns import state
 from labcore.campaigns.execute import LOG, read_result
 from labcore.campaigns.interval import Interval, mean_interval, paired
 from labcore.campaigns.spec import Run, RunSpec, TableSpec
-from labcore.campaigns.state import RESULT, State, write_atomic
+from labcore.campaigns.state import RESULT, State
+from labcore.files import write_atomic
 from labcore.jsonfile import read_json
 
 TAIL = 40  # lines of the log that a record keeps

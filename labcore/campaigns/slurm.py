@@ -26,6 +26,7 @@ from labcore.campaigns.progress_table import ProgressTable
 from labcore.campaigns.runner import finished
 from labcore.campaigns.spec import FOLDER, Run, RunSpec
 from labcore.config import Config
+from labcore.files import write_atomic
 from labcore.hints import nearest
 from labcore.jsonfile import read_json
 from labcore.processes import birth
@@ -145,7 +146,7 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
         about: dict[str, Any] = {"cluster": cluster, "job": job.job_id}
         if cluster == "local":  # a process of this machine, whose number another may get one day
             about = {"cluster": cluster, "job": int(job.job_id), "birth": birth(int(job.job_id))}
-        state.write_atomic(folder / JOB, json.dumps(about) + "\n")
+        write_atomic(folder / JOB, json.dumps(about) + "\n")
     return {run.name: job.job_id for (run, _folder), job in zip(waiting, jobs, strict=True)}
 
 

@@ -18,13 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore import locks
 from labcore.campaigns.spec import Run
+from labcore.files import write_atomic
 from labcore.jsonfile import parse_json
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 STATE, LOCK, KERNEL, RESULT = "run.json", ".lock", ".kernel", "result.json"
 STATUSES = ("new", "running", "done", "failed", "stopped", "killed")
@@ -72,16 +69,6 @@ class State(NamedTuple):
 def now() -> str:
     """The time of day, for people to read."""
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file as a whole: what was there stays until the new content is on the disk."""
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def save(state: State) -> None:
@@ -172,41 +159,20 @@ def _free_name(folder: Path, stem: str, suffix: str) -> Path:
 def claim(folder: Path, wait: float = 1.0) -> Iterator[None]:
     """Hold a run's folder for this process; Busy where another holds it for longer than `wait` seconds.
 
-    The claim ends with the process, however that ends. Where the system has no file locks, nothing is claimed.
+    The claim ends with the process, however that ends.
     """
-    if fcntl is None:
-        yield
-        return
-    with open(folder / LOCK, "a+", encoding="utf-8") as lock:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    lock.seek(0)
-                    raise Busy(f"running elsewhere, {lock.read().strip() or 'by another process'}") from None
-                time.sleep(0.05)
-        with contextlib.suppress(OSError):  # only for people: a full disk does not matter here
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
-            lock.flush()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.locked(folder / LOCK, wait))
+        except locks.Held as held:
+            raise Busy(f"running elsewhere, {held.holder}") from None
         yield
 
 
 def holder(folder: Path) -> str | None:
     """Who holds a run's folder ("running elsewhere, pid 1 on host"); None where nobody does."""
-    if fcntl is None or not (folder / LOCK).exists():
-        return None
-    with open(folder / LOCK, encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return f"running elsewhere, {lock.read().strip() or 'by another process'}"
-        except OSError:
-            return None
-    return None
+    found = locks.holder(folder / LOCK)
+    return None if found is None else f"running elsewhere, {found}"
 
 
 def status_of(state: State) -> str:

@@ -169,10 +169,10 @@ def evaluate(
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.data.class_names import class_numbers
     from labcore.evaluate.generate import Sampling
+    from labcore.progress import show_progress, table
     from labcore.runs.denoising import find_denoised
     from labcore.runs.evaluation import check_out, evaluate_model, plan
     from labcore.runs.own_data import source_of
-    from labcore.runs.progress import show_progress, table
 
     flow = find_denoised(model, denoising).to(device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -239,11 +239,11 @@ def stats(
     from labcore.evaluate.adm import is_reference, told_of
     from labcore.evaluate.extractors import load_extractor
     from labcore.evaluate.statistics import file_name
-    from labcore.runs.evaluation import check_file, reference_of, reference_of_batch
+    from labcore.files import cache_folder, check_file
+    from labcore.progress import show_progress, table
+    from labcore.runs.evaluation import reference_of, reference_of_batch
     from labcore.runs.models import find_sampler
     from labcore.runs.own_data import is_model, named, source_of
-    from labcore.runs.progress import show_progress, table
-    from labcore.store import cache_folder, make_folder
 
     network = load_extractor(extractor).to(device())
     if is_reference(data):
@@ -262,7 +262,6 @@ def stats(
         source = named(data, path, image_size, channels, crop)
     train = source.split("train")
     where = out or cache_folder() / "statistics" / file_name(train, network)
-    make_folder(where.parent)
     check_file(where)
     _share(num_processes)
     with tf32.use(False):
@@ -294,14 +293,14 @@ def probe(
     from labcore.evaluate import training_free_accuracy
     from labcore.evaluate.hiddens import all_sites, hidden_features
     from labcore.evaluate.probe import probe_sites
+    from labcore.files import check_file
     from labcore.jsonfile import write_json
     from labcore.latents import seen_by
-    from labcore.runs.evaluation import check_file
+    from labcore.processes import process_share
+    from labcore.progress import show_progress, table
     from labcore.runs.models import find_model
     from labcore.runs.own_data import source_of
-    from labcore.runs.progress import show_progress, table
     from labcore.spread import spread
-    from labcore.store import process_share
     from labcore.viz import measures
 
     flow = find_model(model).to(device())
@@ -350,7 +349,7 @@ def _share(num_processes: int) -> None:
 
 def _say_data(source: Any) -> None:
     """Name the images that a model is measured on; of several processes the first one says it."""
-    from labcore.store import process_share
+    from labcore.processes import process_share
 
     if process_share()[0] == 0:
         typer.echo(printable(f"data: {source}"))

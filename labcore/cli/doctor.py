@@ -11,10 +11,10 @@ import torch
 
 from labcore import encoders, provenance
 from labcore.evaluate.extractors import find_inception
+from labcore.files import cache_folder
 from labcore.inverse.solve import decoder_for
 from labcore.kernels import dispatch, native
 from labcore.latents import weights as autoencoders
-from labcore.store import cache_folder
 
 PACKAGES = (
     "torch",

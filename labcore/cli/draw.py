@@ -69,13 +69,13 @@ def sample(
     from labcore import tf32 as tf32_switch
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
+    from labcore.files import check_writable
     from labcore.inverse.sample import sample as draw
     from labcore.jsonfile import write_json
     from labcore.latents import pixel_shape, to_pixels
     from labcore.provenance import weights_hash
     from labcore.runs.denoising import find_denoised
     from labcore.runs.models import solver_settings
-    from labcore.runs.train_flow import check_writable
     from labcore.terminal import printable
     from labcore.viz.class_labels import by_class
     from labcore.viz.sheet import save_grid
@@ -156,16 +156,14 @@ def calibrate(
     repeats: Annotated[int, typer.Option(help="Timings of each method; the median counts.", min=1)] = 3,
 ) -> None:
     """Measure which solver of the exact inverse is fastest for each block here, and keep it for `lab sample --solver auto`."""
+    from labcore.files import check_file
     from labcore.inverse import calibrate as measuring
     from labcore.inverse.sample import as_labels, prior_noise
     from labcore.runs.models import calibration_file, find_model
-    from labcore.runs.train_flow import check_writable
-    from labcore.store import make_folder
 
     flow = find_model(model).to(device())
     file = calibration_file(model, flow)
-    make_folder(file.parent)
-    check_writable(file.parent)
+    check_file(file)
     if file.is_file():
         measuring.read(file)
     y = as_labels(flow, class_labels(classes, batch_size, flow.config), batch_size)
@@ -194,9 +192,9 @@ def bench(
     """Time a flow's forward pass, training step and inverses here: what is fastest, and how far from the floor."""
     from labcore import provenance
     from labcore.experiments import bench as benching
+    from labcore.files import check_file
     from labcore.jsonfile import write_json
     from labcore.runs.models import find_model
-    from labcore.runs.train_flow import check_writable
 
     batches, guidances, precisions, ways = (
         batch or [1, 16],
@@ -214,15 +212,13 @@ def bench(
         raise ValueError(f"--batch was {min(batches)}; it must be at least 1")
     if reference is None and "ml-tarflow" in (way or ()):
         raise ValueError("--way ml-tarflow needs --reference, the folder of a clone of github.com/apple/ml-tarflow")
-    if out is not None and out.is_dir():
-        raise ValueError(f"--out {out} is a folder; name a file, for example {out / 'bench.json'}")
     if not all(math.isfinite(g) for g in guidances):
         raise ValueError(f"--guidance was {guidances}; give numbers")
     flow = find_model(model).to(device())
     if any(guidances) and not flow.config.num_classes:
         raise ValueError("--guidance needs a flow with classes here; leave it out")
     if out is not None:
-        check_writable(out.parent)
+        check_file(out)
     told = lambda row: typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)  # noqa: E731
     rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, told)
     typer.echo(benching.described(rows))
@@ -233,7 +229,7 @@ def bench(
 
 def device() -> str:
     """This process's device."""
-    from labcore.store import process_device
+    from labcore.processes import process_device
 
     return process_device()
 

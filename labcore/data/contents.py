@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from labcore.files import sha256
+from labcore.files import cache_folder, sha256
 from labcore.jsonfile import alone
-from labcore.store import cache_folder
 
 THREADS = 8
 """Files read at a time; hashing leaves the interpreter free. Our choice."""

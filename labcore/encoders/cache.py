@@ -12,7 +12,8 @@ from torch import Tensor
 
 from labcore.derived import Derived, Images, derive
 from labcore.encoders.frozen import Encoder
-from labcore.store import Progress, cache_folder
+from labcore.files import cache_folder
+from labcore.progress import Progress
 
 CHUNK = 32
 """Images encoded at a time, and rows of one chunk of the store; our choice (see `Encoder` on the CPU)."""

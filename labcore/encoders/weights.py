@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labcore.encoders.specs import EncoderSpec
-from labcore.store import weights_folder
+from labcore.files import weights_folder
 from labcore.tensors import FLOATING, first_not_finite
 
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)

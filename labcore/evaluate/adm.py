@@ -25,7 +25,7 @@ from labcore.data.images import ImageData
 from labcore.evaluate.extractors import POOL, SPATIAL, Extractor
 from labcore.evaluate.fidelity import Frechet
 from labcore.evaluate.statistics import Moments, Reference, image_features, make_reference, moments
-from labcore.store import Progress
+from labcore.progress import Progress
 
 IMAGES = "arr_0"
 MOMENTS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}

@@ -32,8 +32,9 @@ from labcore import provenance
 from labcore.evaluate import extractors
 from labcore.evaluate.extractors import LOGITS, POOL, SPATIAL, Extractor
 from labcore.evaluate.statistics import MOST_FEATURES, Moments, Reference, check_varied, image_features, moments
+from labcore.progress import Progress
 from labcore.rng import generator
-from labcore.store import Progress, Store
+from labcore.store import Store
 
 METRICS = ("fid", "sfid", "kid", "is", "precision", "recall")
 NAMES = tuple(f"{metric}{extractors.suffix_of(name)}" for name in extractors.NAMES for metric in METRICS)

@@ -21,6 +21,7 @@ from torch import Tensor
 from labcore import provenance, tf32
 from labcore.config import Config
 from labcore.data.transforms import to_uint8
+from labcore.files import cache_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
@@ -28,7 +29,8 @@ from labcore.inverse.sample import Sampler, check_one_pass, sample
 from labcore.inverse.score_denoised import ScoreDenoised
 from labcore.inverse.solve import way_of
 from labcore.latents import codec_of, pixel_shape, to_pixels
-from labcore.store import Progress, Rows, Store, cache_folder
+from labcore.progress import Progress
+from labcore.store import Rows, Store
 
 MOST = 1_000_000
 """Images of one drawing; our choice, 20 times what papers draw."""

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from labcore.data.transforms import floats
 from labcore.evaluate.accuracy import check_limit
+from labcore.files import cache_folder
 from labcore.finite import DIVERGED, check_result, images_from
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 from labcore.provenance import weights_hash
 from labcore.reading import parts_of
 from labcore.spread import spread
-from labcore.store import Progress, Rows, Store, cache_folder
+from labcore.store import Rows, Store
 from labcore.types import Site
 
 LAYOUT = 1
@@ -72,7 +74,7 @@ def hidden_features(
     """{site: (n, width) float32}: the mean over tokens at each site, for `limit` images, evenly spread (None: all), in order.
 
     dataset: one of `labcore.data`. Images are clean and have no label (y = None). The rows lie under `root` (None:
-    hiddens/ in `labcore.store.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
+    hiddens/ in `labcore.files.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
     and `chunk`, the images of one forward pass; what is there is not computed again, and the processes of one launch
     share what is missing. The tensors are mapped from these files: read them, or clone them first. Sites come back in the
     order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1, and

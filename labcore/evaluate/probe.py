@@ -25,9 +25,9 @@ from labcore.config import Config
 from labcore.evaluate.accuracy import Accuracy, check_limit, wilson
 from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 from labcore.rng import generator
 from labcore.spread import spread
-from labcore.store import Progress
 from labcore.types import Site
 
 

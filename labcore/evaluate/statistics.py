@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
+from labcore.files import cache_folder, make_folder, replacing
 from labcore.finite import check_result, images_from
 from labcore.jsonfile import parse_json
+from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.rng import generator
-from labcore.store import Progress, Rows, Store, cache_folder, make_folder
+from labcore.store import Rows, Store
 
 SCHEMA = 1
 CHUNK = 32  # images at a time through the extractor; fixed, so that no metric depends on a batch size
@@ -185,12 +186,8 @@ def save_reference(reference: Reference, path: Path) -> None:
         "spatial.cov": reference.spatial.cov,
         "features": reference.features,
     }
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as new:
         save_file(tensors, new, metadata={"labcore": json.dumps(reference.about)})
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def load_reference(path: str | Path) -> Reference:

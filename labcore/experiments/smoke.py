@@ -15,13 +15,13 @@ from labcore.data.datasets import Data
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.experiments.recipe import prepare
+from labcore.processes import process_device
 from labcore.runs.background import train_streamed
 from labcore.runs.denoising import Denoising
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring, measured
 from labcore.runs.train_flow import check_new
 from labcore.spread import spread
-from labcore.store import process_device
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
 """Images drawn and compared, enough for precision and recall; test images; and what looks at them."""

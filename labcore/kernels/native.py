@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labcore.store import cache_folder
+from labcore.files import cache_folder, write_atomic
 
 SOURCE = Path(__file__).with_name("token_loop.c")
 FLAGS = (["-march=native"], ["-mcpu=native"], [])
@@ -93,11 +93,9 @@ def build(words: list[str], to: Path) -> None:
 
 def keep(made: Path, kept: Path) -> None:
     """Copy the library into the cache folder in one step, for later processes; where nothing can be written, do without."""
-    part = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, part)
-        os.replace(part, kept)
+        write_atomic(kept, made.read_bytes())
     except OSError as error:
         logging.getLogger("labcore").info("compiled code was not kept: %s", error)
 

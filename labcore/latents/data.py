@@ -15,8 +15,8 @@ from torch import Tensor
 
 from labcore.latents.codec import Codec
 from labcore.latents.store import cached_raw
+from labcore.progress import Progress
 from labcore.rng import StepNoise
-from labcore.store import Progress
 
 
 class LatentData:

@@ -13,7 +13,7 @@ from labcore.config import TokensConfig
 from labcore.finite import check_result
 from labcore.latents.codec import DECODED, Autoencoder, Codec, Pixels, check_fits, load
 from labcore.latents.data import LatentData
-from labcore.store import Progress
+from labcore.progress import Progress
 
 
 def codec_of(config: TokensConfig) -> Codec:

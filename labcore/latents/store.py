@@ -12,8 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from labcore.derived import Derived, Images, derive
+from labcore.files import cache_folder
 from labcore.latents.codec import Codec
-from labcore.store import Progress, cache_folder
+from labcore.progress import Progress
 
 CHUNK = 16
 """Images encoded at a time, and rows of one chunk of the store; our choice."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from labcore.files import weights_folder
 from labcore.jsonfile import read_json
-from labcore.store import weights_folder
 from labcore.tensors import first_not_finite, read_formats
 
 KNOWN = {

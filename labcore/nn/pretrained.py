@@ -6,15 +6,14 @@ configuration key or a wrong shape is an error. The mixin loads those silently, 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from labcore.config import SCHEMA, Config
+from labcore.files import replacing, sync
 from labcore.jsonfile import parse_json
 from labcore.memory import keep_freed_memory
 from labcore.tensors import (
@@ -45,18 +44,13 @@ class Pretrained:
         from safetensors import SafetensorError
 
         folder, tensors = Path(folder), stored_tensors(self, dtype)
-        weights, config = (folder / f"{name}.{os.getpid()}.tmp" for name in (WEIGHTS, CONFIG))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(tensors, weights)
-            config.write_text(json.dumps(describe(self), indent=2) + "\n")
-            weights.chmod(config.stat().st_mode)  # safetensors makes files that only their owner can read
-            os.replace(weights, folder / WEIGHTS)
-            os.replace(config, folder / CONFIG)
+            with replacing(folder / CONFIG) as config, replacing(folder / WEIGHTS) as weights:
+                write_tensors(tensors, weights)
+                config.write_text(json.dumps(describe(self), indent=2) + "\n")
+                sync(config)  # both files are complete before the first one, the weights, is replaced
         except (OSError, SafetensorError) as error:
-            for partial in (weights, config):
-                with contextlib.suppress(OSError):
-                    partial.unlink(missing_ok=True)
             raise OSError(
                 f"could not save the model to {folder} ({error}); free space or give another folder"
             ) from error

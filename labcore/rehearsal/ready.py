@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore.files import cache_folder
 from labcore.latents.weights import layout
 from labcore.plan import Plan, on_disk, words
 from labcore.runs.kinds import AnyRun
-from labcore.store import cache_folder
 
 OK, MISSING, RANDOM, LATER = "ok", "missing", "random", "later"
 """What a point may be: there; not there; replaced by random numbers for this rehearsal; or needed by the real run alone."""

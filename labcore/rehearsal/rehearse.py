@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from labcore.config import InversionRunConfig, TarFlowConfig
 from labcore.data.datasets import NAMES, Data
 from labcore.experiments.recipe import prepare, weights_needed
+from labcore.files import check_file, weights_folder
 from labcore.jsonfile import write_json
 from labcore.plan import Estimate, Machine, Plan, estimate, machine
 from labcore.plan import plan as plan_of
@@ -30,12 +31,10 @@ from labcore.rehearsal.planned import Planned, chosen
 from labcore.rehearsal.ready import LATER, MISSING, RANDOM, Point
 from labcore.rehearsal.trial import OutOfMemory, Trial, run_trial
 from labcore.runs.configure import as_named, configure, configure_inversion
-from labcore.runs.evaluation import check_file
 from labcore.runs.kinds import AnyRun
 from labcore.runs.models import find_model
 from labcore.runs.train_flow import check_new
 from labcore.runs.train_student import find_flow
-from labcore.store import weights_folder
 
 RECORD = "rehearsal.json"
 Say = Callable[[str], None]

@@ -15,11 +15,11 @@ from labcore import encoders
 from labcore.config import InversionRunConfig, TarFlowConfig
 from labcore.encoders import EncoderSpec, specs
 from labcore.encoders.perceptual import CONVNEXT, VGG
+from labcore.files import weights_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import untrained as untrained_autoencoder
 from labcore.rng import generator
 from labcore.runs.kinds import AnyRun
-from labcore.store import weights_folder
 
 PICTURE = (500, 375)
 """Pixels across and down a picture, about ImageNet's average; sizes of 64 and below get pictures of their own size."""

@@ -7,16 +7,16 @@ from the last checkpoint.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labcore.files import check_writable, write_atomic
 from labcore.runs import detached
 from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.train_flow import check_writable, data_fingerprint, datasets
+from labcore.runs.train_flow import data_fingerprint, datasets
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.loop import TrainResult
@@ -87,9 +87,7 @@ def train_streamed(
 
 
 def _write_config(config: AnyRun, folder: Path) -> None:
-    unfinished = folder / f"{CONFIG}.tmp"
-    unfinished.write_text(dump_yaml(config.model_dump(mode="json")))
-    os.replace(unfinished, folder / CONFIG)
+    write_atomic(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
 
 
 def _follow(config: AnyRun, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:

@@ -20,13 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labcore.files import write_atomic
 from labcore.jsonfile import read_json
+from labcore.locks import Held, holder, locked, sign
 from labcore.processes import birth
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 RECORD, OUTPUT, LOCK = "train.json", "train.out", "train.lock"
 SHOWN = 200
@@ -46,34 +43,44 @@ def start(
     OSError where the folder's disk has no file locks.
     """
     folder = folder.resolve()
-    with open(folder / LOCK, "a") as lock:
-        if not _hold(lock):
-            return None
-        prepare()
-        output = folder / OUTPUT
-        _write(
-            folder,
-            dict(
-                command=list(command),
-                about=about,
-                host=socket.gethostname(),
-                pid=None,
-                offset=output.stat().st_size if output.exists() else 0,
-                began=time.time(),
-                status=None,
-            ),
+    try:
+        with locked(folder / LOCK, wait=0.5) as lock:  # `running` may have it for an instant
+            return _start(folder, command, env, about, prepare, lock)
+    except Held:
+        return None
+
+
+def _start(
+    folder: Path,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    about: Any,
+    prepare: Callable[[], object],
+    lock: int,
+) -> subprocess.Popen:
+    """`start` with the lock's descriptor, which the child inherits: the lock stays locked when it is closed here."""
+    prepare()
+    output = folder / OUTPUT
+    record = dict(
+        command=list(command),
+        about=about,
+        host=socket.gethostname(),
+        pid=None,
+        offset=output.stat().st_size if output.exists() else 0,
+        began=time.time(),
+        status=None,
+    )
+    _write(folder, record)
+    with open(output, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "labcore.runs.detached", str(folder), str(lock)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**env, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+            pass_fds=(lock,),
         )
-        words = [sys.executable, "-m", "labcore.runs.detached", str(folder), str(lock.fileno())]
-        with open(output, "ab") as file:  # the lock stays locked in the child when it is closed here
-            return subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**env, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-                pass_fds=(lock.fileno(),),
-            )
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -92,7 +99,7 @@ def running(folder: Path) -> bool:
         return False
     if record["host"] == socket.gethostname() and record["pid"] is not None:
         return birth(record["pid"]) == record["birth"]
-    return _locked(folder)
+    return holder(folder / LOCK) is not None
 
 
 def ask_to_stop(folder: Path) -> bool:
@@ -164,41 +171,14 @@ def last_lines(folder: Path, count: int = 20) -> str:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    partial = folder / f"{RECORD}.tmp"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(partial, folder / RECORD)
+    write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _hold(lock) -> bool:
-    """Take a file's lock; False where another process has it. A moment's patience: `_locked` takes it for an instant."""
-    for _ in range(10):
-        try:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.05)
-    return False
-
-
-def _locked(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
-    if fcntl is None:
-        return False
-    try:
-        with open(folder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
-def _look_after(folder: Path) -> None:
-    """Run the recorded command to its end and record how it ended. The lock was handed over by `start`, open."""
+def _look_after(folder: Path, lock: int) -> None:
+    """Run the recorded command to its end and record how it ended. lock: the lock's descriptor, which `start` opened."""
     from labcore.train.launch import wait_for
 
+    sign(lock)
     record = {**read(folder), "pid": os.getpid(), "birth": birth(os.getpid())}
     status = 1
     try:
@@ -208,4 +188,4 @@ def _look_after(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _look_after(Path(sys.argv[1]))
+    _look_after(Path(sys.argv[1]), int(sys.argv[2]))

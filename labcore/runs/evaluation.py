@@ -31,13 +31,14 @@ from labcore.evaluate.statistics import (
     make_reference,
     save_reference,
 )
+from labcore.files import cache_folder, check_file
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import seen_by, square_pixels
-from labcore.runs.train_flow import check_writable
+from labcore.processes import process_share
+from labcore.progress import Progress
 from labcore.spread import spread
-from labcore.store import Progress, cache_folder, process_share
 
 if TYPE_CHECKING:
     import torch
@@ -124,13 +125,6 @@ def check_out(out: Path, flow: Sampler) -> dict[str, Any]:
     """What the record at `out` holds, {} where there is none. ValueError or OSError where one of `flow` cannot be there."""
     check_file(out)
     return record.load_record(out, record.identity(flow))
-
-
-def check_file(path: Path) -> None:
-    """OSError now where a file cannot be written to `path`, saying what to do."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file, as {path / 'record.json'}")
-    check_writable(path.parent)
 
 
 class _Book(NamedTuple):

@@ -16,12 +16,13 @@ from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
+from labcore.files import check_file
+from labcore.processes import process_device
 from labcore.runs import detached
 from labcore.runs.background import show_line
 from labcore.runs.denoising import Denoising, check_denoising, find_denoised
-from labcore.runs.evaluation import check_file, evaluate_model
+from labcore.runs.evaluation import evaluate_model
 from labcore.runs.kinds import AnyRun
-from labcore.store import process_device
 from labcore.train.launch import Nodes, command, environment
 
 DRAWN = ("fid", "sfid", "is")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labcore.biflow.model import BackwardModel
+from labcore.files import cache_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.calibrate import FILE
 from labcore.inverse.calibrate import load as load_calibration
 from labcore.inverse.methods import SOLVERS, Method, Solver, named
 from labcore.nn.pretrained import CONFIG, saved_class
 from labcore.provenance import weights_hash
-from labcore.store import cache_folder
 from labcore.train import checkpoint
 from labcore.yamlfile import read_yaml
 from labcore.zoo import NAMES, path

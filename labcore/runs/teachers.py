@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,11 +10,12 @@ from typing import Any
 
 import labcore
 from labcore.config import RunConfig
+from labcore.files import cache_folder, make_folder
+from labcore.locks import locked
 from labcore.presets import PRESETS
 from labcore.runs.background import show_line, train_streamed
 from labcore.runs.configure import configure
 from labcore.runs.train_flow import datasets
-from labcore.store import cache_folder, make_folder
 
 
 def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int = 100) -> Path | str:
@@ -65,8 +65,7 @@ def trained(
     if hasattr(training, "older_fingerprint") and (older := _place(values, training.older_fingerprint())).is_dir():
         folder = older  # made when fingerprints were of names and lengths
     make_folder(folder.parent)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder.with_suffix(".lock")):
         if not (folder / "model" / "config.json").is_file():
             train_streamed(config, folder, processes, False, show)
     return folder

@@ -11,7 +11,6 @@ A run's folder:
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -26,12 +25,13 @@ from labcore.data.class_names import with_names
 from labcore.data.datasets import Data
 from labcore.data.transforms import floats, prepare
 from labcore.evaluate.likelihood import likelihood
+from labcore.files import check_writable, write_atomic
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
 from labcore.latents import LatentData, seen_by, to_pixels
+from labcore.processes import process_device
 from labcore.rng import StepNoise, seed_of
 from labcore.spread import spread, spread_rows
-from labcore.store import process_device
 from labcore.train import checkpoint, monitor
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
@@ -83,7 +83,7 @@ def carry_out(
     prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
-        (folder / "config.yaml").write_text(dump_yaml(config.model_dump(mode="json")))
+        write_atomic(folder / "config.yaml", dump_yaml(config.model_dump(mode="json")))
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result
@@ -118,7 +118,7 @@ def objective_of(config: RunConfig, training: Any) -> nn.Module:
     if a is None:
         return Likelihood(t.label_dropout)
     from labcore import encoders
-    from labcore.runs.progress import show_progress
+    from labcore.progress import show_progress
     from labcore.train.alignment import LikelihoodAndAlignment
     from labcore.train.targets import Cached, Computed
 
@@ -143,18 +143,6 @@ def encoder_images(config: RunConfig, training: Any) -> Any:
     return training.pictures if isinstance(training, LatentData) else training
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder` and write to it now, not after the first thousand steps; OSError says what to do."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"x")
-    except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror or error}); give a folder that can be written"
-        ) from None
-
-
 def check_new(folder: Path) -> None:
     """ValueError for a folder that holds something, or is a file."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -163,7 +151,7 @@ def check_new(folder: Path) -> None:
 
 def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
-    from labcore.runs.progress import show_progress
+    from labcore.progress import show_progress
 
     d, m = config.data, config.model
     parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]

@@ -15,13 +15,14 @@ from labcore.data.class_names import with_names
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import floats
 from labcore.encoders.perceptual import load_perceptual
+from labcore.files import check_writable
 from labcore.flows.tarflow import TarFlow
 from labcore.latents import codec_of
+from labcore.processes import process_device
 from labcore.rng import StepNoise
 from labcore.runs.models import find_model
-from labcore.runs.train_flow import carry_out, check_writable, datasets, initialised, preview_in
+from labcore.runs.train_flow import carry_out, datasets, initialised, preview_in
 from labcore.spread import spread_rows
-from labcore.store import process_device
 from labcore.train.inversion import Inversion, check_pair, measure_rms
 from labcore.train.loop import Hooks, TrainResult
 from labcore.types import Batch

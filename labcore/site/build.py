@@ -22,7 +22,7 @@ import yaml
 
 from labcore.campaigns.notebook import execute
 from labcore.campaigns.pages import converted, with_mathml, without_net
-from labcore.campaigns.state import write_atomic
+from labcore.files import write_atomic
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
 INDEX = "README.md"

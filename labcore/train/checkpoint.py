@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +24,9 @@ from typing import Any, NamedTuple
 import torch
 
 from labcore.config import TrainConfig
-from labcore.files import check_contents, check_sizes, sha256, sha256_of
+from labcore.files import check_contents, check_sizes, making_folder, remove_folder, sha256, sha256_of, sync_all
 from labcore.jsonfile import parse_json
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from labcore.locks import Held, locked
 
 MAY_CHANGE = frozenset({*(f"train.{name}" for name in TrainConfig.OPERATIONAL), "data.path"})
 """Settings that a resumed run may change; data are known by their fingerprint, wherever they are."""
@@ -57,18 +52,18 @@ class Checkpoint(NamedTuple):
 def claim(run: Path) -> Iterator[None]:
     """Hold `run` for this process (of a group of processes the first one holds it); OSError where another trains in it.
 
-    The claim ends with the process, however that ends. Where the system has no file locks, nothing is claimed.
+    The claim ends with the process, however that ends.
     """
-    if os.environ.get("RANK", "0") != "0" or fcntl is None:
+    if os.environ.get("RANK", "0") != "0":
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(locked(run / ".lock", wait=0))
+        except Held as held:
             raise OSError(
-                f"another process is training in {run}; wait for it or stop it, or give another folder"
+                f"another process is training in {run} ({held.holder}); wait for it or stop it, or give another folder"
             ) from None
         yield
 
@@ -82,30 +77,23 @@ def save(
     the step is saved, where the run's folder had been deleted or renamed.
     """
     final = run / FOLDER / f"step-{step:08d}"
-    partial = final.with_suffix(".tmp")
     vanished = not run.is_dir()
     try:
-        _remove(partial)
-        partial.mkdir(parents=True)
-        for name, model in models.items():
-            model.save_pretrained(partial / name)
-        with open(partial / TRAINING, "wb") as file:
-            torch.save(training, file)
-        files = {str(p.relative_to(partial)): p for p in sorted(partial.rglob("*")) if p.is_file()}
-        sizes = {name: p.stat().st_size for name, p in files.items()}
-        written = {"step": step, **state, "files": sizes, "sha256": {name: sha256(p) for name, p in files.items()}}
-        written = parse_json(json.dumps(written))  # as it will be read: JSON makes texts of keys and lists of tuples
-        written |= {"digest": sha256_of(written)}
-        (partial / STATE).write_text(json.dumps(written, indent=2) + "\n")
-        for p in partial.rglob("*"):
-            if p.is_file():
-                _sync(p)
-        _remove(final)  # the same step again, after a resume from before it
-        os.replace(partial, final)
-        _sync(final.parent)
+        with making_folder(final, final.with_suffix(".tmp")) as partial:
+            for name, model in models.items():
+                model.save_pretrained(partial / name)
+            with open(partial / TRAINING, "wb") as file:
+                torch.save(training, file)
+            files = {str(p.relative_to(partial)): p for p in sorted(partial.rglob("*")) if p.is_file()}
+            sizes = {name: p.stat().st_size for name, p in files.items()}
+            written = {"step": step, **state, "files": sizes, "sha256": {name: sha256(p) for name, p in files.items()}}
+            # as it will be read: JSON makes texts of keys and lists of tuples
+            written = parse_json(json.dumps(written))
+            written |= {"digest": sha256_of(written)}
+            (partial / STATE).write_text(json.dumps(written, indent=2) + "\n")
+            sync_all(partial)
+            remove_folder(final)  # the same step, saved before: it stays until the new one is on the disk
     except Exception as error:  # safetensors and torch.save wrap a full disk in errors of their own
-        with contextlib.suppress(OSError):
-            _remove(partial)
         good = latest_path(run)
         raise OSError(
             f"could not save step {step} to {final.parent}: {error}. "
@@ -264,22 +252,6 @@ def _prune(run: Path, newest: Path, keep: int) -> None:
     left = [p for p in (run / FOLDER).glob("step-*.tmp") if _step_of(p.with_suffix("")) is not None and p.is_dir()]
     for old in [*complete[complete.index(newest) :][keep:], *left]:
         try:
-            _remove(old)
+            remove_folder(old)
         except OSError as error:  # the step is saved; room is for later
             warnings.warn(f"could not remove {old} ({error.strerror or error}); remove it by hand", stacklevel=3)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder; of a link to one only the link, since its target belongs to somebody."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+from labcore.files import write_atomic
 from labcore.jsonfile import parse_json
 from labcore.live import in_live_notebook
 
@@ -25,9 +25,7 @@ class RunLog:
         self.path = folder / "log.jsonl"
         kept = "".join(json.dumps(r) + "\n" for r in read_log(folder) if r["step"] <= step)
         if self.path.exists() and self.path.read_bytes() != kept.encode():
-            partial = self.path.with_suffix(".tmp")
-            partial.write_text(kept)
-            os.replace(partial, self.path)
+            write_atomic(self.path, kept)
         self._file = open(self.path, "a")  # noqa: SIM115 (closed in `close`)
         self._board = _tensorboard(folder / "tensorboard", step)
         self._bar = _progress_bar(step, total)

@@ -24,8 +24,8 @@ from labcore.config import TrainConfig
 from labcore.data.loaders import Numbered, StepSampler, micro_batches
 from labcore.data.transforms import prepare as prepare_images
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
+from labcore.processes import process_share
 from labcore.rng import StepNoise
-from labcore.store import process_share
 from labcore.train import checkpoint, environment, faults, precision, shard
 from labcore.train.log import RunLog, check_records, count_records
 from labcore.train.means import RunningMeans

@@ -15,7 +15,7 @@ from torch import Tensor
 from labcore.derived import Images
 from labcore.encoders.cache import cached_tokens
 from labcore.encoders.frozen import Encoder
-from labcore.store import Progress
+from labcore.progress import Progress
 from labcore.types import Batch
 
 

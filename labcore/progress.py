@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from labcore.store import Progress, process_share
+from labcore.processes import process_share
+
+Progress = Callable[[str, int, int], None]
+"""progress(what, rows done, rows in all), called as parts of long work complete."""
 
 
 def show_progress(force_lines: bool = False) -> Progress:
-    """A `labcore.store.Progress` that writes to stderr; only the first process of a launch says anything."""
+    """A `Progress` that writes to stderr; only the first process of a launch says anything."""
     if process_share()[0]:
         return lambda what, done, total: None
     if sys.stderr.isatty() and not force_lines:

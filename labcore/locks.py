@@ -1,0 +1,120 @@
+"""Locks of files between processes: held until released or until the process ends, however it ends.
+
+The holder writes its process number and host into the lock file, so that messages can name it. The file stays when the lock
+is released: removing it would let two processes lock two files of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+POLL = 0.05  # seconds between two attempts to take a lock
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock, as its note in the lock file says; both None where the file does not say."""
+
+    pid: int | None = None
+    host: str | None = None
+
+    def __str__(self) -> str:
+        return "another process" if self.pid is None else f"pid {self.pid} on {self.host}"
+
+
+class Held(OSError):
+    """Another process, `holder`, holds the lock."""
+
+    def __init__(self, path: str | Path, holder: Holder):
+        super().__init__(f"{path} is locked by {holder}; wait for that process or stop it")
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, wait: int | float | None = None) -> Iterator[int]:
+    """Hold a lock for the time of the block; gives the lock's open descriptor. Parameters and errors as `hold`."""
+    descriptor = hold(path, wait)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def hold(path: str | Path, wait: int | float | None = None) -> int:
+    """Lock a file and return its open descriptor; the lock ends when that is closed in every process that has it open.
+
+    path: the lock file, made if missing, or an existing folder, in which nothing is written.
+    wait: seconds to wait for another holder, None to wait without a limit.
+
+    Raises Held where another process still holds the lock, and another OSError where the file cannot be opened for writing or
+    its disk has no locks.
+    """
+    folder = os.path.isdir(path)
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _take(descriptor, wait):
+            raise Held(path, _note(descriptor))
+        if not folder:
+            sign(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sign(descriptor: int) -> None:
+    """Write this process into a lock file that it holds; a child does so that was handed the descriptor of its parent."""
+    with contextlib.suppress(OSError):  # the note is only for messages: a full disk does not matter
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(Holder(os.getpid(), os.uname().nodename)).encode(), 0)
+
+
+def holder(path: str | Path) -> Holder | None:
+    """The process that holds the lock of this file; None where the lock is free, the file missing, or its disk has no locks.
+
+    Looking takes the lock for an instant, so whoever takes it without waiting may be refused meanwhile. Raises OSError where
+    the file cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two processes that look do not see each other
+    except BlockingIOError:
+        return _note(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _take(descriptor: int, wait: int | float | None) -> bool:
+    """Lock an open file; False where another process still holds it after `wait` seconds."""
+    if wait is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return True
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL)
+
+
+def _note(descriptor: int) -> Holder:
+    """The process that a lock file names; a folder, an empty file and other contents name none."""
+    with contextlib.suppress(OSError):
+        if found := re.fullmatch(rb"pid (\d+) on (\S+)", os.pread(descriptor, 300, 0)):
+            return Holder(int(found[1]), found[2].decode(errors="replace"))
+    return Holder()
