@@ -49,7 +49,8 @@ def locked(path: str | Path, wait: int | float | None = None) -> Iterator[int]:
 def hold(path: str | Path, wait: int | float | None = None) -> int:
     """Lock a file and return its open descriptor; the lock ends when that is closed in every process that has it open.
 
-    path: the lock file, made if missing, or an existing folder, in which nothing is written.
+    path: the lock file, made if missing; the holder's note replaces its contents, so it must be a file of its own. Or an
+        existing folder, in which nothing is written.
     wait: seconds to wait for another holder, None to wait without a limit.
 
     Raises Held where another process still holds the lock, and another OSError where the file cannot be opened for writing or
