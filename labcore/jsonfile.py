@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,28 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The values in a JSON file in UTF-8; OSError where it cannot be read, ValueError as `parse_json`."""
-    return parse_json(path.read_text(encoding="utf-8"))
+    """The values in a JSON file in UTF-8. Raises OSError where it cannot be read, and ValueError that names it."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one too
+        raise ValueError(f"{path} is not JSON that can be read ({error})") from None
+
+
+def read_object(path: Path, advice: str, needs: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON object in a file that the lab wrote, which has at least the keys in `needs`.
+
+    Raises OSError where the file cannot be read, and ValueError for any other content: it names the file, says what is wrong
+    and ends with `advice`, what to do about it.
+    """
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {advice}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (it holds a {type(values).__name__} instead of an object); {advice}")
+    if missing := [key for key in needs if key not in values]:
+        raise ValueError(f"{path} is damaged (it has no {', '.join(missing)}); {advice}")
+    return values
 
 
 @contextlib.contextmanager

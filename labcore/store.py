@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from labcore.files import make_folder, making_folder, replacing
-from labcore.jsonfile import read_json
+from labcore.jsonfile import read_object
 from labcore.locks import locked
 from labcore.processes import process_share
 from labcore.progress import Progress
@@ -73,13 +73,7 @@ class Store:
             self._repair()
 
     def _read_key(self) -> Any:
-        path = self.folder / KEY
-        try:
-            return read_json(path)
-        except ValueError as error:  # no JSON, or no text
-            raise ValueError(
-                f"{path} is damaged ({error}); remove the folder, and its rows are computed again"
-            ) from None
+        return read_object(self.folder / KEY, "remove the folder, and its rows are computed again")
 
     def _damaged(self) -> list[Path]:
         """Files that are missing, or are not of the shape, dtype and size that they had when they were made."""

@@ -154,7 +154,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"the notebook ended without writing {path.name}; its last cell must write it to run_dir"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from None
+        raise ValueError(f"{error}; run the notebook again, whose last cell writes it") from None
     if not isinstance(result, dict):
         raise ValueError(f"{path.name} holds a {type(result).__name__}; it needs names with values")
     if bad := _not_finite(result):
@@ -194,7 +194,7 @@ def device() -> str:
 
 def _without_machine(notebook: Path, source: str) -> None:
     """Replace the paths that papermill notes in a notebook."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content = read_json(notebook)
     content["metadata"].get("papermill", {}).update(input_path=source, output_path=NOTEBOOK)
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from labcore import locks
 from labcore.campaigns import kernel
 from labcore.campaigns.parameters import EXPLORE
+from labcore.jsonfile import read_object
 
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
 START = 120  # seconds that a kernel may take to start, by a clock that does not jump
@@ -174,7 +175,7 @@ def execute(
 
 def write_figures(notebook: Path, folder: Path) -> list[Path]:
     """The pictures of an executed notebook as 01.png, 02.png, ... in `folder`, in the notebook's order."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_object(notebook, "run the notebook again", needs=["cells"])["cells"]
     data = [o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     if data:
         folder.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from labcore.campaigns.interval import Interval, mean_interval, paired
 from labcore.campaigns.spec import Run, RunSpec, TableSpec
 from labcore.campaigns.state import RESULT, State
 from labcore.files import write_atomic
-from labcore.jsonfile import read_json
+from labcore.jsonfile import read_json, read_object
 
 TAIL = 40  # lines of the log that a record keeps
 RECORDS, TABLE = "records", "table.json"
@@ -105,7 +105,7 @@ def published(spec: str, results: Path | None = None) -> Published | None:
 
 def rebuild(folder: Path) -> dict[str, str]:
     """File name -> text of the tables of a results folder, from its records alone. ValueError for what does not fit."""
-    layout = read_json(folder / TABLE)
+    layout = read_object(folder / TABLE, "restore it from git, or publish again", needs=["columns", "rows"])
     rows = layout.pop("rows")
     records = _records(folder)
     _check_same(records, folder)
@@ -225,10 +225,16 @@ def _records(folder: Path) -> list[dict[str, Any]]:
             one = read_json(path)
         except ValueError:
             one = None
-        if not isinstance(one, dict) or not one.keys() >= {"id", "row", "seed", "parameters", "metrics"}:
+        if not _is_record(one):
             raise ValueError(f"{path} is not a record of a run; restore it from git, or remove it and publish again")
         found.append(one)
     return sorted(found, key=lambda r: (r["row"], r["seed"], r["id"]))
+
+
+def _is_record(values: Any) -> bool:
+    """Whether JSON values have what tables are made of."""
+    kinds = {"id": str, "row": str, "seed": int, "parameters": dict, "metrics": dict}
+    return isinstance(values, dict) and all(isinstance(values.get(key), kind) for key, kind in kinds.items())
 
 
 def _check_same(records: Any, folder: Path) -> None:

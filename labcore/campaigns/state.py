@@ -98,9 +98,16 @@ def _whole(values: Any) -> bool:
     if not isinstance(values, dict) or not values.keys() >= KEYS or values["status"] not in STATUSES:
         return False
     attempts, parameters = values["attempts"], values["parameters"]
-    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
+    if not isinstance(attempts, list) or not all(map(_is_attempt, attempts)):
         return False
     return isinstance(parameters, dict) and (bool(attempts) or values["status"] != "done")
+
+
+def _is_attempt(values: Any) -> bool:
+    """Whether these can be what a run.json holds of one attempt."""
+    if not isinstance(values, dict):
+        return False
+    return isinstance(values.get("seconds"), int | float | None) and isinstance(values.get("error"), str | None)
 
 
 def prepare(run: Run, root: Path) -> State:

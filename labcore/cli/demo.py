@@ -7,12 +7,12 @@ interrupted demo is not resumed; the notebook itself resumes when it is run agai
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from labcore.campaigns.execute import read_result
 from labcore.campaigns.notebook import execute, explain
 from labcore.campaigns.pages import web_page
 
@@ -45,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"the demo failed: {explain(error)}\nthe notebook up to there is {_short(executed)}", file=sys.stderr)
         return 1
     html = web_page(executed)
-    result = json.loads((folder / "run" / "result.json").read_text())
+    try:
+        result = read_result(folder / "run" / "result.json")
+    except (ValueError, OSError) as error:
+        print(f"the demo failed: {error}", file=sys.stderr)
+        return 1
     print(f"\n{summary(result)}\n{time.perf_counter() - start:.0f} seconds in all\n")
     for what, path in (("notebook", executed), ("web page", html), ("samples", folder / "run" / "samples.png")):
         print(f"{what:9} {_short(path)}")

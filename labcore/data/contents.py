@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from labcore.files import cache_folder, sha256
-from labcore.jsonfile import alone
+from labcore.jsonfile import alone, parse_json
 
 THREADS = 8
 """Files read at a time; hashing leaves the interpreter free. Our choice."""
@@ -25,6 +25,10 @@ TOGETHER = 10_000
 """Files looked at before their hashes are written down; our choice."""
 FRESH = 2_000_000_000
 """Nanoseconds after its last change in which a file may change again without another time; its hash is not kept."""
+
+
+DIGITS = 32
+"""Of the sha256 of a file's contents."""
 
 
 def digests(folder: Path, files: Sequence[str]) -> list[str]:
@@ -35,7 +39,7 @@ def digests(folder: Path, files: Sequence[str]) -> list[str]:
         for first in range(0, len(files), TOGETHER):
             stamps = {name: _stamp(place / name) for name in files[first : first + TOGETHER]}
             new = [name for name, stamp in stamps.items() if name not in known or known[name][:3] != stamp]
-            for name, digest in zip(new, pool.map(lambda name: sha256(place / name)[:32], new), strict=True):
+            for name, digest in zip(new, pool.map(lambda name: sha256(place / name)[:DIGITS], new), strict=True):
                 known[name] = [*stamps[name], digest]
                 if book is not None and time.time_ns() - max(stamps[name][1:]) > FRESH:
                     book.write(json.dumps([name, *known[name]]) + "\n")
@@ -66,5 +70,6 @@ def _lines(book: IO[str]) -> Iterator[tuple[str, list]]:
     """Name, and times with hash, of every whole line."""
     for line in book:
         with contextlib.suppress(ValueError, TypeError):
-            name, size, changed, entry, digest = json.loads(line)
-            yield name, [size, changed, entry, digest]
+            name, size, changed, entry, digest = parse_json(line)
+            if isinstance(name, str) and isinstance(digest, str) and len(digest) == DIGITS:
+                yield name, [size, changed, entry, digest]

@@ -72,7 +72,10 @@ def publish(run: Path, name: str) -> Path:
 
 def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
     """ValueError for a run that is not finished, other data than Fashion-MNIST, and a learned inverse that is not guided."""
-    steps, model = read_log(run)[-1]["step"], config.model
+    log, model = read_log(run), config.model
+    if not log:
+        raise ValueError(f"{run / 'log.jsonl'} has no records of the training; restore it from a copy, or train anew")
+    steps = log[-1]["step"]
     if steps < config.train.steps:
         raise ValueError(f"{run} has done {steps} of {config.train.steps} steps; finish it first")
     if not config.data.name.startswith("fashion-mnist") or model.num_classes != 10:

@@ -150,7 +150,7 @@ def read_config(cls: type[Pretrained], path: Path) -> Config:
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise ValueError(f"{path} is damaged: {error}; copy or save the model again") from None
     saved_by, schema = values.pop("model", cls.__name__), values.pop("schema", SCHEMA)
     if saved_by != cls.__name__:
         raise ValueError(

@@ -158,7 +158,8 @@ def _wait_for_others(folder: Path, show: Callable[[str], None], seconds: int | f
     """Processes of a training that was killed save before they leave; OSError where someone else trains there."""
     if not (folder / detached.RECORD).exists():
         return
-    killed = detached.read(folder)["status"] is None
+    record = detached.read(folder)
+    killed = record is None or record["status"] is None  # a damaged record says nothing: the lock decides
     until, said = time.monotonic() + (seconds if killed else 0), False
     while True:
         try:

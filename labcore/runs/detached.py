@@ -89,7 +89,15 @@ def read(folder: Path) -> dict[str, Any] | None:
         record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"host", "pid", "offset", "status"} <= record.keys() else None
+    return record if _is_record(record) else None
+
+
+def _is_record(values: Any) -> bool:
+    """Whether JSON values are what `start` and the process that looks after the command write."""
+    if not isinstance(values, dict) or not {"about", "host", "pid", "offset", "status"} <= values.keys():
+        return False
+    numbers = isinstance(values["offset"], int) and isinstance(values["status"], int | None)
+    return numbers and (values["pid"] is None or (isinstance(values["pid"], int) and "birth" in values))
 
 
 def running(folder: Path) -> bool:
@@ -136,7 +144,7 @@ class Output:
     """What the newest attempt in `folder` writes, line by line. again: only the last lines of what is there already."""
 
     def __init__(self, folder: Path, again: bool = False):
-        self.folder, self.position, self.again = folder, read(folder)["offset"], again
+        self.folder, self.position, self.again = folder, _offset(folder), again
 
     def stream(self, show: Callable[[str], None]) -> int | None:
         """Show each line until the attempt ends; its exit status, or None where it was killed and could not say."""
@@ -150,7 +158,7 @@ class Output:
             for line in lines:
                 show(line)
             if not going:
-                return read(self.folder)["status"]
+                return (read(self.folder) or {}).get("status")
             time.sleep(0.2)
 
     def _lines(self, everything: bool) -> list[str]:
@@ -166,8 +174,13 @@ class Output:
 def last_lines(folder: Path, count: int = 20) -> str:
     """The end of what the newest attempt wrote."""
     with open(folder / OUTPUT, "rb") as file:
-        file.seek(read(folder)["offset"])
+        file.seek(_offset(folder))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
+
+
+def _offset(folder: Path) -> int:
+    """Bytes of train.out that earlier attempts wrote; 0 where train.json is damaged, so that all of the output is shown."""
+    return (read(folder) or {}).get("offset", 0)
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ Images and features are stores on disk, so whatever was killed: the cell, run ag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,7 +164,7 @@ def evaluate_streamed(
         raise RuntimeError(
             f"measuring {what}. Its last lines:\n\n{detached.last_lines(folder)}\n\nRun it again to go on with what was drawn"
         )
-    return json.loads(out.read_text())
+    return read_object(out, "remove it and measure again")
 
 
 def _words(

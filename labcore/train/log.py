@@ -12,6 +12,7 @@ from typing import Any
 from labcore.files import write_atomic
 from labcore.jsonfile import parse_json
 from labcore.live import in_live_notebook
+from labcore.train.board import Board
 
 
 class RunLog:
@@ -77,19 +78,30 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's log.jsonl, oldest first; lines that are none (one cut short by a kill, say) are left out."""
+    """The records of a run's log.jsonl, oldest first.
+
+    Lines that are no records are left out: the last one may have been cut short by a kill; a warning counts any others.
+    """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    found = [_record(line) for line in path.read_text(errors="replace").split("\n") if line]
+    if damaged := sum(record is None for record in found[:-1]):
+        warnings.warn(
+            f"{path} is damaged: {damaged} of {len(found)} lines are no records and are left out; restore the file from a "
+            "copy to have them",
+            stacklevel=2,
+        )
+    return [record for record in found if record is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The record in a line of log.jsonl, None where there is none."""
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def count_records(folder: Path, step: int) -> int:
@@ -124,7 +136,6 @@ def _progress_bar(step: int, total: int):
 def _tensorboard(folder: Path, step: int):
     """A writer that forgets what was logged after `step`, or None where tensorboard is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return Board(folder, step)
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
