@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from labcore.campaigns.spec import Run, RunSpec, TableSpec
 from labcore.campaigns.state import RESULT, State
 from labcore.files import write_atomic
 from labcore.jsonfile import read_json, read_object
+from labcore.portable import without_folders, without_hosts
 
 TAIL = 40  # lines of the log that a record keeps
 RECORDS, TABLE = "records", "table.json"
@@ -36,11 +36,12 @@ def record(found: State) -> dict[str, Any]:
     return {
         **{key: values[key] for key in ("id", "spec", "row", "seed", "notebook")},
         "parameters": without_folders(values["parameters"]),
+        **({"contents": values["contents"]} if values.get("contents") else {}),
         "metrics": without_folders(read_result(found.folder / RESULT)),
         "seconds": round(found.seconds, 1),
         "attempts": len(values["attempts"]),
         **{key: last.get(key) for key in ("ended", "revision", "code", "device")},
-        "log": [_without_hosts(line, hosts) for line in _tail(found.folder / LOG)],
+        "log": [without_hosts(line, hosts) for line in _tail(found.folder / LOG)],
     }
 
 
@@ -242,7 +243,7 @@ def _check_same(records: Any, folder: Path) -> None:
     first: dict[str, dict[str, Any]] = {}
     for one in records:
         other = first.setdefault(one["row"], one)
-        a, b = ({**without_folders(r["parameters"]), "seed": None} for r in (other, one))
+        a, b = _comparable(other, one), _comparable(one, other)
         codes = {other.get("code"), one.get("code")} - {None}
         if other is not one and len(codes) > 1:
             raise ValueError(
@@ -258,19 +259,10 @@ def _check_same(records: Any, folder: Path) -> None:
             )
 
 
-def without_folders(value: Any) -> Any:
-    """JSON values in whose texts only the last part of each absolute path is kept."""
-    if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_folders(item) for item in value]
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":,;]+/)+", "", value) if isinstance(value, str) else value
-
-
-def _without_hosts(line: str, hosts: set[str]) -> str:
-    for host in hosts:
-        line = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w.-])", "HOST", line)
-    return line
+def _comparable(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without the seed; paths as their contents where both records have them, else as the last part."""
+    own, others = one.get("contents") or {}, other.get("contents") or {}
+    return {**without_folders(one["parameters"]), **{name: own[name] for name in own if name in others}, "seed": None}
 
 
 def _tail(log: Path) -> list[str]:

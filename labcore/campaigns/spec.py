@@ -9,14 +9,17 @@
     expected: {cost: 5 minutes on two cores, numbers: {accuracy: [0.80, 0.85]}}
     table: {columns: {accuracy: bayes.accuracy}, baseline: narrow, better: {accuracy: higher}}
 
-A run is named by a hash of its notebook's name and all its parameters, so that the same run has the same name everywhere.
+A run is named by a hash of its notebook's name and all its parameters, so that the same run has the same name everywhere; a
+path among them counts by what it holds (`labcore.campaigns.named_paths`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from labcore.campaigns.named_paths import contents, located
 from labcore.campaigns.parameters import Parameter, check_parameters, code_hash, read_parameters
 from labcore.config import Config
 from labcore.hints import nearest
@@ -37,8 +41,8 @@ RESERVED = {
     "processes": "it is a key of the spec itself",
     "precision": "it is a key of the spec itself",
 }
-PATHS = ("data_path", "flow", "reference")
-"""Parameters that may be paths."""
+ONCE_ABSOLUTE = ("data_path", "flow", "reference")
+"""Parameters of which earlier versions put the absolute path into a run's id."""
 SMOKE_MAY_TOUCH = frozenset(
     {
         *(
@@ -185,6 +189,8 @@ class Run(NamedTuple):
     timeout: float | None = None
     threads: int | None = None
     code: str | None = None
+    contents: Mapping[str, str] = {}  # of the parameters that are paths: what they hold
+    older_id: str | None = None  # of an earlier version, which is found again under it
 
     @property
     def name(self) -> str:
@@ -192,9 +198,11 @@ class Run(NamedTuple):
         return f"{self.row}-seed{self.seed}"
 
     def folder(self, root: Path) -> Path:
-        """root/<spec>[-smoke]/<row>-seed<k>-<id>."""
+        """root/<spec>[-smoke]/<row>-seed<k>-<id>; the folder with the older id where that is there, and this is not."""
         row = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", self.row)[:60].strip("-")
-        return root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-{self.id}"
+        start = root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-"
+        own, older = Path(f"{start}{self.id}"), Path(f"{start}{self.older_id}")
+        return older if self.older_id and older.is_dir() and not own.is_dir() else own
 
 
 def load_spec(name: str | Path) -> RunSpec:
@@ -235,19 +243,24 @@ def resolve(
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, rows)}; it has {', '.join(rows)}")
     check_parameters(notebook, spec.smoke, known)
     shared = spec.parameters | _operational(spec, known, notebook)
-    runs = []
+    runs, digest = [], functools.cache(contents)
     for seed in spec.seeds[:1] if smoke else spec.seeds:
         for row, own in rows.items():
             changed = (
                 shared | own | dict(forced or {}) | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
             )
-            changed = {name: _absolute(name, value, spec.project) for name, value in changed.items()}
             check_parameters(notebook, changed, known)
-            values = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
-            values = {name: _canonical(value, known[name]) for name, value in values.items()}
-            identity = run_id(notebook, values)
+            typed = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
+            typed = {name: _canonical(value, known[name]) for name, value in typed.items()}
+            places = {name: located(name, value, spec.project) for name, value in changed.items()}
+            found = {name: place for name, place in places.items() if place is not None}
+            values = typed | {name: str(place) for name, place in found.items()}
+            held = {name: digest(place) for name, place in found.items()}
+            identity = run_id(notebook, values | {name: {"contents": held[name]} for name in held})
+            older = {name: _absolute(typed[name], spec.project) for name in ONCE_ABSOLUTE if name in typed}
+            older_id = run_id(notebook, typed | older)
             given = {name: values[name] for name in changed}
-            how = (smoke, spec.timeout, spec.threads, code)
+            how = (smoke, spec.timeout, spec.threads, code, held, older_id if older_id != identity else None)
             runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
     by_id: dict[str, Run] = {}
     for run in runs:
@@ -260,11 +273,11 @@ def resolve(
     return [run for run in runs if not only or run.row in only]
 
 
-def _absolute(name: str, value: Any, project: Path) -> Any:
-    """A path as it is seen from here, or else from the project: a run has a folder of its own as its working directory."""
-    if name not in PATHS or not isinstance(value, str):
+def _absolute(value: Any, project: Path) -> Any:
+    """A path as earlier versions had it in a run's id: absolute, seen from here or else from the project, where it exists."""
+    if not isinstance(value, str):
         return value
-    found = (base / Path(value).expanduser() for base in (Path.cwd(), project))
+    found = (base / os.path.expanduser(value) for base in (Path.cwd(), project))
     return next((str(path.resolve()) for path in found if path.exists()), value)
 
 

@@ -118,7 +118,7 @@ def prepare(run: Run, root: Path) -> State:
     """
     folder = run.folder(root)
     how = {"source": os.path.relpath(run.notebook, folder), "timeout": run.timeout}  # may differ from call to call
-    how |= {"given": run.changed, "code": run.code}
+    how |= {"given": run.changed, "code": run.code, "parameters": run.parameters}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ValueError):
@@ -152,6 +152,7 @@ def fresh(run: Run) -> dict[str, Any]:
         "smoke": run.smoke,
         "notebook": run.notebook.name,
         "parameters": run.parameters,
+        **({"contents": dict(run.contents)} if run.contents else {}),
         "status": "new",
         "attempts": [],
     }

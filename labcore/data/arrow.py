@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from labcore.data.contents import digests
+from labcore.contents import digests
 from labcore.data.picture import Crop, check_how, is_grey, read_picture, why
 from labcore.data.splits import split_of
 from labcore.hints import first_line
@@ -152,7 +152,7 @@ class ArrowData:
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over name, split, size, channels, classes, crop, labels, and the files' names and
-        contents, those of pictures beside the table too. Files are read once (`labcore.data.contents`)."""
+        contents, those of pictures beside the table too. Files are read once (`labcore.contents`)."""
         files = [os.path.relpath(file, self.path) for file in self._files] + self._beside()
         return self._fingerprint((*zip(files, digests(self.path, files), strict=True), *self._chosen))
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from labcore.data.contents import digests
+from labcore.contents import digests
 from labcore.data.images import ImageData
 from labcore.data.picture import Crop, check_how, is_grey, read_picture
 from labcore.data.splits import split_of
@@ -112,7 +112,7 @@ class ImageFolderData:
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over name, split, size, channels, classes, crop, and every file's path, label and
-        contents. Files are read once; their hashes are kept (`labcore.data.contents`)."""
+        contents. Files are read once; their hashes are kept (`labcore.contents`)."""
         return self._fingerprint(digests(self.path, self.files))
 
     def older_fingerprint(self) -> str:

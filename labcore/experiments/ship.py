@@ -33,7 +33,7 @@ from labcore.train.log import read_log
 from labcore.viz.class_labels import by_class
 from labcore.viz.sheet import save_grid
 from labcore.yamlfile import dump_yaml, read_yaml
-from labcore.zoo import FOLDER, cards, load_classifier, path
+from labcore.zoo import FOLDER, NAMES, cards, load_classifier, path
 
 GUIDANCE = 1.0
 """Of the sample grid and of FID; our choice."""
@@ -150,6 +150,14 @@ def trained(model: Sampler, run: Path) -> dict[str, Any]:
 
 def spec(name: str, config: RunConfig | InversionRunConfig) -> str:
     """The run's configuration as YAML, with the command that runs it."""
+    if isinstance(config, InversionRunConfig) and config.flow not in NAMES:
+        raise ValueError(
+            f"the learned inverse is one of {config.flow}, a path of this machine; train that of a shipped flow: "
+            f"{', '.join(NAMES)}"
+        )
+    config = config.replace(
+        data=config.data.replace(path=None).model_dump()
+    )  # where the pictures lie is this machine's
     invert = f" --invert {config.flow}" if isinstance(config, InversionRunConfig) else ""
     file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
     command = f"lab train{invert} --config {file} --out runs/{name}"

@@ -84,10 +84,17 @@ class Pretrained:
     ) -> str:
         """Upload what `save_pretrained` writes to the hub repository `repo_id`; returns its address.
 
-        card: README.md of the repository; without one, `card_of` the model where the repository has none yet.
+        card: README.md of the repository; without one, `card_of` the model where the repository has none yet. Raises
+        ValueError for a model of latents whose autoencoder is a folder of this machine.
         """
         import tempfile
 
+        codec = getattr(self.config, "codec", None)
+        if codec is not None and Path(codec).is_absolute():
+            raise ValueError(
+                f"codec is {codec!r}, a folder of this machine that others do not have; publish a model of one of the "
+                "autoencoders that labcore.latents knows by name"
+            )
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)

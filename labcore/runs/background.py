@@ -15,6 +15,7 @@ from typing import Any
 
 from labcore.files import check_writable, write_atomic
 from labcore.runs import detached
+from labcore.runs.config_paths import anchored
 from labcore.runs.kinds import AnyRun, kind_of
 from labcore.runs.train_flow import data_fingerprint, datasets
 from labcore.train import checkpoint
@@ -43,7 +44,7 @@ def train_streamed(
     starts the processes of this one. Raises as `run_training` or `run_inversion`, TrainingStopped where the training
     was stopped and saved, and RuntimeError with its last lines where it failed.
     """
-    folder, nodes = Path(folder), nodes_of()
+    folder, config, nodes = Path(folder), anchored(config), nodes_of()
     if detached.running(folder):
         _check_same(config, folder, detached.read(folder)["about"])
         show(f"found the training that runs in {folder} since {_clock(detached.read(folder)['began'])}")

@@ -12,11 +12,11 @@ from labcore.data.datasets import NAMES, Data
 from labcore.hints import nearest
 from labcore.latents import codec_of, square_pixels
 from labcore.presets import INVERSIONS, PRESETS, SMALL, about
+from labcore.runs.config_paths import anchored, from_anywhere
 from labcore.runs.models import find_model, run_section
 from labcore.train.inversion import SAME
 from labcore.types import Site
 from labcore.yamlfile import parse_yaml, read_yaml
-from labcore.zoo import NAMES as SHIPPED
 
 SECTIONS = ("model", "data", "train", "align")
 INVERSION_SECTIONS = ("model", "data", "train", "inversion")
@@ -41,7 +41,8 @@ def configure(
 
     file: a YAML file with the keys model, data, train and align, instead of a preset. data: a data set's name, or a folder
     of class folders. align: a direction of alignment, or "off"; sites that nothing names are `default_sites`. settings:
-    "train.steps=100" and the like, the last word. A model's image size, channels and classes
+    "train.steps=100" and the like, the last word. Paths become absolute (`labcore.runs.config_paths`). A model's image size,
+    channels and classes
     follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
     """
     if file is None and preset in INVERSIONS:
@@ -68,11 +69,11 @@ def configure(
     if align == "off" and any(section == "align" for section, _ in chosen):
         raise ValueError("--align off takes no align settings; leave one of them out")
     if align == "off" or not sections["align"]:
-        return RunConfig(**{**sections, "align": None})
+        return anchored(RunConfig(**{**sections, "align": None}))
     if "sites" not in sections["align"]:
         model = TarFlowConfig(**sections["model"])
         sections["align"]["sites"] = default_sites(sections["align"].get("direction", "reverse"), model)
-    return RunConfig(**sections)
+    return anchored(RunConfig(**sections))
 
 
 def configure_inversion(
@@ -95,14 +96,14 @@ def configure_inversion(
     sections = _sections({name: section for name, section in values.items() if name != "flow"}, INVERSION_SECTIONS)
     if preset:  # a way to teach, for any flow
         sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
-    flow = _from_anywhere(flow)
+    flow = from_anywhere(flow)
     sections = follow(flow, sections)
     sections["train"] = {**INVERSION, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
     if data is not None and image_size is None:
         sections["data"] |= square_pixels(find_model(flow).config)
     _settings(sections, settings)
-    return InversionRunConfig(flow=flow, **sections)
+    return anchored(InversionRunConfig(flow=flow, **sections))
 
 
 def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -190,13 +191,7 @@ def _choose_data(section: dict[str, Any], data: str | None, image_size: int | No
 
 def data_section(data: str) -> dict[str, Any]:
     """Settings of a run's data for the name of a data set, or a folder."""
-    return dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=_from_anywhere(data))
-
-
-def _from_anywhere(name: str) -> str:
-    """A path that exists as an absolute one, so that a run goes on from any folder; any other name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name not in SHIPPED and path.exists() else name
+    return dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=from_anywhere(data))
 
 
 def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> set[tuple[str, str]]:

@@ -10,6 +10,7 @@ from torch import nn
 from labcore.biflow.model import BackwardModel
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.flows.tarflow import TarFlow
+from labcore.runs.train_flow import identity as identity_of_flow
 from labcore.runs.train_flow import objective_of, run_training
 from labcore.runs.train_student import find_flow, identity, inversion_of, run_inversion
 from labcore.train.loop import TrainResult
@@ -27,7 +28,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    RunConfig: Kind(TarFlow, run_training, lambda config: {}, objective_of),
+    RunConfig: Kind(TarFlow, run_training, identity_of_flow, objective_of),
     InversionRunConfig: Kind(
         BackwardModel,
         run_inversion,

@@ -16,6 +16,7 @@ from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
 from labcore.files import check_file
+from labcore.jsonfile import read_object
 from labcore.processes import process_device
 from labcore.runs import detached
 from labcore.runs.background import show_line

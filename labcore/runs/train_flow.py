@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +29,10 @@ from labcore.files import check_writable, write_atomic
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import OnePass, sample
 from labcore.latents import LatentData, seen_by, to_pixels
-from labcore.processes import process_device
+from labcore.processes import process_device, process_share
+from labcore.provenance import file_hash
 from labcore.rng import StepNoise, seed_of
+from labcore.runs.config_paths import anchored
 from labcore.spread import spread, spread_rows
 from labcore.train import checkpoint, monitor
 from labcore.train.loop import Hooks, TrainResult, train
@@ -54,18 +56,18 @@ def initialised(model: Callable[[Any], T], config: RunConfig | InversionRunConfi
 
 def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
-    folder = Path(folder)
+    folder, config = Path(folder), anchored(config)
     training, test = datasets(config)
     config = with_names(config, training.classes)
-    flow = initialised(TarFlow, config)
-    check_writable(folder)
-    objective = objective_of(config, training)
+    flow, others = initialised(TarFlow, config), identity(config)
     hooks = Hooks(
         diagnose=lambda model, x, y: monitor.state_rms(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
         preview=preview_in(folder) if previews else None,
     )
-    return carry_out(config, folder, flow, objective, training, hooks)
+    with made(folder):
+        objective = objective_of(config, training)
+        return carry_out(config, folder, flow, objective, training, hooks, others)
 
 
 def carry_out(
@@ -109,6 +111,18 @@ def data_fingerprint(folder: Path, training: Any) -> str:
     return found
 
 
+def identity(config: RunConfig) -> dict[str, str]:
+    """What beside its configuration and data makes it another run: the encoder's file, wherever it is.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if config.align is None:
+        return {}
+    from labcore.encoders import find_weights, spec
+
+    return {checkpoint.ENCODER: file_hash(find_weights(spec(config.align.encoder), config.align.weights))}
+
+
 def objective_of(config: RunConfig, training: Any) -> nn.Module:
     """What is minimised: the likelihood, or that and the alignment.
 
@@ -141,6 +155,34 @@ def encoder_images(config: RunConfig, training: Any) -> Any:
     if config.align.image_size is not None:
         return spread(Data.of(d)._replace(image_size=config.align.image_size).split("train"), d.limit)
     return training.pictures if isinstance(training, LatentData) else training
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """A folder that can be written (`check_writable`) for what may still be refused.
+
+    Where the work inside raises, folders that were made here and are still empty are removed.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        check_writable(folder)
+        yield
+    except BaseException:
+        if process_share()[0] == 0:
+            remove_empty(new)
+        raise
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of `folders`, the innermost first, that are empty but for the lock of a training that has ended."""
+    for folder in folders:
+        try:
+            if [path.name for path in folder.iterdir()] == [checkpoint.LOCK]:
+                with checkpoint.claim(folder):  # OSError where another training has begun here
+                    (folder / checkpoint.LOCK).unlink()
+            folder.rmdir()
+        except OSError:  # it holds something, or is gone
+            return
 
 
 def check_new(folder: Path) -> None:

@@ -15,13 +15,13 @@ from labcore.data.class_names import with_names
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import floats
 from labcore.encoders.perceptual import load_perceptual
-from labcore.files import check_writable
 from labcore.flows.tarflow import TarFlow
 from labcore.latents import codec_of
 from labcore.processes import process_device
 from labcore.rng import StepNoise
+from labcore.runs.config_paths import anchored
 from labcore.runs.models import find_model
-from labcore.runs.train_flow import carry_out, datasets, initialised, preview_in
+from labcore.runs.train_flow import carry_out, datasets, initialised, made, preview_in
 from labcore.spread import spread_rows
 from labcore.train.inversion import Inversion, check_pair, measure_rms
 from labcore.train.loop import Hooks, TrainResult
@@ -35,17 +35,18 @@ EVALUATED = 512
 
 def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
-    folder = Path(folder)
+    folder, config = Path(folder), anchored(config)
     flow = find_flow(config)
     training, test = datasets(config)
     config = with_names(config, training.classes)
-    check_writable(folder)
-    objective = inversion_of(config, flow, training)
-    hooks = Hooks(
-        evaluate=lambda ema: evaluation(ema, objective, test),
-        preview=preview_in(folder) if previews else None,
-    )
-    return carry_out(config, folder, initialised(BackwardModel, config), objective, training, hooks, identity(flow))
+    with made(folder):
+        objective = inversion_of(config, flow, training)
+        hooks = Hooks(
+            evaluate=lambda ema: evaluation(ema, objective, test),
+            preview=preview_in(folder) if previews else None,
+        )
+        student = initialised(BackwardModel, config)
+        return carry_out(config, folder, student, objective, training, hooks, identity(flow))
 
 
 def find_flow(config: InversionRunConfig) -> TarFlow:
@@ -63,10 +64,10 @@ def identity(flow: TarFlow) -> dict[str, str]:
 def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
     """What is minimised; the flow's states are measured on some training images. Raises as `load_perceptual`."""
     device = process_device()
+    perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
     batch = spread_images(training, MEASURED, config.model.num_classes > 0, device)
     noise = StepNoise(config.train.seed, 0, len(batch.x), device)
     constants = measure_rms(flow.to(device), batch, noise, config.model.denoiser)
-    perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
     decode = codec_of(config.model).decode
     return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual, decode)
 

@@ -23,6 +23,7 @@ import yaml
 from labcore.campaigns.notebook import execute
 from labcore.campaigns.pages import converted, with_mathml, without_net
 from labcore.files import write_atomic
+from labcore.portable import without_machine
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
 INDEX = "README.md"
@@ -44,7 +45,7 @@ def build(folder: Path, smoke: bool = False, notebooks: Path = NOTEBOOKS) -> Pat
     docs.mkdir(parents=True, exist_ok=True)
     for source in sources:
         executed = _executed(source, folder.resolve() / "runs" / source.stem, smoke)
-        page = converted(nbformat.read(executed, as_version=4))
+        page = without_machine(converted(nbformat.read(executed, as_version=4)), [os.uname().nodename])
         nbformat.write(page, docs / source.name)
     index = with_mathml((notebooks / INDEX).read_text()) if (notebooks / INDEX).exists() else "# Notebooks\n"
     write_atomic(docs / "index.md", index)

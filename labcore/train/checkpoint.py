@@ -28,9 +28,12 @@ from labcore.files import check_contents, check_sizes, making_folder, remove_fol
 from labcore.jsonfile import parse_json
 from labcore.locks import Held, locked
 
-MAY_CHANGE = frozenset({*(f"train.{name}" for name in TrainConfig.OPERATIONAL), "data.path"})
-"""Settings that a resumed run may change; data are known by their fingerprint, wherever they are."""
-FOLDER, STATE, TRAINING = "checkpoints", "state.json", "training.pt"
+MAY_CHANGE = frozenset({*(f"train.{name}" for name in TrainConfig.OPERATIONAL), "data.path", "model.codec"})
+"""Settings that a resumed run may change; data, and the autoencoder of latents, are known by their fingerprint, wherever
+they are."""
+ENCODER, ENCODER_PATH = "encoder_file", "align.weights"
+"""The digest of an encoder's file, by which a run knows it wherever it is; runs of earlier versions know its path alone."""
+FOLDER, STATE, TRAINING, LOCK = "checkpoints", "state.json", "training.pt", ".lock"
 OF_DATA = {"model.class_names"}
 """Settings that follow from the data, which have a fingerprint; runs of earlier versions lack them."""
 MEANS = {"data_fingerprint": "the fingerprint of the images, their order, labels and classes"}
@@ -60,7 +63,7 @@ def claim(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(run / ".lock", wait=0))
+            stack.enter_context(locked(run / LOCK, wait=0))
         except Held as held:
             raise OSError(
                 f"another process is training in {run} ({held.holder}); wait for it or stop it, or give another folder"
@@ -213,11 +216,21 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any], free: frozenset[
 def changes(before: dict[str, Any], now: dict[str, Any], free: frozenset[str] | set[str]) -> list[str]:
     """What differs between two configurations, in words; the dotted names in `free` and in `OF_DATA` may differ."""
     old, new = _flat(before), _flat(now)
+    if ENCODER in old:
+        free = free | {ENCODER_PATH}
+    else:
+        new.pop(ENCODER, None)
+        old, new = _with_absolute_encoder(old), _with_absolute_encoder(new)
     return [
         f"{MEANS.get(key, key)} was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if key not in (free | OF_DATA) and old.get(key) != new.get(key)
     ]
+
+
+def _with_absolute_encoder(flat: dict[str, Any]) -> dict[str, Any]:
+    path = flat.get(ENCODER_PATH)
+    return {**flat, ENCODER_PATH: str(Path(path).expanduser().resolve())} if isinstance(path, str) else flat
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""Paths among a notebook's parameters: found from here or from the project, and known by what they hold.
+
+A run of a campaign is named by its parameters. A path among them counts by its contents, so that the same campaign in another
+folder or on another machine has the same runs, and another data set under the same path has others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labcore.files import sha256
+
+FILES = ("data_path", "reference")
+"""Parameters that are paths."""
+NAMES_OR_PATHS = ("autoencoder", "checkpoint", "data", "flow", "student", "teacher")
+"""Parameters that are a name or a path; a path of one part is written ./part."""
+WEIGHTS = (".safetensors", ".bin")
+"""Suffixes of a model's weights."""
+NOT_COUNTED = {"thumbs.db", "desktop.ini"}
+"""Files that systems leave in folders; so do those whose names begin with a dot."""
+MANY = 10_000
+"""Files of a folder from which on a line says that they are read; our choice."""
+
+
+def located(name: str, value: Any, project: Path) -> Path | None:
+    """The file or folder that a parameter names, absolute; None where it names none.
+
+    It is looked for from the working directory and then from the project.
+    """
+    if name not in (*FILES, *NAMES_OR_PATHS) or not isinstance(value, str) or not value:
+        return None
+    path = Path(os.path.expanduser(value))
+    place = next((base / path for base in (Path.cwd(), project) if (base / path).exists()), None)
+    if place is None:
+        return None
+    if name in NAMES_OR_PATHS and not any(mark in value for mark in ("/", os.sep)):
+        if place.parent == Path.cwd():
+            warnings.warn(
+                f"{name}={value} is taken as a name; for the folder {value} that is here, write {name}=./{value}",
+                stacklevel=2,
+            )
+        return None
+    return place.resolve()
+
+
+def contents(place: Path) -> str:
+    """16 hex digits of what a file or folder holds, whatever it is called.
+
+    Of a saved model, a run or a checkpoint these are the averaged weights and their configuration; of any other folder all
+    files with their relative names. Files are read once (`labcore.contents`). OSError for what cannot be read.
+    """
+    if place.is_file():
+        return sha256(place)[:16]
+    from labcore.contents import digests  # imports torch, which a campaign without paths does not need
+
+    model = _model(place)
+    folder = model or place
+    files = sorted(_weights(model) if model else _files(place))
+    if len(files) > MANY:
+        print(f"{place}: {len(files):,} files are compared with those known, and new ones are read", file=sys.stderr)
+    return hashlib.sha256(repr([*zip(files, digests(folder, files), strict=True)]).encode()).hexdigest()[:16]
+
+
+def _model(folder: Path) -> Path | None:
+    """The folder with a model's files: of a checkpoint, a run, a saved model, or a run that is not finished; or None."""
+    newest = sorted(folder.glob("checkpoints/step-*[0-9]/ema"), reverse=True)
+    places = (folder / "ema", folder / "model", folder, *newest)
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def _weights(folder: Path) -> list[str]:
+    found = [path.name for path in folder.iterdir() if path.suffix in WEIGHTS]
+    return ["config.json", *found]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All files below a folder, relative to it; links are followed, but no folder within itself."""
+    above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        seen = above.pop(place)
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name in real if real[name] not in seen]
+        above |= {os.path.join(place, name): seen | {real[name]} for name in folders}
+        for name in files:
+            if not name.startswith(".") and name.lower() not in NOT_COUNTED:
+                yield Path(place, name).relative_to(folder).as_posix()

@@ -1,0 +1,58 @@
+"""What is published names no machine: absolute paths and host names are taken out of values, texts and notebooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+WHOLE = re.compile(r"(?:file://)?/(?:[^/\n]+/)*([^/\n]+)/?")
+"""A text that is an absolute path and nothing else."""
+KEPT = r"(?P<kept>(?!file:)\b[a-zA-Z][a-zA-Z0-9+.-]*://\S*|\bdata:[^\s\"')]*)"
+FOLDERS = r"(?:file://)?(?<![\w./~])/(?:[^\s/'\":,;<>]+/)+"
+WITHIN = re.compile(f"{KEPT}|{FOLDERS}")
+"""An address of the net or data within the text, which stay, or the folders of an absolute path within a text."""
+
+
+def without_folders(value: Any) -> Any:
+    """JSON values in whose texts, names of values included, only the last part of each absolute path is kept."""
+    if isinstance(value, dict):
+        kept = {without_folders(key): without_folders(item) for key, item in value.items()}
+        if len(kept) < len(value):
+            raise ValueError(f"names {sorted(map(str, value))} are equal without their folders; give them other names")
+        return kept
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if whole := WHOLE.fullmatch(value):
+        return whole[1]
+    return WITHIN.sub(lambda found: found["kept"] or "", value)
+
+
+def without_hosts(text: str, hosts: Iterable[str]) -> str:
+    """A text with HOST instead of each of these machines' names."""
+    for host in hosts:
+        text = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w.-])", "HOST", text)
+    return text
+
+
+def without_machine(notebook: Any, hosts: Iterable[str] = ()) -> Any:
+    """An executed notebook whose texts that were printed or raised name no folder and no host; pictures stay."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for key in ("text", "evalue"):
+                if key in output:
+                    output[key] = _portable(output[key], hosts)
+            if "traceback" in output:
+                output["traceback"] = [_portable(line, hosts) for line in output["traceback"]]
+            data = output.get("data", {})
+            for kind in ("text/plain", "text/html", "text/markdown"):
+                if kind in data:
+                    data[kind] = _portable(data[kind], hosts)
+    notebook.metadata.pop("papermill", None)
+    return notebook
+
+
+def _portable(text: str, hosts: Iterable[str]) -> str:
+    return without_hosts(WITHIN.sub(lambda found: found["kept"] or "", text), hosts)
