@@ -19,10 +19,10 @@ from conftest import SMALL, perturbed
 from PIL import Image
 from typer.testing import CliRunner
 
-from labcore import TarFlow, zoo
+from labcore import TarFlow, contents, zoo
 from labcore.cli.app import app
 from labcore.config import DataConfig, RunConfig, TarFlowConfig
-from labcore.data import ImageData, ImageFolderData, contents, fashion_mnist, load
+from labcore.data import ImageData, ImageFolderData, fashion_mnist, load
 from labcore.data.arrow import ArrowData
 from labcore.data.class_names import class_numbers, matched, with_names
 from labcore.data.datasets import Data, mixed, renumbered, to_memory
