@@ -6,7 +6,7 @@ plain dictionaries from a name to a configuration.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,20 @@ class Config(BaseModel):
     """Base of all configurations: immutable, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """pydantic would take true for 1 and false for 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if (
+                isinstance(value, bool)
+                and field is not None
+                and bool not in (field.annotation, *get_args(field.annotation))
+            ):
+                raise ValueError(f"{name} was {str(value).lower()}; give a value that is neither true nor false")
+        return values
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some values changed."""

@@ -27,15 +27,17 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text)} characters; YAML is read up to {MOST_CHARACTERS}")
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)  # reads the first characters
         return loader.get_single_data()
     except RecursionError:
         raise ValueError("it is nested too deeply; write it with fewer levels") from None
     except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(str(error)) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def read_yaml(path: Path) -> Any:

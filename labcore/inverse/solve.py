@@ -5,6 +5,7 @@ How a block is solved is a `Method` (`labcore.inverse.methods`): token by token,
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,9 +78,9 @@ def invert(
     flow.check_labels(y, z.shape[0], ranges=True)
     guesses = None if start is None or isinstance(start, str) else _guesses(flow, z, start)
     methods = _methods(flow, solver, segments, tolerance, max_sweeps, start if guesses is None else None)
-    if not attn_temp > 0:
+    if not 0 < attn_temp < math.inf:
         raise ValueError(
-            f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 (1 changes nothing)"
+            f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 and finite (1 changes nothing)"
         )
     weights = token_weights(guidance_schedule, flow.config.tokens, z.device)
     strengths = per_block(guidance, len(flow.blocks), z)
