@@ -127,7 +127,7 @@ class ArrowData:
             try:
                 with Image.open(self._file(row)) as image:
                     (grey if is_grey(image.mode) else colour).append(row)
-            except OSError as error:
+            except Exception as error:  # as in read_picture
                 raise ValueError(
                     f"{self._called(row)} cannot be read as an image ({why(error)}); take it out"
                 ) from error
@@ -222,8 +222,8 @@ def _name_of(there: dict[str, list[Path]], split: str) -> str | None:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a relative path stays in its folder."""
-    return not os.path.isabs(path) and Path(os.path.normpath(path)).parts[:1] != ("..",)
+    """Whether a path stays in its folder: a relative one that goes nowhere up, not even from a link to another folder."""
+    return not os.path.isabs(path) and ".." not in Path(path).parts
 
 
 def _inside(path: str) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from labcore.contents import digests
 from labcore.data.images import ImageData
-from labcore.data.picture import Crop, check_how, is_grey, read_picture
+from labcore.data.picture import Crop, check_how, is_grey, read_picture, refuse_program
 from labcore.data.splits import split_of
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
@@ -258,6 +258,7 @@ def _check_headers(path: Path, files: list[str], channels: int | None) -> int:
     for file in checked:
         try:
             with Image.open(path / file) as image:
+                refuse_program(image)
                 mode = image.mode
         except Exception as error:  # as in read_picture
             raise ValueError(

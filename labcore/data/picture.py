@@ -52,6 +52,7 @@ def read_picture(
 
     try:
         with Image.open(source) as image:
+            refuse_program(image)
             _scale_transparent_colour(image)
             ImageOps.exif_transpose(image, in_place=True)
             whole = _eight_bit(image, "L" if channels == 1 else "RGB")
@@ -73,6 +74,12 @@ def _scale_transparent_colour(image) -> None:
         image.info["transparency"] = colour * {"L;2": 85, "L;4": 17}[raw]
     if raw == "RGB;16B" and isinstance(colour, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def refuse_program(image) -> None:
+    """ValueError for an opened file that Pillow would have another program draw: PostScript can run commands."""
+    if image.format == "EPS":
+        raise ValueError("PostScript is a program and not a picture; save it as PNG")
 
 
 def is_grey(mode: str) -> bool:
