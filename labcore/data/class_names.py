@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from labcore.config import InversionRunConfig, RunConfig, TokensConfig
 from labcore.data.datasets import renumbered
+from labcore.types import NULL
 
 AnyRun = TypeVar("AnyRun", RunConfig, InversionRunConfig)
 Names = tuple[str, ...]
@@ -63,14 +64,20 @@ def matched(config: TokensConfig, images: Any) -> Any:
 
 
 def class_numbers(words: str, config: TokensConfig) -> list[int]:
-    """Class numbers of `--classes`: names of classes, or numbers from 0 where no class has that name.
+    """Class numbers of `--classes`: names of classes, or numbers from 0 where no class has that name; -1 is none.
 
-    Raises ValueError for words that are neither.
+    Raises ValueError for words that are neither, and for numbers that no class has.
     """
     names = config.class_names or ()
     if words in names:  # with a comma in it
         return [names.index(words)]
-    return [_number(word.strip(), words, names) for word in words.split(",")]
+    numbers = [_number(word.strip(), words, names) for word in words.split(",")]
+    if any(not NULL <= number < config.num_classes for number in numbers):
+        allowed = f"0 to {config.num_classes - 1}, and -1 for none" if config.num_classes else '"none"'
+        raise ValueError(
+            f"classes was {_shortened(words)!r}; the model has {config.num_classes}: allowed are {allowed}"
+        )
+    return numbers
 
 
 def _number(word: str, words: str, names: Names) -> int:
@@ -81,8 +88,12 @@ def _number(word: str, words: str, names: Names) -> int:
     except ValueError:
         known = f"; the names are {_listed(names)}" if names else ""
         raise ValueError(
-            f'classes was {words!r}; write "each", "none", names of classes, or numbers like 3 or 0,5,9{known}'
+            f'classes was {_shortened(words)!r}; write "each", "none", names of classes, or numbers like 3 or 0,5,9{known}'
         ) from None
+
+
+def _shortened(words: str, most: int = 80) -> str:
+    return words if len(words) <= most else f"{words[:most]}..."
 
 
 def _are_numbers(names: Names) -> bool:

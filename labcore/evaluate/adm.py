@@ -106,7 +106,7 @@ def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
             names = [name for pair in MOMENTS.values() for name in pair]
             _check_sizes(held.zip, path.stat().st_size)
             arrays: dict[str, Any] = {name: held[name] for name in (IMAGES, *names) if name in held}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
         raise ValueError(f"{path} is truncated or no .npz of arrays ({error}); copy it again") from None
     pixels = arrays.get(IMAGES)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:

@@ -75,8 +75,13 @@ def recognised(
 ) -> Accuracy:
     """Share of the images that are recognised as of their class, with its 95% interval.
 
-    Raises ValueError for images that are not finite, of which nothing can be recognised.
+    Raises ValueError for no images, for another number of labels, and for images that are not finite, of which nothing can be
+    recognised.
     """
+    if not len(x) == len(y) > 0:
+        raise ValueError(
+            f"x has {len(x)} images and y {len(y)} labels; give at least one image, and one label for each"
+        )
     require_finite(x, "x", "leave these images out, or count them as not recognised")
     device, right = classifier.head.weight.device, 0
     for start, a, b in zip(range(0, len(x), batch_size), x.split(batch_size), y.split(batch_size), strict=True):
