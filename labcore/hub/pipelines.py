@@ -8,7 +8,7 @@ and beside it the autoencoder of a flow of latents. Scales are diffusers': 1 is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -135,12 +135,7 @@ class _ImagesOfClasses(DiffusionPipeline):
         if id2label is None and model.config.class_names is not None:
             id2label = dict(enumerate(model.config.class_names))
         self.register_modules(**{self.part: model}, vae=vae)
-        named = dict(enumerate(id2label)) if isinstance(id2label, Sequence) else id2label
-        if named is not None and len(set(named.values())) < len(named):
-            raise ValueError(
-                f"id2label gives two classes one name: {sorted(named.values())}; give each a name of its own"
-            )
-        self.register_to_config(id2label=None if named is None else {str(k): v for k, v in named.items()})
+        self.register_to_config(id2label=None if id2label is None else _named(id2label, model.config.num_classes))
         if vae is not None and vae.config.latent_channels != model.config.channels:
             raise ValueError(
                 f"the autoencoder has latents of {vae.config.latent_channels} channels, the model takes {model.config.channels}"
@@ -162,8 +157,8 @@ class _ImagesOfClasses(DiffusionPipeline):
     def _labels(self, class_labels: Labels, num_images: int) -> tuple[Tensor | None, int]:
         """Labels on the model's device, and how many images they are for."""
         classes = self.model.config.num_classes
-        if num_images < 1:
-            raise ValueError(f"num_images was {num_images}; give 1 or more")
+        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
+            raise ValueError(f"num_images was {num_images!r}; give one whole number, 1 or more")
         if class_labels is None:
             return None, num_images
         given, one = self._numbers(class_labels)
@@ -181,7 +176,7 @@ class _ImagesOfClasses(DiffusionPipeline):
     def _numbers(self, class_labels: Any) -> tuple[list[int], bool]:
         """Class numbers of labels or names, and whether there was one instead of a list. ValueError for other kinds."""
         plain = class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels  # NumPy's and torch's
-        one = isinstance(plain, int | str)
+        one = not isinstance(plain, Iterable) or isinstance(plain, str)
         labels = [plain] if one else list(plain)
         if any(isinstance(label, bool) or not isinstance(label, int | str) for label in labels):
             raise ValueError(
@@ -301,6 +296,28 @@ class BiFlowPipeline(_ImagesOfClasses):
         with self.inverse.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
             x = self.model(self._noise(num, generator), y, guidance_scale - 1).x
         return self._pictures(x, output_type, return_dict)
+
+
+def _named(id2label: Any, num_classes: int) -> dict[str, str]:
+    """Number, as text, -> name of classes, from a dictionary or a list of all names. ValueError for anything else, and for two
+    classes with one name."""
+    is_list = isinstance(id2label, Sequence) and not isinstance(id2label, str)
+    named = dict(enumerate(id2label)) if is_list else id2label
+    numbers = {str(number) for number in range(num_classes)}
+    if (
+        not isinstance(named, Mapping)
+        or not {str(number) for number in named} <= numbers
+        or not all(isinstance(name, str) for name in named.values())
+        or (is_list and len(named) != num_classes)
+    ):
+        raise ValueError(
+            f"id2label was {id2label!r}; give names of classes 0 to {num_classes - 1} in a dictionary, or all of them in a list"
+        )
+    if len({str(number) for number in named}) < len(named):
+        raise ValueError(f"id2label was {id2label!r}, which names a class twice; give each class one name")
+    if len(set(named.values())) < len(named):
+        raise ValueError(f"id2label gives two classes one name: {sorted(named.values())}; give each a name of its own")
+    return {str(number): name for number, name in named.items()}
 
 
 def _loaded(model: Any, kind: type) -> Any:
