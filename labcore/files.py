@@ -116,17 +116,29 @@ def _temporary(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of computed files: $LABCORE_CACHE, else labcore/ in the user's cache folder."""
+    """Where stores live unless told otherwise: $LABCORE_CACHE, else labcore/ in the user's cache folder.
+
+    OSError where the user has no home folder.
+    """
     if given := os.environ.get("LABCORE_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "labcore"
+        return _expanded(given)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "labcore"
 
 
 def weights_folder() -> Path:
-    """The folder of other people's pretrained weights: $LABCORE_WEIGHTS, else weights/ in the cache folder."""
+    """Where weights of other people's networks are looked for: $LABCORE_WEIGHTS, else weights/ in the lab's cache folder."""
     if given := os.environ.get("LABCORE_WEIGHTS"):
-        return Path(given).expanduser()
+        return _expanded(given)
     return cache_folder() / "weights"
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a user without an entry in the system's list, and without HOME
+        raise OSError(
+            f"the folder {path} is not known ({error}); set LABCORE_CACHE to a folder that can be written"
+        ) from None
 
 
 def make_folder(folder: Path) -> None:
