@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,10 @@ class RunLog:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+            with self._without_board_on_error():
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self._board.add_scalar(name, value, step)
         self._show(step, values)
 
     def say(self, text: str) -> None:
@@ -64,9 +67,22 @@ class RunLog:
             return
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            with self._without_board_on_error():
+                self._board.close()
         if self._bar is not None:
             self._bar.close()
+
+    @contextlib.contextmanager
+    def _without_board_on_error(self) -> Iterator[None]:
+        """Go on without tensorboard where its file cannot be written: log.jsonl has the same, and checkpoints matter more."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            warnings.warn(
+                f"tensorboard could not be written ({error.strerror or error}) and gets no more of this run; log.jsonl has all",
+                stacklevel=4,
+            )
 
     def _show(self, step: int, values: dict[str, Any]) -> None:
         short = {k: v for k, v in values.items() if isinstance(v, int | float) and "/" not in k}
