@@ -6,18 +6,11 @@ plain dictionaries from a name to a configuration.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from labcore.strict import Config
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 """A number of images, steps and the like; more fits in no counter of torch's."""
@@ -31,35 +24,6 @@ MOST_TOKENS = 2**16
 
 SCHEMA = 1
 """Version of the saved format. A file of a newer schema is refused; an older one is migrated on load."""
-
-
-class Config(BaseModel):
-    """Base of all configurations: immutable, and strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _true_is_no_number(cls, values: Any) -> Any:
-        """pydantic would take true for 1 and false for 0."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if (
-                isinstance(value, bool)
-                and field is not None
-                and bool not in (field.annotation, *get_args(field.annotation))
-            ):
-                raise ValueError(f"{name} was {str(value).lower()}; give a value that is neither true nor false")
-        return values
-
-    def replace(self, **changes: Any) -> Config:
-        """A validated copy with some values changed."""
-        return type(self)(**{**self.model_dump(), **changes})
-
-    @property
-    def least_weights(self) -> int:
-        """A lower bound of the number of weight tensors that a model of this configuration has."""
-        return 1
 
 
 class TokensConfig(Config):
@@ -366,7 +330,9 @@ class InversionConfig(Config):
     normalise: Literal["none", "block", "sample"] = "block"  # states and targets, by the target's RMS: see norm_control
     align_weight: PositiveFloat = 1.0  # of the mean over the hidden states
     image_weight: NonNegativeFloat = 1.0  # of the squared error of the image
-    perceptual: dict[str, PositiveFloat] = {}  # distance -> weight, on images; see labcore.encoders.perceptual
+    perceptual: dict[str, PositiveFloat] = Field(
+        default={}
+    )  # distance -> weight, on images; see labcore.encoders.perceptual
     adaptive_power: NonNegativeFloat = 1.0  # p of equation 7; 0: plain distances
     adaptive_offset: PositiveFloat = 1e-2  # c of equation 7
 

@@ -11,7 +11,7 @@ import labcore
 
 ROOT = Path(labcore.__file__).parent
 
-L0 = {"config", "types", "rng", "jsonfile", "guidance", "provenance", "revision", "store", "derived"}
+L0 = {"config", "strict", "types", "rng", "jsonfile", "guidance", "provenance", "revision", "store", "derived"}
 L0 |= {"memory", "timing", "live", "spread", "tf32", "reading", "driver", "files", "yamlfile", "tensors"}
 L0 |= {"finite", "hints", "processes", "terminal", "locks", "progress", "contents", "portable"}
 BELOW_L4 = L0 | {"kernels", "nn", "flows"}

@@ -73,7 +73,7 @@ def class_numbers(words: str, config: TokensConfig) -> list[int]:
         return [names.index(words)]
     numbers = [_number(word.strip(), words, names) for word in words.split(",")]
     if any(not NULL <= number < config.num_classes for number in numbers):
-        allowed = f"0 to {config.num_classes - 1}, and -1 for none" if config.num_classes else '"none"'
+        allowed = f"0..{config.num_classes - 1}, and -1 for none" if config.num_classes else '"none"'
         raise ValueError(
             f"classes was {_shortened(words)!r}; the model has {config.num_classes}: allowed are {allowed}"
         )
