@@ -116,7 +116,7 @@ def _temporary(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where stores live unless told otherwise: $LABCORE_CACHE, else labcore/ in the user's cache folder.
+    """The folder of computed files: $LABCORE_CACHE, else labcore/ in the user's cache folder.
 
     OSError where the user has no home folder.
     """
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def weights_folder() -> Path:
-    """Where weights of other people's networks are looked for: $LABCORE_WEIGHTS, else weights/ in the lab's cache folder."""
+    """The folder of other people's pretrained weights: $LABCORE_WEIGHTS, else weights/ in the cache folder."""
     if given := os.environ.get("LABCORE_WEIGHTS"):
         return _expanded(given)
     return cache_folder() / "weights"
