@@ -1,8 +1,8 @@
 """Hashes of files' contents, kept by size and times in the cache folder, so that pictures are read once and not at every start.
 
 A line a file in contents/<hash of the folder's path>.jsonl: name, size, time of the last change of contents and of the file's
-entry, hash. A file of which any of these is another one is read again. Without a cache folder that can be written, nothing is
-kept.
+entry, hash, and a checksum (CRC-32) of all these. A file of which any of these is another one is read again, as are files whose
+line is damaged. Without a cache folder that can be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import contextlib
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 from labcore.files import cache_folder, sha256
+from labcore.in_use import note_use, share
 from labcore.jsonfile import alone, parse_json
 
 THREADS = 8
@@ -42,7 +44,7 @@ def digests(folder: Path, files: Sequence[str]) -> list[str]:
             for name, digest in zip(new, pool.map(lambda name: sha256(place / name)[:DIGITS], new), strict=True):
                 known[name] = [*stamps[name], digest]
                 if book is not None and time.time_ns() - max(stamps[name][1:]) > FRESH:
-                    book.write(json.dumps([name, *known[name]]) + "\n")
+                    book.write(_line(name, *known[name]))
         return [known[name][3] for name in files]
 
 
@@ -62,14 +64,21 @@ def _kept(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
         yield {}, None
         return
     with book, alone(path):
+        share(book)
+        note_use(path)
         book.seek(0)
         yield dict(_lines(book)), book
 
 
 def _lines(book: IO[str]) -> Iterator[tuple[str, list]]:
-    """Name, and times with hash, of every whole line."""
+    """Name, and times with hash, of every line that is as it was written."""
     for line in book:
         with contextlib.suppress(ValueError, TypeError):
-            name, size, changed, entry, digest = parse_json(line)
-            if isinstance(name, str) and isinstance(digest, str) and len(digest) == DIGITS:
-                yield name, [size, changed, entry, digest]
+            *values, _ = parse_json(line)
+            if line == _line(*values):
+                yield values[0], values[1:]
+
+
+def _line(*values: str | int) -> str:
+    """A line with these values and their checksum."""
+    return json.dumps([*values, zlib.crc32(json.dumps(values).encode())]) + "\n"

@@ -1,7 +1,7 @@
 """What is computed of every image of a data set, kept in a store: features of an encoder, latents of an autoencoder.
 
-The key holds the data's fingerprint, whether images are mirrored, and the recipe of what is computed. Processes of one launch
-share the work, and a run that was killed goes on where it was (`labcore.store`).
+The key holds the data's fingerprint, whether images are mirrored, the recipe of what is computed, and versions of the code.
+Processes of one launch share the work, and a run that was killed goes on where it was (`labcore.store`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class Images(Protocol):
 
 class Derived(NamedTuple):
     """What is computed of an image: its name, the function of float images in [-1, 1], the shape of a row, and the recipe,
-    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store. device: where the
-    function takes images."""
+    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store. version: of the
+    function's code, a part of the key. device: where the function takes images."""
 
     name: str
     compute: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
     recipe: dict[str, Any]
     chunk: int
+    version: int
     device: torch.device | str = "cpu"
 
 
@@ -71,7 +72,7 @@ def derive(
     rows = spread_rows(len(dataset), limit)
     dataset = spread(dataset, limit)
     data = {"name": dataset.name, "split": dataset.split, "fingerprint": dataset.fingerprint()}
-    key = {"data": data, "flipped": flipped, **what.recipe}
+    key = {"data": data, "flipped": flipped, "version": what.version, "input": INPUT_VERSION, **what.recipe}
     store = Store(root, what.name, key, len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
 
     def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
@@ -86,6 +87,10 @@ def derive(
             yield {"features": found}
 
     return store.fill_in_turn(compute, progress)["features"]
+
+
+INPUT_VERSION = 1
+"""Version of how `_computed` makes input of uint8 images; raise it with every change of its values."""
 
 
 @torch.no_grad()

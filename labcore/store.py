@@ -4,6 +4,9 @@ Features, samples and latents of many images take minutes to days and do not fit
 hash of its key (what the rows are a function of), with one memory-mapped .npy file an array and a mark for each chunk that
 is complete. A run that was killed goes on where it was; processes of one launch share the chunks; whoever asks with the
 same key later finds the rows. Chunks are fixed by the key, so rows never depend on how the work was shared.
+
+The mark of a chunk holds a checksum of its rows. Every store is compared with its checksums when it is opened; chunks whose
+rows have changed are computed again. Whoever uses a store holds shared locks on its files (`labcore.in_use`).
 """
 
 from __future__ import annotations
@@ -11,30 +14,37 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
-import mmap
 import os
 import shutil
+import tempfile
 import time
 import warnings
+import weakref
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labcore.files import make_folder, making_folder, replacing
+from labcore import in_use
+from labcore.arrayfile import OpenRows, allocate, checksum, is_whole, map_privately, put_rows
+from labcore.files import make_folder, replacing
+from labcore.in_use import KEY
 from labcore.jsonfile import read_object
 from labcore.locks import locked
 from labcore.processes import process_share
 from labcore.progress import Progress
 
-KEY, DONE, LOCK = "key.json", "done.npy", ".lock"
+DONE, REPAIR = "done.npy", "repair.lock"
+LAYOUT = 2
+"""Version of the files of a store, a part of its key. 2: marks hold checksums."""
+MARKED = 1 << 32
+"""The bit of a mark that says that its chunk is complete; the 32 bits below are the checksum of the chunk's rows."""
 POLL = 0.2  # seconds between looks at the other processes' chunks
 PATIENCE = 600.0  # seconds without a new one until a warning
-NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python names it since 3.13
 
 
 class Rows(NamedTuple):
@@ -47,9 +57,10 @@ class Rows(NamedTuple):
 class Store:
     """`rows` rows of the named arrays, in chunks of `chunk` rows, under `root`/`name`-<hash of key>.
 
-    key: everything that the rows are a function of, JSON values; shapes, rows and chunk are added to it. Files that are
-    missing or of the wrong size are made anew, all rows computed again, and a warning says so. Raises ValueError for a
-    folder that holds another key or none that can be read, OSError at once where the disk has no room for all rows.
+    key: everything that the rows are a function of, JSON values, with the version of the code that computes them; shapes,
+    rows and chunk are added to it. Files that are missing or of the wrong size are made anew, and all rows computed again;
+    of chunks whose rows have changed only those. A warning says so. Raises ValueError for a folder that holds another key
+    or none that can be read, OSError at once where the disk has no room for all rows.
     """
 
     def __init__(
@@ -58,31 +69,47 @@ class Store:
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows={rows}, chunk={chunk}: a store has at least 1 row and chunks of at least 1")
         layout = {array: [list(shape), dtype] for array, (shape, dtype) in arrays.items()}
-        self.key = json.loads(json.dumps({**key, "rows": rows, "chunk": chunk, "arrays": layout}, sort_keys=True))
+        fixed = {"store": LAYOUT, "rows": rows, "chunk": chunk, "arrays": layout}
+        self.key = json.loads(json.dumps({**key, **fixed}, sort_keys=True))
         self.rows, self.chunk, self.name = rows, chunk, name
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(root) / f"{name}-{digest}"
-        self._files = {array: self.folder / f"{array}.npy" for array in arrays}
+        self._files = {array: self.folder / f"{array}.npy" for array in sorted(arrays)}
         self._layout = {self._files[array]: Rows((rows, *shape), dtype) for array, (shape, dtype) in arrays.items()}
-        self._layout[self.folder / DONE] = Rows((-(-rows // chunk),), "uint8")
-        if not (self.folder / KEY).is_file():
-            self._create()
+        self._layout[self.folder / DONE] = Rows((-(-rows // chunk),), "uint64")
+        weakref.finalize(self, self._hold().close)
         if self._read_key() != self.key:
             raise ValueError(f"{self.folder} holds rows of another key; remove the folder, or give another one")
         if self._damaged():
             self._repair()
+        if self._changed():
+            self._forget_changed()
+        in_use.note_use(self.folder)
+
+    def _hold(self) -> IO[bytes]:
+        """The key's file, open under a shared lock. Makes the store where there is none."""
+        while True:
+            there = self.folder.is_dir()
+            try:
+                return in_use.open_shared(self.folder / KEY)
+            except (FileNotFoundError, NotADirectoryError):
+                if there and in_use.remove(self.folder):  # a store appears with its key, so this is the rest of one
+                    warnings.warn(
+                        f"{self.folder} had no {KEY} and was removed; its rows are computed again", stacklevel=4
+                    )
+                self._create()
 
     def _read_key(self) -> Any:
         return read_object(self.folder / KEY, "remove the folder, and its rows are computed again")
 
     def _damaged(self) -> list[Path]:
         """Files that are missing, or are not of the shape, dtype and size that they had when they were made."""
-        return [path for path, want in self._layout.items() if not _is_whole(path, *want)]
+        return [path for path, want in self._layout.items() if not is_whole(path, *want)]
 
     def _repair(self) -> None:
         """Damaged files anew, and no chunk marked as complete. One process at a time; the marks go first, in a new file, so
         that a process which still writes to an old file marks nothing here."""
-        with locked(self.folder / LOCK):
+        with locked(self.folder / REPAIR):
             damaged = self._damaged()
             if not damaged:  # another process was first
                 return
@@ -91,28 +118,66 @@ class Store:
             marks = self.folder / DONE
             for path in [marks, *(path for path in damaged if path != marks)]:
                 with replacing(path) as new:
-                    _allocate(new, *self._layout[path])
+                    allocate(new, *self._layout[path])
+
+    def _changed(self) -> list[int]:
+        """Complete chunks whose rows are not those that were written. Marks are read before rows, as they are set after."""
+        marks = self._marks()
+        complete = np.flatnonzero(marks).tolist()
+        with contextlib.ExitStack() as stack:
+            files = [OpenRows.of(stack.enter_context(open(path, "rb"))) for path in self._files.values()]
+            return [i for i in complete if marks[i] != MARKED | checksum(files, self._range(i))]
+
+    def _forget_changed(self) -> None:
+        """No mark for chunks whose rows have changed; one process at a time, so that no new mark is taken away."""
+        with locked(self.folder / REPAIR):
+            changed = self._changed()
+            if not changed:  # another process was first
+                return
+            first, last = self._range(changed[0]).start, self._range(changed[-1]).stop - 1
+            warnings.warn(
+                f"{self.folder}: {len(changed)} of {-(-self.rows // self.chunk)} chunks, in rows {first} to {last}, have "
+                "changed since they were written (checksums differ); they are computed again",
+                stacklevel=3,
+            )
+            with open(self.folder / DONE, "r+b", buffering=0) as marks:
+                for i in changed:
+                    put_rows(marks, i, np.zeros(1, "uint64"))
 
     def _create(self) -> None:
-        """All files at their full size, in a folder that appears at once; of several creators the first one wins."""
+        """All files at their full size, in a folder that appears at once; of several creators the first one wins.
+
+        The key's file is locked before it has content: a folder with a key and without a lock was left by a killed process.
+        """
         make_folder(self.folder.parent)
+        in_use.clean(self.folder.parent)
+        new = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
         try:
-            with making_folder(self.folder) as new:
+            with open(new / KEY, "wb") as key:
+                in_use.share(key)
+                key.write(json.dumps(self.key, indent=2).encode() + b"\n")
+                key.flush()
                 for path, (shape, dtype) in self._layout.items():
-                    _allocate(new / path.name, shape, dtype)
-                (new / KEY).write_text(json.dumps(self.key, indent=2) + "\n")
+                    allocate(new / path.name, shape, dtype)
+                new.chmod(0o755)
+                os.rename(new, self.folder)
         except OSError:
             if not (self.folder / KEY).is_file():  # not because another process was first
                 raise
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
     def __getitem__(self, array: str) -> Tensor:
-        """The rows of one array, mapped from the file, not read into memory; what is written to them stays in memory."""
-        return torch.from_numpy(_private(self._files[array]))
+        """The rows of one array, mapped from the file, not read into memory; what is written to them stays in memory.
+
+        The map holds a shared lock on the file as long as the tensor lives.
+        """
+        return torch.from_numpy(map_privately(self._files[array]))
 
     @property
     def done(self) -> int:
         """Rows that are complete."""
-        marks = self._marks()
+        marks = self._marks() != 0
         lacking = len(marks) * self.chunk - self.rows  # in the last chunk
         return int(marks.sum()) * self.chunk - int(marks[-1]) * lacking
 
@@ -121,7 +186,7 @@ class Store:
         return bool(self._marks().all())
 
     def _marks(self) -> np.ndarray:
-        """1 for each chunk that is complete, read anew: other processes, on other machines too, mark theirs."""
+        """Not 0 for each chunk that is complete, read anew: other processes, on other machines too, mark theirs."""
         return np.load(self.folder / DONE)
 
     def fill(
@@ -157,21 +222,25 @@ class Store:
             files = {path: stack.enter_context(open(path, "r+b", buffering=0)) for path in self._layout} if mine else {}
             parts = [self._range(i) for i in mine]
             for i, part, values in zip(mine, parts, compute(parts) if parts else (), strict=True):
-                self._write(files, part, values)
-                _put(files[self.folder / DONE], i, np.ones(1, "uint8"))
+                mark = MARKED | self._write(files, part, values)
+                put_rows(files[self.folder / DONE], i, np.array([mark], "uint64"))
                 if progress is not None:
                     progress(self.name, self.done, self.rows)
         if world > 1:
             self._wait(progress)
         return self
 
-    def _write(self, files: Mapping[Path, Any], part: range, values: Mapping[str, Tensor]) -> None:
-        """Rows of a chunk into every array's file, on disk when this returns."""
+    def _write(self, files: Mapping[Path, Any], part: range, values: Mapping[str, Tensor]) -> int:
+        """Rows of a chunk into every array's file, on disk when this returns their checksum (zlib's CRC-32)."""
+        found = 0
         for array, path in self._files.items():
             rows, shape = values[array].detach().cpu().numpy(), (len(part), *self._layout[path].shape[1:])
             if rows.shape != shape:
                 raise ValueError(f"{self.name}: rows of {array!r} have shape {rows.shape}, not {shape}")
-            _put(files[path], part.start, rows.astype(self._layout[path].dtype, copy=False))
+            rows = np.ascontiguousarray(rows.astype(self._layout[path].dtype, copy=False))
+            put_rows(files[path], part.start, rows)
+            found = zlib.crc32(rows.reshape(-1).view("uint8"), found)
+        return found
 
     def _wait(self, progress: Progress | None) -> None:
         """Until the other processes' chunks are there; a warning where nothing comes for long."""
@@ -197,56 +266,3 @@ class Store:
 
     def _range(self, i: int) -> range:
         return range(i * self.chunk, min((i + 1) * self.chunk, self.rows))
-
-
-def _put(file: Any, first: int, rows: np.ndarray) -> None:
-    """Rows from `first` on into an open .npy file, and nothing beside them: not by a map, whose whole pages machines that
-    share a disk would write over each other's."""
-    file.seek(0)
-    _header(file)
-    begin, data = (
-        file.tell() + first * rows[:1].nbytes,
-        memoryview(np.ascontiguousarray(rows).reshape(-1).view("uint8")),
-    )
-    while data:
-        written = os.pwrite(file.fileno(), data, begin)
-        begin, data = begin + written, data[written:]
-    os.fsync(file.fileno())
-
-
-def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether a .npy file is there with this shape and dtype, and as long as its header says."""
-    try:
-        with open(path, "rb") as file:
-            found = _header(file)
-            size = os.fstat(file.fileno()).st_size
-            return found == (shape, np.dtype(dtype)) and size == file.tell() + math.prod(shape) * found[1].itemsize
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        return False
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an open .npy file, which is left where its values begin. Raises ValueError for any other file."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran:
-        raise ValueError("columns come first")
-    return shape, dtype
-
-
-def _private(path: Path) -> np.ndarray:
-    """A .npy file mapped so that writing changes this process's pages alone; reserves no memory for the whole of it."""
-    with open(path, "rb") as file:
-        shape, dtype = _header(file)
-        pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        return np.frombuffer(pages, dtype, math.prod(shape), file.tell()).reshape(shape)
-
-
-def _allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """A .npy file of zeros whose bytes are on disk: a full disk is an OSError now and not a crash later."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    array.flush()
-    del array
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

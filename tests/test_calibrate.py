@@ -13,7 +13,7 @@ from labcore import TarFlow, invert, provenance
 from labcore.cli.app import app
 from labcore.evaluate.generate import Sampling
 from labcore.inverse import calibrate as module
-from labcore.inverse.calibrate import calibrate, load, save
+from labcore.inverse.calibrate import calibrate, load, read, save
 from labcore.inverse.methods import Method
 from labcore.inverse.toughness import convergence_ranking_metric, initial_guess_metric
 from labcore.runs import measuring
@@ -238,3 +238,35 @@ def test_the_command_line_says_how_tokens_are_computed(tmp_path, monkeypatch):
         how = Sampling(num=4, compiled=compiled)
         words = measuring._words(tmp_path / "one", Data("fashion-mnist-12k"), ["fid"], how, tmp_path / "o", None, None)
         assert [w for w in words if w.endswith("compiled")] == ([] if word is None else [word])
+
+
+class TestKeptCalibrations:
+    @pytest.fixture
+    def file(self, flow, z, tmp_path, sweeps_as_seconds):
+        save(calibrate(flow, z, segments=[2]), tmp_path / module.FILE)
+        return tmp_path / module.FILE
+
+    def test_a_number_that_changed_is_refused_and_replaced(self, file, flow):
+        (kept,), entries = read(file), json.loads(file.read_text())
+        entries[0]["methods"][0]["segments"] += 1
+        file.write_text(json.dumps(entries))
+        with pytest.raises(ValueError, match="damaged"):
+            load(file, flow, 4)
+        with pytest.warns(UserWarning, match=r"damaged .* replaced now"):
+            save(kept, file)
+        assert load(file, flow, 4) == kept
+
+    def test_files_without_checksum_and_version_are_read(self, file, flow):
+        (kept,), (entry,) = read(file), json.loads(file.read_text())
+        del entry["version"], entry[module.CHECKSUM]
+        file.write_text(json.dumps([entry]))
+        assert load(file, flow, 4) == kept
+
+    def test_those_of_other_solvers_are_refused_and_dropped(self, file, flow, monkeypatch):
+        (kept,) = read(file)
+        monkeypatch.setattr(module, "CALIBRATION_VERSION", 99)
+        with pytest.raises(ValueError, match="by version 1 of the solvers, and this is version 99; calibrate anew"):
+            load(file, flow, 4)
+        new = kept.model_copy(update={"version": 99, "batch": 7})
+        save(new, file)
+        assert read(file) == [new]

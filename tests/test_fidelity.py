@@ -273,7 +273,7 @@ DAMAGE = {
         lambda tensors, about: about.update(floor={"n": 9, "values": {"kid": float("nan")}}),
         "floor is",
     ),
-    "another schema": (lambda tensors, about: about.update(schema=99), "schema 99, and this version reads 1"),
+    "another schema": (lambda tensors, about: about.update(schema=99), "schema 99, and this version reads 2"),
 }
 
 
@@ -537,3 +537,22 @@ def test_features_of_another_version_are_made_anew(root, monkeypatch):
 
 def test_every_metric_has_a_function():
     assert tuple(module._FUNCTIONS) == METRICS
+
+
+def test_statistics_that_changed_are_refused_and_made_again_in_the_cache(tmp_path, monkeypatch):
+    from labcore.runs import evaluation
+
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
+    path = tmp_path / "statistics" / "some.safetensors"
+    save_reference(make_reference(images(120, 1), tiny()), path)
+    assert evaluation._found_reference(path) is not None
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"contents have changed since it was saved \(sha256 differs\)"):
+        load_reference(path)
+    with pytest.warns(UserWarning, match=r"sha256 differs.* is made again now"):
+        assert evaluation._found_reference(path) is None
+    other = path.rename(tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="sha256 differs"):
+        evaluation._found_reference(other)

@@ -14,6 +14,7 @@ ROOT = Path(labcore.__file__).parent
 L0 = {"config", "strict", "types", "rng", "jsonfile", "guidance", "provenance", "revision", "store", "derived"}
 L0 |= {"memory", "timing", "live", "spread", "tf32", "reading", "driver", "files", "yamlfile", "tensors"}
 L0 |= {"finite", "hints", "processes", "terminal", "locks", "progress", "contents", "portable"}
+L0 |= {"arrayfile", "in_use", "cache"}
 BELOW_L4 = L0 | {"kernels", "nn", "flows"}
 BELOW_L5 = BELOW_L4 | {"data", "latents", "encoders", "inverse", "align", "biflow"}
 BELOW_L6 = BELOW_L5 | {"train", "evaluate", "plan"}

@@ -180,3 +180,15 @@ def test_processes_that_compile_at_once_and_a_fork_after_first_use(anew):
         os._exit(0)
     assert os.read(reader, 1) == b"1"
     os.wait()
+
+
+def test_a_library_that_changed_is_never_loaded(anew, caplog):
+    native.load()
+    (kept,) = anew.iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1  # loadable still
+    kept.write_bytes(data)
+    native.load()
+    assert "has changed since it was compiled; it is compiled again" in caplog.text
+    (again,) = anew.iterdir()
+    assert again.read_bytes() != bytes(data)

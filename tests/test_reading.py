@@ -83,7 +83,7 @@ def extractor() -> Extractor:
 
 
 def derived(pictures, root, **options):
-    what = Derived("mean", lambda x: x.mean((2, 3)), (3,), {"what": "mean"}, CHUNK)
+    what = Derived("mean", lambda x: x.mean((2, 3)), (3,), {"what": "mean"}, CHUNK, 1)
     return derive(what, pictures, root, dtype="float32", **options)
 
 

@@ -129,7 +129,7 @@ def test_a_truncated_file_is_computed_again(tmp_path):
     assert again.done == 0 and file.stat().st_size == whole
     check(again.fill(rows))
     check(make(tmp_path))
-    assert sorted(p.name for p in again.folder.iterdir()) == [".lock", "a.npy", "b.npy", "done.npy", "key.json"]
+    assert sorted(p.name for p in again.folder.iterdir()) == ["a.npy", "b.npy", "done.npy", "key.json", "repair.lock"]
 
 
 def overwritten(file: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labcore.cli import campaign, draw, importing, plan, rehearse
+from labcore.cli import cache, campaign, draw, importing, plan, rehearse
 from labcore.cli.command_group import Commands
 from labcore.cli.draw import COMPILED_HELP, DenoisedBy, Model, Tf32, device
 from labcore.terminal import printable
@@ -379,5 +379,5 @@ def _without(words: list[str], option: str) -> list[str]:
     return kept
 
 
-for group in (draw, campaign, plan, rehearse, importing):
+for group in (draw, campaign, plan, rehearse, importing, cache):
     group.add_to(app, plain_errors)

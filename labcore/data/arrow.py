@@ -32,7 +32,7 @@ from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
 from labcore.contents import digests
-from labcore.data.picture import Crop, check_how, is_grey, read_picture, why
+from labcore.data.picture import PICTURE_VERSION, Crop, check_how, is_grey, read_picture, why
 from labcore.data.splits import split_of
 from labcore.hints import first_line
 
@@ -162,6 +162,7 @@ class ArrowData:
 
     def _fingerprint(self, sources: tuple[Any, ...]) -> str:
         header = (self.name, self.split, self.image_size, self.channels, self.classes, self.crop, sources)
+        header += () if PICTURE_VERSION == 1 else (PICTURE_VERSION,)
         digest = hashlib.sha256(repr(header).encode())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]

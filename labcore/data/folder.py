@@ -25,7 +25,7 @@ from torch import Tensor
 
 from labcore.contents import digests
 from labcore.data.images import ImageData
-from labcore.data.picture import Crop, check_how, is_grey, read_picture, refuse_program
+from labcore.data.picture import PICTURE_VERSION, Crop, check_how, is_grey, read_picture, refuse_program
 from labcore.data.splits import split_of
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
@@ -122,6 +122,7 @@ class ImageFolderData:
     def _fingerprint(self, contents: Sequence[Any]) -> str:
         header = (self.name, self.split, self.image_size, self.channels, self.classes)
         header += () if self.crop == "fit" else (self.crop,)
+        header += () if PICTURE_VERSION == 1 else (PICTURE_VERSION,)
         digest = hashlib.sha256(repr(header).encode())
         for entry in zip(self.files, self.labels.tolist(), contents, strict=True):
             digest.update(repr(entry).encode())

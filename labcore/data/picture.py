@@ -23,6 +23,9 @@ from torch import Tensor
 
 Crop = Literal["fit", "adm"]
 CROPS = get_args(Crop)
+PICTURE_VERSION = 1
+"""Version of what `read_picture` gives. Raise it with every change after which a file gives other pixels: fingerprints of data
+sets hold every version but the first, and features, latents and statistics are kept by fingerprint."""
 LONGEST = 100
 """Times its shorter side that a picture's longer one may have for "adm", which enlarges all of it; our choice."""
 

@@ -1,7 +1,8 @@
 """Features of whole data sets, computed once and kept on disk; later runs with the same key map the file.
 
-The key holds the data's fingerprint, the encoder's recipe with the hash of its weights, and whether images are mirrored
-(`labcore.derived`). Sizes in float16: 320 channels x 49 tokens of 60,000 images are 1.9 GB; 1,280 channels would be 7.5 GB.
+The key holds the data's fingerprint, the encoder's recipe with the hash of its weights, the version of its code, and whether
+images are mirrored (`labcore.derived`). Sizes in float16: 320 channels x 49 tokens of 60,000 images are 1.9 GB; 1,280 channels
+would be 7.5 GB.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from labcore.derived import Derived, Images, derive
-from labcore.encoders.frozen import Encoder
+from labcore.encoders.frozen import ENCODER_VERSION, Encoder
 from labcore.files import cache_folder
 from labcore.progress import Progress
 
@@ -41,6 +42,7 @@ def cached_tokens(
         (grid * grid, encoder.token_width(grid, stage)),
         encoder.recipe(grid, stage),
         CHUNK,
+        ENCODER_VERSION,
         encoder.device,
     )
     return derive(tokens, dataset, _root(root), flipped, dtype, limit, progress)
@@ -57,7 +59,7 @@ def cached_pooled(
 ) -> Tensor:
     """`Encoder.pooled` of every image, (n, p); arguments as those of `cached_tokens`."""
     shape, name = (encoder.spec.pooled_width,), f"{encoder.spec.name}-pooled"
-    pooled = Derived(name, encoder.pooled, shape, encoder.recipe(), CHUNK, encoder.device)
+    pooled = Derived(name, encoder.pooled, shape, encoder.recipe(), CHUNK, ENCODER_VERSION, encoder.device)
     return derive(pooled, dataset, _root(root), flipped, dtype, limit, progress)
 
 

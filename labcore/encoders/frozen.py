@@ -37,6 +37,11 @@ class EncoderOutput(NamedTuple):
     logits: Tensor | None
 
 
+ENCODER_VERSION = 1
+"""Version of what `Encoder.tokens` and `Encoder.pooled` give: a part of the key of kept features. Raise it with every change
+after which equal images and weights give other values."""
+
+
 class Encoder:
     """A frozen timm network in eval mode. Made by `load` or `untrained`.
 

@@ -1,10 +1,11 @@
 """Images drawn for an evaluation: uint8 on disk, in fixed chunks by index, resumable, shared by several processes.
 
-Image i is a function of the weights, the settings and (seed, i). It is rounded to uint8 as it would be in a PNG, since that is
-what published numbers are computed on. Chunks are part of the key: with equal chunks and one number of threads the images are
-bit-equal however the work was shared; other chunks change float images by rounding only, and a pixel by 1 now and then. So
-does the way in which single tokens are computed, which is part of the key where it is not the plain one. On CUDA a chunk is
-drawn in parts where half of the free memory does not hold it: again rounding only, and no part of the key.
+Image i is a function of the weights, the settings, (seed, i) and the code (`SAMPLE_VERSION`). It is rounded to uint8 as it
+would be in a PNG, since that is what published numbers are computed on. Chunks are part of the key: with equal chunks and one
+number of threads the images are bit-equal however the work was shared; other chunks change float images by rounding only, and a
+pixel by 1 now and then. So does the way in which single tokens are computed, which is part of the key where it is not the plain
+one. On CUDA a chunk is drawn in parts where half of the free memory does not hold it: again rounding only, and no part of the
+key.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from labcore.files import cache_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
-from labcore.inverse.sample import Sampler, check_one_pass, sample
+from labcore.inverse.sample import SAMPLE_VERSION, Sampler, check_one_pass, sample
 from labcore.inverse.score_denoised import ScoreDenoised
 from labcore.inverse.solve import way_of
 from labcore.latents import codec_of, pixel_shape, to_pixels
@@ -156,7 +157,8 @@ def generate(
         )
         return {"images": to_uint8(to_pixels(flow, images))}
 
-    key = {"what": "samples", "model": provenance.weights_hash(flow), "config": c.computation(), **made}
+    key = {"what": "samples", "version": SAMPLE_VERSION, "model": provenance.weights_hash(flow)}
+    key |= {"config": c.computation(), **made}
     store = Store(
         root or cache_folder() / "samples",
         "samples",

@@ -29,7 +29,8 @@ from labcore.store import Rows, Store
 from labcore.types import Site
 
 LAYOUT = 1
-"""Version of what the rows mean; part of their key, so rows of an older meaning are never read."""
+"""Version of the rows, a part of their key. Raise it with every change of their meaning, or of the code that computes them,
+after which equal images and weights give other values."""
 
 
 def all_sites(flow: TarFlow) -> list[Site]:

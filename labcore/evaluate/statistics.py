@@ -2,12 +2,13 @@
 
 A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a fixed
 random subset of at most 10,000 (what ADM's evaluator compares precision and recall with), beside what they were made of:
-data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else are refused, with
-the reason.
+data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else, and files that have
+changed since they were saved, are refused, with the reason.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,8 @@ from labcore.reading import parts_of
 from labcore.rng import generator
 from labcore.store import Rows, Store
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of the file. 2: it holds a checksum."""
 CHUNK = 32  # images at a time through the extractor; fixed, so that no metric depends on a batch size
 MOMENT_ROWS = 2048  # rows of features summed at a time
 MOST_FEATURES = 10_000
@@ -186,8 +188,9 @@ def save_reference(reference: Reference, path: Path) -> None:
         "spatial.cov": reference.spatial.cov,
         "features": reference.features,
     }
+    about = json.dumps(reference.about)
     with replacing(path) as new:
-        save_file(tensors, new, metadata={"labcore": json.dumps(reference.about)})
+        save_file(tensors, new, metadata={"labcore": about, "sha256": _digest(about, tensors)})
 
 
 def load_reference(path: str | Path) -> Reference:
@@ -201,9 +204,12 @@ def load_reference(path: str | Path) -> Reference:
         raise ValueError(f"{path} is a reference batch; make statistics of it: lab stats {path} --out FILE")
     try:
         with safe_open(path, "pt") as file:
-            about = parse_json((file.metadata() or {}).get("labcore", "{}"))
+            metadata = file.metadata() or {}
+            about = parse_json(metadata.get("labcore", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
         problem = _problem_of_about(about) or _problem_of_tensors(tensors, about["n"])
+        if not problem and metadata.get("sha256") != _digest(metadata["labcore"], tensors):
+            problem = "its contents have changed since it was saved (sha256 differs)"
     except (SafetensorError, OSError, ValueError) as error:
         problem = str(error)
     if problem:
@@ -212,6 +218,14 @@ def load_reference(path: str | Path) -> Reference:
         )
     layers = [Moments(tensors[f"{layer}.mean"], tensors[f"{layer}.cov"], about["n"]) for layer in (POOL, SPATIAL)]
     return Reference(*layers, tensors["features"], about)
+
+
+def _digest(about: str, tensors: dict[str, Tensor]) -> str:
+    """The sha256 of the description and all values, 64 hex digits."""
+    found = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 _ABOUT = {

@@ -15,6 +15,7 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from labcore import provenance
+from labcore.files import sha256_of
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 from labcore.guidance import Schedule, per_block, token_weights
@@ -35,6 +37,12 @@ from labcore.types import BlockStats
 
 FILE = "solvers.json"
 """Name of the file beside a model's weights."""
+CHECKSUM = "sha256"
+"""Name of an entry's checksum in the file."""
+
+CALIBRATION_VERSION = 1
+"""Version of the solvers and of how they are measured. Raise it with every change after which measured methods may be slower
+or less exact than a calibration says; older calibrations are refused then."""
 
 RECORDINGS: dict[str, tuple[bool | None, ...]] = {"cuda": (None, True)}
 """Device -> values of `compiled` that are tried beside the plain way."""
@@ -65,7 +73,7 @@ class Calibration(BaseModel):
     methods: one per block 1..T. error: largest |difference| of an image from the sequential inverse's. speedup: sequential
     seconds, the plain way, by these methods' seconds for the whole inverse. trials: all that was measured on the way.
     compiled: how blocks that stay sequential are computed, as `labcore.invert` takes it; None, automatic, in calibrations that
-    were made before this was measured.
+    were made before this was measured. version: `CALIBRATION_VERSION` of the code that measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,9 +89,15 @@ class Calibration(BaseModel):
     speedup: float
     trials: tuple[Trial, ...]
     compiled: bool | None = None
+    version: int = 1
 
     def check(self, flow: TarFlow) -> None:
-        """ValueError where it was measured on another model."""
+        """ValueError where it was measured on another model, or by another version of the solvers."""
+        if self.version != CALIBRATION_VERSION:
+            raise ValueError(
+                f"this calibration was measured by version {self.version} of the solvers, and this is version "
+                f"{CALIBRATION_VERSION}; calibrate anew"
+            )
         if (found := provenance.weights_hash(flow)) != self.model:
             raise ValueError(
                 f"this calibration was measured on a model with weights {self.model}, and this one has {found}; "
@@ -157,6 +171,7 @@ def calibrate(
         speedup=seconds["sequential"] / seconds["chosen"],
         trials=tuple(trial for block in blocks for trial in block.trials),
         compiled=compiled,
+        version=CALIBRATION_VERSION,
     )
 
 
@@ -243,12 +258,17 @@ class _Trials:
 
 
 def save(calibration: Calibration, file: Path) -> None:
-    """Add it to `file`, in the place of one for the same circumstances; those of another model are dropped."""
+    """Add it to `file`, in the place of one for the same circumstances. Those of another model or of another version are
+    dropped; a damaged file is replaced, with a warning."""
+    same = (calibration.model, calibration.version)
     with alone(file):
-        others = []
-        if file.is_file():
-            others = [c for c in read(file) if c.model == calibration.model and _key(c) != _key(calibration)]
-        write_json(file, [c.model_dump(mode="json") for c in [*others, calibration]])
+        try:
+            found = read(file) if file.is_file() else []
+        except ValueError as error:
+            warnings.warn(f"{error}. The file is replaced now", stacklevel=2)
+            found = []
+        others = [c for c in found if (c.model, c.version) == same and _key(c) != _key(calibration)]
+        write_json(file, [_with_checksum(c.model_dump(mode="json")) for c in [*others, calibration]])
 
 
 def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance: float | None = None) -> Calibration:
@@ -304,12 +324,24 @@ def device_of(flow: TarFlow) -> str:
 def read(file: Path) -> list[Calibration]:
     """All calibrations in a file; ValueError where it is damaged."""
     try:
-        found = [Calibration.model_validate(entry) for entry in read_json(file)]
+        found = [Calibration.model_validate(_checked(entry)) for entry in read_json(file)]
     except (ValueError, TypeError):
         found = []
     if not found:
         raise ValueError(f"{file} is damaged or is no calibration; delete it and calibrate anew")
     return found
+
+
+def _with_checksum(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, CHECKSUM: sha256_of(entry)}
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a file without its checksum; ValueError where it has changed. Entries of earlier versions have none."""
+    values = {name: value for name, value in entry.items() if name != CHECKSUM}
+    if entry.get(CHECKSUM, sha256_of(values)) != sha256_of(values):
+        raise ValueError(f"{CHECKSUM} differs")
+    return values
 
 
 def _key(c: Calibration) -> tuple:

@@ -42,6 +42,10 @@ class OnePass(Protocol):
 Sampler = TarFlow | OnePass
 """What images are drawn from."""
 
+SAMPLE_VERSION = 1
+"""Version of what `sample` draws, and of the decoding and rounding that follow it: a part of the key of kept images. Raise it
+with every change after which the same weights, settings and seed give other images."""
+
 
 @torch.no_grad()
 def sample(

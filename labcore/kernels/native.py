@@ -1,8 +1,8 @@
 """C code of the lab, compiled once on the machine that runs it and loaded through ctypes.
 
 A library is kept in the cache folder under a digest of its source, the compiler, its flags and the processor, so that another
-machine with the same home folder compiles its own. Without a compiler, or where compiling fails, there is no library, one
-message says so, and what asks for it goes the plain way.
+machine with the same home folder compiles its own, and under a digest of its contents: a damaged one is compiled again. Without
+a compiler, or where compiling fails, there is no library, one message says so, and what asks for it goes the plain way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labcore.files import cache_folder, write_atomic
+from labcore.files import cache_folder, sha256, write_atomic
+from labcore.in_use import note_use
 
 SOURCE = Path(__file__).with_name("token_loop.c")
 FLAGS = (["-march=native"], ["-mcpu=native"], [])
@@ -49,22 +50,31 @@ def library() -> ctypes.CDLL | None:
 def load() -> ctypes.CDLL:
     """The library from the cache folder, compiled now where it is not there. Raises NoLibrary."""
     words = compiler()
-    name = f"token-loop-{key(words)}.so"
-    kept = cache_folder() / "native" / name
-    if kept.is_file():
+    name, folder_of_kept = f"token-loop-{key(words)}", cache_folder() / "native"
+    for kept in sorted(folder_of_kept.glob(f"{name}-*.so")):
         try:
-            return ctypes.CDLL(str(kept))
+            if kept.name == _name_of_kept(name, kept):
+                found = ctypes.CDLL(str(kept))
+                note_use(kept)
+                return found
+            logging.getLogger("labcore").warning("%s has changed since it was compiled; it is compiled again", kept)
+            kept.unlink()
         except OSError:
-            pass  # cut off or of another system: compiled again below
+            pass  # of another system, or not to be read: compiled again below
     with tempfile.TemporaryDirectory(prefix="labcore-native-") as folder:
-        made = Path(folder, name)
+        made = Path(folder, f"{name}.so")
         build(words, made)
         try:
             found = ctypes.CDLL(str(made))
         except OSError as error:
             raise NoLibrary(f"what {words[0]} made cannot be loaded ({error})") from error
-        keep(made, kept)
+        keep(made, folder_of_kept / _name_of_kept(name, made))
         return found
+
+
+def _name_of_kept(name: str, made: Path) -> str:
+    """What a library is called in the cache folder: its name with a digest of its contents."""
+    return f"{name}-{sha256(made)[:16]}.so"
 
 
 def compiler() -> list[str]:

@@ -24,6 +24,9 @@ from labcore.provenance import weights_hash
 DECODED = "check the latents for NaN, infinity and values far from those of images; half precision may overflow too"
 CHUNK = 8
 """Images decoded at a time; our choice: a decoder at 256 pixels holds about 1 GB an image at its widest."""
+LATENT_VERSION = 1
+"""Version of what `Autoencoder.raw` gives: a part of the key of kept latents. Raise it with every change after which equal
+images and weights give other values."""
 
 
 @runtime_checkable

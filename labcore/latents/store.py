@@ -1,8 +1,9 @@
 """Raw latents of whole data sets, encoded once and kept on disk (`labcore.derived`); later runs with the same key map the file.
 
-The key holds the data's fingerprint, which knows size and crop, the autoencoder's class and the hash of its weights, and
-whether images are mirrored: an autoencoder does not mirror latents exactly, so mirrored images have rows of their own. In
-float16 the 1,281,167 images of ImageNet take 21 GB at 8 x 32 x 32 (means and deviations), twice that with mirrored ones.
+The key holds the data's fingerprint, which knows size and crop, the autoencoder's class, the hash of its weights, the version
+of the code, and whether images are mirrored: an autoencoder does not mirror latents exactly, so mirrored images have rows of
+their own. In float16 the 1,281,167 images of ImageNet take 21 GB at 8 x 32 x 32 (means and deviations), twice that with
+mirrored ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from labcore.derived import Derived, Images, derive
 from labcore.files import cache_folder
-from labcore.latents.codec import Codec
+from labcore.latents.codec import LATENT_VERSION, Codec
 from labcore.progress import Progress
 
 CHUNK = 16
@@ -36,7 +37,7 @@ def cached_raw(
     """
     side = image_size // codec.factor
     shape, device = (codec.raw_channels, side, side), getattr(codec, "device", "cpu")
-    latents = Derived(f"{codec.name}-latents", codec.raw, shape, codec.recipe(), CHUNK, device)
+    latents = Derived(f"{codec.name}-latents", codec.raw, shape, codec.recipe(), CHUNK, LATENT_VERSION, device)
     return derive(
         latents, dataset, cache_folder() / "latents" if root is None else Path(root), flipped, dtype, limit, progress
     )

@@ -33,6 +33,7 @@ from labcore.evaluate.statistics import (
 )
 from labcore.files import cache_folder, check_file
 from labcore.flows.tarflow import TarFlow
+from labcore.in_use import note_use
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import seen_by, square_pixels
@@ -253,14 +254,15 @@ def reference_of(
 ) -> Reference:
     """Statistics of the train split, with the floor from the test split; read from `path` or the cache where they are.
 
-    Several processes share the features; the first one writes the file.
+    Several processes share the features; the first one writes the file. A damaged file in the cache is made again, with a
+    warning; a damaged file elsewhere is a ValueError.
     """
     train = data.split("train")
     if path is not None:
         check_file(path)
     path = path or cache_folder() / "statistics" / file_name(train, extractor)
-    if path.is_file():
-        found = load_reference(path)
+    found = _found_reference(path)
+    if found is not None:
         found.check(extractor, train.image_size, train.channels)
         if found.about["fingerprint"] != train.fingerprint():
             raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
@@ -275,6 +277,23 @@ def reference_of(
     if process_share()[0] == 0:
         save_reference(reference, path)
     return reference
+
+
+def _found_reference(path: Path) -> Reference | None:
+    """The statistics in a file; None where there is none, and, after a warning, for a file of the cache that cannot be used."""
+    if not path.is_file():
+        return None
+    cached = path.parent == cache_folder() / "statistics"
+    try:
+        found = load_reference(path)
+    except ValueError as error:
+        if not cached:
+            raise
+        warnings.warn(f"{error}. The file is in the cache and is made again now", stacklevel=3)
+        return None
+    if cached:
+        note_use(path)
+    return found
 
 
 def reference_of_batch(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from labcore.biflow.model import BackwardModel
 from labcore.files import cache_folder
 from labcore.flows.tarflow import TarFlow
+from labcore.in_use import note_use
 from labcore.inverse.calibrate import FILE
 from labcore.inverse.calibrate import load as load_calibration
 from labcore.inverse.methods import SOLVERS, Method, Solver, named
@@ -72,7 +73,9 @@ def calibration_file(source: str | Path, model: TarFlow) -> Path:
     folder = Path(source)
     if str(source) not in NAMES and folder.is_dir():
         return folder / FILE
-    return cache_folder() / "solvers" / f"{weights_hash(model)}.json"
+    file = cache_folder() / "solvers" / f"{weights_hash(model)}.json"
+    note_use(file)
+    return file
 
 
 def solvers(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import labcore
+from labcore import in_use
 from labcore.config import RunConfig
 from labcore.files import cache_folder, make_folder
 from labcore.locks import locked
@@ -68,6 +69,10 @@ def trained(
     with locked(folder.with_suffix(".lock")):
         if not (folder / "model" / "config.json").is_file():
             train_streamed(config, folder, processes, False, show)
+        in_use.keep_open(
+            folder / "model" / "config.json"
+        )  # what the caller reads later, `lab cache prune` leaves alone
+        in_use.note_use(folder)
     return folder
 
 

@@ -1,0 +1,142 @@
+"""Shared locks that tell which cached files live processes use, and the removal of files that nobody uses.
+
+A process holds a shared lock on each file that it works with or has mapped. The lock ends with the process, however that ends.
+A file or folder is removed only under exclusive locks on all of its files. What a killed process left half-written has a
+temporary name and no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+KEY = "key.json"
+"""The file of a store's folder that whoever makes or uses the store holds."""
+GRACE = 60.0
+"""Seconds in which the maker of a temporary folder takes its lock; our choice, it takes milliseconds."""
+HOUR = 3600.0
+"""Seconds without a change after which a temporary file is left behind: its writers hold no lock, and need seconds."""
+FOLDER = re.compile(r"\.(.+-)?[0-9a-f]{16}-[a-z0-9_]{8}")
+"""Names of folders that are being made or removed."""
+FILE = re.compile(r".+\.([0-9a-f]{8}|\d+)\.tmp")
+"""Names of files that are being written: 8 hexadecimal digits, in earlier versions the process's number, before the end."""
+
+_FOREVER: dict[Path, IO[bytes]] = {}
+
+
+def share(file: IO[Any]) -> None:
+    """Take a shared lock that lasts as long as the file, or a memory map of it, is open. Waits for a remover. Where the disk
+    has no locks, nothing is held."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def open_shared(path: Path) -> IO[bytes]:
+    """The file, open for reading under a shared lock. FileNotFoundError where it is missing or has been removed meanwhile."""
+    while True:
+        file = open(path, "rb")  # noqa: SIM115
+        try:
+            share(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another file has this name now
+
+
+def keep_open(path: Path) -> None:
+    """Hold a shared lock on a file until this process ends; of a missing file nothing is held."""
+    if path not in _FOREVER:
+        with contextlib.suppress(FileNotFoundError):
+            _FOREVER[path] = open_shared(path)
+
+
+def note_use(path: Path) -> None:
+    """Set a file's or folder's time of change to now: its last use, by which `lab cache` goes."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def remove(path: Path) -> bool:
+    """Delete a file or folder; False, and nothing is deleted, where a live process holds a file of it.
+
+    It gets a temporary name first, so that nobody finds half of it. Raises OSError where the disk refuses.
+    """
+    with contextlib.ExitStack() as locks:
+        if not _lock(files_of(path), locks):
+            return False
+        gone = path if path.name.startswith(".") else path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        os.rename(path, gone)
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    return True
+
+
+def is_used(path: Path) -> bool:
+    """Whether a live process holds a file of this file or folder, as far as locks tell."""
+    with contextlib.ExitStack() as locks:
+        return not _lock(files_of(path), locks)
+
+
+def left_behind(root: Path) -> list[Path]:
+    """Temporary files and folders directly in `root` whose makers are dead."""
+    return [path for path in _inside(root) if _is_abandoned(path)]
+
+
+def clean(root: Path) -> list[Path]:
+    """Delete what `left_behind` finds, and return that; what cannot be deleted stays."""
+    gone = []
+    for path in left_behind(root):
+        with contextlib.suppress(OSError):
+            if remove(path):
+                gone.append(path)
+    return gone
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself or all files in the folder, and the lock file beside it (name.lock) where there is one."""
+    inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else [path]
+    beside = path.with_name(f"{path.name}.lock")
+    return [*inside, beside] if beside.is_file() else inside
+
+
+def _lock(files: Sequence[Path], locks: contextlib.ExitStack) -> bool:
+    """Take exclusive locks on all files; False where one is held, is missing, or cannot be locked."""
+    try:
+        for path in files:
+            file = open(path, "r+b")  # noqa: SIM115
+            locks.callback(file.close)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_abandoned(path: Path) -> bool:
+    """By name, age and locks. The maker of a store's folder locks the key file before it writes to it."""
+    try:
+        if FOLDER.fullmatch(path.name) and path.is_dir():
+            key = path / KEY
+            needed = 0.0 if key.is_file() and key.stat().st_size else GRACE
+        elif FILE.fullmatch(path.name) and path.is_file():
+            needed = HOUR
+        else:
+            return False
+        return time.time() - path.stat().st_mtime >= needed and not is_used(path)
+    except OSError:  # gone meanwhile
+        return False
