@@ -230,6 +230,22 @@ class TestUse:
         (entry,) = cache.entries()
         assert time.time() - entry.used < 60
 
+    def test_a_flow_that_was_asked_for_is_in_use_until_the_process_ends(self, tmp_path, monkeypatch):
+        from labcore.runs import teachers
+
+        def train(_, folder, *__):
+            (folder / "model").mkdir(parents=True)
+            (folder / "model" / "config.json").write_text("{}")
+
+        monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
+        monkeypatch.setattr(teachers, "datasets", lambda _: [images()])
+        monkeypatch.setattr(teachers, "train_streamed", train)
+        folder = teachers.trained(teachers.teacher_config("fashion-small", 0))
+        (entry,) = cache.entries()
+        assert entry.path == folder and entry.live and not in_use.remove(folder)
+        in_use._FOREVER.pop(folder / "model" / "config.json").close()
+        assert cache.prune(cache.choose(cache.entries())).deleted and not folder.exists()
+
 
 @pytest.fixture
 def filled(tmp_path, monkeypatch):
