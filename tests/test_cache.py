@@ -15,15 +15,16 @@ import torch
 from conftest import perturbed
 from typer.testing import CliRunner
 
-from labcore import cache, derived, encoders, in_use
+from labcore import cache, contents, derived, encoders, in_use
 from labcore.cli.app import app
-from labcore.data import ImageData, contents
+from labcore.data import ImageData
 from labcore.encoders import cache as encoder_cache
 from labcore.evaluate import generate as generating
 from labcore.evaluate.generate import Sampling, generate
+from labcore.files import cache_folder
 from labcore.latents import store as latent_store
 from labcore.latents.codec import Pixels
-from labcore.store import KEY, Rows, Store, cache_folder
+from labcore.store import KEY, Rows, Store
 
 
 def make(root: Path, rows: int = 10, **key) -> Store:

@@ -19,7 +19,7 @@ from labcore.data.folder import ImageFolderData
 from labcore.data.picture import read_picture
 from labcore.evaluate.adm import _read
 from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
-from labcore.store import cache_folder, weights_folder
+from labcore.files import cache_folder, weights_folder
 from labcore.train.log import RunLog, read_log
 from labcore.yamlfile import parse_yaml, read_yaml
 
