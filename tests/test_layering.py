@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "zoo": BELOW_L6,
     "hub": BELOW_L6 | {"zoo"},  # pipelines are also made of a shipped model, by its name
     "presets": L0 | {"latents"},
-    "runs": BELOW_RUNS,
+    "runs": BELOW_RUNS | {"viz"},
     "experiments": BELOW_RUNS | {"runs", "campaigns"},
     "rehearsal": BELOW_RUNS | {"runs", "experiments"},
     "site": L0 | {"campaigns"},

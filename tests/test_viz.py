@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from labcore.viz import figures
+from labcore.viz.training import training
 
 
 def rendered(figure) -> Image.Image:
@@ -49,11 +50,26 @@ def test_the_curve_has_both_lines_and_named_axes():
     records = [
         {"step": i, "nats_per_dim": 1 - 0.1 * i, **({"test_nats_per_dim": 0.5} if i == 4 else {})} for i in range(1, 5)
     ]
-    axes = figures.training_curve(records, "at sigma 0.1").axes[0]
+    axes = training(records).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2, 3, 4], [4]]
-    assert axes.get_xlabel() == "optimizer steps" and "nats/dim, at sigma 0.1" in axes.get_ylabel()
-    with pytest.raises(ValueError, match="no record holds"):
-        figures.training_curve([{"step": 1}])
+    assert axes.get_xlabel() == "optimizer steps" and axes.get_ylabel() == "nats/dim"
+
+
+def test_a_learned_inverse_has_a_curve_for_each_distance_and_its_loss_before_there_is_one():
+    first = {"step": 1, "loss": 3.0}
+    (line,) = training([first]).axes[0].lines
+    assert line.get_label() == "loss, mean since the last record"
+    lines = training([first, {"step": 2, "loss": 2.0, "test_image": 0.5, "test_state-0": 0.25}]).axes[0].lines
+    assert [(line.get_label(), list(line.get_ydata())) for line in lines] == [("image", [0.5]), ("state 0", [0.25])]
+
+
+def test_the_samples_beside_the_curve_are_the_preview(tmp_path):
+    preview = tmp_path / "step-00000040.png"
+    Image.new("L", (30, 20), 7).save(preview)
+    _, samples = training([{"step": 40, "nats_per_dim": 1.0}], preview).axes
+    assert samples.get_title() == "samples, step 40" and (samples.images[0].get_array() == 7).all()
+    preview.write_bytes(preview.read_bytes()[:60])  # as while it is being written
+    assert len(training([{"step": 40, "nats_per_dim": 1.0}], preview).axes) == 1
 
 
 def test_margins_count_right_and_wrong():

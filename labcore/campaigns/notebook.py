@@ -25,6 +25,7 @@ from labcore import locks
 from labcore.campaigns import kernel
 from labcore.campaigns.parameters import EXPLORE
 from labcore.jsonfile import read_object
+from labcore.live import HEADLESS, PROGRESS
 
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
 START = 120  # seconds that a kernel may take to start, by a clock that does not jump
@@ -107,7 +108,8 @@ def execute(
     log: Path | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come.
+    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come,
+    and those of a training's progress, which the executed notebook does not hold.
 
     timeout: seconds a cell may take. log: a file that the lines are added to as well, with those of stderr. A cell tagged
     "explore" may fail: a line says so, and the notebook goes on, if it is tagged "raises-exception" too. Raises papermill's
@@ -121,7 +123,7 @@ def execute(
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls annotated parameters unknown
     stop = stop or Stop()
-    with _kernel(stop.kernel), _Lines(log) as lines, stop.watching():
+    with _Lines(log) as lines, _progress(lines) as progress, _kernel(stop.kernel, progress), stop.watching():
         for attempt in range(1, STARTS + 1):
             begun: list[int] = []
             patience = threading.Timer(START, kernel.end, [stop.kernel])
@@ -233,13 +235,39 @@ def _literally(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _kernel(lock: Path | None) -> Iterator[None]:
+def _progress(lines: _Lines) -> Iterator[Path]:
+    """A file for lines of progress, which are handed to `lines` as they come and are no part of the notebook."""
+    over = threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "progress"
+        path.touch()
+
+        def follow() -> None:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                while True:
+                    last = over.wait(0.2)
+                    if text := file.read():
+                        lines.write(text)
+                    if last:
+                        return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            over.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def _kernel(lock: Path | None, progress: Path) -> Iterator[None]:
     """A kernel python3 that is this interpreter, whatever kernels the machine has; see labcore.campaigns.kernel."""
     with tempfile.TemporaryDirectory() as kernels:
         spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
         command = [sys.executable, str(Path(__file__).with_name("kernel.py")), "-f", "{connection_file}"]
-        env = {"LABCORE_HEADLESS": "1"}  # the training loop prints lines, no progress bar
+        env = {HEADLESS: "1", PROGRESS: str(progress)}
         if lock is not None:
             env["LABCORE_KERNEL_LOCK"] = str(lock)
         spec.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python", "env": env}))

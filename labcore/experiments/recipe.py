@@ -17,13 +17,14 @@ from labcore.evaluate.statistics import load_reference
 from labcore.latents.weights import RANDOM
 from labcore.latents.weights import find as find_autoencoder
 from labcore.presets import INVERSIONS, smoke, smoke_inversion
-from labcore.runs.background import show_line, train_streamed
+from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named, configure, configure_inversion
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring
 from labcore.runs.models import run_section
 from labcore.runs.teachers import trained
 from labcore.train.inversion import SAME
+from labcore.train.log import print_line
 
 SHARED = tuple(f"train.{name}" for name in sorted(TrainConfig.OPERATIONAL | {"accumulation"}))
 """Settings of a learned inverse's run that the flow trained before it takes too: how a run is carried out."""
@@ -38,7 +39,7 @@ def prepare(
     seed: int = 0,
     small: bool = False,
     processes: int = 1,
-    show: Callable[[str], None] = show_line,
+    show: Callable[[str], None] | None = None,
 ) -> AnyRun:
     """The run that `preset` stands for, ready to be trained.
 
@@ -77,7 +78,7 @@ def _check_settings(preset: str, settings: Sequence[str]) -> None:
             )
 
 
-def _small(preset: str, named: AnyRun, folder: Path, seed: int, show: Callable[[str], None]) -> AnyRun:
+def _small(preset: str, named: AnyRun, folder: Path, seed: int, show: Callable[[str], None] | None) -> AnyRun:
     """The smoke size of a preset; the flow of a learned inverse is trained first, by one process."""
     if isinstance(named, InversionRunConfig):
         train_streamed(smoke(as_named(_flow_of(preset)[0])[0]), folder / "flow", 1, False, show)
@@ -93,13 +94,15 @@ def _trained_flow(
     settings: Sequence[str],
     seed: int,
     processes: int,
-    show: Callable[[str], None],
+    show: Callable[[str], None] | None,
 ) -> str:
     """Where the flow lies that a learned inverse's preset names, trained now or earlier."""
     (of, stopped), how = _flow_of(preset), [each for each in settings if each.partition("=")[0].strip() in SHARED]
     data = _needed(of, data_path)
     plain, before = (configure(of, data=data, settings=[f"train.seed={seed}", *more]) for more in ([], how))
-    show(f"{preset} inverts {of}, which is found, or trained first: {before.train.steps:,} steps by its own preset")
+    (show or print_line)(
+        f"{preset} inverts {of}, which is found, or trained first: {before.train.steps:,} steps by its own preset"
+    )
     return str(trained(before, processes, show, plain).joinpath(*stopped))
 
 

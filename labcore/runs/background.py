@@ -18,13 +18,14 @@ from labcore.runs import detached
 from labcore.runs.config_paths import anchored
 from labcore.runs.kinds import AnyRun, kind_of
 from labcore.runs.train_flow import data_fingerprint, datasets
+from labcore.runs.watching import report_line, reporter_for
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
+from labcore.train.log import Lines, Reporter, check_records, found_finished
 from labcore.train.loop import TrainResult
 from labcore.yamlfile import dump_yaml
 
 CONFIG = "config.yaml"
-show_line: Callable[[str], None] = partial(print, flush=True)
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -36,26 +37,44 @@ def train_streamed(
     folder: str | Path,
     num_processes: int = 1,
     previews: bool = True,
-    show: Callable[[str], None] = show_line,
+    show: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train what `config` says in `folder` on `num_processes` devices, or find it, or go on with it; the finished result.
 
-    show takes each line that the training writes. With several machines (see `labcore.train.launch.nodes_of`) this
-    starts the processes of this one. Raises as `run_training` or `run_inversion`, TrainingStopped where the training
-    was stopped and saved, and RuntimeError with its last lines where it failed.
+    show takes each line that the training writes; None shows the training as `labcore.runs.watching` says. With several
+    machines (see `labcore.train.launch.nodes_of`) this starts the processes of this one. Raises as `run_training` or
+    `run_inversion`, AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
+    stopped and saved, and RuntimeError with its last lines where it failed.
     """
-    folder, config, nodes = Path(folder), anchored(config), nodes_of()
+    folder, config = Path(folder), anchored(config)
+    reporter = reporter_for(folder) if show is None else Lines(show)
+    try:
+        return _train(config, folder, num_processes, previews, reporter)
+    finally:
+        reporter.close()
+
+
+def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, reporter: Reporter) -> TrainResult:
+    nodes = nodes_of()
     if detached.running(folder):
         _check_same(config, folder, detached.read(folder)["about"])
-        show(f"found the training that runs in {folder} since {_clock(detached.read(folder)['began'])}")
-        return _follow(config, folder, show, again=True)
+        reporter.say(f"found the training that runs in {folder} since {_clock(detached.read(folder)['began'])}")
+        return _follow(config, folder, reporter, again=True)
     if nodes.rank:
         raise ValueError(
             f"this is node {nodes.rank} of {nodes.count}; a notebook trains on node 0, the others run  lab train"
         )
-    _wait_for_others(folder, show)
+    _wait_for_others(folder, reporter)
+    about = None
+    if found := _newest(folder):
+        about = _about(config, data_fingerprint(folder, datasets(config)[0]))
+        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
+        if found.step == config.train.steps and (folder / "model" / "config.json").exists():
+            check_records(folder, found.step, found.state.get("log_records", 0))
+            reporter.say(found_finished(folder, found.step))
+            return _result(config, folder)
     if num_processes == 1 and nodes.count == 1:
-        result = kind_of(config).run(config, folder, previews)
+        result = kind_of(config).run(config, folder, previews, reporter)
         if not result.finished:
             raise TrainingStopped(_stopped_at(result.step, config))
         return result
@@ -66,23 +85,19 @@ def train_streamed(
             f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
             f"{num_processes * nodes.count} processes; give a multiple of {share}"
         )
-    about = _about(config, data_fingerprint(folder, datasets(config)[0]))
+    about = about or _about(config, data_fingerprint(folder, datasets(config)[0]))
     check_writable(folder)
-    if found := _newest(folder):
-        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
-        if found.step == config.train.steps and (folder / "model" / "config.json").exists():
-            return _result(config, folder)
     words = ["train", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
     words += [] if previews else ["--no-previews"]
     if nodes.count > 1:
         meet = f"--num-processes {num_processes} --nodes {nodes.count} --rendezvous {nodes.rendezvous} --node-rank"
-        show(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
+        reporter.say(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
     write = partial(_write_config, config, folder)
     process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about, write)
     if process is None:  # another notebook was quicker
-        return train_streamed(config, folder, num_processes, previews, show)
+        return _train(config, folder, num_processes, previews, reporter)
     try:
-        return _follow(config, folder, show)
+        return _follow(config, folder, reporter)
     finally:
         process.poll()
 
@@ -91,14 +106,14 @@ def _write_config(config: AnyRun, folder: Path) -> None:
     write_atomic(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
 
 
-def _follow(config: AnyRun, folder: Path, show: Callable[[str], None], again: bool = False) -> TrainResult:
-    """Show what the training writes until it ends, and judge how it ended."""
-    output = detached.Output(folder, again)
+def _follow(config: AnyRun, folder: Path, reporter: Reporter, again: bool = False) -> TrainResult:
+    """Report what the training writes until it ends, and judge how it ended."""
+    output, show = detached.Output(folder, again), partial(report_line, reporter)
     try:
         status = output.stream(show)
     except KeyboardInterrupt:
         if detached.ask_to_stop(folder):
-            show("interrupted: the training saves and stops; a second interrupt leaves it to itself")
+            reporter.say("interrupted: the training saves and stops; a second interrupt leaves it to itself")
         output.stream(show)
         raise TrainingStopped(_stopped_at(_step(folder), config)) from None
     if status == 0:
@@ -143,9 +158,9 @@ def _about(config: AnyRun, data_fingerprint: str | None) -> dict[str, Any]:
 
 
 def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
-    """ValueError where the training that runs in `folder` is another one."""
+    """AnotherRun where the training that runs in `folder` has other settings."""
     if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), checkpoint.MAY_CHANGE):
-        raise ValueError(
+        raise checkpoint.AnotherRun(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
             "or another folder to start anew"
         )
@@ -155,7 +170,7 @@ def _stopped_at(step: int, config: AnyRun) -> str:
     return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to go on"
 
 
-def _wait_for_others(folder: Path, show: Callable[[str], None], seconds: int | float = 120) -> None:
+def _wait_for_others(folder: Path, reporter: Reporter, seconds: int | float = 120) -> None:
     """Processes of a training that was killed save before they leave; OSError where someone else trains there."""
     if not (folder / detached.RECORD).exists():
         return
@@ -170,7 +185,7 @@ def _wait_for_others(folder: Path, show: Callable[[str], None], seconds: int | f
             if time.monotonic() > until:
                 raise
             if not said:
-                show(f"waiting for another process to leave {folder}")
+                reporter.say(f"waiting for another process to leave {folder}")
             said = True
             time.sleep(0.2)
 

@@ -221,7 +221,7 @@ def at_length(run: AnyRun, steps: int, batch_size: int, save_every: int, seed: i
     if not 1 <= save_every <= steps:
         raise ValueError(f"save_every was {save_every} with steps {steps}; give 1 to {steps}")
     changes = dict(steps=steps, batch_size=batch_size, seed=seed, precision=precision)
-    changes |= dict(save_every=save_every, eval_every=steps, keep=steps // save_every + 1)
+    changes |= dict(save_every=save_every, eval_every=save_every, keep=steps // save_every + 1)
     changes["warmup_steps"] = min(run.train.warmup_steps, steps // 4)
     return run.replace(train=run.train.replace(**changes).model_dump())
 

@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     """What a run trains, how, and what beside configuration and data makes it another run."""
 
     model: type[TarFlow] | type[BackwardModel]
-    run: Callable[..., TrainResult]  # (configuration, folder, previews)
+    run: Callable[..., TrainResult]  # (configuration, folder, previews, reporter)
     identity: Callable[[Any], dict[str, str]]  # of its configuration; raises for what cannot be trained
     objective: Callable[[Any, Any], nn.Module]  # of its configuration and training images: what is minimised
 

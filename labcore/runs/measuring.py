@@ -19,11 +19,11 @@ from labcore.files import check_file
 from labcore.jsonfile import read_object
 from labcore.processes import process_device
 from labcore.runs import detached
-from labcore.runs.background import show_line
 from labcore.runs.denoising import Denoising, check_denoising, find_denoised
 from labcore.runs.evaluation import evaluate_model
 from labcore.runs.kinds import AnyRun
 from labcore.train.launch import Nodes, command, environment
+from labcore.train.log import print_line
 
 DRAWN = ("fid", "sfid", "is")
 """Measures of drawn images in the papers' tables."""
@@ -78,7 +78,7 @@ class Measuring(NamedTuple):
 
 
 def measured(
-    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = show_line
+    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = print_line
 ) -> dict[str, Any]:
     """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
 
@@ -130,7 +130,7 @@ def evaluate_streamed(
     reference: str | Path | None = None,
     limit: int | None = None,
     num_processes: int = 1,
-    show: Callable[[str], None] = show_line,
+    show: Callable[[str], None] = print_line,
     denoising: Denoising | None = None,
 ) -> dict[str, Any]:
     """`labcore.runs.evaluation.evaluate_model` of a run's folder or a saved model, on `num_processes` devices; the record.

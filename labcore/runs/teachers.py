@@ -14,7 +14,7 @@ from labcore.config import RunConfig
 from labcore.files import cache_folder, make_folder
 from labcore.locks import locked
 from labcore.presets import PRESETS
-from labcore.runs.background import show_line, train_streamed
+from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure
 from labcore.runs.train_flow import datasets
 
@@ -47,7 +47,7 @@ def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfi
 def trained(
     config: RunConfig,
     processes: int = 1,
-    show: Callable[[str], None] = show_line,
+    show: Callable[[str], None] | None = None,
     known_as: RunConfig | None = None,
 ) -> Path:
     """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version.

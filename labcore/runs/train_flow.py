@@ -35,6 +35,7 @@ from labcore.rng import StepNoise, seed_of
 from labcore.runs.config_paths import anchored
 from labcore.spread import spread, spread_rows
 from labcore.train import checkpoint, monitor
+from labcore.train.log import Reporter
 from labcore.train.loop import Hooks, TrainResult, train
 from labcore.train.objectives import Likelihood, noised
 from labcore.viz.class_labels import by_class
@@ -54,8 +55,13 @@ def initialised(model: Callable[[Any], T], config: RunConfig | InversionRunConfi
         return model(config.model)
 
 
-def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
-    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
+def run_training(
+    config: RunConfig, folder: str | Path, previews: bool = True, reporter: Reporter | None = None
+) -> TrainResult:
+    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
+
+    reporter: as in `labcore.train.loop.Hooks`.
+    """
     folder, config = Path(folder), anchored(config)
     training, test = datasets(config)
     config = with_names(config, training.classes)
@@ -64,6 +70,7 @@ def run_training(config: RunConfig, folder: str | Path, previews: bool = True) -
         diagnose=lambda model, x, y: monitor.state_rms(model, _noised_once(model, x), y),
         evaluate=lambda ema: evaluation(ema, test),
         preview=preview_in(folder) if previews else None,
+        reporter=reporter,
     )
     with made(folder):
         objective = objective_of(config, training)

@@ -24,6 +24,7 @@ from labcore.runs.models import find_model
 from labcore.runs.train_flow import carry_out, datasets, initialised, made, preview_in
 from labcore.spread import spread_rows
 from labcore.train.inversion import Inversion, check_pair, measure_rms
+from labcore.train.log import Reporter
 from labcore.train.loop import Hooks, TrainResult
 from labcore.types import Batch
 
@@ -33,8 +34,13 @@ EVALUATED = 512
 """Test images whose distances are logged while training; our choice."""
 
 
-def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool = True) -> TrainResult:
-    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained."""
+def run_inversion(
+    config: InversionRunConfig, folder: str | Path, previews: bool = True, reporter: Reporter | None = None
+) -> TrainResult:
+    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
+
+    reporter: as in `labcore.train.loop.Hooks`.
+    """
     folder, config = Path(folder), anchored(config)
     flow = find_flow(config)
     training, test = datasets(config)
@@ -44,6 +50,7 @@ def run_inversion(config: InversionRunConfig, folder: str | Path, previews: bool
         hooks = Hooks(
             evaluate=lambda ema: evaluation(ema, objective, test),
             preview=preview_in(folder) if previews else None,
+            reporter=reporter,
         )
         student = initialised(BackwardModel, config)
         return carry_out(config, folder, student, objective, training, hooks, identity(flow))

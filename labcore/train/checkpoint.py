@@ -40,6 +40,14 @@ MEANS = {"data_fingerprint": "the fingerprint of the images, their order, labels
 """Names of settings in words."""
 
 
+class AnotherRun(ValueError):
+    """A folder holds a run with other settings. A notebook shows the message alone, in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [str(self)]
+
+
 class Checkpoint(NamedTuple):
     """A complete checkpoint: where it is, and what its state.json says."""
 
@@ -204,10 +212,10 @@ def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any
 
 
 def check_same_run(found: Checkpoint, describe: dict[str, Any], free: frozenset[str] | set[str]) -> None:
-    """ValueError where a checkpoint was made with another configuration; the dotted names in `free` may differ."""
+    """AnotherRun where a checkpoint was made with another configuration; the dotted names in `free` may differ."""
     changed = changes(found.state["run"], describe, free)
     if changed:
-        raise ValueError(
+        raise AnotherRun(
             f"{found.path.parent.parent} holds step {found.step} of another run ({'; '.join(changed)}). "
             "Give the same settings to resume it, or another folder to start anew"
         )

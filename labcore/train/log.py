@@ -1,4 +1,4 @@
-"""What a run writes while it goes: log.jsonl (one record a line), tensorboard, and a progress bar or plain lines."""
+"""What a run writes: log.jsonl (one record a line) and tensorboard; and who reports its progress: a bar, or plain lines."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from labcore.files import write_atomic
 from labcore.jsonfile import parse_json
@@ -17,11 +17,76 @@ from labcore.live import in_live_notebook
 from labcore.train.board import Board
 
 
+@runtime_checkable
+class Reporter(Protocol):
+    """Shows a run's progress to whoever watches it."""
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+
+    def record(self, step: int, total: int, numbers: str) -> None:
+        """Show the record that was just written to the log, and previews of the same step, which are there already."""
+
+    def advance(self, step: int, total: int) -> None:
+        """Take note of a step that was done."""
+
+    def close(self) -> None:
+        """Show the last state; the run has ended, in whatever way."""
+
+
+def print_line(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+class Lines:
+    """Every message and every record as a line of text, printed or given to a function."""
+
+    def __init__(self, show: Callable[[str], None] = print_line):
+        self._show = show
+
+    def say(self, text: str) -> None:
+        self._show(text)
+
+    def record(self, step: int, total: int, numbers: str) -> None:
+        self._show(f"step {step}/{total}  {numbers}")
+
+    def advance(self, step: int, total: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A progress bar of tqdm with the newest numbers beside it, and messages above it."""
+
+    def __init__(self, tqdm: Any):
+        self._tqdm, self._bar = tqdm, None
+
+    def say(self, text: str) -> None:
+        print_line(text)
+
+    def record(self, step: int, total: int, numbers: str) -> None:
+        self.advance(step, total)
+        self._bar.set_postfix_str(numbers, refresh=False)
+
+    def advance(self, step: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = self._tqdm(total=total, initial=step, unit="step", mininterval=0.5)
+        self._bar.n = step
+        self._bar.update(0)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 class RunLog:
     """The log of one run. Records later than `step` are dropped on opening: a resumed run writes them again, the same."""
 
-    def __init__(self, folder: Path, step: int, total: int, enabled: bool = True):
-        self.enabled, self.total, self._bar = enabled, total, None
+    def __init__(self, folder: Path, step: int, total: int, enabled: bool = True, reporter: Reporter | None = None):
+        self.enabled, self.total = enabled, total
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +96,11 @@ class RunLog:
             write_atomic(self.path, kept)
         self._file = open(self.path, "a")  # noqa: SIM115 (closed in `close`)
         self._board = _tensorboard(folder / "tensorboard", step)
-        self._bar = _progress_bar(step, total)
+        self._reporter = reporter or usual_reporter()
+        if step == total:
+            self._reporter.say(found_finished(folder, step))
+        else:
+            self._reporter.advance(step, total)
         self._clock = (time.perf_counter(), step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -49,18 +118,17 @@ class RunLog:
                 for name, value in values.items():
                     if isinstance(value, int | float):
                         self._board.add_scalar(name, value, step)
-        self._show(step, values)
+        self._reporter.record(step, self.total, in_short(values))
 
     def say(self, text: str) -> None:
-        """One line above the steps."""
+        """Show a message."""
         if self.enabled:
-            print(text, flush=True)
+            self._reporter.say(text)
 
     def advance(self, step: int) -> None:
-        """Move the progress bar."""
-        if self._bar is not None:
-            self._bar.n = step
-            self._bar.update(0)
+        """Tell the reporter that a step was done."""
+        if self.enabled:
+            self._reporter.advance(step, self.total)
 
     def close(self) -> None:
         if not self.enabled:
@@ -69,8 +137,7 @@ class RunLog:
         if self._board is not None:
             with self._without_board_on_error():
                 self._board.close()
-        if self._bar is not None:
-            self._bar.close()
+        self._reporter.close()
 
     @contextlib.contextmanager
     def _without_board_on_error(self) -> Iterator[None]:
@@ -84,13 +151,25 @@ class RunLog:
                 stacklevel=4,
             )
 
-    def _show(self, step: int, values: dict[str, Any]) -> None:
-        short = {k: v for k, v in values.items() if isinstance(v, int | float) and "/" not in k}
-        text = "  ".join(f"{k} {v:.4g}" for k, v in short.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-        else:
-            print(f"step {step}/{self.total}  {text}", flush=True)
+
+def in_short(values: Mapping[str, Any]) -> str:
+    """A record's numbers in a line, without those of single blocks."""
+    short = {k: v for k, v in values.items() if isinstance(v, int | float) and "/" not in k}
+    return "  ".join(f"{k} {v:.4g}" for k, v in short.items())
+
+
+def found_finished(folder: Path, steps: int) -> str:
+    """The line that says that a run was finished before."""
+    return f"found in {folder}, nothing trained: {steps} steps"
+
+
+def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """The time that the steps of a log took, with evaluations, in seconds; without interruptions between attempts."""
+    seconds, before = 0.0, 0
+    for record in records:
+        seconds += record.get("seconds_per_step", 0.0) * (record["step"] - before)
+        before = record["step"]
+    return seconds
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -136,17 +215,17 @@ def check_records(folder: Path, step: int, written: int) -> None:
         )
 
 
-def _progress_bar(step: int, total: int):
-    """tqdm in a terminal, its widget in a live notebook; None where nobody watches, and plain lines are printed."""
+def usual_reporter() -> Reporter:
+    """A bar in a terminal or a live notebook; lines where nobody watches."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
+        return Bar(tqdm)
     if in_live_notebook():
         from tqdm.notebook import tqdm
 
-        return tqdm(total=total, initial=step, unit="step", mininterval=0.5)
-    return None
+        return Bar(tqdm)
+    return Lines()
 
 
 def _tensorboard(folder: Path, step: int):

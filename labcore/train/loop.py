@@ -27,7 +27,7 @@ from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.processes import process_share
 from labcore.rng import StepNoise
 from labcore.train import checkpoint, environment, faults, precision, shard
-from labcore.train.log import RunLog, check_records, count_records
+from labcore.train.log import Reporter, RunLog, check_records, count_records
 from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, learning_rate, make_optimizer
 from labcore.train.recompute import recompute_layers, transformer_layers
@@ -56,11 +56,13 @@ class Hooks(NamedTuple):
     diagnose(model, x, y) -> values, at every log record, with the current weights and a sample of clean images: up to 32 of
     the step's last micro-batch on the first process. What is to be of the whole step, the objective reports.
     evaluate(ema) -> values, every eval_every steps and at the end. preview(ema, step) writes pictures at the same steps.
+    reporter shows the progress; None is `labcore.train.log.usual_reporter`.
     """
 
     diagnose: Callable[[nn.Module, Tensor, Tensor | None], Values] | None = None
     evaluate: Callable[[nn.Module], Values] | None = None
     preview: Callable[[nn.Module, int], None] | None = None
+    reporter: Reporter | None = None
 
 
 class Trained(nn.Module):
@@ -159,23 +161,23 @@ class _Run:
         """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
         if self.accelerator.is_main_process and self.written is not None:
             check_records(self.folder, self.step, self.written)
-        log = RunLog(self.folder, self.step, self.config.steps, self.accelerator.is_main_process)
-        log.say(precision.describe(self.config, self.precision, self.device))
+        log = RunLog(self.folder, self.step, self.config.steps, self.accelerator.is_main_process, self.hooks.reporter)
+        if self.step < self.config.steps:
+            log.say(precision.describe(self.config, self.precision, self.device))
         self.saved = self.step
         try:
             self._steps(log, stop)
         except FloatingPointError:
             raise
         except Exception:
-            if self.accelerator.is_main_process and self.step > self.saved and not self.sharded:
+            if log.enabled and self.step > self.saved and not self.sharded:
                 with contextlib.suppress(Exception):  # the error at hand matters more
                     optimizer, objective = self.optimizer.state_dict(), self.objective.state_dict()
                     self._write_checkpoint(self._models(), optimizer, objective, self.means.state(alone=True))
             raise
         finally:
             log.close()
-        ema = self._whole(self.ema.model)
-        ema = self.ema.model if ema is None else ema  # a process that has but a part gives that
+        ema = self._whole(self.ema.model) or self.ema.model  # a process that has but a part gives that
         return TrainResult(self.saved, self.saved == self.config.steps, self.folder, ema)
 
     def _steps(self, log: RunLog, stop: StopSignals) -> None:
@@ -323,8 +325,7 @@ class _Run:
         return shard.Whole(self.looked_at, state).fill() if main else None
 
     def _save(self) -> None:
-        means = self.means.state()
-        main = self.accelerator.is_main_process
+        means, main = self.means.state(), self.accelerator.is_main_process
         models, optimizer, objective = self._models(), self.optimizer.state_dict(), self.objective.state_dict()
         if self.sharded:
             models = {

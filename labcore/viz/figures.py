@@ -191,35 +191,6 @@ def inversion(
 
 
 @_styled
-def training_curve(records: Sequence[Mapping[str, Any]], density: str = "") -> Figure:
-    """Negative log-likelihood against optimizer steps, from `labcore.train.log.read_log`; below is better.
-
-    The training curve is the mean since the last record, with noise and label dropout; the test curve is of the averaged
-    weights. density: what the numbers are the density of, for the axis.
-    """
-    curves = (
-        ("train, mean since the last record", "nats_per_dim", "-", "blue"),
-        ("test, averaged weights", "test_nats_per_dim", "o-", "red"),
-    )
-    if not any(key in record for record in records for _, key, *_ in curves):
-        raise ValueError("no record holds nats_per_dim; give what read_log(folder) returns for a run that has logged")
-    figure = _figure((style.WIDTH, 4.2))
-    axes = figure.subplots()
-    ends = []
-    for name, key, line, colour in curves:
-        points = [(record["step"], record[key]) for record in records if key in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), line, label=name, color=style.COLOURS[colour])
-            ends.append((points[-1], style.COLOURS[colour]))
-    for (end, colour), lift in zip(sorted(ends, key=lambda item: item[0][1]), (-14, 8), strict=False):
-        axes.annotate(f"{end[1]:.3f}", end, (8, lift), textcoords="offset points", color=colour, annotation_clip=False)
-    axes.set(xlabel="optimizer steps", ylabel=f"nats/dim{f', {density}' if density else ''}")
-    axes.margins(0.06, 0.1)
-    axes.legend()
-    return figure
-
-
-@_styled
 def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Figure:
     """How clearly a flow classifies: log p(x | true class) minus that of the best wrong class, in nats, over b images.
 

@@ -1,8 +1,8 @@
-"""Figures of a published run: what a learned inverse's training says, and measures of its images by guidance."""
+"""Figures of a published run: measures of its images by guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labcore.viz import style
@@ -13,31 +13,6 @@ if TYPE_CHECKING:
 
 TITLES = {"fid": "FID", "sfid": "sFID", "is": "IS", "precision": "precision", "recall": "recall"}
 BETTER = {"fid": "lower", "sfid": "lower", "is": "higher", "precision": "higher", "recall": "higher"}
-
-
-@_styled
-def distances(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """A learned inverse's training loss, and on test images the distance of each of its states from the flow's, by step."""
-    figure = _figure((style.WIDTH, 4.2))
-    left, right = figure.subplots(1, 2)
-    steps = [record["step"] for record in records]
-    left.plot(steps, [record["loss"] for record in records], label="loss, mean since the last record")
-    left.legend()
-    left.set_ylabel("sum of all terms")
-    tested = [record for record in records if any(key.startswith("test_") for key in record)]
-    names = sorted({key for record in tested for key in record if key.startswith("test_")})
-    for place, name in enumerate(names):
-        said = name.removeprefix("test_").replace("state-", "state ")
-        colour = list(style.COLOURS.values())[place % len(style.COLOURS)]
-        values = [record.get(name) for record in tested]
-        style_of = dict(marker="o", linestyle="--" if place >= len(style.COLOURS) else "-", color=colour)
-        right.plot([record["step"] for record in tested], values, label=said, **style_of)
-    right.set_ylabel("distance on test images")
-    right.legend(fontsize=10, ncols=2)
-    for axes in (left, right):
-        axes.set_xlabel("optimizer steps")
-        axes.set_ylim(0, None)
-    return figure
 
 
 @_styled

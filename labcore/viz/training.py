@@ -1,0 +1,90 @@
+"""A training run at a glance: its curves so far, and the newest grid of samples beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labcore.viz import style
+from labcore.viz.figures import _bare, _figure, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEIGHT = 3.8  # inches
+WIDEST = 3.0  # a grid of samples may be so many times as wide as high beside the curves
+
+
+@_styled
+def training(records: Sequence[Mapping[str, Any]], preview: Path | None = None) -> Figure:
+    """The curves of a run's log against optimizer steps; below is better. The samples of `preview`, a PNG, beside them.
+
+    records: of `labcore.train.log.read_log`, at least one. A flow's curve is its likelihood, in nats per dimension. A learned
+    inverse has a curve for the distance of each of its states from the flow's on test images, and before they are first
+    measured its training loss. A preview that cannot be read is left out.
+    """
+    picture = _picture(preview)
+    figure = _figure((style.WIDTH, HEIGHT))
+    if picture is None:
+        curves = figure.subplots()
+    else:
+        wide = min(picture.width / picture.height, WIDEST)
+        curves, samples = figure.subplots(1, 2, width_ratios=(1.4, max(0.5, 0.6 * wide)))
+        samples.imshow(picture, interpolation="antialiased", vmin=0, vmax=255)
+        samples.set(xticks=[], yticks=[], title=f"samples, step {int(preview.stem.removeprefix('step-')):,}")
+        _bare(samples)
+    if any("nats_per_dim" in record or "test_nats_per_dim" in record for record in records):
+        _likelihood(curves, records)
+    else:
+        _distances(curves, records)
+    curves.legend(fontsize=10)
+    return figure
+
+
+def _likelihood(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    """Negative log-likelihood: in training, with noise and label dropout, and of the averaged weights on test images."""
+    curves = (
+        ("train, mean since the last record", "nats_per_dim", "-", "blue"),
+        ("test, averaged weights", "test_nats_per_dim", "o-", "red"),
+    )
+    ends = []
+    for name, key, line, colour in curves:
+        points = [(record["step"], record[key]) for record in records if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), line, label=name, color=style.COLOURS[colour])
+            ends.append((points[-1], style.COLOURS[colour]))
+    for (end, colour), lift in zip(sorted(ends, key=lambda item: item[0][1]), (-14, 8), strict=False):
+        axes.annotate(f"{end[1]:.3f}", end, (8, lift), textcoords="offset points", color=colour, annotation_clip=False)
+    axes.set(xlabel="optimizer steps", ylabel="nats/dim")
+    axes.margins(0.06, 0.1)
+
+
+def _distances(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    """A learned inverse's distances on test images, each in units of the target's mean square; until then its loss."""
+    names = sorted({key for record in records for key in record if key.startswith("test_")})
+    shown = {name: name.removeprefix("test_").replace("state-", "state ") for name in names}
+    colours = list(style.COLOURS.values())
+    for place, (key, label) in enumerate((shown or {"loss": "loss, mean since the last record"}).items()):
+        points = [(record["step"], record[key]) for record in records if key in record]
+        if points:
+            line = "--" if place >= len(colours) else "-"
+            axes.plot(
+                *zip(*points, strict=True), marker="o" if shown else "", linestyle=line, label=label,
+                color=colours[place % len(colours)],
+            )  # fmt: skip
+    axes.set(xlabel="optimizer steps", ylabel="distance on test images" if shown else "sum of all terms")
+    axes.set_ylim(0, None)
+    axes.margins(0.06, 0.1)
+
+
+def _picture(path: Path | None) -> Any:
+    """A PNG, or None where there is none that can be read, as while it is being written."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, AttributeError, SyntaxError):  # None; a PNG cut short
+        return None
