@@ -75,6 +75,8 @@ def exploring_problems(code: list[nbformat.NotebookNode]) -> list[str]:
             continue
         if "raises-exception" not in cell.metadata.tags:
             found.append(f"cell {cell.get('id')}: not tagged raises-exception, so its failure would end a run")
+        if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            found.append(f"cell {cell.get('id')}: not folded; in JupyterLab, View, Collapse Selected Code")
         symbols = symtable.symtable(cell.source, "cell", "exec").get_symbols()
         own = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
         explored |= dict.fromkeys(own, cell.get("id"))
@@ -189,6 +191,9 @@ BREAKS = {
     "is used or assigned elsewhere": lambda nb: nb.cells.insert(
         5, nbformat.v4.new_code_cell("smoke = True", id="extra", metadata={"tags": ["explore", "raises-exception"]})
     ),
+    "not folded": lambda nb: nb.cells.insert(
+        5, nbformat.v4.new_code_cell("a = 1", id="extra", metadata={"tags": ["explore", "raises-exception"]})
+    ),
     "writes into 'record'": lambda nb: nb.cells.insert(
         5, nbformat.v4.new_code_cell("record['a'] = 1", id="extra", metadata={"tags": ["explore", "raises-exception"]})
     ),
@@ -234,7 +239,8 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
         progress_bar=False,
         cwd=tmp_path,
     )
-    for cell in nbformat.read(tmp_path / path.name, as_version=4).cells:
+    executed = nbformat.read(tmp_path / path.name, as_version=4)
+    for cell in executed.cells:
         pictures = [output.data for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         assert all(re.match(r"[^<]{10}", picture["text/plain"]) for picture in pictures), "a picture without words"
         if EXPLORE in cell.metadata.get("tags", ()):
@@ -243,6 +249,10 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
             assert shown and all("image/png" in data and not any("widget" in kind for kind in data) for data in shown)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["smoke"] is True
+    printed = [
+        line for cell in executed.cells for o in cell.get("outputs", []) for line in o.get("text", "").splitlines()
+    ]
+    assert not any(line.startswith("step ") for line in printed), "a training shows itself by a picture"
     assert has_a_measurement(result)
     assert non_finite(result) == []
 

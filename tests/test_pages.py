@@ -54,3 +54,13 @@ def test_pictures_have_words_for_who_cannot_see_them(tmp_path):
     assert re.search(
         r'<img(?=[^>]* src="data:image/png;base64,iVBORw0KGgo=")[^>]* alt="error &lt; 1 against steps"', page
     )
+
+
+def test_hidden_code_opens_by_a_click(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell(f"name_{i}", metadata=m)
+        for i, m in enumerate(({}, {"jupyter": {"source_hidden": True}}))
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    before, folded = web_page(tmp_path / "n.ipynb").read_text().split("<details")
+    assert "name_0" in before and "name_1" not in before and "name_1" in folded.split("</details>")[0]

@@ -17,7 +17,8 @@ from labcore.train.log import Lines, read_log, training_seconds
 folder = test_training.folder
 one_thread = test_training.one_thread
 
-MANY = dict(steps=40, log_every=1, save_every=40, eval_every=20)
+MANY = dict(steps=20, batch_size=4, accumulation=1, log_every=1, save_every=20, eval_every=20)
+SHORT = dict(batch_size=4, accumulation=1, warmup_steps=2, save_every=4, eval_every=4)
 
 
 @pytest.fixture
@@ -43,18 +44,18 @@ def cell(monkeypatch):
 def test_a_script_prints_a_line_a_tenth(folder, tmp_path, capsys):
     config = run_config(folder, **MANY)
     train_streamed(config, tmp_path, previews=False)
-    assert len(read_log(tmp_path)) == 40
+    assert len(read_log(tmp_path)) == 20
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("precision fp32")
-    assert [int(line.split("/")[0].removeprefix("step ")) for line in lines[1:]] == [1, *range(4, 41, 4)]
+    assert [int(line.split("/")[0].removeprefix("step ")) for line in lines[1:]] == [1, *range(2, 21, 2)]
     train_streamed(config, tmp_path, previews=False)
-    assert capsys.readouterr().out.splitlines() == [f"found in {tmp_path}, nothing trained: 40 steps"]
+    assert capsys.readouterr().out.splitlines() == [f"found in {tmp_path}, nothing trained: 20 steps"]
 
 
 def test_a_function_is_given_every_line_of_a_training_in_place(folder, tmp_path, capsys):
     lines = []
     train_streamed(run_config(folder, **MANY), tmp_path, previews=False, show=lines.append)
-    assert len(lines) == 41 and lines[1].startswith("step 1/40  loss ") and capsys.readouterr().out == ""
+    assert len(lines) == 21 and lines[1].startswith("step 1/20  ") and capsys.readouterr().out == ""
 
 
 def test_a_cell_has_one_output_with_a_line_and_a_picture(folder, tmp_path, cell, monkeypatch, capsys):
@@ -65,22 +66,22 @@ def test_a_cell_has_one_output_with_a_line_and_a_picture(folder, tmp_path, cell,
     (shown,) = cell
     assert set(shown) == {"text/plain", "text/html", "image/png"}
     first, second, words = shown["text/plain"].splitlines()
-    assert first.startswith("40 steps in ") and "test_nats_per_dim" in first and len(first) < 100
-    assert second.startswith("precision fp32") and "samples, step 40" in words and "optimizer steps" in words
+    assert first.startswith("20 steps in ") and "test_nats_per_dim" in first and len(first) < 100
+    assert second.startswith("precision fp32") and "samples, step 20" in words and "optimizer steps" in words
     assert shown["text/html"].count("<img") == 1 and shown["image/png"] in shown["text/html"]
     assert len(progress.read_text().splitlines()) == 12 and capsys.readouterr().out == ""
     train_streamed(config, run)
     assert len(cell) == 2
     line, *words = cell[1]["text/plain"].splitlines()
-    assert line == f"found in {run}, nothing trained: 40 steps" and len(words) == 1
+    assert line == f"found in {run}, nothing trained: 20 steps" and len(words) == 1
 
 
 def test_another_parameter_is_one_line_and_shows_no_old_run(folder, tmp_path, cell):
-    config = run_config(folder, steps=4, save_every=4, eval_every=4)
+    config = run_config(folder, steps=4, **SHORT)
     train_streamed(config, tmp_path, previews=False)
     cell.clear()
     with pytest.raises(AnotherRun) as error:
-        train_streamed(run_config(folder, steps=6, save_every=4, eval_every=4), tmp_path, previews=False)
+        train_streamed(run_config(folder, steps=6, **SHORT), tmp_path, previews=False)
     assert cell == []
     (line,) = error.value._render_traceback_()
     assert "holds step 4 of another run (train.steps was 4, now 6)" in line and "\n" not in line
@@ -125,14 +126,14 @@ def test_papermill_stores_the_last_state_and_shows_lines(folder, tmp_path, capsy
     notebook.cells += [nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell(changed)]
     nbformat.write(notebook, tmp_path / "in.ipynb")
     log = tmp_path / "log.txt"
-    with pytest.raises(Exception, match="holds step 40 of another run"):
+    with pytest.raises(Exception, match="holds step 20 of another run"):
         execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}, log=log)
     cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code"]
     (shown,) = cells[-2].outputs
-    assert shown.data["text/plain"].startswith("40 steps in") and "image/png" in shown.data
+    assert shown.data["text/plain"].startswith("20 steps in") and "image/png" in shown.data
     (error,) = cells[-1].outputs
     assert len(error.traceback) == 1 and "train.lr was 0.003, now 1e-05" in error.traceback[0]
     for lines in (log.read_text(), capsys.readouterr().out):
-        assert [line[:8] for line in lines.splitlines()[:3]] == ["precisio", "step 1/4", "step 4/4"]
+        assert [line[:8] for line in lines.splitlines()[:3]] == ["precisio", "step 1/2", "step 2/2"]
         assert lines.count("\n") == 12
     assert Path(tmp_path / "run" / "previews").is_dir()

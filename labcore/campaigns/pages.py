@@ -54,6 +54,21 @@ def without_net(page: str) -> str:
     return EMBEDDED.sub(r'<a href="\2">\2</a>', page)
 
 
+FOLDED = """\
+{%- extends 'lab/index.html.j2' -%}
+{% block input_group -%}
+{% if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
+<details style="margin-left: var(--jp-cell-prompt-width)"><summary>code</summary>
+{{ super() }}
+</details>
+{%- else -%}
+{{ super() }}
+{%- endif %}
+{%- endblock %}
+"""
+"""nbconvert's template, with code that JupyterLab hides behind a line that opens it."""
+
+
 def with_mathml(markdown: str) -> str:
     """Markdown with its formulas as MathML; code stays, and a formula that cannot be read stays as it is."""
     parts, last = [], 0
@@ -64,12 +79,15 @@ def with_mathml(markdown: str) -> str:
 
 
 def web_page(notebook: Path) -> Path:
-    """A web page of an executed notebook beside it."""
+    """A web page of an executed notebook, next to it. Code that JupyterLab hides can be opened by a click."""
     import nbformat
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     executed = converted(nbformat.read(notebook, as_version=4))
-    page, _ = HTMLExporter(**WITHOUT).from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
+    folded = DictLoader({"folded.html.j2": FOLDED})
+    exporter = HTMLExporter(extra_loaders=[folded], template_file="folded.html.j2", **WITHOUT)
+    page, _ = exporter.from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
     path = notebook.with_suffix(".html")
     path.write_text(without_net(page), encoding="utf-8")
     return path

@@ -22,8 +22,8 @@ STEP = re.compile(r"step (\d+)/(\d+)  ")
 """How a line of `labcore.train.log.Lines` about a step begins."""
 NOTES = 8
 """Messages that a cell shows, the last ones; a training of several processes has all in train.out."""
-NUMBERS = ("loss", "nats_per_dim", "test_nats_per_dim", "align", "test_image")
-"""Numbers of a record that a cell's line has."""
+NUMBERS = ("nats_per_dim", "test_nats_per_dim", "align", "test_image")
+"""Numbers of a record that a cell's line has; of a record with none of them it has the loss."""
 SHARE = 0.05
 """Reading the log and drawing may take so much of a cell's time; our choice."""
 
@@ -117,7 +117,7 @@ class Cell:
         if not self._total:
             return ""
         records = [record for record in self._records if record["step"] <= self._step]
-        numbers = in_short({key: records[-1][key] for key in NUMBERS if key in records[-1]}) if records else ""
+        numbers = _numbers(records[-1]) if records else ""
         if self._step >= self._total:
             words = f"{self._total} steps in {_duration(training_seconds(records))}"
         elif ended:
@@ -135,6 +135,11 @@ def report_line(reporter: Reporter, line: str) -> None:
         reporter.record(int(known[1]), int(known[2]), line[known.end() :])
     else:
         reporter.say(line)
+
+
+def _numbers(record: Mapping[str, Any]) -> str:
+    found = {key: record[key] for key in NUMBERS if key in record}
+    return in_short(found or {key: record[key] for key in ("loss",) if key in record}).replace("  ", ", ")
 
 
 def _drawn(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
