@@ -162,7 +162,7 @@ def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
     if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), checkpoint.MAY_CHANGE):
         raise checkpoint.AnotherRun(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
-            "or another folder to start anew"
+            "or another folder (in a notebook: another run_dir) to start anew"
         )
 
 

@@ -217,7 +217,7 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any], free: frozenset[
     if changed:
         raise AnotherRun(
             f"{found.path.parent.parent} holds step {found.step} of another run ({'; '.join(changed)}). "
-            "Give the same settings to resume it, or another folder to start anew"
+            "Give the same settings to resume it, or another folder (in a notebook: another run_dir) to start anew"
         )
 
 

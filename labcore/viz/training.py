@@ -53,7 +53,8 @@ def _likelihood(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
     for name, key, line, colour in curves:
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
-            axes.plot(*zip(*points, strict=True), line, label=name, color=style.COLOURS[colour])
+            alone = "o" if len(points) == 1 else line
+            axes.plot(*zip(*points, strict=True), alone, label=name, color=style.COLOURS[colour])
             ends.append((points[-1], style.COLOURS[colour]))
     for (end, colour), lift in zip(sorted(ends, key=lambda item: item[0][1]), (-14, 8), strict=False):
         axes.annotate(f"{end[1]:.3f}", end, (8, lift), textcoords="offset points", color=colour, annotation_clip=False)
