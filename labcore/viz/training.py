@@ -76,8 +76,8 @@ def _distances(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
                 color=colours[place % len(colours)],
             )  # fmt: skip
     axes.set(xlabel="optimizer steps", ylabel="distance on test images" if shown else "sum of all terms")
-    axes.set_ylim(0, None)
     axes.margins(0.06, 0.1)
+    axes.set_ylim(0, None)
 
 
 def _picture(path: Path | None) -> Any:
