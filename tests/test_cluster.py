@@ -103,7 +103,7 @@ def test_what_is_done_or_running_is_not_queued(tmp_path, root):
     first, second = toy_runs(tmp_path, seeds=[0, 1])
     finished(first, root)
     folder = state.prepare(second, root).folder
-    with state.claim(folder):
+    with state.lock_folder(folder):
         assert slurm.submit(spec_of(tmp_path), [first, second], root, "local", slurm.Profile()) == {}
 
 

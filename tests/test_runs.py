@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from labcore.campaigns import execute, results, runner, state
 from labcore.campaigns.interval import Interval, holm, mean_interval, paired, t_quantile
 from labcore.campaigns.notebook import Stop, explain, write_figures
+from labcore.campaigns.publishing import publish
 from labcore.campaigns.spec import TableSpec, load_spec, resolve
 from labcore.cli.app import app
 
@@ -109,18 +110,18 @@ def test_writing_is_atomic(tmp_path, root, monkeypatch):
 
 def test_a_claim_ends_with_its_process(tmp_path):
     code = (
-        f"import time, pathlib; from labcore.campaigns import state\nwith state.claim(pathlib.Path({str(tmp_path)!r})):"
+        f"import time, pathlib; from labcore.campaigns import state\nwith state.lock_folder(pathlib.Path({str(tmp_path)!r})):"
         "\n    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child.stdout.readline()
     assert f"pid {child.pid} on" in state.holder(tmp_path)
-    with pytest.raises(state.Busy, match=f"pid {child.pid}"), state.claim(tmp_path, wait=0.1):
+    with pytest.raises(state.Busy, match=f"pid {child.pid}"), state.lock_folder(tmp_path, wait=0.1):
         pass
     child.kill()
     child.wait()
     assert state.holder(tmp_path) is None
-    with state.claim(tmp_path, wait=0.1):
+    with state.lock_folder(tmp_path, wait=0.1):
         pass
 
 
@@ -323,12 +324,12 @@ def test_numbers_by_dotted_path():
 
 def test_records_accumulate_and_tables_come_from_them_alone(tmp_path, root):
     changes = dict(rows={"one": {}, "two": {"scale": 2.0}}, table=dict(columns={"total": "total"}, baseline="one"))
-    for seeds in ([0, 1], [2]):  # a campaign of two days
+    for seeds in ([0, 1], [0, 1, 2]):  # a campaign of two days
         runs = toy_runs(tmp_path, seeds=seeds, **changes)
         for run in runs:
             finished(run, root, total=run.seed + run.parameters["scale"])
         spec = load_spec(tmp_path / "papermill_runs" / "specs" / "toy.yaml")
-        folder = results.publish(spec, runs, root)
+        folder = publish(spec, runs, root).folder
     assert folder == tmp_path / "papermill_runs" / "results" / "toy"
     assert len(list((folder / "records").glob("*.json"))) == 6
     assert "| two | 3.0 ± 2.5 (n=3) | +1 ± 0 (n=3)* |" in (folder / "table.md").read_text()
@@ -338,23 +339,12 @@ def test_records_accumulate_and_tables_come_from_them_alone(tmp_path, root):
     assert record["log"] == ["read data.bin", "step 1 of http://host/a/b done"]
 
 
-def test_records_of_other_parameters_are_not_mixed(tmp_path, root):
-    for steps in (6, 7):
-        runs = toy_runs(tmp_path, parameters={"steps": steps}, seeds=[steps])
-        finished(runs[0], root)
-        spec = load_spec(tmp_path / "papermill_runs" / "specs" / "toy.yaml")
-        if steps == 6:
-            results.publish(spec, runs, root)
-    with pytest.raises(ValueError, match=r"of row 'default' differ in steps; remove the older one"):
-        results.publish(spec, runs, root)
-
-
 def test_smoke_numbers_are_not_published(tmp_path, root):
     spec = load_spec(toys.project(tmp_path))
     with pytest.raises(ValueError, match="smoke"):
-        results.publish(spec, resolve(spec, smoke=True), root)
+        publish(spec, resolve(spec, smoke=True), root)
     with pytest.raises(ValueError, match="no finished runs"):
-        results.publish(spec, resolve(spec), root)
+        publish(spec, resolve(spec), root)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
@@ -413,7 +403,7 @@ def test_another_version_of_the_notebook_is_noticed(tmp_path, root, capsys):
     said = capsys.readouterr().out
     assert "1 of them, default-seed1, ran another version of toy.ipynb" in said
     with pytest.raises(ValueError, match="different versions of the notebook's code"):
-        results.publish(spec, [first, second], root)
+        publish(spec, [first, second], root)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
@@ -421,7 +411,7 @@ def test_a_damaged_record_is_named(tmp_path, root, content):
     spec = load_spec(toys.project(tmp_path))
     (run,) = resolve(spec)
     finished(run, root)
-    folder = results.publish(spec, [run], root)
+    folder = publish(spec, [run], root).folder
     (folder / "records" / "broken.json").write_text(content)
     with pytest.raises(ValueError, match=r"broken\.json is not a record"):
         results.rebuild(folder)
@@ -506,12 +496,16 @@ def test_parameters_from_the_command_line_have_the_last_word(tmp_path):
 
 def test_a_path_in_a_spec_is_seen_from_the_project(tmp_path, monkeypatch):
     project = toys.project(tmp_path, parameters={})
-    own = toys.notebook("1", parameters="data_path = None\nsmoke = False\nseed = 0\nrun_dir = 'x'")
+    own = toys.notebook(
+        "1", parameters="data_path = None  # a folder [path]\nother = None\nsmoke = False\nseed = 0\nrun_dir = 'x'"
+    )
     nbformat.write(own, tmp_path / "notebooks" / "toy.ipynb")
     (tmp_path / "pictures").mkdir()
     monkeypatch.chdir(tmp_path)
     (run,) = resolve(load_spec(project), forced={"data_path": "pictures"})
     assert run.parameters["data_path"] == str(tmp_path / "pictures")
+    (unmarked,) = resolve(load_spec(project), forced={"other": "pictures"})
+    assert unmarked.parameters["other"] == "pictures"
     (other,) = resolve(load_spec(project), forced={"data_path": "nowhere"})
     assert other.parameters["data_path"] == "nowhere"
 

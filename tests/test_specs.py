@@ -11,8 +11,8 @@ import toys
 import yaml
 from typer.testing import CliRunner
 
-from labcore.campaigns.parameters import check_parameters, code_cells, read_parameters
-from labcore.campaigns.spec import SMOKE_MAY_TOUCH, load_spec, resolve, run_id
+from labcore.campaigns.parameters import SIZE, check_parameters, code_cells, read_parameters
+from labcore.campaigns.spec import load_spec, resolve, run_id
 from labcore.cli.app import app
 from labcore.encoders.specs import SPECS as ENCODERS
 from labcore.runs.configure import as_named
@@ -40,7 +40,8 @@ def write(folder: Path, parameters: str | None, *cells: str) -> Path:
 def test_parameters_are_read_with_type_default_and_comment(toy):
     found = read_parameters(toy)
     assert list(found) == ["smoke", "seed", "run_dir", "steps", "scale", "name", "sites"]
-    assert found["steps"] == ("steps", 12, "int", "how far it counts")
+    assert found["steps"] == ("steps", 12, "int", "how far it counts", "size")
+    assert found["scale"].mark is None
     assert found["name"].annotation == "str | None"
     assert found["sites"].default == (1, 2)
 
@@ -80,6 +81,10 @@ def test_no_notebook(tmp_path, content, message):
         ("a, b = 1, 2", "it may only give names a value"),
         ("import os", "it may only give names a value"),
         ("a = = 1", "is not Python"),
+        (
+            "a = 1  # images [sise]",
+            r"the comment on a in some.ipynb ends with \[sise\]; the marks are \[size\] and \[path\]",
+        ),
     ],
 )
 def test_no_parameters(tmp_path, source, message):
@@ -193,12 +198,15 @@ def test_precision_goes_where_there_is_such_a_parameter(tmp_path):
         (dict(rows={"a": {}, "b": {}}), "a-seed0 and b-seed0 have the same parameters"),
         (dict(rows={"a": {}}, grid={"scale": [1.0]}), "rows or a grid, not both"),
         (dict(grid={"scale": []}), "no values"),
-        (dict(seeds=[1, 1]), "each may be there once"),
+        (dict(seeds=[1, 1]), r"seeds contain duplicates: \[1, 1\]"),
         (dict(seeds=[]), "at least 1 item"),
         (dict(seeds=["0"]), "valid integer"),
         (dict(parameters={"seed": 1}), "list it under seeds"),
         (dict(parameters={"run_dir": "x"}), "a run's folder is chosen"),
-        (dict(smoke={"scale": 0.5}), "smoke changes .*scale.*only counts and sizes"),
+        (
+            dict(smoke={"scale": 0.5}),
+            r"smoke changes scale; .*which toy.ipynb marks \[size\] in its parameters cell: steps",
+        ),
         (dict(smoke={"width": 3}), "no parameter 'width'"),
         (dict(precision="bf16"), "precision to 'bf16', and toy.ipynb has no such parameter"),
         (dict(processes=2), "processes to 2, and toy.ipynb has no such parameter"),
@@ -272,7 +280,7 @@ def test_committed_specs_resolve(path):
     full = [run for run in full if run.seed == spec.seeds[0]]
     for a, b in zip(full, smoke, strict=True):
         touched = {name for name in a.parameters if a.parameters[name] != b.parameters[name]}
-        assert touched <= SMOKE_MAY_TOUCH
+        assert touched <= {"smoke", *sizes(spec.notebook_path())}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -283,7 +291,12 @@ def test_every_notebook_has_a_spec(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_smoke_changes_only_counts_and_sizes(path):
-    assert assigned_under_smoke(code_cells(path)) <= SMOKE_MAY_TOUCH
+    assert assigned_under_smoke(code_cells(path)) <= sizes(path)
+
+
+def sizes(notebook: Path) -> set[str]:
+    """Parameters that a notebook marks as counts and sizes."""
+    return {name for name, parameter in read_parameters(notebook).items() if parameter.mark == SIZE}
 
 
 def assigned_under_smoke(sources: list[str]) -> set[str]:
@@ -322,8 +335,8 @@ def test_specs_are_json_at_heart(tmp_path):
     [
         ("rows: {a: {scale: 1.0}, a: {scale: 2.0}}", "'a' is there twice"),
         ("grid: {scale: [1.0, 1.0]}", "a value twice"),
-        ("seeds: [-1]", "they are 0 to 4294967295"),
-        ("seeds: [100000000000000]", "they are 0 to 4294967295"),
+        ("seeds: [-1]", "allowed are 0 to 4294967295"),
+        ("seeds: [100000000000000]", "allowed are 0 to 4294967295"),
         ('rows: {"..": {}}', "a name is one line"),
         ('rows: {"a\\nb": {}}', "a name is one line"),
     ],

@@ -76,7 +76,7 @@ def run(folder: Path, stop: Stop) -> int:
     """Run the notebook of `folder` unless that is done; exit status. Raises Busy, ValueError for a folder without run.json."""
     if not folder.is_dir() or states.read(folder) is None:
         raise ValueError(f"{folder} has no {states.STATE}; `lab run SPEC` makes such folders")
-    with states.claim(folder):
+    with states.lock_folder(folder):
         state = states.read(folder)
         if state.done:
             return DONE

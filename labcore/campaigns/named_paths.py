@@ -17,9 +17,8 @@ from typing import Any
 from labcore.files import sha256
 
 FILES = ("data_path", "reference")
-"""Parameters that are paths."""
-NAMES_OR_PATHS = ("autoencoder", "checkpoint", "data", "flow", "student", "teacher")
-"""Parameters that are a name or a path; a path of one part is written ./part."""
+"""Parameters that are always paths. Others that a notebook marks [path] are a name or a path, and a path of one part is
+written ./part."""
 WEIGHTS = (".safetensors", ".bin")
 """Suffixes of a model's weights."""
 NOT_COUNTED = {"thumbs.db", "desktop.ini"}
@@ -33,13 +32,13 @@ def located(name: str, value: Any, project: Path) -> Path | None:
 
     It is looked for from the working directory and then from the project.
     """
-    if name not in (*FILES, *NAMES_OR_PATHS) or not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value:
         return None
     path = Path(os.path.expanduser(value))
     place = next((base / path for base in (Path.cwd(), project) if (base / path).exists()), None)
     if place is None:
         return None
-    if name in NAMES_OR_PATHS and not any(mark in value for mark in ("/", os.sep)):
+    if name not in FILES and not any(mark in value for mark in ("/", os.sep)):
         if place.parent == Path.cwd():
             warnings.warn(
                 f"{name}={value} is taken as a name; for the folder {value} that is here, write {name}=./{value}",

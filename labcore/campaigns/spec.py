@@ -1,10 +1,10 @@
-"""Run specs: which notebook with which parameters, row by row and seed by seed, as a YAML file that is checked first.
+"""Run specs: a notebook, its parameters, rows and seeds in a YAML file, all of it checked before anything starts.
 
-    notebook: notebooks/00_quickstart.ipynb       # from the folder that has papermill_runs/, or beside the spec
+    notebook: notebooks/00_quickstart.ipynb       # relative to the folder that has papermill_runs/, or to the spec
     about: one line on what this shows
-    parameters: {steps: 700}                      # for every run; the notebook's defaults stand for the rest
-    rows: {wide: {width: 128}, narrow: {width: 64}}      # or grid: {width: [64, 128]}, every combination a row
-    seeds: [0, 1, 2]                              # each row is run with each
+    parameters: {steps: 700}                      # for every run; the notebook's defaults for all others
+    rows: {wide: {width: 128}, narrow: {width: 64}}      # or grid: {width: [64, 128]}, every combination is a row
+    seeds: [0, 1, 2]                              # each row is run with each seed
     smoke: {steps: 10}                            # counts and sizes of `lab run --smoke`
     expected: {cost: 5 minutes on two cores, numbers: {accuracy: [0.80, 0.85]}}
     table: {columns: {accuracy: bayes.accuracy}, baseline: narrow, better: {accuracy: higher}}
@@ -21,19 +21,20 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from labcore.campaigns.named_paths import contents, located
-from labcore.campaigns.parameters import Parameter, check_parameters, code_hash, read_parameters
+from labcore.campaigns.parameters import PATH, SIZE, Parameter, check_parameters, code_hash, read_parameters
 from labcore.config import Config
 from labcore.hints import nearest
 from labcore.yamlfile import read_yaml
 
 FOLDER = "papermill_runs"
+SEEDS = 2**32  # seeds are below it
 RESERVED = {
     "seed": "list it under seeds",
     "run_dir": "a run's folder is chosen for it",
@@ -43,42 +44,14 @@ RESERVED = {
 }
 ONCE_ABSOLUTE = ("data_path", "flow", "reference")
 """Parameters of which earlier versions put the absolute path into a run's id."""
-SMOKE_MAY_TOUCH = frozenset(
-    {
-        *(
-            "smoke",
-            "steps",
-            "teacher_steps",
-            "student_steps",
-            "warmup_steps",
-            "epochs",
-            "probe_epochs",
-            "batch_size",
-            "limit",
-            "repeats",
-        ),
-        *(
-            "images",
-            "samples",
-            "test_images",
-            "train_images",
-            "step_images",
-            "control_images",
-            "cknna_images",
-            "conflict_images",
-            "timed_images",
-        ),
-        *("scored_images", "classified_images", "generated_images", "sampled_images", "reference_images"),
-        *("width", "num_blocks", "layers_per_block", "head_dim", "image_size", "log_every", "eval_every", "save_every"),
-    }
-)
-"""Parameters that a smoke run may change: how much and how large, never which method, data or formula."""
-
 _STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Expected(Config):
-    """What a spec's author saw: the cost in words, and numbers as dotted path -> value or [low, high]."""
+    """The cost and the numbers that the spec's author measured.
+
+    cost: in words. numbers: dotted path into result.json -> value, or [low, high].
+    """
 
     model_config = _STRICT
     cost: str
@@ -86,9 +59,11 @@ class Expected(Config):
 
 
 class TableSpec(Config):
-    """The collected table: title -> dotted path into result.json, the row that others are compared with, what is better.
+    """The table of a campaign.
 
-    each: a key of result.json that holds several results by name; each of them is a row then, and columns are paths into it.
+    columns: title -> dotted path into result.json. baseline: the row that all others are compared with. better: title ->
+    "higher" or "lower". each: a key of result.json that holds several results by name; each of these is then a row, and
+    columns are paths into it.
     """
 
     model_config = _STRICT
@@ -125,40 +100,57 @@ class RunSpec(Config):
     path: Path = Path()
 
     @model_validator(mode="after")
-    def _fits(self) -> RunSpec:
+    def _check(self) -> RunSpec:
+        self._check_expected()
+        self._check_seeds()
+        self._check_rows()
+        self._check_reserved()
+        self._check_baseline()
+        return self
+
+    def _check_expected(self) -> None:
         for path, value in self.expected.numbers.items():
             if isinstance(value, list) and (len(value) != 2 or value[0] > value[1]):
                 raise ValueError(f"expected {path} is {value}; write a number, or [low, high]")
+
+    def _check_seeds(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds contain duplicates: {self.seeds}; give each once")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < SEEDS]:
+            raise ValueError(f"seeds contain {wrong}; allowed are 0 to {SEEDS - 1}")
+
+    def _check_rows(self) -> None:
         if self.rows and self.grid:
             raise ValueError("a spec has rows or a grid, not both; write the grid's combinations as rows")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds were {self.seeds}; each may be there once")
         if empty := [name for name, values in self.grid.items() if not values]:
             raise ValueError(f"grid gives {empty} no values; give at least one")
-        if twice := [name for name, values in self.grid.items() if any(values.count(v) > 1 for v in values)]:
-            raise ValueError(f"grid gives {twice} a value twice; give each once")
-        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**32]:
-            raise ValueError(f"seeds were {wrong}; they are 0 to {2**32 - 1}")
+        if repeated := [name for name, values in self.grid.items() if any(values.count(v) > 1 for v in values)]:
+            raise ValueError(f"grid gives {repeated} a value twice; give each once")
         if wrong := [row for row in self.rows if not row.strip(" .") or not row.isprintable()]:
             raise ValueError(f"rows are named {wrong}; a name is one line of letters, digits and the like")
-        for where in (self.parameters, self.grid, self.smoke, *self.rows.values()):
-            for name in where.keys() & RESERVED.keys():
+
+    def _check_reserved(self) -> None:
+        for parameters in (self.parameters, self.grid, self.smoke, *self.rows.values()):
+            for name in parameters.keys() & RESERVED.keys():
                 raise ValueError(f"{name} cannot be among the parameters: {RESERVED[name]}")
-        if outside := self.smoke.keys() - SMOKE_MAY_TOUCH:
-            raise ValueError(
-                f"smoke changes {sorted(outside)}; it may change only counts and sizes: {', '.join(sorted(SMOKE_MAY_TOUCH))}"
-            )
-        if self.table.each is None and self.table.baseline not in (None, *self.row_parameters()):
-            raise ValueError(f"baseline is {self.table.baseline!r}; the rows are {', '.join(self.row_parameters())}")
-        return self
+
+    def _check_baseline(self) -> None:
+        rows = self.row_parameters()
+        if self.table.each is None and self.table.baseline not in (None, *rows):
+            raise ValueError(f"baseline is {self.table.baseline!r}; the rows are {', '.join(rows)}")
 
     @property
     def project(self) -> Path:
-        """The folder that has papermill_runs/, else the one of the spec."""
+        """The folder that has papermill_runs/, or else the spec's own."""
         return next((p.parent for p in self.path.parents if p.name == FOLDER), self.path.parent)
 
+    @property
+    def results(self) -> Path:
+        """The folder of the published records and tables of this spec."""
+        return self.project / FOLDER / "results" / self.name
+
     def notebook_path(self) -> Path:
-        """Where the notebook is: seen from the project, or else from the spec."""
+        """Find the notebook: relative to the project, or else to the spec. Raises ValueError if neither exists."""
         places = [self.project / self.notebook, self.path.parent / self.notebook]
         for place in places:
             if place.is_file():
@@ -166,7 +158,7 @@ class RunSpec(Config):
         raise ValueError(f"{self.path.name} runs {self.notebook}, and neither {places[0]} nor {places[1]} exists")
 
     def row_parameters(self) -> dict[str, dict[str, Any]]:
-        """Row name -> its own parameters; one row `default` where there are neither rows nor a grid."""
+        """Return the rows' own parameters by name; one row `default` if there are neither rows nor a grid."""
         if self.grid:
             combinations = (
                 dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
@@ -176,7 +168,11 @@ class RunSpec(Config):
 
 
 class Run(NamedTuple):
-    """One run of a spec, with all its parameters but run_dir; `code` is the hash of the notebook's other code."""
+    """One run of a spec.
+
+    parameters: all of them but run_dir. changed: those that the spec or the command line set, without the notebook's
+    defaults. code: hash of the code in the notebook's other cells.
+    """
 
     spec: str
     row: str
@@ -184,7 +180,7 @@ class Run(NamedTuple):
     parameters: dict[str, Any]
     id: str
     notebook: Path
-    changed: dict[str, Any]  # the parameters that are not the notebook's defaults by the spec's own words
+    changed: dict[str, Any]
     smoke: bool = False
     timeout: float | None = None
     threads: int | None = None
@@ -194,21 +190,33 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How a person calls it."""
+        """The name for people: row and seed."""
         return f"{self.row}-seed{self.seed}"
 
     def folder(self, root: Path) -> Path:
-        """root/<spec>[-smoke]/<row>-seed<k>-<id>; the folder with the older id where that is there, and this is not."""
+        """Return root/<spec>[-smoke]/<row>-seed<k>-<id>, or that folder with the older id if only that exists."""
         row = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", self.row)[:60].strip("-")
         start = root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-"
         own, older = Path(f"{start}{self.id}"), Path(f"{start}{self.older_id}")
         return older if self.older_id and older.is_dir() and not own.is_dir() else own
 
 
-def load_spec(name: str | Path) -> RunSpec:
-    """A spec by path, or by name from papermill_runs/specs here, in a folder above, or in labcore's checkout.
+class Filled(NamedTuple):
+    """All parameters of a run, its id, what its paths hold, and its id in earlier versions if that is another one."""
 
-    Raises ValueError (pydantic's for wrong keys and types) for what is missing or does not fit.
+    values: dict[str, Any]
+    id: str
+    contents: dict[str, str]
+    older_id: str | None
+
+
+Digest = Callable[[Path], str]
+
+
+def load_spec(name: str | Path) -> RunSpec:
+    """Read a spec by path, or by name from papermill_runs/specs here, in a folder above, or in labcore's checkout.
+
+    Raises ValueError (pydantic's for wrong keys and types) for a missing file and for contents that do not fit.
     """
     path = _find(name)
     values = read_yaml(path)
@@ -227,50 +235,86 @@ def load_spec(name: str | Path) -> RunSpec:
 def resolve(
     spec: RunSpec, smoke: bool = False, only: Sequence[str] = (), forced: Mapping[str, Any] | None = None
 ) -> list[Run]:
-    """The runs of a spec, every parameter checked: all rows with the first seed, then with the next, so that what is stopped
-    half-way can be compared. A smoke run takes the first seed only. forced: parameters of all runs that have the last word.
-    ValueError for anything that does not fit.
+    """Make the runs of a spec, and check every parameter.
+
+    The order is all rows with the first seed, then all rows with the next, so that a campaign that is stopped half-way can
+    be compared. A smoke run takes the first seed only. only: rows to return; empty means all. forced: parameters of all
+    runs, which override those of the spec.
+
+    Raises ValueError for everything that does not fit.
     """
-    for name in (forced or {}).keys() & (RESERVED.keys() - {"processes", "precision"}):
+    forced = dict(forced or {})
+    for name in forced.keys() & (RESERVED.keys() - {"processes", "precision"}):
         raise ValueError(f"{name} cannot be set here: {RESERVED[name]}")
     notebook = spec.notebook_path()
     known = read_parameters(notebook)
-    if missing := {"seed", "run_dir", *(["smoke"] if smoke else [])} - known.keys():
+    _check_notebook(spec, notebook, known, smoke)
+    _check_row_names(spec, only)
+
+    shared = spec.parameters | _operational(spec, known, notebook)
+    code, digest = code_hash(notebook), functools.cache(contents)
+    runs = []
+    for seed in spec.seeds[:1] if smoke else spec.seeds:
+        for row, own in spec.row_parameters().items():
+            changed = shared | own | forced | {"seed": seed}
+            if smoke:
+                changed |= spec.smoke | {"smoke": True}
+            values, identity, held, older_id = _complete(spec, notebook, known, changed, digest)
+            given = {name: values[name] for name in changed}
+            how = (smoke, spec.timeout, spec.threads, code, held, older_id)
+            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
+    _check_distinct(spec, runs)
+    return [run for run in runs if not only or run.row in only]
+
+
+def _check_notebook(spec: RunSpec, notebook: Path, known: dict[str, Parameter], smoke: bool) -> None:
+    """Check that the notebook has the parameters that every run needs, and that the smoke block changes sizes only."""
+    needed = {"seed", "run_dir", "smoke"} if smoke else {"seed", "run_dir"}
+    if missing := needed - known.keys():
         raise ValueError(f"{notebook.name} has no parameters {sorted(missing)}; every notebook that is run needs them")
-    rows, code = spec.row_parameters(), code_hash(notebook)
+    check_parameters(notebook, spec.smoke, known)
+    sizes = [name for name, parameter in known.items() if parameter.mark == SIZE]
+    if others := sorted(spec.smoke.keys() - set(sizes)):
+        raise ValueError(
+            f"smoke changes {', '.join(others)}; it may change only counts and sizes, which {notebook.name} marks [{SIZE}] "
+            f"in its parameters cell: {', '.join(sizes) or 'none'}"
+        )
+
+
+def _check_row_names(spec: RunSpec, only: Sequence[str]) -> None:
+    rows = spec.row_parameters()
     for row in only:
         if row not in rows:
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, rows)}; it has {', '.join(rows)}")
-    check_parameters(notebook, spec.smoke, known)
-    shared = spec.parameters | _operational(spec, known, notebook)
-    runs, digest = [], functools.cache(contents)
-    for seed in spec.seeds[:1] if smoke else spec.seeds:
-        for row, own in rows.items():
-            changed = (
-                shared | own | dict(forced or {}) | {"seed": seed} | (spec.smoke | {"smoke": True} if smoke else {})
-            )
-            check_parameters(notebook, changed, known)
-            typed = {name: p.default for name, p in known.items() if name != "run_dir"} | changed
-            typed = {name: _canonical(value, known[name]) for name, value in typed.items()}
-            places = {name: located(name, value, spec.project) for name, value in changed.items()}
-            found = {name: place for name, place in places.items() if place is not None}
-            values = typed | {name: str(place) for name, place in found.items()}
-            held = {name: digest(place) for name, place in found.items()}
-            identity = run_id(notebook, values | {name: {"contents": held[name]} for name in held})
-            older = {name: _absolute(typed[name], spec.project) for name in ONCE_ABSOLUTE if name in typed}
-            older_id = run_id(notebook, typed | older)
-            given = {name: values[name] for name in changed}
-            how = (smoke, spec.timeout, spec.threads, code, held, older_id if older_id != identity else None)
-            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
+
+
+def _complete(
+    spec: RunSpec, notebook: Path, known: dict[str, Parameter], changed: dict[str, Any], digest: Digest
+) -> Filled:
+    """Check the changed parameters, add the notebook's defaults, and find what names the run."""
+    check_parameters(notebook, changed, known)
+    defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
+    typed = {name: _canonical(value, known[name]) for name, value in (defaults | changed).items()}
+    places = {name: located(name, changed[name], spec.project) for name in changed if known[name].mark == PATH}
+    found = {name: place for name, place in places.items() if place is not None}
+    values = typed | {name: str(place) for name, place in found.items()}
+    held = {name: digest(place) for name, place in found.items()}
+    identity = run_id(notebook, values | {name: {"contents": held[name]} for name in held})
+    older = {name: _absolute(typed[name], spec.project) for name in ONCE_ABSOLUTE if name in typed}
+    older_id = run_id(notebook, typed | older)
+    return Filled(values, identity, held, older_id if older_id != identity else None)
+
+
+def _check_distinct(spec: RunSpec, runs: Sequence[Run]) -> None:
+    """Raises ValueError if two runs have the same parameters."""
     by_id: dict[str, Run] = {}
     for run in runs:
         if run.id in by_id:
             raise ValueError(
                 f"{spec.name}: {by_id[run.id].name} and {run.name} have the same parameters; "
-                "remove one of the rows, or say in it what differs"
+                "remove one of the rows, or give it a parameter that differs"
             )
         by_id[run.id] = run
-    return [run for run in runs if not only or run.row in only]
 
 
 def _absolute(value: Any, project: Path) -> Any:
@@ -282,14 +326,14 @@ def _absolute(value: Any, project: Path) -> Any:
 
 
 def run_id(notebook: Path, parameters: dict[str, Any]) -> str:
-    """10 hex digits that name a run: sha256 of the notebook's name and its parameters without run_dir."""
+    """Name a run by 10 hex digits: the sha256 of the notebook's name and its parameters without run_dir."""
     values = {name: value for name, value in parameters.items() if name != "run_dir"}
     text = json.dumps([notebook.name, values], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _operational(spec: RunSpec, known: dict[str, Parameter], notebook: Path) -> dict[str, Any]:
-    """`processes` and `precision` where the spec sets them and the notebook takes them."""
+    """Return `processes` and `precision` if the spec sets them and the notebook has such parameters."""
     values = {}
     for name in {"processes", "precision"} & spec.model_fields_set:
         if name in known:
@@ -297,13 +341,16 @@ def _operational(spec: RunSpec, known: dict[str, Parameter], notebook: Path) -> 
         elif getattr(spec, name) != RunSpec.model_fields[name].default:
             raise ValueError(
                 f"{spec.name} sets {name} to {getattr(spec, name)!r}, and {notebook.name} has no such parameter; "
-                f"leave {name} out, or give the notebook one"
+                f"remove {name} from the spec, or add it to the notebook's parameters"
             )
     return values
 
 
 def _canonical(value: Any, parameter: Parameter) -> Any:
-    """A value as JSON has it: tuples are lists, and 1 is 1.0 where the parameter is a float. ValueError for dates and such."""
+    """Return a value as JSON stores it: a list for a tuple, 1.0 for 1 if the parameter is a float.
+
+    Raises ValueError for values that JSON does not have, such as dates.
+    """
     try:
         if isinstance(value, int) and not isinstance(value, bool) and parameter.kinds <= {"float", "None"}:
             return float(value)
@@ -320,7 +367,7 @@ def _plain(value: Any) -> str:
 
 
 def project_folders() -> list[Path]:
-    """Every papermill_runs that may be meant: here, in the folders above, and in labcore's checkout."""
+    """List every folder papermill_runs that a name may refer to: here, in the folders above, and in labcore's checkout."""
     return [p / FOLDER for p in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2])]
 
 

@@ -125,7 +125,7 @@ def prepare(run: Run, root: Path) -> State:
             state = read(folder)
             if state is not None and (state.done or all(state.values.get(key) == value for key, value in how.items())):
                 return state
-        with claim(folder):
+        with lock_folder(folder):
             try:
                 state = read(folder) or State(folder, fresh(run))
             except ValueError:
@@ -164,7 +164,7 @@ def _free_name(folder: Path, stem: str, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, wait: float = 1.0) -> Iterator[None]:
+def lock_folder(folder: Path, wait: float = 1.0) -> Iterator[None]:
     """Hold a run's folder for this process; Busy where another holds it for longer than `wait` seconds.
 
     The claim ends with the process, however that ends.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from labcore.campaigns.interval import Interval, holm, paired
-from labcore.campaigns.results import metric
+from labcore.campaigns.tables import by_seed
 
 LEVEL = 0.05
 """Largest corrected p-value that decides a claim."""
@@ -46,10 +46,7 @@ class Verdict(NamedTuple):
 
 def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
     """The verdict on `claim` alone, by records as `lab run --publish` writes them."""
-    row, than = (
-        {r["seed"]: v for r in records if r["row"] == name and (v := metric(r["metrics"], claim.number)) is not None}
-        for name in (claim.row, claim.than)
-    )
+    row, than = (by_seed(records, name, claim.number) for name in (claim.row, claim.than))
     difference = paired(row, than)
     if difference is None:
         return Verdict(claim, "not run", None)
