@@ -135,7 +135,7 @@ def test_a_job_that_is_about_to_end_is_not_queued_again(tmp_path, root, capsys, 
             monkeypatch.setattr(slurm, "has_job", lambda folder, queue, job=job: job)
             yield set()
 
-    monkeypatch.setattr(slurm, "_looks", looks)
+    monkeypatch.setattr(slurm, "_queues", looks)
     assert slurm.follow([run], root, live=False) == 1
     running, failed, count = capsys.readouterr().out.splitlines()
     assert running.endswith("running") and failed.endswith("failed after 0 s, no such luck") and count == "1 failed"

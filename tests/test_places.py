@@ -15,8 +15,7 @@ import toys
 import labcore
 from labcore import contents, jsonfile, portable
 from labcore.campaigns import notebook, results, state
-from labcore.campaigns.named_paths import FILES, NAMES_OR_PATHS
-from labcore.campaigns.parameters import read_parameters
+from labcore.campaigns.parameters import PATH, read_parameters
 from labcore.campaigns.runner import run_spec
 from labcore.campaigns.spec import load_spec, resolve, run_id
 from labcore.cli import demo
@@ -145,7 +144,7 @@ def test_each_path_among_the_notebooks_parameters_is_known():
                 "crop",
             )
             if is_text and words.search(parameter.comment):
-                assert name in (*FILES, *NAMES_OR_PATHS), f"{path.name}: {name}"
+                assert parameter.mark == PATH, f"{path.name}: {name}"
 
 
 # the paths in a run's configuration

@@ -1,14 +1,14 @@
-"""One run in this process: `python -m labcore.campaigns.execute FOLDER`.
+"""Run one run in this process: `python -m labcore.campaigns.execute FOLDER`.
 
 FOLDER has a run.json; see labcore.campaigns.state.
 
-Exit status: 0 done (or done before), 1 failed, 75 another process runs it, 143 stopped by SIGTERM or Ctrl-C. The folder gets
+Exit status: 0 finished now or before, 1 failed, 75 another process runs it, 143 stopped by SIGTERM or Ctrl-C. The run writes
 
     result.json       the notebook's own record             log.txt           all printed lines of all attempts
     notebook.ipynb    as executed, and notebook.html        figures/NN.png    its pictures
     environment.txt   installed packages                    notebook-attempt-N.ipynb    of attempts that failed
 
-and whatever the notebook saves there: with run_dir "." in this very folder, so that no machine's paths are in it.
+and the files that the notebook saves in run_dir. That is ".", the folder itself, so no path of this machine gets into them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOTEBOOK, RUNNING, LOG = "notebook.ipynb", "notebook-running.ipynb", "log.txt"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line names; the exit status."""
+    """Run the folder that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m labcore.campaigns.execute", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a run's folder with its run.json")
     parser.add_argument("--parent", type=int, help="stop when this process, which started us, ends")
@@ -52,9 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = Stop(Path(states.KERNEL))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.wish)
-    if hasattr(
-        signal, "SIGUSR2"
-    ):  # batch systems send it to all of a job; the one that must answer it is submitit's process
+    if hasattr(signal, "SIGUSR2"):  # batch systems send it to all processes of a job, and only submitit's answers it
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if given.parent is not None:
         die_with_parent(signal.SIGTERM)
@@ -73,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(folder: Path, stop: Stop) -> int:
-    """Run the notebook of `folder` unless that is done; exit status. Raises Busy, ValueError for a folder without run.json."""
+    """Run the notebook of `folder` unless it is finished; return the exit status.
+
+    Raises Busy if another process runs it, and ValueError for a folder without run.json.
+    """
     if not folder.is_dir() or states.read(folder) is None:
         raise ValueError(f"{folder} has no {states.STATE}; `lab run SPEC` makes such folders")
     with states.lock_folder(folder):
@@ -85,13 +86,13 @@ def run(folder: Path, stop: Stop) -> int:
 
 
 def _attempt(state: State, stop: Stop) -> int:
-    """One attempt, its outcome in run.json whatever happens."""
+    """Make one attempt, and record its outcome in run.json, whatever it is."""
     attempts = state.values["attempts"]
     _tidy(len(attempts))
     start = time.monotonic()
-    about = {"started": states.now(), "status": "running", "pid": os.getpid(), "host": os.uname().nodename}
-    about |= {"revision": git_revision(), "code": state.values.get("code"), "device": device()}
-    attempts.append(about)
+    attempt = {"started": states.now(), "status": "running", "pid": os.getpid(), "host": os.uname().nodename}
+    attempt |= {"revision": git_revision(), "code": state.values.get("code"), "device": device()}
+    attempts.append(attempt)
     state.values["status"] = "running"
     states.save(state)
     error: str | None = None
@@ -105,28 +106,30 @@ def _attempt(state: State, stop: Stop) -> int:
         with contextlib.suppress(OSError):
             if Path(RUNNING).exists():
                 os.replace(RUNNING, f"notebook-attempt-{len(attempts)}.ipynb")
-    about |= {"ended": states.now(), "seconds": round(time.monotonic() - start, 3), "status": status, "error": error}
+    attempt |= {"ended": states.now(), "seconds": round(time.monotonic() - start, 3), "status": status, "error": error}
     state.values["status"] = status
     with contextlib.suppress(OSError), open(LOG, "a", encoding="utf-8") as log:
-        log.write(f"attempt {len(attempts)} {status} after {about['seconds']:.1f} s{f': {error}' if error else ''}\n")
+        log.write(f"attempt {len(attempts)} {status} after {attempt['seconds']:.1f} s{f': {error}' if error else ''}\n")
     states.save(state)
     return code
 
 
 def _execute(state: State, stop: Stop) -> None:
-    """The notebook from its first cell to its last, and everything that is kept of it. Raises what goes wrong."""
+    """Execute the notebook, and write its files. Raises the error of the notebook."""
     values = state.values
     source = Path(values["source"])
     if not source.is_file():
-        raise ValueError(f"the notebook {source.name} is not where it was; give `lab run` with the spec again")
+        raise ValueError(f"the notebook {source.name} is not where it was; run `lab run` with the spec again")
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(RESULT)  # an earlier attempt's; only one that this attempt writes counts
+        os.unlink(RESULT)  # only a result that this attempt writes counts
     import papermill  # noqa: F401  before the thread starts: two imports of the same modules at once break each other
 
     early = threading.Timer(5, _import_converter)  # while the notebook computes
     early.daemon = True
     early.start()
-    given = values.get("given", values["parameters"]) | {"run_dir": "."}  # the others keep the notebook's own values
+    given = values.get("given", values["parameters"]) | {
+        "run_dir": "."
+    }  # all other parameters keep the notebook's values
     try:
         execute(source, Path(RUNNING), given, values["timeout"], Path(LOG), stop)
     finally:
@@ -141,12 +144,12 @@ def _execute(state: State, stop: Stop) -> None:
 
 
 def _import_converter() -> None:
-    """What makes web pages takes a second to import."""
+    """Import the converter of web pages, which takes a second, while the notebook computes."""
     import nbconvert.exporters  # noqa: F401
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json of finite numbers; ValueError says what is wrong with it."""
+    """Read a result.json. Raises ValueError if it is missing, is no JSON mapping, or has numbers that are not finite."""
     try:
         result = read_json(path)
     except FileNotFoundError:
@@ -171,14 +174,14 @@ def _not_finite(value: Any, name: str = "") -> list[str]:
 
 
 def _tidy(attempts: int) -> None:
-    """Keep the notebook of an attempt that was killed under its own name."""
+    """Rename the notebook of an attempt that was killed, so that it is kept."""
     with contextlib.suppress(OSError):
         if Path(RUNNING).exists():
             os.replace(RUNNING, f"notebook-attempt-{attempts}.ipynb")
 
 
 def device() -> str:
-    """What runs attempts here: the GPUs' names where the driver tells them, else the processor and the number of threads."""
+    """Name the device of runs here: the GPUs if the driver lists them, else the processor and the number of threads."""
     words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
@@ -193,7 +196,7 @@ def device() -> str:
 
 
 def _without_machine(notebook: Path, source: str) -> None:
-    """Replace the paths that papermill notes in a notebook."""
+    """Replace the paths of this machine that papermill writes into a notebook."""
     content = read_json(notebook)
     content["metadata"].get("papermill", {}).update(input_path=source, output_path=NOTEBOOK)
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

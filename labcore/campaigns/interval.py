@@ -1,4 +1,4 @@
-"""Mean and 95% interval over seeds, plain and paired: Student's t with n - 1 degrees of freedom.
+"""Mean and 95% confidence interval over seeds, plain and paired: Student's t with n - 1 degrees of freedom.
 
 With three seeds the factor is 4.30, not the 1.96 of a normal distribution, which would make intervals less than half as long.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """A mean with half the width of its 95% interval; `half` is None where there is one value only."""
+    """A mean with half the width of its 95% confidence interval; `half` is None for a single value."""
 
     mean: float
     half: float | None
@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided p-value of the t test that the true mean is 0; None where there is one value only."""
+        """Two-sided p-value of the t test that the true mean is 0; None for a single value."""
         from scipy.special import stdtr
 
         if self.half is None:
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
     def detectable(self, power: float = 0.8) -> float | None:
         """The true mean whose 95% interval excludes 0 on its side with this probability, if values scatter as these do.
 
-        By the noncentral t distribution; None where there is one value only.
+        By the noncentral t distribution; None for a single value.
         """
         from scipy.special import nctdtrinc
 
@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of at least one value, with its t interval."""
+    """Return the mean of at least one value with its t interval. Raises ValueError if there are no values."""
     n = len(values)
     if not n:
         raise ValueError("there are no values to average")
@@ -60,13 +60,13 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
-    """Mean difference values - baseline over the seeds that both have, with its t interval; None where they share none."""
+    """Return the mean difference values - baseline over common seeds, with its t interval; None without common seeds."""
     common = sorted(values.keys() & baseline.keys())
     return mean_interval([values[seed] - baseline[seed] for seed in common]) if common else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's method (1979), in the same order.
+    """Adjust p-values for their number by Holm's method (1979); they keep their order.
 
     Rejecting what is at most 0.05 keeps the probability of one false rejection or more below 5%.
     """
@@ -79,7 +79,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def t_quantile(p: float, freedom: int) -> float:
-    """The value that Student's t with `freedom` degrees of freedom stays below with probability p, 0 < p < 1."""
+    """Return the quantile of Student's t with `freedom` degrees of freedom at probability p, 0 < p < 1."""
     from scipy.special import stdtrit
 
     if not 0 < p < 1 or freedom < 1:

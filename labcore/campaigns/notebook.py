@@ -1,6 +1,6 @@
-"""Executing a notebook headless with papermill: this interpreter as its kernel, live output, stops and time limits.
+"""Headless execution of a notebook with papermill: this interpreter as its kernel, live output, stops and time limits.
 
-papermill's own account of a run is not to be trusted: after a dead kernel or a time-out it calls every cell completed, and
+papermill's own report of a run is not reliable: after a dead kernel or a timeout it marks every cell as completed, and
 `sys.exit(0)` in a cell counts as success. `execute` raises in all these cases.
 """
 
@@ -28,10 +28,10 @@ from labcore.jsonfile import read_object
 from labcore.live import HEADLESS, PROGRESS
 
 STARTS = 3  # attempts to start a kernel: parallel starts can pick the same port
-START = 120  # seconds that a kernel may take to start, by a clock that does not jump
+START = 120  # seconds that a kernel may take to start, by a monotonic clock
 NEVER = 10**9  # seconds; jupyter_client counts them by the time of day
 SETTLED = 0.5  # seconds of a cell in which it is not interrupted: the kernel would lose its reply
-AGAIN = 60  # seconds until a cell that goes on after an interrupt is interrupted again
+AGAIN = 60  # seconds until a cell that continues after an interrupt is interrupted again
 
 
 class Stopped(Exception):
@@ -43,7 +43,7 @@ class Unfinished(RuntimeError):
 
 
 class Stop:
-    """A wish to stop a running notebook: the cell in hand gets Ctrl-C once, so that training saves; no later cell starts."""
+    """A request to stop a running notebook: its running cell gets Ctrl-C, so that training saves, and no later cell starts."""
 
     def __init__(self, kernel: Path | None = None):
         self.kernel = kernel  # the lock that the kernel holds
@@ -53,7 +53,7 @@ class Stop:
         self._over = threading.Event()
 
     def wish(self, *_) -> None:
-        """Stop soon; fits as a signal handler."""
+        """Request the stop; can be used as a signal handler."""
         self.wished.set()
 
     def starts(self, cell, cell_index: int) -> None:
@@ -69,7 +69,7 @@ class Stop:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """While open, a wish interrupts the kernel."""
+        """While open, a requested stop interrupts the kernel."""
         self._over.clear()
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
@@ -88,7 +88,7 @@ class Stop:
                 last = now
 
     def _interrupt(self) -> bool:
-        """Send SIGINT to the kernel's processes, if it has come as far as to listen."""
+        """Send SIGINT to the kernel's processes, if it listens already; return whether it was sent."""
         try:
             holder = locks.holder(self.kernel) if self.kernel else None
             if holder is None or holder.pid is None or _ignores_interrupts(holder.pid):
@@ -108,13 +108,16 @@ def execute(
     log: Path | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, its printed lines shown as they come,
-    and those of a training's progress, which the executed notebook does not hold.
+    """Run `notebook` with `parameters` in the folder of `executed`, by this interpreter, and show its lines as they come.
 
-    timeout: seconds a cell may take. log: a file that the lines are added to as well, with those of stderr. A cell tagged
-    "explore" may fail: a line says so, and the notebook goes on, if it is tagged "raises-exception" too. Raises papermill's
-    PapermillExecutionError where another cell fails, Stopped where `stop` was wished, Unfinished after sys.exit(), nbclient's
-    DeadKernelError and CellTimeoutError.
+    Lines of a training's progress are shown too; the executed notebook does not hold them.
+
+    A cell tagged both "explore" and "raises-exception" may fail: a line reports it, and the notebook continues.
+
+    timeout: seconds that a cell may take. log: a file to which the lines are added too, with those of stderr.
+
+    Raises papermill's PapermillExecutionError if another cell fails, Stopped if `stop` was requested, Unfinished after
+    sys.exit(), and nbclient's DeadKernelError and CellTimeoutError.
     """
     import nbformat
     import papermill
@@ -159,7 +162,7 @@ def execute(
                 if _cut_short(result):
                     raise
                 lines.write(
-                    f"a cell that only shows something failed ({error.ename}: {error.evalue}); nothing else did\n"
+                    f"a cell that only shows something failed ({error.ename}: {error.evalue}); the notebook continued\n"
                 )
                 break
             except (RuntimeError, DeadKernelError) as error:
@@ -172,11 +175,11 @@ def execute(
     if stop.interrupted:
         raise Stopped("stopped in its last cell")
     if index := _cut_short(result):
-        raise Unfinished(f"cell [{index}] ended the notebook with sys.exit(); a run goes to its last cell")
+        raise Unfinished(f"cell [{index}] ended the notebook with sys.exit(); a run must reach its last cell")
 
 
 def write_figures(notebook: Path, folder: Path) -> list[Path]:
-    """The pictures of an executed notebook as 01.png, 02.png, ... in `folder`, in the notebook's order."""
+    """Write the images of an executed notebook as 01.png, 02.png, ... to `folder`, in order; return their paths."""
     cells = read_object(notebook, "run the notebook again", needs=["cells"])["cells"]
     data = [o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     if data:
@@ -189,7 +192,7 @@ def write_figures(notebook: Path, folder: Path) -> list[Path]:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, in which cell; the end of the cell's traceback without colours."""
+    """Describe an error: its cell, its message, and the end of the traceback without colours."""
     if not hasattr(error, "ename"):
         text = str(error).strip().splitlines()
         return (
@@ -201,7 +204,7 @@ def explain(error: BaseException) -> str:
 
 
 class _Lines:
-    """Where a notebook's printed lines go: stdout and a log file. Neither can break the run: a full disk costs the log."""
+    """Output of a notebook to stdout and a log file. Neither can fail the run: with a full disk the log stays incomplete."""
 
     def __init__(self, path: Path | None):
         self._path = path
@@ -230,7 +233,7 @@ class _Lines:
 
 
 def _literally(path: Path) -> str:
-    """A path in which papermill finds no parameters to fill in."""
+    """Escape braces in a path, which papermill would take for parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -262,7 +265,7 @@ def _progress(lines: _Lines) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _kernel(lock: Path | None, progress: Path) -> Iterator[None]:
-    """A kernel python3 that is this interpreter, whatever kernels the machine has; see labcore.campaigns.kernel."""
+    """Make this interpreter the kernel "python3", whatever kernels the machine has; see labcore.campaigns.kernel."""
     with tempfile.TemporaryDirectory() as kernels:
         spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
@@ -282,7 +285,7 @@ def _kernel(lock: Path | None, progress: Path) -> Iterator[None]:
 
 
 def _cut_short(notebook: Any) -> int | None:
-    """Number of the first cell that failed, exited or was not executed; None where all but exploring ones went to their end."""
+    """Number of the first cell that failed, exited or was not executed, without cells tagged "explore"; None if all ended."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for number, cell in enumerate(code, 1):
         if EXPLORE in cell.metadata.get("tags", ()) and cell.execution_count is not None:
@@ -294,7 +297,7 @@ def _cut_short(notebook: Any) -> int | None:
 
 
 def _ignores_interrupts(process: int) -> bool:
-    """Whether SIGINT would be lost on a process now (a kernel between cells ignores it); False where one cannot tell."""
+    """Whether a process ignores SIGINT now, as a kernel does between cells; False if that cannot be determined."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:

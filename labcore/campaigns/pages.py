@@ -1,4 +1,4 @@
-"""Web pages of executed notebooks that need nothing from the net: pictures are inside, with words, and formulas are MathML.
+"""Web pages of executed notebooks that work offline: images are embedded, with alternative text, and formulas are MathML.
 
 nbconvert leaves formulas to MathJax, widgets to a renderer and diagrams to Mermaid, all of which a page loads from elsewhere
 when it is opened. Here formulas become MathML, which browsers draw by themselves; widgets become their last picture and values;
@@ -16,10 +16,10 @@ from labcore.campaigns.stills import VIEW, picture, still, widget_states
 CODE = re.compile(r"(?ms)^```.*?^```|`[^`\n]*`")
 """Code in Markdown: fenced or between backticks."""
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?(?:\n[^$\n]+?)*?)(?<!\s)\$(?!\d)", re.DOTALL)
-"""$$ ... $$ on lines of their own, or $ ... $ within one."""
+"""$$ ... $$ as a block, or $ ... $ within a line."""
 
 REWRITTEN = ((re.compile(r"\\arg\\max"), r"\\argmax"), (re.compile(r"\\[bB]igg?[lr]?(\\[lr]angle)"), r"\1"))
-"""What MathJax and notebooks know and the converter does not, and what it takes instead."""
+"""LaTeX that MathJax knows and the converter does not, and an equivalent that the converter knows."""
 
 
 SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -70,7 +70,7 @@ FOLDED = """\
 
 
 def with_mathml(markdown: str) -> str:
-    """Markdown with its formulas as MathML; code stays, and a formula that cannot be read stays as it is."""
+    """Convert the formulas in Markdown to MathML. Code, and formulas that cannot be parsed, stay as they are."""
     parts, last = [], 0
     for code in CODE.finditer(markdown):
         parts += [FORMULA.sub(_mathml, markdown[last : code.start()]), code[0]]
@@ -129,8 +129,8 @@ def _mathml(formula: re.Match[str]) -> str:
         source = pattern.sub(known, source)
     try:
         made = convert(source, display="block" if block else "inline")
-    except Exception:  # whatever its parser meets: the reader gets the formula's source
+    except Exception:  # its parser raises many kinds; the reader gets the formula's source
         return formula[0]
-    for character in "*_`\\":  # what Markdown would take for its own
+    for character in "*_`\\":  # characters that Markdown would interpret
         made = made.replace(character, f"&#{ord(character)};")
     return made

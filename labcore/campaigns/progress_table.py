@@ -1,5 +1,5 @@
-"""What `lab run` shows: a table of the runs that stays in place on a terminal, a line for every change elsewhere, and the
-runs' own lines, each with its run's name in front."""
+"""Output of `lab run`: a table of the runs that stays in place on a terminal, otherwise a line for every change of status;
+and the lines that the runs print, each with its run's name in front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ORDER = ("running", "elsewhere", "failed", "stopped", "killed", "new", "done")
-SHOWN = 20  # rows of the live table; what runs and what failed comes first
+SHOWN = 20  # rows of the live table; running and failed runs come first
 
 
 class ProgressTable:
@@ -28,12 +28,12 @@ class ProgressTable:
             self._live.start()
 
     def close(self) -> None:
-        """Leave the table as it is."""
+        """Stop updating the table."""
         if self._live is not None:
             self._live.stop()
 
     def set(self, name: str, status: str, note: str = "", quiet: bool = False) -> None:
-        """A run has another status now."""
+        """Change the status of a run, and print a line unless `quiet`."""
         self.status[name], self._note[name] = status, note
         if status == "running":
             self._since[name] = time.monotonic()
@@ -45,18 +45,18 @@ class ProgressTable:
             self._since.pop(name, None)
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, flush=True)
 
     def follow(self, name: str, log: Path) -> None:
-        """Show what is added to a log from now on."""
+        """Show the lines that are added to a log from now on."""
         self._logs[name] = (log, log.stat().st_size if log.exists() else 0, b"")
 
     def drain(self, name: str, last: bool = False) -> None:
-        """Show the new lines of a run's log; `last` also shows one that has no end yet, and then follows no more."""
+        """Show the new lines of a run's log. last: show an unfinished line too, and stop following the log."""
         log, position, rest = self._logs[name]
         try:
             with open(log, "rb") as file:
@@ -75,7 +75,7 @@ class ProgressTable:
             del self._logs[name]
 
     def counts(self) -> str:
-        """ "3 done, 1 failed" """
+        """Count the runs by status: "3 done, 1 failed"."""
         found = {status: list(self.status.values()).count(status) for status in reversed(ORDER)}
         return ", ".join(f"{n} {'waiting' if status == 'new' else status}" for status, n in found.items() if n)
 

@@ -1,7 +1,7 @@
-"""Runs on this machine: one child process each, as many at a time as fit on the GPUs or as asked, each with its devices.
+"""Runs on this machine: a child process per run with devices of its own, as many at a time as the GPUs allow or as asked.
 
-Finished runs are skipped, and all others started; what failed, was stopped or was killed goes on from what it saved. A
-run that another runner has in hand is left to it and waited for at the end.
+Finished runs are skipped and all others are started. A run that failed, was stopped or was killed continues from its
+checkpoints. A run that another runner works on is left to it, and waited for at the end.
 """
 
 from __future__ import annotations
@@ -31,42 +31,51 @@ def run_spec(
     devices: Sequence[str] | None = None,
     live: bool | None = None,
 ) -> int:
-    """Bring all `runs` to their end below `root`; 0 if all are done, 1 if some failed, 143 if stopped by a signal.
+    """Finish all `runs` below `root`; return 0 if all are done, 1 if some failed, 143 if stopped by a signal.
 
-    jobs: children at a time; None is as many as have devices of their own, or 1 on a CPU. A run takes as many devices as its
-    parameter `processes` says. devices: names for CUDA_VISIBLE_DEVICES, None for those of this machine. live: a table that
-    stays in place; None asks the terminal. Raises OSError where `root` cannot be written, ValueError for jobs below 1 and
-    for a run that takes more devices than there are.
+    A run takes as many devices as its parameter `processes` says.
+
+    jobs: child processes at a time; None is as many as have devices of their own, or 1 on a CPU. devices: names for
+    CUDA_VISIBLE_DEVICES; None for those of this machine. live: whether the progress table stays in place; None for True on
+    a terminal.
+
+    Raises OSError if `root` cannot be written, and ValueError for jobs below 1 and for a run that takes more devices than
+    there are.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs was {jobs}; give at least 1")
-    board = ProgressTable([run.name for run in runs], live)
+    progress = ProgressTable([run.name for run in runs], live)
     try:
-        waiting, others = [], []
-        for run in runs:
-            if (found := finished(run, root)) is None:
-                waiting.append(run)
-                continue
-            board.set(run.name, "done", quiet=True)
-            if None not in (run.code, found.code) and found.code != run.code:
-                others.append(run.name)
-        if skipped := len(runs) - len(waiting):
-            board.say(f"{skipped} of {len(runs)} runs are done already")
-        if others:
-            board.say(
-                f"note: {len(others)} of them, {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, ran another "
-                f"version of {runs[0].notebook.name}; remove their folders in {_seen(root / runs[0].folder(root).parent)} "
-                "to run this one"
-            )
-        if not waiting:
-            return 0
-        return _Runner(waiting, root, board, jobs, devices).go()
+        waiting = _skip_finished(runs, root, progress)
+        return _Runner(waiting, root, progress, jobs, devices).go() if waiting else 0
     finally:
-        board.close()
+        progress.close()
+
+
+def _skip_finished(runs: Sequence[Run], root: Path, progress: ProgressTable) -> list[Run]:
+    """Return the runs that are not finished; say how many are, and which of them ran another version of the notebook."""
+    waiting, outdated = [], []
+    for run in runs:
+        found = finished(run, root)
+        if found is None:
+            waiting.append(run)
+            continue
+        progress.set(run.name, "done", quiet=True)
+        if None not in (run.code, found.code) and found.code != run.code:
+            outdated.append(run.name)
+    if len(waiting) < len(runs):
+        progress.say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
+    if outdated:
+        names = ", ".join(outdated[:3]) + (" ..." if len(outdated) > 3 else "")
+        progress.say(
+            f"note: {len(outdated)} of them, {names}, ran another version of {runs[0].notebook.name}; remove their folders "
+            f"in {_seen(runs[0].folder(root).parent)} to run this one"
+        )
+    return waiting
 
 
 def finished(run: Run, root: Path) -> state.State | None:
-    """The state of a run that has come to its end, else None; one small file is read."""
+    """Return the state of a finished run, else None. Reads one small file."""
     with contextlib.suppress(ValueError):
         found = state.read(run.folder(root))
         return found if found is not None and found.done else None
@@ -74,12 +83,12 @@ def finished(run: Run, root: Path) -> state.State | None:
 
 
 def devices_of(run: Run) -> int:
-    """How many devices a run takes: one for each of its processes; at its smoke size one."""
+    """Return the number of devices that a run takes: one for each of its processes; one at the smoke size."""
     return 1 if run.smoke else int(run.parameters.get("processes") or 1)
 
 
 def visible_devices() -> list[str]:
-    """Names of the CUDA devices that this process may use; none on a CPU."""
+    """List the names of the CUDA devices that this process may use; none on a CPU."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
     if not (Path("/proc/driver/nvidia").exists() or Path("/dev/dxg").exists()):
@@ -98,7 +107,9 @@ class _Child:
         if devices:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         command = [sys.executable, "-m", "labcore.campaigns.execute", str(folder), "--parent", str(os.getpid())]
-        with open(folder / execute.LOG, "ab") as log:  # what the kernel itself says; its cells' lines go there too
+        with open(
+            folder / execute.LOG, "ab"
+        ) as log:  # the kernel's own messages; the lines of its cells are written there too
             self.process = subprocess.Popen(
                 command,
                 env=env,
@@ -113,9 +124,9 @@ class _Runner:
     """State of one call of `run_spec`."""
 
     def __init__(
-        self, runs: list[Run], root: Path, board: ProgressTable, jobs: int | None, devices: Sequence[str] | None
+        self, runs: list[Run], root: Path, progress: ProgressTable, jobs: int | None, devices: Sequence[str] | None
     ):
-        self.waiting, self.root, self.board = list(runs), root, board
+        self.waiting, self.root, self.progress = list(runs), root, progress
         self.devices = list(visible_devices() if devices is None else devices)
         most = max(runs, key=devices_of)
         if self.devices and devices_of(most) > len(self.devices):
@@ -133,21 +144,24 @@ class _Runner:
         self.signals = 0
 
     def go(self) -> int:
-        """Until nothing is left to do, or everything is stopped."""
+        """Work until no run is left, or until all are stopped; return the exit status."""
         with self._signals():
-            while self.waiting or self.children or self.elsewhere:
-                if self.signals and not self.children:
-                    break
+            while self._unfinished():
                 while self.waiting and len(self.children) < self.jobs and not self.signals:
                     self._start(self.waiting.pop(0))
                 self._collect()
                 if not self.children and not self.waiting and not self.signals:
                     self._take_over()
                 time.sleep(POLL)
-        self.board.say(self.board.counts())
+        self.progress.say(self.progress.counts())
         if self.signals:
             return STOPPED
         return FAILED if self.failed else 0
+
+    def _unfinished(self) -> bool:
+        if self.signals:
+            return bool(self.children)
+        return bool(self.waiting or self.children or self.elsewhere)
 
     def _start(self, run: Run) -> None:
         try:
@@ -159,49 +173,49 @@ class _Runner:
             return
         child = _Child(run, folder, self._free_devices(devices_of(run)), self.threads)
         self.children.append(child)
-        if self.signals:  # it came while the child was being started
+        if self.signals:  # the signal came while the child was being started
             child.process.terminate()
-        self.board.follow(run.name, folder / execute.LOG)
-        self.board.set(run.name, "running", f"on GPU {','.join(child.devices)}" if child.devices else "")
+        self.progress.follow(run.name, folder / execute.LOG)
+        self.progress.set(run.name, "running", f"on GPU {','.join(child.devices)}" if child.devices else "")
 
     def _free_devices(self, count: int) -> list[str]:
-        """The devices with the fewest children; none on a CPU."""
+        """Return the devices with the fewest children; none on a CPU."""
         used = [device for child in self.children for device in child.devices]
         return sorted(self.devices, key=used.count)[:count]
 
     def _collect(self) -> None:
         for child in list(self.children):
             code = child.process.poll()
-            self.board.drain(child.run.name, last=code is not None)
+            self.progress.drain(child.run.name, last=code is not None)
             if code is None:
                 continue
             self.children.remove(child)
             if code == execute.BUSY:
                 self._leave(child.run, state.holder(child.folder) or "running elsewhere")
             elif code == execute.DONE:
-                self.board.set(child.run.name, "done")
+                self.progress.set(child.run.name, "done")
             elif code in (execute.STOPPED, -signal.SIGTERM) and self.signals:
-                self.board.set(child.run.name, "stopped")
+                self.progress.set(child.run.name, "stopped")
             else:
                 self.failed += 1
-                self.board.set(child.run.name, "failed" if code > 0 else "killed", self._reason(child, code))
+                self.progress.set(child.run.name, "failed" if code > 0 else "killed", self._reason(child, code))
 
     def _reason(self, child: _Child, code: int) -> str:
-        """What run.json says, else the exit status; and where to look."""
+        """Give the error in run.json, else the exit status, and the log to look at."""
         found = None
         with contextlib.suppress(ValueError, OSError):
             found = state.read(child.folder)
-        how = f"exit status {code}" if code > 0 else f"signal {-code}"
+        ending = f"exit status {code}" if code > 0 else f"signal {-code}"
         reason = found.error if found is not None and found.status in ("failed", "stopped") else None
-        return f"{(reason or how).splitlines()[0]} (see {_seen(child.folder / execute.LOG)})"
+        return f"{(reason or ending).splitlines()[0]} (see {_seen(child.folder / execute.LOG)})"
 
     def _leave(self, run: Run, note: str) -> None:
         if run not in self.elsewhere:
             self.elsewhere.append(run)
-        self.board.set(run.name, "elsewhere", note)
+        self.progress.set(run.name, "elsewhere", note)
 
     def _take_over(self) -> None:
-        """Runs that another runner had in hand: note what is done or failed, take what was stopped or killed."""
+        """Look at runs that another runner worked on: note the done and failed ones, take over the stopped and killed ones."""
         for run in list(self.elsewhere):
             folder = run.folder(self.root)
             if state.holder(folder):
@@ -211,16 +225,16 @@ class _Runner:
             with contextlib.suppress(ValueError):
                 found = state.read(folder)
             if found is not None and found.done:
-                self.board.set(run.name, "done", "by another runner")
+                self.progress.set(run.name, "done", "by another runner")
             elif found is not None and found.status == "failed":
                 self.failed += 1
-                self.board.set(run.name, "failed", f"by another runner: {(found.error or '').splitlines()[0]}")
+                self.progress.set(run.name, "failed", f"by another runner: {(found.error or '').splitlines()[0]}")
             else:
                 self.waiting.append(run)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Hand SIGTERM, SIGHUP and Ctrl-C to the children once, so that they save; a third signal kills them."""
+        """Pass SIGTERM, SIGHUP and Ctrl-C on to the children once, so that they save; a third signal kills them."""
 
         def note(number: int, _frame) -> None:
             self.signals += 1
@@ -240,5 +254,5 @@ class _Runner:
 
 
 def _seen(path: Path) -> str:
-    """A path as seen from the working directory, where it is below it."""
+    """Return a path relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

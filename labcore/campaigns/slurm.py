@@ -1,13 +1,14 @@
-"""Runs on a cluster: each a Slurm job through submitit, all of one call a job array.
+"""Runs on a cluster: a Slurm job per run through submitit; all jobs of one call are a job array.
 
-A job runs `labcore.campaigns.execute` on a run's folder, as `lab run` does here, so everything about states, locks and resuming
-holds there too. Before a time limit or a preemption Slurm signals the job; the run saves and stops, the job queues again
-under its number, and goes on from what it saved. Folders lie on a disk that all machines share.
+A job runs `labcore.campaigns.execute` on a run's folder, as `lab run` does on this machine, with the same states, locks and
+resuming. Before a time limit or a preemption Slurm signals the job. The run then saves and stops, and the job is queued again
+under its number and continues from the checkpoint. The folders must be on a disk that all machines share.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ POLL = 2.0  # seconds between looks at the runs' folders, and ten times that bet
 
 
 class Profile(Config):
-    """What a job asks a cluster for; papermill_runs/profiles/slurm.yaml, or a file given with --profile."""
+    """Resources that a job requests; papermill_runs/profiles/slurm.yaml, or the file given with --profile."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     partition: str | None = None
@@ -59,7 +60,7 @@ class Profile(Config):
 
 
 def load_profile(spec: RunSpec, cluster: str, given: Path | None = None) -> Profile:
-    """The profile in `given`, else papermill_runs/profiles/<cluster>.yaml of the spec's project, else the defaults.
+    """Read the profile in `given`, else papermill_runs/profiles/<cluster>.yaml of the spec's project, else the defaults.
 
     Raises ValueError (pydantic's for wrong keys and types) for a file that is missing or is no mapping.
     """
@@ -84,17 +85,17 @@ def load_profile(spec: RunSpec, cluster: str, given: Path | None = None) -> Prof
 
 
 class Job:
-    """What submitit keeps and starts: one run's folder. Called on the cluster, it runs it in a process of its own."""
+    """The object that submitit stores and calls on the cluster: it runs a run's folder in a process of its own."""
 
     def __init__(self, folder: Path, threads: int):
         self.folder, self.threads = folder, threads
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Run it to its end. RuntimeError where it failed, so that the cluster's own account says so too."""
+        """Run to the end. Raises RuntimeError if the run failed, so that the cluster's accounting shows it too."""
         command = [sys.executable, "-m", "labcore.campaigns.execute", str(self.folder), "--parent", str(os.getpid())]
         env = os.environ | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
-        signal.signal(signal.SIGTERM, lambda *_: self._ask())  # scancel, or a preemption without a word before
+        signal.signal(signal.SIGTERM, lambda *_: self._terminate())  # scancel, or a preemption without warning
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
         while self._process.poll() is None:  # `wait` holds a lock that `checkpoint`, in a signal handler, would need
             time.sleep(0.2)
@@ -103,34 +104,28 @@ class Job:
             raise RuntimeError(f"the run ended with status {status}; see {self.folder / execute.LOG}")
 
     def checkpoint(self) -> Any:
-        """Save and stop; what the job does when it starts again. submitit calls it on Slurm's signal."""
+        """Save, stop, and return the job to queue again. submitit calls it on Slurm's signal."""
         from submitit.helpers import DelayedSubmission
 
-        self._ask()
+        self._terminate()
         while state.holder(self.folder):
             time.sleep(0.2)
         return DelayedSubmission(Job(self.folder, self.threads))
 
-    def _ask(self) -> None:
+    def _terminate(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
 
 def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile: Profile) -> dict[str, str]:
-    """Queue those of `runs` that are not done, running or queued already: run name -> job number.
+    """Queue those of `runs` that are not done, running or queued already; return the job numbers by run name.
 
-    Raises ValueError for an unknown cluster, without submitit, where Slurm's commands are missing or refuse the job;
-    OSError where `root` cannot be written.
+    Raises ValueError for an unknown cluster, without submitit, without Slurm's commands, and if Slurm refuses the jobs;
+    OSError if `root` cannot be written.
     """
     executor = _executor(runs[0].folder(root).parent / LOGS, cluster, profile, runs[0].parameters, spec.name)
-    queue = queued(run.folder(root) for run in runs)
-    waiting = []
-    for run in runs:
-        with contextlib.suppress(state.Busy):
-            folder = state.prepare(run, root).folder
-            if finished(run, root) is None and not state.holder(folder) and not has_job(folder, queue):
-                waiting.append((run, folder))
+    waiting = _not_started(runs, root)
     if not waiting:
         return {}
     import submitit
@@ -143,43 +138,68 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
             f"the cluster refused the jobs: {error}; see the profile's partition, limits and options"
         ) from None
     for (_run, folder), job in zip(waiting, jobs, strict=True):
-        about: dict[str, Any] = {"cluster": cluster, "job": job.job_id}
-        if cluster == "local":  # a process of this machine, whose number another may get one day
-            about = {"cluster": cluster, "job": int(job.job_id), "birth": birth(int(job.job_id))}
-        write_atomic(folder / JOB, json.dumps(about) + "\n")
+        _note_job(folder, cluster, job.job_id)
     return {run.name: job.job_id for (run, _folder), job in zip(waiting, jobs, strict=True)}
 
 
-def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
-    """Show the runs' states and lines until none of them is queued or running; 0 if all are done, 1 otherwise.
+def _not_started(runs: Sequence[Run], root: Path) -> list[tuple[Run, Path]]:
+    """Return those runs with their folders that are not done, running or queued already."""
+    queue = queued(run.folder(root) for run in runs)
+    waiting = []
+    for run in runs:
+        with contextlib.suppress(state.Busy):
+            folder = state.prepare(run, root).folder
+            if finished(run, root) is None and not state.holder(folder) and not has_job(folder, queue):
+                waiting.append((run, folder))
+    return waiting
 
-    Leaving it with Ctrl-C leaves Slurm's jobs alone.
+
+def _note_job(folder: Path, cluster: str, number: str) -> None:
+    """Write the job's number to a run's folder."""
+    job: dict[str, Any] = {"cluster": cluster, "job": number}
+    if cluster == "local":  # a process of this machine, whose number another process may get later
+        job |= {"job": int(number), "birth": birth(int(number))}
+    write_atomic(folder / JOB, json.dumps(job) + "\n")
+
+
+def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
+    """Show the runs' states and lines until none is queued or running; return 0 if all are done, 1 otherwise.
+
+    Ctrl-C ends this function and leaves Slurm's jobs alone.
     """
-    board = ProgressTable([run.name for run in runs], live)
+    progress = ProgressTable([run.name for run in runs], live)
     left = {run.name: run.folder(root) for run in runs}
     for name, folder in left.items():
-        board.follow(name, folder / execute.LOG)
+        progress.follow(name, folder / execute.LOG)
     try:
-        for queue in _looks(list(left.values())):
-            for name, folder in list(left.items()):
-                now, ended = _state(folder, queue, board.status[name])
-                board.drain(name, last=ended)
-                if now != board.status[name]:
-                    board.set(name, now, _why(folder) if ended and now != "done" else "")
-                if ended:
-                    del left[name]
+        for queue in _queues(list(left.values())):
+            for name in _show_changes(left, queue, progress):
+                del left[name]
             if not left:
                 break
-        board.say(board.counts())
-        return 0 if set(board.status.values()) <= {"done"} else 1
+        progress.say(progress.counts())
+        return 0 if set(progress.status.values()) <= {"done"} else 1
     finally:
-        board.close()
+        progress.close()
+
+
+def _show_changes(folders: dict[str, Path], queue: set[str], progress: ProgressTable) -> list[str]:
+    """Show new lines and states of runs; return the names of those that have ended."""
+    finished_names = []
+    for name, folder in folders.items():
+        status, ended = _state(folder, queue, progress.status[name])
+        progress.drain(name, last=ended)
+        if status != progress.status[name]:
+            progress.set(name, status, _why(folder) if ended and status != "done" else "")
+        if ended:
+            finished_names.append(name)
+    return finished_names
 
 
 def queued(folders: Iterable[Path]) -> set[str]:
-    """Numbers of this user's jobs that Slurm has waiting or running. It is asked only if a run in `folders` was queued there.
+    """Return the numbers of this user's jobs that Slurm has waiting or running.
 
-    OSError where it does not answer.
+    Slurm is asked only if a run in `folders` was queued there. Raises OSError if it does not answer.
     """
     if not any(_job(folder).get("cluster") == "slurm" for folder in folders):
         return set()
@@ -191,7 +211,7 @@ def queued(folders: Iterable[Path]) -> set[str]:
 
 
 def has_job(folder: Path, queue: set[str]) -> bool:
-    """Whether a run's last job is waiting or running; `queue` is what `queued` says."""
+    """Whether a run's last job is waiting or running; `queue` is the result of `queued`."""
     job = _job(folder)
     if job.get("cluster") == "local":
         return birth(job["job"]) == job["birth"]
@@ -199,7 +219,7 @@ def has_job(folder: Path, queue: set[str]) -> bool:
 
 
 def _job(folder: Path) -> dict[str, Any]:
-    """What is noted of a run's last job; empty where there is none."""
+    """Read the note on a run's last job; empty if there is none."""
     try:
         job = read_json(folder / JOB)
     except (OSError, ValueError):
@@ -207,22 +227,24 @@ def _job(folder: Path) -> dict[str, Any]:
     return job if isinstance(job, dict) else {}
 
 
-def _looks(folders: Sequence[Path]) -> Iterator[set[str]]:
-    """The queue, again and again; Slurm is asked less often than folders are looked at."""
+def _queues(folders: Sequence[Path]) -> Iterator[set[str]]:
+    """Yield the queue every POLL seconds. Slurm is asked only every tenth time."""
     count, queue = 0, queued(folders)
     while True:
         yield queue
         time.sleep(POLL)
         count += 1
         if count % 10 == 0:
-            with contextlib.suppress(OSError, subprocess.SubprocessError):  # a controller that restarts loses nothing
+            with contextlib.suppress(
+                OSError, subprocess.SubprocessError
+            ):  # a controller that restarts is asked again later
                 queue = queued(folders)
 
 
 def _state(folder: Path, queue: set[str], before: str) -> tuple[str, bool]:
-    """A run's status, and whether that is its end: not while it runs or its job is queued.
+    """Return a run's status, and whether it has ended: it has not while it runs or its job is queued.
 
-    The queue was looked at first, so that what leaves it in between is taken for queued once more. A run that was seen
+    `queue` is older than what is read here, so a job that has left it since counts as queued once more. A run that was
     running `before` and has failed since is not queued again: its job is about to end.
     """
     waits = has_job(folder, queue)
@@ -248,32 +270,39 @@ def _why(folder: Path) -> str:
 
 
 def _executor(folder: Path, cluster: str, profile: Profile, parameters: dict[str, Any], name: str) -> Any:
-    """submitit's executor with the profile's wishes."""
-    if cluster not in CLUSTERS:
-        raise ValueError(f"cluster was {cluster!r}; it is one of {', '.join(CLUSTERS)}")
-    try:
-        import submitit
-    except ImportError:
-        raise ValueError("--cluster needs submitit:  pip install 'labcore[cluster]'") from None
-    if cluster == "slurm" and (missing := [tool for tool in ("sbatch", "srun", "squeue") if not shutil.which(tool)]):
-        raise ValueError(
-            f"Slurm's {', '.join(missing)} is not on this machine; submit from one of the cluster's, or leave out --cluster"
-        )
+    """Make submitit's executor with the resources of the profile."""
+    _check_cluster(cluster)
+    import submitit
+
     gpus = profile.gpus if profile.gpus is not None else int(parameters.get("processes", 1))
-    wishes: dict[str, Any] = {"timeout_min": profile.minutes}
     if cluster == "local":
         executor = submitit.AutoExecutor(folder, cluster="local", local_max_num_timeout=profile.requeues)
-        executor.update_parameters(**wishes, gpus_per_node=gpus)
+        executor.update_parameters(timeout_min=profile.minutes, gpus_per_node=gpus)
         return executor
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=profile.requeues)
-    wishes |= {"name": name, "cpus_per_task": profile.cpus, "mem_gb": profile.memory_gb, "gpus_per_node": gpus or None}
-    slurm = {
-        **{key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")},
-        "setup": list(profile.setup) or None,
-        "signal_delay_s": profile.grace,
-        "array_parallelism": profile.parallel,
-        "additional_parameters": {"requeue": True, **profile.options},
+    requests = {
+        "name": name,
+        "timeout_min": profile.minutes,
+        "cpus_per_task": profile.cpus,
+        "mem_gb": profile.memory_gb,
+        "gpus_per_node": gpus or None,
+        **{f"slurm_{key}": getattr(profile, key) for key in ("partition", "account", "qos", "constraint")},
+        "slurm_setup": list(profile.setup) or None,
+        "slurm_signal_delay_s": profile.grace,
+        "slurm_array_parallelism": profile.parallel,
+        "slurm_additional_parameters": {"requeue": True, **profile.options},
     }
-    wishes |= {f"slurm_{key}": value for key, value in slurm.items()}
-    executor.update_parameters(**{key: value for key, value in wishes.items() if value is not None})
+    executor.update_parameters(**{key: value for key, value in requests.items() if value is not None})
     return executor
+
+
+def _check_cluster(cluster: str) -> None:
+    """Raises ValueError for an unknown cluster, without submitit, and without Slurm's commands."""
+    if cluster not in CLUSTERS:
+        raise ValueError(f"cluster was {cluster!r}; it is one of {', '.join(CLUSTERS)}")
+    if importlib.util.find_spec("submitit") is None:
+        raise ValueError("--cluster needs submitit:  pip install 'labcore[cluster]'")
+    if cluster == "slurm" and (missing := [tool for tool in ("sbatch", "srun", "squeue") if not shutil.which(tool)]):
+        raise ValueError(
+            f"Slurm's {', '.join(missing)} is not on this machine; submit from a machine of the cluster, or leave out --cluster"
+        )

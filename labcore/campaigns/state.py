@@ -1,10 +1,10 @@
-"""What a run has come to, in its own folder:
+"""State of a run, stored in its folder:
 
-    run.json        id, spec, row, seed, parameters, status and every attempt; replaced whole, never written in place
-    .lock           held by the process that runs it, and released by its end, however it ends
+    run.json        id, spec, row, seed, parameters, status and every attempt; replaced atomically
+    .lock           held by the process that runs it; the system releases it when that process ends, for any reason
 
-A run.json that says "running" beside a free lock means that the run was killed. Nothing is decided by the clock: times of
-day are there for people, and durations come from a clock that does not jump.
+A run.json with the status "running" whose lock is free belongs to a run that was killed. The time of day is recorded for
+people only and decides nothing; durations are measured by a monotonic clock.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from labcore.jsonfile import parse_json
 
 STATE, LOCK, KERNEL, RESULT = "run.json", ".lock", ".kernel", "result.json"
 STATUSES = ("new", "running", "done", "failed", "stopped", "killed")
-"""run.json says one of the first five; "killed" is "running" that nobody runs."""
+"""run.json holds one of the first five; "killed" is a run with the status "running" that no process runs."""
 KEYS = {"id", "spec", "row", "seed", "parameters", "status", "attempts"}
 
 
 class Busy(Exception):
-    """Another process runs this; the message says which."""
+    """Another process runs this run; the message names it."""
 
 
 class State(NamedTuple):
-    """A folder and what its run.json holds."""
+    """A run's folder and the contents of its run.json."""
 
     folder: Path
     values: dict[str, Any]
@@ -45,29 +45,29 @@ class State(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end, and its numbers are still there."""
+        """Whether the run is finished and its result.json still exists."""
         return self.status == "done" and (self.folder / RESULT).is_file()
 
     @property
     def code(self) -> str | None:
-        """Hash of the code that the last attempt ran; None where it was not noted."""
+        """Hash of the code that the last attempt ran; None if it was not recorded."""
         attempts = self.values["attempts"]
         return attempts[-1].get("code") if attempts else None
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of all attempts that came to an end of their own."""
+        """Wall-clock seconds of all attempts that were not killed."""
         return sum(attempt.get("seconds") or 0.0 for attempt in self.values["attempts"])
 
     @property
     def error(self) -> str | None:
-        """Why the last attempt ended, where it did not succeed."""
+        """The reason why the last attempt failed or stopped; None if it did not."""
         attempts = self.values["attempts"]
         return attempts[-1].get("error") if attempts else None
 
 
 def now() -> str:
-    """The time of day, for people to read."""
+    """Return the time of day, for people to read."""
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
@@ -77,7 +77,7 @@ def save(state: State) -> None:
 
 
 def read(folder: Path) -> State | None:
-    """What run.json says, None where there is none; ValueError where it is damaged."""
+    """Read run.json; None if there is none. Raises ValueError if it is damaged."""
     try:
         text = (folder / STATE).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -88,13 +88,13 @@ def read(folder: Path) -> State | None:
         values = parse_json(text)
     except ValueError:
         values = None
-    if not _whole(values):
-        raise ValueError(f"{folder / STATE} is damaged; give `lab run` with its spec again, which sets it aside")
+    if not _is_state(values):
+        raise ValueError(f"{folder / STATE} is damaged; run `lab run` with its spec again, which renames it")
     return State(folder, values)
 
 
-def _whole(values: Any) -> bool:
-    """Whether these can be the contents of a run.json."""
+def _is_state(values: Any) -> bool:
+    """Whether values can be the contents of a run.json."""
     if not isinstance(values, dict) or not values.keys() >= KEYS or values["status"] not in STATUSES:
         return False
     attempts, parameters = values["attempts"], values["parameters"]
@@ -111,29 +111,26 @@ def _is_attempt(values: Any) -> bool:
 
 
 def prepare(run: Run, root: Path) -> State:
-    """The state of `run` in its folder under `root`, newly made where there is none or a damaged one.
+    """Return the state of `run` in its folder under `root`; make it if run.json is missing or damaged.
 
-    A damaged run.json is set aside, and checkpoints in the folder stay where they are. Raises Busy where another process
-    would have to be disturbed, OSError where the folder cannot be written.
+    A damaged run.json is renamed, and checkpoints in the folder stay. Raises Busy if run.json must change while another
+    process runs the run, and OSError if the folder cannot be written.
     """
     folder = run.folder(root)
-    how = {"source": os.path.relpath(run.notebook, folder), "timeout": run.timeout}  # may differ from call to call
-    how |= {"given": run.changed, "code": run.code, "parameters": run.parameters}
+    details = {
+        "source": os.path.relpath(run.notebook, folder),
+        "timeout": run.timeout,
+    }  # these may differ between calls
+    details |= {"given": run.changed, "code": run.code, "parameters": run.parameters}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ValueError):
             state = read(folder)
-            if state is not None and (state.done or all(state.values.get(key) == value for key, value in how.items())):
+            if state is not None and (state.done or state.values.items() >= details.items()):
                 return state
         with lock_folder(folder):
-            try:
-                state = read(folder) or State(folder, fresh(run))
-            except ValueError:
-                aside = _free_name(folder, "run-damaged", ".json")
-                os.replace(folder / STATE, aside)
-                print(f"{run.name}: run.json was damaged and is now {aside.name}; the run goes on from what was saved")
-                state = State(folder, fresh(run))
-            state.values.update(how)
+            state = _read_or_make(run, folder)
+            state.values.update(details)
             save(state)
     except OSError as error:
         raise OSError(
@@ -142,8 +139,19 @@ def prepare(run: Run, root: Path) -> State:
     return state
 
 
+def _read_or_make(run: Run, folder: Path) -> State:
+    """Read run.json, or make a new one. A damaged one is renamed."""
+    try:
+        return read(folder) or State(folder, fresh(run))
+    except ValueError:
+        renamed = _free_name(folder, "run-damaged", ".json")
+        os.replace(folder / STATE, renamed)
+        print(f"{run.name}: run.json was damaged and is now {renamed.name}; the run continues from its checkpoints")
+        return State(folder, fresh(run))
+
+
 def fresh(run: Run) -> dict[str, Any]:
-    """run.json of a run that has not begun."""
+    """Return the contents of run.json for a run that has not started."""
     return {
         "id": run.id,
         "spec": run.spec,
@@ -165,9 +173,9 @@ def _free_name(folder: Path, stem: str, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, wait: float = 1.0) -> Iterator[None]:
-    """Hold a run's folder for this process; Busy where another holds it for longer than `wait` seconds.
+    """Lock a run's folder for this process. Raises Busy if another process holds it for longer than `wait` seconds.
 
-    The claim ends with the process, however that ends.
+    The lock ends with the process, however that ends.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -178,20 +186,20 @@ def lock_folder(folder: Path, wait: float = 1.0) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds a run's folder ("running elsewhere, pid 1 on host"); None where nobody does."""
+    """Name the process that holds a run's folder ("running elsewhere, pid 1 on host"); None if the lock is free."""
     found = locks.holder(folder / LOCK)
     return None if found is None else f"running elsewhere, {found}"
 
 
 def status_of(state: State) -> str:
-    """The status, with "killed" for a run that says "running" and that nobody runs."""
+    """Return the status; "killed" for a run with the status "running" that no process runs."""
     if state.status == "running" and holder(state.folder) is None:
         return "killed"
     return state.status
 
 
 def states(root: Path, specs: list[str] | None = None, damaged: list[Path] | None = None) -> list[State]:
-    """Every run below `root`, of these specs only where they are given; folders of damaged ones go to `damaged`."""
+    """Read all runs below `root`. specs: only these; None for all. damaged: gets the folders whose run.json is damaged."""
     found = []
     for path in sorted(root.glob(f"*/*/{STATE}")):
         if specs is None or path.parent.parent.name in specs:

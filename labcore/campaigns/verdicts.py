@@ -1,10 +1,12 @@
-"""What a campaign's records say about a claim: supported, not supported, or undetermined, computed and not judged.
+"""Verdicts on claims, computed from a campaign's records: supported, not supported, or undetermined.
 
-A claim is that one row of a table is better than another in one number. Both are paired by seed; the 95% interval of the
-mean difference decides: above 0 on the claimed side, supported; on the other side, not supported; around 0, undetermined, with
-the smallest difference that as many seeds would have told from nothing four times in five. Where claims are judged one by
-one, one of twenty true differences of zero is expected to look decided. `corrected` judges all claims of a table together by
-Holm's method: the probability that any true difference of zero looks decided stays below 5%.
+A claim says that one row of a table is better than another in one number. The two rows are paired by seed, and the 95%
+confidence interval of the mean difference decides. If it lies on the claimed side of 0, the claim is supported; on the
+other side, it is not supported. If it contains 0, the claim is undetermined, and the verdict gives the smallest difference
+that this number of seeds would detect with a probability of 80%.
+
+If each claim is judged alone, about one in twenty true differences of zero looks decided. `corrected` judges all claims of
+a table together by Holm's method: the probability that any true difference of zero looks decided stays below 5%.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ Decision = Literal["supported", "not supported", "undetermined", "not run"]
 
 
 class Claim(NamedTuple):
-    """`row` is higher or lower than `than` in the number at the dotted path `number`; `paper` says it in its own numbers."""
+    """The claim that `row` is higher or lower than `than` in the number at the dotted path `number`.
+
+    says: the claim in words. paper: the numbers of the paper.
+    """
 
     says: str
     row: str
@@ -32,7 +37,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict, and the paired difference row - than; None without common seeds."""
+    """The verdict on a claim, and the paired difference row - than; None without common seeds."""
 
     claim: Claim
     verdict: Decision
@@ -40,12 +45,12 @@ class Verdict(NamedTuple):
 
     @property
     def smallest(self) -> float | None:
-        """The true difference that would have been seen with a probability of 80%, if seeds scatter as here; None below two."""
+        """The true difference that is detected with a probability of 80%, if seeds scatter as here; None below two seeds."""
         return None if self.difference is None else self.difference.detectable(0.8)
 
 
 def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
-    """The verdict on `claim` alone, by records as `lab run --publish` writes them."""
+    """Judge one claim alone, from records as `lab run --publish` writes them."""
     row, than = (by_seed(records, name, claim.number) for name in (claim.row, claim.than))
     difference = paired(row, than)
     if difference is None:
@@ -57,7 +62,7 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
-    """The decision on each claim after Holm's correction over all of them that were run with two seeds or more.
+    """Decide on each claim after Holm's correction over all claims that were run with two seeds or more.
 
     A claim stays decided where its corrected p-value is at most 0.05; otherwise it becomes undetermined.
     """
@@ -70,7 +75,7 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """A Markdown table: each claim judged alone, and after Holm's correction over the claims of this table."""
+    """Write a Markdown table: each claim judged alone, and after Holm's correction over the claims of this table."""
     heads = ("claim", "in the paper", "here: difference (95%)", "n", "judged alone", "after Holm's correction")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     final = corrected(verdicts)
