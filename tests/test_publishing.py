@@ -237,3 +237,16 @@ def test_a_kill_while_publishing_loses_nothing(tmp_path, root, monkeypatch, step
     publish(spec, resolve(spec), again)
     assert set(totals(spec).values()) == {2.0} and len(os.listdir(spec.results / "records")) == 4
     assert results.rebuild(spec.results)["table.md"] == (spec.results / "table.md").read_text()
+
+
+def test_a_table_says_which_rows_are_of_other_code_than_the_baseline(tmp_path, root):
+    spec = campaign(tmp_path)
+    for run in resolve(spec):
+        done(run, root, code="f" * 16 if run.row == "two" else None)
+    publish(spec, resolve(spec), root)
+    note = (spec.results / "table.md").read_text().splitlines()[-1]
+    assert note.endswith("Run with another version of the notebook's code than the other rows: two.")
+    for run in resolve(spec):
+        done(run, tmp_path / "again")
+    publish(spec, resolve(spec), tmp_path / "again")
+    assert "another version" not in (spec.results / "table.md").read_text()

@@ -16,13 +16,18 @@ Cells = dict[tuple[str, str], Interval]
 
 
 class _Table(NamedTuple):
-    """What both kinds of table are written from. rows: in the table's order. not_run: rows of the spec without a record."""
+    """The contents of both kinds of table.
+
+    rows: in the table's order. not_run: rows of the spec without a record. other_code: rows that were run with another
+    version of the notebook's code than the baseline, or than the first row if there is no baseline.
+    """
 
     layout: TableSpec
     rows: list[str]
     means: Cells
     differences: Cells
     not_run: list[str]
+    other_code: list[str]
 
 
 def metric(result: dict[str, Any], path: str) -> float | None:
@@ -59,7 +64,9 @@ def tables(records: Sequence[Record], layout: TableSpec, rows: Sequence[str] = (
     order = [row for row in rows if row in found] + sorted(found - set(rows))
     values = {(row, title): by_seed(records, row, path) for row in order for title, path in layout.columns.items()}
     means = {cell: mean_interval(list(numbers.values())) for cell, numbers in values.items() if numbers}
-    table = _Table(layout, order, means, _differences(values, layout.baseline), not_run)
+    table = _Table(
+        layout, order, means, _differences(values, layout.baseline), not_run, _other_code(records, order, layout)
+    )
     return {"table.md": _markdown(table), "table.csv": _csv(table)}
 
 
@@ -90,6 +97,12 @@ def _differences(values: dict[tuple[str, str], dict[int, float]], baseline: str 
             if difference is not None:
                 differences[row, title] = difference
     return differences
+
+
+def _other_code(records: Sequence[Record], order: Sequence[str], layout: TableSpec) -> list[str]:
+    codes = {record["row"]: record.get("code") for record in records}
+    reference = layout.baseline if layout.baseline in codes else next(iter(order), None)
+    return [row for row in order if codes[row] != codes[reference]]
 
 
 def _best(table: _Table) -> dict[str, float]:
@@ -134,6 +147,8 @@ def _note(table: _Table, bold: bool) -> str:
         note += " Bold: the best mean of a column, however small its lead."
     if table.differences:
         note += " Differences are paired by seed, with their own interval; * marks one that excludes 0."
+    if table.other_code:
+        note += f" Run with another version of the notebook's code than the other rows: {'; '.join(table.other_code)}."
     if table.not_run:
         note += f" Not run: {'; '.join(table.not_run)}."
     return note
