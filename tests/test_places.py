@@ -14,7 +14,7 @@ import toys
 
 import labcore
 from labcore import contents, jsonfile, portable
-from labcore.campaigns import notebook, results, state
+from labcore.campaigns import notebook, records, results, state
 from labcore.campaigns.parameters import PATH, read_parameters
 from labcore.campaigns.runner import run_spec
 from labcore.campaigns.spec import load_spec, resolve, run_id
@@ -29,7 +29,9 @@ from labcore.train import checkpoint
 from labcore.train.log import RunLog, read_log
 
 ROOT = Path(labcore.__file__).parents[1]
-PARAMETERS = "data_path = None\ncheckpoint = 'fashion-tarflow'\nsmoke = False\nseed = 0\nrun_dir = 'x'"
+PARAMETERS = (
+    "data_path = None  # [path]\ncheckpoint = 'fashion-tarflow'  # [path]\nsmoke = False\nseed = 0\nrun_dir = 'x'"
+)
 
 
 # the names of a campaign's runs
@@ -128,9 +130,9 @@ def test_records_are_compared_by_contents_where_both_say_them(tmp_path):
         "contents": {"data_path": "1"},
     }
     other = {**one, "id": "b", "seed": 1, "parameters": {"data_path": "y", "seed": 1}}
-    results._check_same([one, other], tmp_path)  # the same pictures in a folder of another name
+    records.check_same([one, other], tmp_path)  # the same pictures in a folder of another name
     with pytest.raises(ValueError, match="differ in data_path"):
-        results._check_same([one, {**other, "contents": {"data_path": "2"}}], tmp_path)
+        records.check_same([one, {**other, "contents": {"data_path": "2"}}], tmp_path)
 
 
 def test_each_path_among_the_notebooks_parameters_is_known():
