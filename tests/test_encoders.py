@@ -127,7 +127,7 @@ def test_lite0_sees_a_daisy(lite0):
     assert float(share) == pytest.approx(0.32, abs=0.01)
 
 
-@pytest.mark.parametrize("name", list(SPECS))
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "fashion-classifier"])
 def test_the_table_agrees_with_timm(name):
     import timm
 

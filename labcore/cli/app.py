@@ -134,7 +134,8 @@ def evaluate(
         str,
         typer.Option(
             help="Comma-separated: likelihood, bayes, classify; fid, sfid, kid, is, precision, recall with Inception; the "
-            "same with _efflite0 for the embedded extractor."
+            "same with _efflite0 for the embedded extractor and with _classifier for the classifier that ships (grey images); "
+            "power_pixels and variance_pixels without a network."
         ),
     ] = "likelihood,classify",
     num_samples: Annotated[
@@ -229,7 +230,7 @@ def stats(
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
-    extractor: Annotated[str, typer.Option(help="inception or efflite0.")] = "efflite0",
+    extractor: Annotated[str, typer.Option(help="inception, efflite0 or classifier.")] = "efflite0",
     num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
 ) -> None:

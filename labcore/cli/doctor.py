@@ -93,7 +93,7 @@ def _encoders() -> tuple[list[str], list[str]]:
     here, absent = [], []
     for name, spec in encoders.SPECS.items():
         try:
-            encoders.find_weights(spec)
+            encoders.check_weights(spec)
             here.append(name)
         except (FileNotFoundError, ValueError):
             absent.append(name)

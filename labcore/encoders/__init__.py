@@ -7,7 +7,7 @@ weights, `cached_tokens` and `cached_pooled` the features of a whole data set, c
 from labcore.encoders.cache import cached_pooled, cached_tokens
 from labcore.encoders.frozen import Encoder, EncoderOutput, load, untrained
 from labcore.encoders.specs import SPECS, EncoderSpec, Stage, TokenPlan, spec
-from labcore.encoders.weights import find_file, find_weights, read_state, weights_folder
+from labcore.encoders.weights import check_weights, find_file, find_weights, read_state, weights_folder
 
 __all__ = [
     "SPECS",
@@ -18,6 +18,7 @@ __all__ = [
     "TokenPlan",
     "cached_pooled",
     "cached_tokens",
+    "check_weights",
     "find_file",
     "find_weights",
     "load",

@@ -1,9 +1,10 @@
 """Frozen encoders: images in, patch tokens, pooled features and class logits out. Differentiable in the images.
 
 All methods take float images x (b, c, h, w) in [-1, 1], grey or RGB, of any size. Preparing them: squeezed to a square
-(bicubic, antialiased, not clipped), so that token (i, j) covers the same part of the image whatever its shape; grey
-repeated to RGB; (x + 1) / 2; mean and std of the encoder. FlowBack and REPA resize after normalising, which is the same,
-since a resize is linear and its weights sum to one. Antialiasing is our choice (REPA's code resizes without it).
+(bicubic, antialiased, not clipped), so that token (i, j) covers the same part of the image whatever its shape; grey repeated
+to RGB; (x + 1) / 2; mean and std of the encoder. FlowBack and REPA resize after normalising, which is the same, since a
+resize is linear and its weights sum to one. The lab's classifier resizes bilinearly, and takes grey images only. Antialiasing
+is our choice (REPA's code resizes without it).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch.nn import functional as F
 
 from labcore.encoders import specs
 from labcore.encoders.specs import EncoderSpec, Stage
-from labcore.encoders.weights import find_weights, fit, read_state
+from labcore.encoders.weights import check_weights, find_weights, fit, read_state
 from labcore.finite import check_result, is_looked_at, require_finite
 from labcore.memory import keep_freed_memory
+from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.provenance import file_hash
 
 
@@ -133,16 +135,18 @@ class Encoder:
         )
         return dict(zip(widths, found, strict=True))
 
-    def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b 3 s s"]:
+    def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b c2 s s"]:
         """What the network sees: (b, 3, size, size), normalised; size None is the native one.
 
-        Raises ValueError unless x is (b, c, h, w), floating, not empty, and has 1 or 3 channels; on the CPU, for NaN and
-        infinity too.
+        An encoder of grey images gives (b, 1, size, size). Raises ValueError unless x is (b, c, h, w), floating, not empty, and
+        has 1 channel or as many as the network; on the CPU, for NaN and infinity too.
         """
-        if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0 or x.shape[1] not in (1, 3):
+        channels = len(self.spec.mean)
+        if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0 or x.shape[1] not in (1, channels):
             raise ValueError(
                 f"{self.spec.name} was given {x.dtype} of shape {tuple(x.shape)}; it takes float images (b, c, h, w) in "
-                "[-1, 1] with c 1 or 3, at least one. Convert uint8 with x.float() / 127.5 - 1"
+                f"[-1, 1] with c {'1' if channels == 1 else f'1 or {channels}'}, at least one. Convert uint8 with "
+                "x.float() / 127.5 - 1"
             )
         if is_looked_at(x, training=x.requires_grad or x.device.type != "cpu"):
             require_finite(x, "x", "give images in [-1, 1]")
@@ -220,9 +224,13 @@ def load(
     """An encoder with its pretrained weights. No network unless `download`.
 
     weights: a file (or a folder with it) that `find_weights` would not find. Raises ValueError for unknown names, and for
-    files that are damaged or of another network; FileNotFoundError, at once, where there is no file.
+    files that are damaged or of another network, and a file for an encoder of random weights; FileNotFoundError, at once, where
+    there is no file.
     """
     spec = specs.spec(name) if isinstance(name, str) else name
+    if spec.seed is not None:
+        check_weights(spec, weights)
+        return untrained(spec, spec.seed).to(device)
     path = find_weights(spec, weights, download)
     state = read_state(path)
     model = _build(spec)
@@ -231,7 +239,10 @@ def load(
 
 
 def untrained(name: str | EncoderSpec, seed: int = 0) -> Encoder:
-    """An encoder with random weights, for tests and as a baseline; needs no file. Leaves the global generator as it was."""
+    """An encoder with random weights, for tests and as a baseline; needs no file. Leaves the global generator as it was.
+
+    Equal seeds give equal weights for equal versions of torch and timm.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         spec = specs.spec(name) if isinstance(name, str) else name
@@ -244,6 +255,8 @@ def _like(x: Tensor, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
 
 
 def _build(spec: EncoderSpec) -> nn.Module:
+    if spec.model == specs.CLASSIFIER_MODEL:
+        return Classifier(ClassifierConfig())
     try:
         import timm
     except ImportError as error:

@@ -1,5 +1,8 @@
 """The encoders that the lab knows: architecture, input, feature maps, and where their weights come from.
 
+Two are controls. `fashion-classifier` is the classifier that ships, trained on the data alone: a teacher that knows no other
+images. `random-lite0` is EfficientNet-Lite0 with random weights from a fixed seed: a teacher that knows nothing.
+
 Values are those of timm's pretrained configurations, and a test compares them. An image is resized to a square input; a
 stage of stride s turns an input of p pixels into a grid of p // s x p // s tokens.
 """
@@ -8,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-Triple = tuple[float, float, float]
+PerChannel = tuple[float, ...]
+"""A number for each channel of the input: three, or one for a network of grey images."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -44,14 +48,14 @@ class EncoderSpec:
     class token after the final norm, "mean" the mean of the patch tokens after it (ViT). num_classes: of the classifier
     that is kept, 0 for none. files: names that a weight file may have on this machine. package: module of the pip package
     that carries the first of them. hub: repository on the Hugging Face hub whose hub_file it is. options: further arguments
-    of timm.create_model.
+    of timm.create_model. seed: of random weights, for an encoder that has no file; None for pretrained ones.
     """
 
     name: str
     model: str
     kind: Literal["cnn", "vit"]
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     stages: tuple[Stage, ...]
     pool: Literal["head", "token", "mean"]
     pooled_width: int
@@ -59,11 +63,12 @@ class EncoderSpec:
     licence: str
     num_classes: int = 0
     input_size: int = 224
-    interpolation: Literal["bicubic"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     package: str | None = None
     hub: str | None = None
     hub_file: str = "model.safetensors"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    seed: int | None = None
 
     def native_grid(self, stage: Stage) -> int:
         """Tokens along a side at the native input size."""
@@ -111,6 +116,9 @@ def _vit(name: str, model: str, files: tuple[str, ...], width: int, patch: int, 
         **values,
     )
 
+
+CLASSIFIER_MODEL = "labcore.nn.classifier"
+"""The `model` of the classifier that ships, which is no network of timm's."""
 
 SPECS: dict[str, EncoderSpec] = {
     each.name: each
@@ -181,8 +189,29 @@ SPECS: dict[str, EncoderSpec] = {
             pool="mean",
             licence="CC-BY-NC-4.0",
         ),
+        # The classifier that ships. Images are resized as it resizes them itself; tokens come from its last map, at a
+        # quarter of the input size. A grid finer than 7 enlarges the input, as for the other encoders: to 32 pixels for 8x8.
+        EncoderSpec(
+            name="fashion-classifier",
+            model=CLASSIFIER_MODEL,
+            kind="cnn",
+            mean=(0.5,),
+            std=(0.5,),
+            stages=(Stage(64, 4), Stage(32, 2, by_default=False), Stage(16, 1, by_default=False)),
+            pool="head",
+            pooled_width=64,
+            num_classes=10,
+            input_size=28,
+            interpolation="bilinear",
+            files=("fashion-classifier/model.safetensors",),
+            package="labcore",
+            licence="MIT",
+        ),
     )
 }
+SPECS["random-lite0"] = replace(
+    SPECS["efficientnet-lite0"], name="random-lite0", files=(), package=None, licence="none needed", seed=0
+)
 
 
 def spec(name: str) -> EncoderSpec:

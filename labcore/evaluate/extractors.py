@@ -1,14 +1,20 @@
-"""Feature extractors of the fidelity metrics, registered with torch-fidelity.
+"""Feature extractors of the fidelity metrics; the first two are registered with torch-fidelity.
 
     inception   torch-fidelity's Inception (the TensorFlow graph of 2015-12-05, converted), the one that published FID, sFID and
                 IS are made with; 1 x 2048 pooled, 17 x 17 x 7 spatial, 1008 unbiased logits; its metrics have no suffix
     efflite0    the embedded encoder, EfficientNet-Lite0: 1280 pooled, 14 x 14 x 7 spatial, 1000 logits; its metrics are named
                 fid_efflite0 and so on, and cannot be compared with Inception's
+    classifier  the classifier that ships, trained on Fashion-MNIST alone: 64 pooled (its penultimate layer), 14 x 14 x 7
+                spatial, 10 logits; grey images only. It taught no flow, unless a run names it as its encoder. Its metrics
+                are named fid_classifier and so on. Images are resized to 28 pixels as the classifier resizes them (bilinear,
+                antialiased): 28x28 images stay as they are, 16x16 images are enlarged. Half of its training images were
+                reduced to 16 pixels and enlarged again in the same way, so it knows such images
 
 Spatial features (for sFID) follow ADM's evaluator (guided-diffusion, evaluations/evaluator.py): the first 7 channels of the
 graph's node mixed_6/conv, which torch-fidelity's conversion calls Mixed_6d.branch1x1; that the node is the output after
 the ReLU is read off the names of the graph, not checked against TensorFlow. The evaluator flattens an array (n, 17, 17, 7):
-positions first, channels last. For efflite0 the 7 channels of the 14 x 14 stage are our choice after that pattern.
+positions first, channels last. For efflite0 and the classifier the 7 channels of the 14 x 14 stage are our choice after that
+pattern.
 """
 
 from __future__ import annotations
@@ -19,12 +25,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from labcore import encoders
 from labcore.provenance import file_hash
 
-NAMES = ("inception", "efflite0")
+NAMES = ("inception", "efflite0", "classifier")
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SOURCE = (
@@ -40,8 +46,14 @@ it differs. Raise it with every change to the values or to their order. Version 
 _LAYERS = {
     "inception": {POOL: ("2048", 2048), SPATIAL: ("spatial", 7 * 17 * 17), LOGITS: ("logits_unbiased", 1008)},
     "efflite0": {POOL: ("pool", 1280), SPATIAL: ("spatial", 7 * 14 * 14), LOGITS: ("logits", 1000)},
+    "classifier": {POOL: ("pool", 64), SPATIAL: ("spatial", 7 * 14 * 14), LOGITS: ("logits", 10)},
 }
 """Our name of a layer -> (the registered extractor's name, values)."""
+
+ENCODERS = {"efflite0": "efficientnet-lite0", "classifier": "fashion-classifier"}
+"""Extractors that are encoders of `labcore.encoders`, which may also have taught a flow."""
+GREY_ONLY = ("classifier",)
+"""Extractors that take images of one channel only."""
 
 
 class Extractor:
@@ -75,9 +87,20 @@ class Extractor:
         """{layer: (b, d) float32}; grey images are repeated to RGB."""
         if images.dtype != torch.uint8:
             raise ValueError(f"images have dtype {images.dtype}; extractors take uint8 0..255")
+        check_channels(self.name, images.shape[1])
         images = images.to(self.device)
-        outputs = self.module(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        repeated = images.shape[1] == 1 and self.name not in GREY_ONLY
+        outputs = self.module(images.expand(-1, 3, -1, -1) if repeated else images)
         return dict(zip(self.widths, outputs, strict=True))
+
+
+def check_channels(name: str, channels: int) -> None:
+    """ValueError for images in colour where the extractor `name` knows grey ones only."""
+    if name in GREY_ONLY and channels != 1:
+        raise ValueError(
+            f"images have {channels} channels; extractor {name!r} takes grey images only: use "
+            f"{' or '.join(other for other in NAMES if other not in GREY_ONLY)}"
+        )
 
 
 def suffix_of(name: str) -> str:
@@ -107,6 +130,10 @@ def load_extractor(name: str, weights: str | Path | None = None) -> Extractor:
         module = classes["efflite0"]("efflite0", features, encoder=encoder)
         resize = "bicubic, antialiased, to 224"
         return Extractor(name, module, layers, encoder.weights_hash, resize)
+    if name == "classifier":
+        encoder = encoders.load(ENCODERS[name], weights)
+        resize = "bilinear, antialiased, to 28"
+        return Extractor(name, _OfClassifier(encoder), layers, encoder.weights_hash, resize)
     path = find_inception(weights)
     module = create_feature_extractor(
         "inception-v3-adm", features, cuda=False, feature_extractor_weights_path=str(path), verbose=False
@@ -131,9 +158,25 @@ def spatial_features(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
     return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 
+class _OfClassifier(nn.Module):
+    """The shipped classifier: uint8 (b, 1, h, w) to a tuple of features."""
+
+    def __init__(self, encoder: encoders.Encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:  # the encoder is not a submodule
+        self.encoder.to(fn(torch.empty(0)).device)
+        return super()._apply(fn, *args, **kwargs)
+
+    def forward(self, x: UInt8[Tensor, "b 1 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        out = self.encoder.outputs(x.float() / 127.5 - 1, widths=(32,))
+        return out.pooled, spatial_features(out.maps[32]), out.logits
+
+
 @cache
 def _register() -> dict[str, type]:
-    """Make both extractors known to torch-fidelity, once in a process; {registered name: class}."""
+    """Make inception and efflite0 known to torch-fidelity, once in a process; {registered name: class}."""
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

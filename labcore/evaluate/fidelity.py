@@ -164,8 +164,8 @@ def fidelity(
     )
 
 
-def described(reference: Reference) -> dict[str, Any]:
-    """What a record says of its reference."""
+def described(reference: Any) -> dict[str, Any]:
+    """What a record says of its reference: a `Reference`, or a `pixels.PixelReference`."""
     about = {name: value for name, value in reference.about.items() if name not in ("schema", "made_with", "floor")}
     return {**about, "floor_n": reference.about.get("floor", {}).get("n")}
 

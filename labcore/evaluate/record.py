@@ -1,7 +1,8 @@
 """A record of measures: a JSON object whose parts say what they were measured on, so that none is measured twice or lost.
 
     likelihood, bayes_accuracy, training_free_accuracy   of the test set: the measure's values, `of`, `made_with`
-    fidelity, fidelity_efflite0                          of generated images: measures, images, reference, `of`, `made_with`
+    fidelity, fidelity_efflite0, fidelity_classifier,    of generated images: measures, images, reference, `of`, `made_with`
+    fidelity_pixels
 
 `of` holds hashes of the model's weights and configuration, data with fingerprint, limit, and the seed where one is used.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore import provenance
+from labcore.evaluate import pixels
 from labcore.evaluate.fidelity import METRICS, Measure
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import read_json
@@ -76,7 +78,7 @@ def to_measure(
     have = {name.removesuffix(suffix) for name in part["measures"]} if part else set()
     missing = [metric for metric in wanted if metric not in have]
     if missing and part and part.get("made_with") != stamp:
-        return [metric for metric in METRICS if metric in have or metric in wanted]
+        return [metric for metric in (*METRICS, *pixels.METRICS) if metric in have or metric in wanted]
     return missing
 
 

@@ -130,8 +130,8 @@ def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, " m"] | None = None
     return Moments(mean, cov / (n - 1), n)
 
 
-def describe(dataset: Any, extractor: Extractor) -> dict[str, Any]:
-    """What statistics of `dataset` are of, and what made the features."""
+def describe(dataset: Any, extractor: Any) -> dict[str, Any]:
+    """What statistics of `dataset` are of, and what made the features: an `Extractor`, or `pixels.Pixels` in its place."""
     return {
         "data": f"{dataset.name}/{dataset.split}",
         "fingerprint": dataset.fingerprint(),

@@ -16,7 +16,7 @@ from labcore.campaigns.verdicts import Claim
 from labcore.config import RunConfig
 from labcore.data.datasets import Data
 from labcore.encoders.specs import spec
-from labcore.encoders.weights import find_weights
+from labcore.encoders.weights import check_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
 from labcore.evaluate import fidelity as fidelity_of
 from labcore.evaluate.cknna import cknna
@@ -60,7 +60,7 @@ def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, los
         raise ValueError(
             f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps"
         )
-    find_weights(spec(encoder))
+    check_weights(spec(encoder))
     direction = "reverse" if name == "baseline" else known[1]
     align = dict(direction=direction, adjoint_sweeps=int(known[2] or 0), weight=weight, loss=loss, encoder=encoder)
     align["sites"] = default_sites(direction, base.model) if sites is None else sites

@@ -143,7 +143,8 @@ def weights_needed(config: AnyRun, inception: bool = False) -> dict[str, Callabl
         found[f"autoencoder {config.model.codec}"] = partial(find_autoencoder, config.model.codec)
     if isinstance(config, RunConfig) and config.align is not None:
         spec = specs.spec(config.align.encoder)
-        found[f"encoder {spec.name}"] = partial(find_weights, spec, config.align.weights)
+        if spec.seed is None:
+            found[f"encoder {spec.name}"] = partial(find_weights, spec, config.align.weights)
     if isinstance(config, InversionRunConfig):
         found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.inversion.perceptual}
     if inception:

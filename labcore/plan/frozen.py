@@ -54,7 +54,7 @@ def frozen(config: RunConfig | InversionRunConfig) -> Frozen:
     if a.encoder not in specs.SPECS:
         raise ValueError(f"align.encoder was {a.encoder!r}; there are {', '.join(specs.SPECS)}")
     encoder = untrained_encoder(a.encoder)
-    tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 3, side, side), m.grid, a.stage))
+    tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 1, side, side), m.grid, a.stage))
     if a.targets == "cached":
         return found + Frozen(once=views * tokens)
     return found + Frozen(flops=tokens, held=_bytes(encoder._model))

@@ -99,7 +99,7 @@ def _encoder(spec: EncoderSpec, folder: Path, weights: str | None = None) -> Non
     from safetensors.torch import save_file
 
     try:
-        encoders.find_weights(spec, weights)
+        encoders.check_weights(spec, weights)
         return
     except FileNotFoundError:
         state = {name: x.contiguous() for name, x in encoders.untrained(spec)._model.state_dict().items()}

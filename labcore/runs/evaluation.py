@@ -17,7 +17,17 @@ from labcore import provenance
 from labcore import tf32 as tf32_switch
 from labcore.data.class_names import matched
 from labcore.data.datasets import Data
-from labcore.evaluate import Accuracy, LikelihoodRecord, adm, fidelity, likelihood, record, training_free_accuracy
+from labcore.evaluate import (
+    Accuracy,
+    LikelihoodRecord,
+    adm,
+    extractors,
+    fidelity,
+    likelihood,
+    pixels,
+    record,
+    training_free_accuracy,
+)
 from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.bayes import bayes_accuracy
 from labcore.evaluate.extractors import Extractor, load_extractor
@@ -36,19 +46,20 @@ from labcore.flows.tarflow import TarFlow
 from labcore.in_use import note_use
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
-from labcore.latents import seen_by, square_pixels
+from labcore.latents import pixel_shape, seen_by, square_pixels
 from labcore.processes import process_share
 from labcore.progress import Progress
+from labcore.runs.pixel_reference import pixel_reference_of, test_split
 from labcore.spread import spread
 
 if TYPE_CHECKING:
     import torch
 
-METRICS = (*record.SIMPLE, *fidelity.NAMES)
+METRICS = (*record.SIMPLE, *fidelity.NAMES, *pixels.NAMES)
 
 
 class Plan(NamedTuple):
-    """What is to be measured: metrics of one test set, and per extractor those of generated images."""
+    """What is to be measured: metrics of one test set, and per extractor (or "pixels") those of generated images."""
 
     simple: list[str]
     by_extractor: dict[str, list[str]]
@@ -63,7 +74,7 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
         if name in record.SIMPLE:
             simple.append(name)
         else:
-            metric, extractor = fidelity.split_name(name)
+            metric, extractor = split_judge(name)
             by_extractor.setdefault(extractor, []).append(metric)
     if not simple and not by_extractor:
         raise ValueError(f"no metrics were given; the names are {', '.join(METRICS)}")
@@ -77,8 +88,21 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
     if by_extractor and num_samples is None:
         raise ValueError("metrics of generated images need --num-samples: 50000 in papers, 2000 for a first look")
     for extractor, wanted in by_extractor.items():
+        if extractor == pixels.NAME:
+            pixels.check_pixels(wanted, num_samples, flow.config.num_classes)
+            continue
+        extractors.check_channels(extractor, pixel_shape(flow.config)[0])
         fidelity.check_enough(wanted, extractor, num_samples, "generated")
     return Plan(simple, by_extractor)
+
+
+def split_judge(name: str) -> tuple[str, str]:
+    """(metric, judge) of a measure of drawn images, as ("fid", "efflite0"), ("power", "pixels"); ValueError lists names."""
+    if name in pixels.NAMES:
+        return name.removesuffix(pixels.Pixels.suffix), pixels.NAME
+    if name not in fidelity.NAMES:
+        raise ValueError(f"metric {name!r} is unknown; the names are {', '.join((*fidelity.NAMES, *pixels.NAMES))}")
+    return fidelity.split_name(name)
 
 
 def evaluate_model(
@@ -98,11 +122,14 @@ def evaluate_model(
     """Measure a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
-    of `lab stats`. limit: so many images of the test split, evenly spread. seed: 0..2**32-1. A record of the same
-    weights at `out` is added to. `say(name, value)` hears each result. tf32: float32 products and convolutions on a GPU in
-    TensorFloat-32; `made_with` says which. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
+    of `lab stats` (measures of pixels compare with the train split always). limit: so many images of the test split, evenly
+    spread. seed: 0..2**32-1. A record of the same weights at `out` is added to. `say(name, value)` hears each result. tf32:
+    float32 products and convolutions on a GPU in TensorFloat-32; `made_with` says which. Raises ValueError, OSError and
+    FileNotFoundError before anything is drawn.
     """
     todo = plan(metrics, flow, sampling and sampling.num)
+    if sampling is not None and sampling.classes == "none" and pixels.NAME in todo.by_extractor:
+        pixels.check_pixels(todo.by_extractor[pixels.NAME], sampling.num, 0)
     check_limit(limit)
     fidelity.check_seed(seed)
     known = check_out(out, flow) if out is not None else {}
@@ -175,7 +202,7 @@ def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
 class _Comparison(NamedTuple):
     """Generated images against a reference: `said` is what the part will say of them, `known` the part where it does."""
 
-    extractor: Extractor
+    extractor: Extractor | pixels.Pixels
     wanted: list[str]
     reference: Reference | None
     said: dict[str, Any]
@@ -191,7 +218,7 @@ def _comparison(
     flow: Sampler,
     data: Data,
     sampling: Sampling,
-    extractor: Extractor,
+    extractor: Extractor | pixels.Pixels,
     wanted: list[str],
     reference: Reference | None,
 ) -> _Comparison:
@@ -224,21 +251,43 @@ def _compare(
     if not missing:
         return
     images = generate(flow, sampling, progress=progress)
-    image_features(images, extractor, progress=progress)
-    statistics = reference or reference_of(data, extractor, progress=progress)
-    if process_share()[0] != 0:
+    result = _result(images, extractor, missing, reference, flow, data, book.seed, progress)
+    if result is None:
         return
-    result = fidelity.fidelity(images, statistics, extractor, missing, seed=book.seed, progress=progress)
     for name, measure in result.measures.items():
         book.say(name, measure)
     both = {**measures, **result.measures}
     book.keep(comparison.part, {**replace(result, measures=both).as_dict(), "of": said["of"]})
 
 
+def _result(
+    images: Any,
+    extractor: Extractor | pixels.Pixels,
+    metrics: list[str],
+    reference: Reference | None,
+    flow: Sampler,
+    data: Data,
+    seed: int,
+    progress: Progress | None,
+) -> fidelity.FidelityRecord | None:
+    """The metrics of drawn images; None in all processes but the first, which share the features only."""
+    if isinstance(extractor, pixels.Pixels):
+        if process_share()[0] != 0:
+            return None
+        return pixels.pixel_measures(images, pixel_reference_of(data, flow.config), metrics, seed=seed)
+    image_features(images, extractor, progress=progress)
+    statistics = reference or reference_of(data, extractor, progress=progress)
+    if process_share()[0] != 0:
+        return None
+    return fidelity.fidelity(images, statistics, extractor, metrics, seed=seed, progress=progress)
+
+
 def _prepare(
     name: str, metrics: list[str], flow: Sampler, data: Data, reference: str | Path | None
-) -> tuple[Extractor, list[str], Reference | None]:
+) -> tuple[Extractor | pixels.Pixels, list[str], Reference | None]:
     """The extractor, its metrics, and the statistics where a file was given, checked against flow and metrics."""
+    if name == pixels.NAME:
+        return pixels.Pixels(), metrics, None
     extractor = load_extractor(name).to(flow.device)
     if reference is None:
         fidelity.check_enough(metrics, name, len(data.split("train")), "reference")
@@ -268,7 +317,7 @@ def reference_of(
             raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
         return found
     image_features(train, extractor, progress=progress)
-    test = _test_split(data)
+    test = test_split(data)
     if test is not None:
         image_features(test, extractor, progress=progress)
     reference = make_reference(train, extractor)
@@ -329,11 +378,22 @@ def scores(
     return {name: float(measure.value) for name, measure in record.measures.items()}
 
 
-def _test_split(data: Data) -> Any | None:
-    try:
-        return data.split("test")
-    except ValueError:
-        return None  # a folder with no test images: statistics without a floor
+def scores_by_name(
+    drawn: Any, data: Data, names: Sequence[str], seed: int, device: torch.device | str
+) -> dict[str, float]:
+    """Measures of drawn images without intervals, by any judges: names as `fid_classifier` or `power_pixels`.
+
+    data: its train split is compared with. Raises ValueError for unknown names, and as `fidelity` and `pixel_measures`.
+    """
+    found, asked = {}, [(name, *split_judge(name)) for name in names]
+    for judge in dict.fromkeys(judge for _, _, judge in asked):
+        metrics = [metric for _, metric, of in asked if of == judge]
+        if judge == pixels.NAME:
+            record = pixels.pixel_measures(drawn, pixel_reference_of(data), metrics, seed=seed, resamples=0)
+            found |= {name: float(measure.value) for name, measure in record.measures.items()}
+        else:
+            found |= scores(drawn, data, metrics, seed, device, judge)
+    return {name: found[name] for name in names}
 
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {

@@ -1,0 +1,225 @@
+"""Two measures of pictures that need no network: power at high frequencies and variance within a class, against real images.
+
+    power_pixels     ln(P / P_real), P the mean power at high frequencies; 0 for real images, below 0 for blurred ones, above
+                     0 for noisy ones. After the radial power spectrum of Durall, Keuper, Keuper (arXiv 2003.01826): the power
+                     of frequency f is |FFT(x)(f)|^2 / (h w), averaged over images, channels and all f of a ring
+                     r = round(|f|), f in cycles an image; P is the mean over the rings n/4 < r <= n/2, which lie above half
+                     the Nyquist frequency. This threshold, no window, and the mean before the logarithm are our choice
+    variance_pixels  mean over the drawn classes of V_k / V_k_real, V_k the unbiased variance over the images of class k,
+                     averaged over pixels; 1 for real images, below 1 for images that are too alike. Our choice
+
+x are pixels in [-1, 1] of square images, n pixels along a side. The nearer to 0, or to 1, the better. Both are computed in
+float64 from a number for each image: its power, and its squared distance to the mean of its class. Intervals are those of
+`labcore.evaluate.fidelity`; for variances the means of the classes are held fixed in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from labcore import provenance
+from labcore.evaluate.fidelity import FEWEST, RESAMPLES, FidelityRecord, Measure, check_seed, described, with_interval
+from labcore.evaluate.statistics import describe
+from labcore.reading import parts_of
+
+NAME = "pixels"
+METRICS = ("power", "variance")
+NAMES = tuple(f"{metric}_{NAME}" for metric in METRICS)
+VERSION = 1
+"""Version of the definitions above; part of every record and of the key of a stored reference."""
+CUTOFF = 0.5
+"""Share of the Nyquist frequency above which power is measured."""
+PART = 512
+"""Images in memory at a time; no result depends on it but by rounding."""
+
+
+class Pixels:
+    """What stands in the place of an extractor: the name, the suffix and the identity of these measures."""
+
+    name, suffix = NAME, f"_{NAME}"
+    identity: ClassVar[dict[str, Any]] = {
+        "extractor": NAME,
+        "feature_version": VERSION,
+        "cutoff": CUTOFF,
+        "resize": "none",
+    }
+
+
+@dataclass(frozen=True)
+class PixelReference:
+    """Statistics of real images. power: P. variance: V_k by class (NaN below 2 images). about: as in `statistics.Reference`."""
+
+    power: float
+    variance: Float64[Tensor, " k"]
+    about: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; `from_dict` reads them."""
+        variance = [None if math.isnan(v) else v for v in self.variance.tolist()]
+        return {"power": self.power, "variance": variance, "about": self.about}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PixelReference:
+        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        variance = [math.nan if v is None else float(v) for v in values["variance"]]
+        return cls(float(values["power"]), torch.tensor(variance, dtype=torch.float64), dict(values["about"]))
+
+
+def high_power(x: Float[Tensor, "b c n n"], cutoff: float = CUTOFF) -> Float64[Tensor, " b"]:
+    """Mean power of each image on the rings cutoff n/2 < r <= n/2; see the module. ValueError for images without such rings."""
+    n = x.shape[-1]
+    axis = torch.fft.fftfreq(n, dtype=torch.float64) * n
+    rings = (axis[:, None] ** 2 + axis[None] ** 2).sqrt().round().long()
+    high = [r for r in range(1, n // 2 + 1) if r > cutoff * n / 2]
+    if not high:
+        raise ValueError(f"images of {n} pixels have no frequencies above {cutoff:g} of Nyquist; give larger ones")
+    power = torch.fft.fft2(x.double(), norm="ortho").abs().square().mean(1)
+    return torch.stack([power[:, rings == r].mean(1) for r in high]).mean(0)
+
+
+def squared_distances(dataset: Any, classes: int) -> Float64[Tensor, " n"]:
+    """n_k / (n_k - 1) |x - mean of its class|^2 / values of x, for each image: its mean over class k is the unbiased V_k.
+
+    NaN for images without a class (label below 0) and for the image of a class that has one only.
+    """
+    count = torch.zeros(classes, dtype=torch.float64)
+    total: Any = 0
+    for x, y in _parts(dataset):
+        rows = _one_hot(y, classes)
+        count += rows.sum(0)
+        total = total + rows.T @ x.flatten(1)
+    means = total / count.clamp_min(1)[:, None]
+    found = []
+    for x, y in _parts(dataset):
+        distance = (x.flatten(1) - means[y.clamp_min(0)]).square().mean(1)
+        n = count[y.clamp_min(0)]
+        unbiased = distance * n / (n - 1)
+        found.append(torch.where((y >= 0) & (n > 1), unbiased, math.nan))
+    return torch.cat(found)
+
+
+def make_pixel_reference(dataset: Any, test: Any | None = None) -> PixelReference:
+    """Statistics of all images of `dataset` (any of labcore.data); with `test`, the floor: the measures of held-out images."""
+    power = torch.cat([high_power(x) for x, _ in _parts(dataset)])
+    if float(power.mean()) <= 0:
+        raise ValueError(f"{dataset.name} has no power above {CUTOFF:g} of Nyquist: are its images constant?")
+    classes, labels = len(dataset.classes), _labels(dataset)
+    distances = squared_distances(dataset, classes)
+    variance = torch.tensor([float(distances[labels == k].mean()) for k in range(classes)], dtype=torch.float64)
+    about = {**describe(dataset, Pixels), "classes": list(dataset.classes)}
+    reference = PixelReference(float(power.mean()), variance, about)
+    if test is None or len(test) < FEWEST:
+        return reference
+    possible = [m for m in METRICS if m == "power" or not (_too_few(test, classes) or _lacking(reference, test))]
+    record = pixel_measures(test, reference, possible, resamples=0)
+    values = {name.removesuffix(Pixels.suffix): m.value for name, m in record.measures.items()}
+    floor = {"data": f"{test.name}/{test.split}", "n": len(test), "values": values}
+    return PixelReference(reference.power, reference.variance, {**about, "floor": floor})
+
+
+def pixel_measures(
+    images: Any,
+    reference: PixelReference,
+    metrics: Sequence[str] = METRICS,
+    made: dict[str, Any] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> FidelityRecord:
+    """`power` and `variance` of generated images; arguments as `labcore.evaluate.fidelity.fidelity`, whose record this gives.
+
+    images: uint8, with labels numbered as the reference's classes. Raises ValueError for unknown metrics, fewer than 100
+    images, images of another size, and for `variance` where images have no class or a class has fewer than 2 images.
+    """
+    if not metrics or (unknown := set(metrics) - set(METRICS)):
+        raise ValueError(
+            f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(METRICS)}"
+        )
+    check_seed(seed)
+    check_pixels(metrics, len(images))
+    for what in ("image_size", "channels"):
+        if (given := getattr(images, what)) != (real := reference.about[what]):
+            raise ValueError(f"images have {what} {given}, and the real images {real}; give images of one size")
+    measures, values = {}, reference.about.get("floor", {}).get("values", {})
+    for metric in metrics:
+        statistic = (_power if metric == "power" else _variance)(images, reference)
+        value, low, high = with_interval(statistic, len(images), seed, resamples)
+        if not all(map(math.isfinite, (value, low, high))):
+            raise ValueError(
+                f"{metric}_{NAME} of {len(images)} images came out as {value} ({low} to {high}); look at some images, or leave "
+                "the metric out"
+            )
+        least = 0.0 if metric == "variance" else -math.inf
+        measures[f"{metric}_{NAME}"] = Measure(value, max(low, least), high, len(images), values.get(metric))
+    made = made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"})
+    made_with = {"seed": seed, **provenance.stamp("timm", "torch-fidelity")}
+    return FidelityRecord(measures, made, described(reference), resamples, made_with)
+
+
+def check_pixels(metrics: Sequence[str], n: int, classes: int | None = None) -> None:
+    """ValueError, before anything is drawn, for too few images, and for `variance` of images without classes (classes 0)."""
+    if n < FEWEST:
+        raise ValueError(f"{metrics[0]}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
+    if classes == 0 and "variance" in metrics:
+        raise ValueError(f"variance_{NAME} compares images of one class, and these have none; leave it out")
+
+
+def _power(images: Any, reference: PixelReference) -> Any:
+    power = torch.cat([high_power(x) for x, _ in _parts(images)])
+
+    def statistic(half: Int64[Tensor, " m"] | None, _: int) -> float:
+        mean = float((power if half is None else power[half]).mean())
+        return math.log(mean / reference.power) if mean > 0 else -math.inf
+
+    return statistic
+
+
+def _variance(images: Any, reference: PixelReference) -> Any:
+    classes, labels = len(reference.variance), _labels(images)
+    if bool((labels < 0).any()) or bool((labels >= classes).any()):
+        raise ValueError(f"variance_{NAME} needs images of classes 0..{classes - 1}; some have no class or another one")
+    if few := _too_few(images, classes):
+        raise ValueError(f"variance_{NAME} needs 2 images of each class drawn; classes {few} have 1: draw more")
+    if lacking := _lacking(reference, images):
+        raise ValueError(
+            f"variance_{NAME}: classes {lacking} have fewer than 2 real images, or all alike; leave it out"
+        )
+    ratios = squared_distances(images, classes) / reference.variance[labels]
+
+    def statistic(half: Int64[Tensor, " m"] | None, _: int) -> float:
+        value, y = (ratios, labels) if half is None else (ratios[half], labels[half])
+        return float(torch.stack([value[y == k].mean() for k in y.unique()]).mean())
+
+    return statistic
+
+
+def _too_few(images: Any, classes: int) -> list[int]:
+    counts = torch.bincount(_labels(images).clamp_min(0), minlength=classes)
+    return [k for k, n in enumerate(counts.tolist()) if n == 1]
+
+
+def _lacking(reference: PixelReference, images: Any) -> list[int]:
+    """Classes of the images whose real variance is not known, or is 0."""
+    return [k for k in _labels(images).unique().tolist() if not float(reference.variance[k]) > 0]
+
+
+def _labels(dataset: Any) -> Int64[Tensor, " n"]:
+    return torch.as_tensor(dataset.labels).long().cpu()
+
+
+def _parts(dataset: Any) -> Iterator[tuple[Float64[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+    """Pixels in [-1, 1] as float64, and labels, some hundred images at a time."""
+    parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
+    for pixels, labels in parts_of(dataset, parts, torch.device("cpu")):
+        yield pixels.double() / 127.5 - 1, labels.long()
+
+
+def _one_hot(labels: Int64[Tensor, " b"], classes: int) -> Float64[Tensor, "b k"]:
+    """A row for each image; zeros where it has no class."""
+    return (labels[:, None] == torch.arange(classes)).double()
