@@ -77,8 +77,8 @@ class TestOwnData:
     def test_an_arms_reference_has_the_runs_crop(self, tmp_path, monkeypatch):
         config, seen = run_config(tmp_path, crop="adm"), []
         monkeypatch.setattr(alignment, "generate", lambda *_: None)
-        monkeypatch.setattr(alignment, "scores", lambda drawn, data, *_: seen.append(data) or {})
-        alignment.fidelity(perturbed(), config, ["fid"], 10, 0)
+        monkeypatch.setattr(alignment, "scores_by_name", lambda drawn, data, *_: seen.append(data) or {})
+        alignment.fidelity(perturbed(), config, ["fid_efflite0"], 10, 0)
         assert seen == [Data("folder", str(tmp_path), 8, 3, "adm")] == [Data.of(config.data)]
 
     def test_a_run_is_measured_on_its_own_data(self, tmp_path):

@@ -18,17 +18,18 @@ from labcore.data.datasets import Data
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import check_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
-from labcore.evaluate import fidelity as fidelity_of
 from labcore.evaluate.cknna import cknna
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments.along import steps_to_reach
+from labcore.experiments.drawn import keep
+from labcore.experiments.judges import EMBEDDED, judges_for, measures_of, taught
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.presets import flowback
 from labcore.rng import StepNoise
 from labcore.runs.configure import at_length, configure, default_sites
-from labcore.runs.evaluation import scores
+from labcore.runs.evaluation import scores_by_name
 from labcore.runs.train_flow import datasets, initialised, objective_of
 from labcore.runs.train_student import spread_images
 from labcore.train import checkpoint
@@ -43,6 +44,10 @@ BAYES_IMAGES = 500
 """Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
 
 
+CONTROLS = {"random": "random-lite0", "classifier": "fashion-classifier"}
+"""Teachers that are controls: the ending of an arm's name -> the encoder."""
+
+
 def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32") -> RunConfig:
     """The baseline's configuration: a preset without alignment, at this length. Raises as `at_length`."""
     return at_length(configure(preset, align="off"), steps, batch_size, save_every, seed, precision)
@@ -51,15 +56,20 @@ def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int, p
 def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, loss: str, encoder: str) -> RunConfig:
     """`base` with an alignment: a direction, or reverse-N with N adjoint sweeps; "baseline" has none.
 
+    Two teachers are controls, chosen by an ending of the name instead of `encoder`: -to-random (random weights) and
+    -to-classifier (the shipped classifier, trained on the data alone), as in reverse-to-random and reverse-8-to-classifier.
     sites None are `default_sites`. Encoder tokens are kept where training sees every image. Raises ValueError for other
     names, and for what cannot be aligned, for the baseline too: its sites are measured; FileNotFoundError for an encoder
     whose weights are not there.
     """
-    known = re.fullmatch(r"(baseline|forward|detach|reverse-literal|reverse)(?:(?<=reverse)-([1-9][0-9]*))?", name)
-    if known is None:
+    plain, _, control = name.partition("-to-")
+    known = re.fullmatch(r"(baseline|forward|detach|reverse-literal|reverse)(?:(?<=reverse)-([1-9][0-9]*))?", plain)
+    if known is None or (name != plain and (control not in CONTROLS or plain == "baseline")):
         raise ValueError(
-            f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps"
+            f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps; all "
+            f"but the baseline also with {' or '.join(f'-to-{each}' for each in CONTROLS)}"
         )
+    encoder = CONTROLS.get(control, encoder)
     check_weights(spec(encoder))
     direction = "reverse" if name == "baseline" else known[1]
     align = dict(direction=direction, adjoint_sweeps=int(known[2] or 0), weight=weight, loss=loss, encoder=encoder)
@@ -86,16 +96,28 @@ def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor
 
 
 class Looks:
-    """What is measured at every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images."""
+    """What is measured at every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images.
+
+    judges: who judges the drawn images (`labcore.experiments.judges`); None: all that can judge such images.
+    """
 
     def __init__(
-        self, config: RunConfig, test: Any, limit: int, encoder_features: Tensor, sites: list[Site], samples: int = 0
+        self,
+        config: RunConfig,
+        test: Any,
+        limit: int,
+        encoder_features: Tensor,
+        sites: list[Site],
+        samples: int = 0,
+        judges: Sequence[str] | None = None,
     ):
         self.config, self.samples = config, samples
-        self.metrics = fidelity_metrics(samples)
+        self.judges = judges_for(Data.of(config.data)) if judges is None else tuple(judges)
+        self.metrics = measures_of(self.judges, samples, config.model.num_classes)
         self.test, self.limit, self.features, self.sites = test, limit, encoder_features, [tuple(s) for s in sites]
         self.key = {
             "samples": samples,
+            "metrics": self.metrics,
             "guidance": GUIDANCE,
             "seed": config.train.seed,
             "test": test.fingerprint(),
@@ -105,8 +127,14 @@ class Looks:
             "sites": str(sites),
         }
 
-    def measure(self, flow: TarFlow) -> dict[str, float]:
-        """Likelihood with labels, both accuracies, CKNNA at each site (`cknna` is the last one's); `fidelity` of samples."""
+    def measure(self, flow: TarFlow, keep_in: Path | None = None, config: RunConfig | None = None) -> dict[str, float]:
+        """Likelihood with labels, both accuracies, CKNNA at each site (`cknna` is the last one's); `fidelity` of samples.
+
+        keep_in, config: the run's folder, where the samples are kept (`labcore.experiments.drawn`), and the arm's
+        configuration, which says what taught it; give both or none.
+        """
+        if (keep_in is None) != (config is None):
+            raise ValueError("keep_in and config belong together; give the run's folder and the arm's configuration")
         found = {
             "nats_per_dim": likelihood(flow, self.test, limit=self.limit).nats_per_dim,
             "training_free": training_free_accuracy(flow, self.test, self.limit).accuracy,
@@ -117,11 +145,15 @@ class Looks:
             near = {site: cknna(hidden[site].float(), self.features.float()) for site in self.sites}
         found |= {f"cknna_{b}_{layer}": v for (b, layer), v in near.items()}
         found["cknna"] = near[self.sites[-1]]
-        drawn = fidelity(flow, self.config, self.metrics, self.samples, self.config.train.seed) if self.metrics else {}
+        arm, seed = config or self.config, self.config.train.seed
+        drawn = fidelity(flow, arm, self.metrics, self.samples, seed, keep_in) if self.metrics else {}
         return {**found, **drawn}
 
 
-HIGHER = {"nats_per_dim": False, "training_free": True, "bayes": True, "fid_efflite0": False, "kid_efflite0": False}
+HIGHER = {
+    **{"nats_per_dim": False, "training_free": True, "bayes": True, "fid_efflite0": False, "kid_efflite0": False},
+    **{"fid_classifier": False, "recall_classifier": True},
+}
 """Numbers along a run that one waits for, and whether higher is better."""
 
 
@@ -181,18 +213,23 @@ def _on_images(
         yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
 
 
-def fidelity_metrics(samples: int) -> list[str]:
-    """What is computed from so many samples, nothing for 0; ValueError where they are too few for FID."""
-    if samples == 0:
-        return []
-    fidelity_of.check_enough(["fid"], "efflite0", samples, "drawn")
-    return [m for m in ("fid", "sfid", "kid", "precision", "recall") if fidelity_of.enough(m, "efflite0", samples)]
+def fidelity_metrics(samples: int, judges: Sequence[str] = (EMBEDDED,), classes: int = 0) -> list[str]:
+    """Names of what those judges compute from so many samples, nothing for 0; ValueError where they are too few for FID."""
+    return measures_of(judges, samples, classes)
 
 
-def fidelity(flow: TarFlow, config: RunConfig, metrics: list[str], num: int, seed: int) -> dict[str, float]:
-    """Those metrics of `num` samples by the embedded encoder, without intervals; samples follow the seed."""
+def fidelity(
+    flow: TarFlow, config: RunConfig, metrics: Sequence[str], num: int, seed: int, keep_in: Path | None = None
+) -> dict[str, float]:
+    """Those measures of `num` samples, without intervals; samples follow the seed.
+
+    metrics: full names, as fid_efflite0, recall_classifier or power_pixels. keep_in: a run's folder in which the samples are
+    kept (`labcore.experiments.drawn.keep`) under the digest of the flow's weights; `config` then says what taught the flow.
+    """
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
-    return scores(drawn, Data.of(config.data), metrics, seed, flow.device)
+    if keep_in is not None:
+        keep(keep_in, drawn.made["model"], drawn, drawn.made, config.data, flow.config.num_classes, taught(config))
+    return scores_by_name(drawn, Data.of(config.data), metrics, seed, flow.device)
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:

@@ -1,0 +1,144 @@
+"""Images that an experiment drew, kept in the run's folder, so that a judge who comes later needs no new training.
+
+`keep` writes drawn/NAME.safetensors: images (n, c, h, w) and labels (n,), and in its metadata n, how they were drawn (settings,
+seed, the digest of the weights), the data that they are compared with, and what taught the model. The file stays in the run's
+folder: nothing publishes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from labcore.config import DataConfig
+from labcore.data.datasets import Data
+from labcore.experiments.judges import measures_of, roles
+from labcore.jsonfile import parse_json
+from labcore.runs.evaluation import scores_by_name
+from labcore.runs.train_flow import check_writable
+
+FOLDER = "drawn"
+SCHEMA = 1
+NEEDED = ("n", "made", "data", "classes", "taught")
+
+
+class Drawn:
+    """Kept images with the interface of a data set. labels: -1 for none. about: the metadata of the file."""
+
+    name, split = "samples", "kept"
+
+    def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], about: dict[str, Any]):
+        self.images, self.labels, self.about = images, labels, about
+        self.made: dict[str, Any] = about["made"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
+        index = torch.as_tensor(indices)
+        return self.images[index], self.labels[index]
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the images' bytes and shape."""
+        pixels = self.images.contiguous().numpy()
+        return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+
+def keep(
+    run: str | Path, name: str, images: Any, made: dict[str, Any], data: DataConfig, classes: int, taught: Sequence[str]
+) -> Path:
+    """Write drawn images to drawn/`name`.safetensors in the folder `run`, whole, and give the path.
+
+    images: `images` uint8 and `labels`, as `labcore.evaluate.generate` and `labcore.experiments.ways.draw` give them. made:
+    JSON values, among them "seed" and "model", the digest of the weights. data: what they are compared with. classes: of the
+    model, 0 for none. Raises ValueError for a name that is no file's, for images that are not uint8 and for `made` without
+    seed or model.
+    """
+    from safetensors.torch import save_file
+
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"name was {name!r}; give the name of a file without folders")
+    if lacking := [key for key in ("seed", "model") if key not in made]:
+        raise ValueError(f"made lacks {', '.join(lacking)}; give how the images were drawn: settings, seed, and model")
+    if images.images.dtype != torch.uint8:
+        raise ValueError(f"images are {images.images.dtype}; give uint8")
+    about = {"schema": SCHEMA, "n": len(images.images), "made": made, "data": data.model_dump(mode="json")}
+    about |= {"classes": classes, "taught": list(taught)}
+    path = Path(run) / FOLDER / f"{name}.safetensors"
+    check_writable(path.parent)
+    tensors = {
+        "images": images.images.cpu().contiguous(),
+        "labels": torch.as_tensor(images.labels).long().cpu().contiguous(),
+    }
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, new, metadata={"labcore": json.dumps(about)})
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    return path
+
+
+def read_drawn(path: str | Path) -> Drawn:
+    """A file of `keep`. Raises FileNotFoundError, or ValueError for a file that is damaged or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no drawn images at {path}; run the experiment that draws them")
+    try:
+        with safe_open(path, "pt") as file:
+            about = parse_json((file.metadata() or {}).get("labcore", "{}"))
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+        whole = about.get("schema") == SCHEMA and all(name in about for name in NEEDED)
+        whole = whole and images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(labels) == about["n"]
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} holds no drawn images that can be read ({error}); draw them again") from None
+    if not whole:
+        raise ValueError(f"{path} holds no drawn images of schema {SCHEMA}; draw them again")
+    return Drawn(images, labels, about)
+
+
+def judge_again(
+    folder: str | Path, judges: Sequence[str], device: torch.device | str = "cpu", data: Data | None = None
+) -> dict[str, dict[str, Any]]:
+    """Measures of all images that `keep` wrote in `folder` or in folders below it, by those judges, without any training.
+
+    judges: names as `efflite0`, `classifier`, `inception` or `pixels`. data: where the real images are now; None: where they
+    were. Gives {path below `folder` without its ending: {"n", "made", "taught", "judges": roles, "measures": {name: value}}}.
+    Raises FileNotFoundError where nothing was kept, and ValueError for unknown judges and too few images.
+    """
+    folder = Path(folder)
+    files = sorted(file for file in folder.rglob(f"{FOLDER}/*.safetensors") if not file.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has no drawn images ({FOLDER}/*.safetensors); run the experiment that keeps them"
+        )
+    found = {}
+    for file in files:
+        drawn = read_drawn(file)
+        about, seed = drawn.about, drawn.made["seed"]
+        names = measures_of(judges, len(drawn), about["classes"])
+        compared = Data.of(DataConfig(**about["data"])) if data is None else data
+        found[str(file.relative_to(folder).with_suffix(""))] = {
+            **{key: about[key] for key in ("n", "made", "taught")},
+            "judges": roles(judges, about["taught"]),
+            "measures": scores_by_name(drawn, compared, names, seed, device),
+        }
+    return found

@@ -1,0 +1,73 @@
+"""Who judges drawn images, and who taught the model that drew them: a judge that taught is no independent witness.
+
+Judges are extractors of `labcore.evaluate.extractors` (`efflite0`, `classifier`, `inception`) and `pixels`. Teachers are
+encoders of `labcore.encoders`; two of them are judges as well, under another name (`extractors.ENCODERS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from labcore.config import AlignConfig, InversionRunConfig, RunConfig
+from labcore.data.datasets import Data
+from labcore.evaluate import fidelity, pixels
+from labcore.evaluate.extractors import ENCODERS, NAMES, suffix_of
+from labcore.runs.models import run_section
+
+EMBEDDED = "efflite0"
+CLASSIFIER = "classifier"
+JUDGES = (*NAMES, pixels.NAME)
+OF_IMAGES = ("fid", "sfid", "kid", "precision", "recall")
+"""What is computed in the features of an extractor."""
+Role = Literal["teacher", "independent"]
+
+
+def judges_for(data: Data) -> tuple[str, ...]:
+    """The judges of images like those of `data`: the shipped classifier judges grey pictures of clothes only."""
+    clothes = data.name.startswith("fashion-mnist") and data.channels in (None, 1)
+    return (EMBEDDED, *((CLASSIFIER,) if clothes else ()), pixels.NAME)
+
+
+def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
+    """Names of the measures of so many drawn images by those judges; none for 0 images.
+
+    classes: of the model that draws; 0 leaves out what needs classes. Raises ValueError for unknown judges, and where the
+    images are too few for the Frechet distance of one of them.
+    """
+    found: list[str] = []
+    if unknown := [judge for judge in judges if judge not in JUDGES]:
+        raise ValueError(f"judge was {unknown[0]!r}; the judges are {', '.join(JUDGES)}")
+    for judge in judges if samples != 0 else ():
+        if judge == pixels.NAME:
+            metrics: Sequence[str] = [m for m in pixels.METRICS if classes or m != "variance"]
+            pixels.check_pixels(metrics, samples, classes)
+        else:
+            fidelity.check_enough(["fid"], judge, samples, "drawn")
+            metrics = [m for m in OF_IMAGES if fidelity.enough(m, judge, samples)]
+        found += [f"{metric}{suffix_of(judge)}" for metric in metrics]
+    return found
+
+
+def taught(config: RunConfig | InversionRunConfig) -> tuple[str, ...]:
+    """Names of the frozen networks whose features took part in a model's training, each once; () for the likelihood alone.
+
+    A flow: its alignment's encoder. A learned inverse: its perceptual distances, and what taught the flow that it inverts,
+    where that flow's configuration lies beside it.
+    """
+    if isinstance(config, RunConfig):
+        return () if config.align is None else (config.align.encoder,)
+    distances = (ENCODERS.get(name, name) for name in config.inversion.perceptual)
+    return tuple(dict.fromkeys([*distances, *taught_flow(config.flow)]))
+
+
+def taught_flow(source: str) -> tuple[str, ...]:
+    """What taught a flow (what `find_model` takes), by the configuration beside it; () where it says no alignment."""
+    align: dict[str, Any] | None = run_section(source, "align")
+    return (align.get("encoder", AlignConfig.model_fields["encoder"].default),) if align else ()
+
+
+def roles(judges: Iterable[str], teachers: Iterable[str]) -> dict[str, Role]:
+    """{judge: "teacher" or "independent"}, for a record. teachers: what `taught` gives."""
+    known = set(teachers)
+    return {judge: "teacher" if ENCODERS.get(judge, judge) in known else "independent" for judge in judges}

@@ -1,0 +1,285 @@
+"""Evidence of an experiment: who taught and who judges, images that are kept, alignment on held-out images, agreed quality."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from conftest import perturbed
+from test_align_training import align_config
+from test_training import folder, one_thread  # noqa: F401
+from torch.nn import functional as F
+
+from labcore import encoders, zoo
+from labcore.config import AlignConfig, DataConfig, InversionRunConfig, RunConfig
+from labcore.data import ImageData, load
+from labcore.data.datasets import Data
+from labcore.evaluate.generate import Sampling, generate
+from labcore.experiments import alignment as experiment
+from labcore.experiments import drawn as module
+from labcore.experiments.drawn import judge_again, keep, read_drawn
+from labcore.experiments.held_out import held_out_alignment
+from labcore.experiments.judges import judges_for, measures_of, roles, taught, taught_flow
+from labcore.experiments.quality import agreed, judge_quality, quality_claims, taught_in
+from labcore.rng import StepNoise
+from labcore.runs.train_flow import datasets, initialised, objective_of, run_training
+from labcore.runs.train_student import spread_images
+from labcore.train import checkpoint
+from labcore.train.objectives import noised
+
+LITE0 = "efficientnet-lite0"
+CLOTHES = DataConfig(name="fashion-mnist-12k", image_size=16, channels=1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """150 images of each split."""
+    split = lambda self, which: load(self.name, which, image_size=16, channels=1).subset(range(150))  # noqa: E731
+    monkeypatch.setattr(Data, "split", split)
+
+
+# ---- who taught, who judges
+
+
+def test_controls_are_arms_by_name():
+    base = experiment.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    made = lambda name: experiment.arm(base, name, None, 0.1, "cosine", LITE0)  # noqa: E731
+    random, classifier = made("reverse-to-random"), made("reverse-8-to-classifier")
+    assert (random.align.encoder, random.align.adjoint_sweeps) == ("random-lite0", 0)
+    assert (classifier.align.encoder, classifier.align.adjoint_sweeps) == ("fashion-classifier", 8)
+    assert random.align.sites == made("reverse").align.sites and made("detach").align.encoder == LITE0
+    assert made("reverse-literal-to-random").align.direction == "reverse-literal"
+    assert "random-lite0" in experiment.describe(random)
+    for name in ("baseline-to-random", "reverse-to-", "reverse-to-dinov2-b", "reverse-to-random-8"):
+        with pytest.raises(ValueError, match="all but the baseline also with -to-random or -to-classifier"):
+            made(name)
+
+
+@pytest.mark.parametrize("encoder", ["random-lite0", "fashion-classifier"])
+def test_a_flow_learns_from_a_control(encoder, tmp_path):
+    base = experiment.base("fashion-16", steps=2, batch_size=8, save_every=2, seed=0)
+    config = experiment.arm(base, "detach", None, 1.0, "cosine", encoder)
+    config = config.replace(data=config.data.replace(limit=32).model_dump())
+    training, _ = datasets(config)
+    flow, objective = initialised(experiment.TarFlow, config), objective_of(config, training)
+    batch = spread_images(training, 8, True)
+    loss, logs = objective(flow, batch, StepNoise(0, 0, 8, torch.device("cpu")))
+    loss.backward()
+    want = encoders.load(encoder).tokens(batch.x, config.model.grid)
+    torch.testing.assert_close(objective.targets(batch), want)
+    assert 0 < float(logs["align"]) < 2 and any(p.grad is not None and p.grad.any() for p in flow.parameters())
+
+
+def test_taught():
+    base = experiment.base("fashion-16", steps=600, batch_size=128, save_every=150, seed=3)
+    aligned = base.replace(align=AlignConfig(sites=((1, 1),), encoder="random-lite0").model_dump())
+    assert taught(base) == () and taught(aligned) == ("random-lite0",)
+    assert taught_flow("fashion-r-repa") == (LITE0,) and taught_flow("fashion-itarflow") == ()
+    values = zoo.load("fashion-biflow").config.model_dump()
+    student = InversionRunConfig(flow="fashion-itarflow", model=values, train=base.train)
+    assert taught(student) == ()
+    perceptual = student.replace(inversion={"perceptual": {"efflite0": 1.0}})
+    assert taught(perceptual) == (LITE0,) and taught(perceptual.replace(flow="fashion-r-repa")) == (LITE0,)
+    assert taught(student.replace(flow="fashion-r-repa")) == (LITE0,)
+
+
+def test_roles_and_measures():
+    judges = judges_for(Data.of(CLOTHES))
+    assert judges == ("efflite0", "classifier", "pixels") and judges_for(Data("folder", "/x")) == ("efflite0", "pixels")
+    assert judges_for(Data("fashion-mnist", channels=3)) == ("efflite0", "pixels")
+    assert roles(judges, [LITE0]) == {"efflite0": "teacher", "classifier": "independent", "pixels": "independent"}
+    assert roles(judges, ["fashion-classifier"])["classifier"] == "teacher"
+    assert set(roles(judges, ["random-lite0"]).values()) == {"independent"}
+    names = measures_of(judges, 1500, 10)
+    assert {"fid_efflite0", "sfid_classifier", "recall_classifier", "power_pixels", "variance_pixels"} <= set(names)
+    assert measures_of(judges, 0, 10) == [] and "variance_pixels" not in measures_of(judges, 1500, 0)
+    assert measures_of(["classifier"], 200, 10) == [f"{m}_classifier" for m in ("fid", "kid", "precision", "recall")]
+    with pytest.raises(ValueError, match="fid_classifier needs at least"):
+        measures_of(["classifier"], 64, 10)
+
+
+# ---- drawn images that are kept
+
+
+def some(num: int = 110) -> ImageData:
+    return load("fashion-mnist-12k", "test", image_size=16, channels=1).subset(range(num))
+
+
+MADE = {"seed": 5, "model": "0123456789abcdef", "guidance": 1.0}
+
+
+def test_kept_images_are_the_same_again(tmp_path):
+    images = some()
+    path = keep(tmp_path, "way", images, MADE, CLOTHES, 10, [LITE0])
+    again = read_drawn(path)
+    assert path == tmp_path / "drawn" / "way.safetensors" and len(again) == again.about["n"] == 110
+    assert torch.equal(again.images, images.images) and torch.equal(again.labels, images.labels)
+    assert again.made == MADE and again.about["taught"] == [LITE0] and DataConfig(**again.about["data"]) == CLOTHES
+    assert [file.name for file in path.parent.iterdir()] == ["way.safetensors"]
+    moved = keep(tmp_path, "other", images.subset(range(109)), MADE, CLOTHES, 10, [])
+    assert read_drawn(moved).fingerprint() != again.fingerprint()
+
+
+def test_a_later_judge_needs_the_folder_only(tmp_path, few):
+    keep(tmp_path / "reverse", "a", some(), MADE, CLOTHES, 10, [LITE0])
+    keep(tmp_path / "baseline", "b", some(120), MADE, CLOTHES, 10, [])
+    found = judge_again(tmp_path, ["classifier", "pixels"])
+    assert list(found) == ["baseline/drawn/b", "reverse/drawn/a"]
+    one = found["reverse/drawn/a"]
+    assert one["n"] == 110 and one["made"] == MADE and one["taught"] == [LITE0]
+    assert one["judges"] == {"classifier": "independent", "pixels": "independent"}
+    names = measures_of(["classifier", "pixels"], 110, 10)
+    assert one["measures"] == experiment.scores_by_name(some(), Data.of(CLOTHES), names, 5, "cpu")
+    json.dumps(found)
+
+
+def test_what_cannot_be_kept_or_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="name was 'a/b'"):
+        keep(tmp_path, "a/b", some(), MADE, CLOTHES, 10, [])
+    with pytest.raises(ValueError, match="made lacks model"):
+        keep(tmp_path, "a", some(), {"seed": 0}, CLOTHES, 10, [])
+    with pytest.raises(FileNotFoundError, match="has no drawn images"):
+        judge_again(tmp_path, ["pixels"])
+    path = keep(tmp_path, "a", some(), MADE, CLOTHES, 10, [])
+    with pytest.raises(ValueError, match="judge was 'vgg'; the judges are inception, efflite0, classifier, pixels"):
+        judge_again(tmp_path, ["vgg"])
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="holds no drawn images that can be read"):
+        read_drawn(path)
+
+
+def test_a_kill_while_writing_loses_nothing(tmp_path, monkeypatch):
+    path = keep(tmp_path, "a", some(), MADE, CLOTHES, 10, [])
+    before = path.read_bytes()
+    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        keep(tmp_path, "a", some(50), MADE, CLOTHES, 10, [])
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_looks_keep_what_they_draw(tmp_path, few):
+    base = experiment.base("fashion-16", steps=2, batch_size=8, save_every=2, seed=0)
+    model = dict(image_size=16, channels=1, patch_size=8, num_classes=10, num_blocks=2, layers_per_block=1)
+    flow = perturbed(0.02, torch.float32, **model)
+    config = RunConfig(model=flow.config, data=CLOTHES, train=base.train, align={"sites": ((1, 1),)})
+    test = some()
+    looks = experiment.Looks(config, test, 20, torch.randn(20, 8), [(1, 1)], 100, judges=["classifier", "pixels"])
+    measured = partial(looks.measure, keep_in=tmp_path, config=config)(flow)
+    (path,) = (tmp_path / "drawn").iterdir()
+    kept = read_drawn(path)
+    want = generate(flow, Sampling(num=100, guidance=experiment.GUIDANCE, seed=0))
+    assert torch.equal(kept.images, want.images) and kept.made == want.made and path.stem == want.made["model"]
+    (again,) = judge_again(tmp_path, ["classifier", "pixels"]).values()
+    assert {"fid_classifier", "variance_pixels"} <= again["measures"].keys() == set(looks.metrics)
+    assert again["measures"] == {name: measured[name] for name in again["measures"]}
+    assert again["taught"] == [LITE0] and "metrics" in looks.key
+    with pytest.raises(ValueError, match="keep_in and config belong together"):
+        looks.measure(flow, keep_in=tmp_path)
+
+
+# ---- alignment on held-out images
+
+
+def test_held_out_alignment_is_the_cosine_of_the_objective(folder, tmp_path):  # noqa: F811
+    """At each checkpoint: 1 - the loss that the objective has on these images, with tokens computed for each batch."""
+    config = align_config(folder, targets="computed", sites=((2, 1), (1, 1)), direction="detach")
+    run = tmp_path / "run"
+    run_training(config, run, previews=False)
+    training, test = datasets(config)
+    found = held_out_alignment(config, run, test, 6)
+    assert [point["step"] for point in found] == [4, 8, 12]
+    batch, last = spread_images(test, 6, True), sorted(checkpoint.folders(run))[-1]
+    flow, objective = initialised(experiment.TarFlow, config).eval(), objective_of(config, training)
+    experiment.load_strictly(flow, experiment.read_tensors(last / "model" / "model.safetensors"), last)
+    objective.load_state_dict(checkpoint.read_training(checkpoint.read(last), torch.device("cpu"))["objective"])
+    objective.label_dropout = 0.0
+    noise = StepNoise(config.train.seed, 0, 6, torch.device("cpu"))
+    _, losses = objective.terms(flow, batch, noise)
+    for (b, layer), loss in losses.items():
+        assert found[-1][f"held_out_cosine_{b}_{layer}"] == pytest.approx(1 - float(loss), abs=2e-3)  # float16 tokens
+    both = [found[-1][name] for name in ("held_out_cosine_2_1", "held_out_cosine_1_1")]
+    assert found[-1]["held_out_cosine"] == pytest.approx(sum(both) / 2)
+    x, tokens = noised(flow, batch.x, noise), objective.targets(batch)
+    with torch.no_grad():
+        heads = objective.heads(flow(x, batch.y, config.align.sites).hiddens)
+    other = [float(F.cosine_similarity(p, tokens.roll(1, 0), dim=-1).mean()) for p in heads.values()]
+    assert found[-1]["held_out_chance"] == pytest.approx(sum(other) / 2, abs=2e-3)
+    assert held_out_alignment(config, run, test, 6) == found
+
+
+def test_held_out_alignment_needs_an_aligned_run(folder, tmp_path):  # noqa: F811
+    config = align_config(folder)
+    test = datasets(config)[1]
+    with pytest.raises(ValueError, match="the run has no alignment"):
+        held_out_alignment(config.replace(align=None), tmp_path, test, 6)
+    with pytest.raises(ValueError, match="give at least 2"):
+        held_out_alignment(config, tmp_path, test, 1)
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        held_out_alignment(config, tmp_path, test, 6)
+
+
+# ---- quality
+
+
+def records(row: str, teachers: list[str], **values: list[float]) -> list[dict]:
+    return [
+        {"row": row, "seed": seed, "metrics": {"taught": {row: teachers}, "last": dict(zip(values, each, strict=True))}}
+        for seed, each in enumerate(zip(*values.values(), strict=True))
+    ]
+
+
+def rows(fid: float, recall: float, lite: float, teachers: list[str]) -> list[dict]:
+    """A baseline, and a row that differs from it: in the classifier's distance, its recall, and efflite0's distance."""
+    jitter = (0.0, 0.01, -0.01, 0.005)
+    value = lambda mean: [mean + j for j in jitter]  # noqa: E731
+    base = dict(
+        fid_classifier=[1.0] * 4, recall_classifier=[0.5] * 4, fid_efflite0=[9.0] * 4, recall_efflite0=[0.5] * 4
+    )
+    ours = dict(fid_classifier=value(1 + fid), recall_classifier=value(0.5 + recall))
+    ours |= dict(fid_efflite0=value(9 + lite), recall_efflite0=value(0.5 - lite))
+    return [*records("baseline", [], **base), *records("arm", teachers, **ours)]
+
+
+@pytest.mark.parametrize(
+    ("fid", "recall", "lite", "teachers", "quality"),
+    [
+        (-0.3, 0.2, -0.3, [], "better"),
+        (-0.3, 0.2, 0.3, [], "contradictory"),
+        (-0.3, 0.2, 0.3, [LITE0], "better"),  # efflite0 taught, so it is not asked
+        (-0.3, 0.2, -0.3, ["random-lite0"], "better"),
+        (-0.3, -0.2, -0.3, [LITE0], "contradictory"),
+        (-0.3, 0.0, -0.3, [LITE0], "undetermined"),
+        (0.3, -0.2, 0.3, [], "worse"),
+        (-0.3, 0.2, -0.3, ["fashion-classifier"], "no claim"),
+    ],
+)
+def test_quality_is_agreed_upon(fid, recall, lite, teachers, quality):
+    found = judge_quality(rows(fid, recall, lite, teachers), "arm", "baseline")
+    assert found.quality == quality
+    asked = {"no claim": 0}.get(quality, 2 if LITE0 in teachers else 4)
+    assert len(found.verdicts) == asked
+
+
+def test_quality_of_rows_that_are_not_there_or_say_no_teacher():
+    both = rows(-0.3, 0.2, -0.3, [])
+    assert judge_quality([r for r in both if r["row"] == "baseline"], "arm", "baseline").quality == "not run"
+    del both[-1]["metrics"]["taught"]
+    with pytest.raises(ValueError, match=r"a record of row 'arm' does not say what taught it"):
+        judge_quality(both, "arm", "baseline")
+
+
+def test_agreed_takes_corrected_decisions():
+    assert agreed([]) == "no claim" and agreed(["supported"] * 2) == "better" and agreed(["not supported"]) == "worse"
+    assert agreed(["supported", "undetermined"]) == agreed(["undetermined"]) == "undetermined"
+    assert agreed(["supported", "not run"]) == "not run"
+    claims = quality_claims("a", "b", [LITE0], "ways.{}")
+    assert [(c.number, c.direction) for c in claims] == [
+        ("ways.fid_classifier", "lower"),
+        ("ways.recall_classifier", "higher"),
+    ]
+    assert taught_in([{"row": "a", "metrics": {"taught": ["x", "y", "x"]}}], "a") == ("x", "y")
