@@ -16,7 +16,6 @@ from labcore.data import ImageData, load
 from labcore.data.datasets import Data
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments import alignment as experiment
-from labcore.experiments import drawn as module
 from labcore.experiments.drawn import judge_again, keep, read_drawn
 from labcore.experiments.held_out import held_out_alignment
 from labcore.experiments.judges import judges_for, measures_of, roles, taught, taught_flow
@@ -156,7 +155,7 @@ def test_what_cannot_be_kept_or_read_is_refused(tmp_path):
 def test_a_kill_while_writing_loses_nothing(tmp_path, monkeypatch):
     path = keep(tmp_path, "a", some(), MADE, CLOTHES, 10, [])
     before = path.read_bytes()
-    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         keep(tmp_path, "a", some(50), MADE, CLOTHES, 10, [])
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
@@ -201,7 +200,9 @@ def test_held_out_alignment_is_the_cosine_of_the_objective(folder, tmp_path):  #
     noise = StepNoise(config.train.seed, 0, 6, torch.device("cpu"))
     _, losses = objective.terms(flow, batch, noise)
     for (b, layer), loss in losses.items():
-        assert found[-1][f"held_out_cosine_{b}_{layer}"] == pytest.approx(1 - float(loss), abs=2e-3)  # float16 tokens
+        assert found[-1][f"held_out_cosine_{b}_{layer}"] == pytest.approx(
+            1 - float(loss.detach()), abs=2e-3
+        )  # float16 tokens
     both = [found[-1][name] for name in ("held_out_cosine_2_1", "held_out_cosine_1_1")]
     assert found[-1]["held_out_cosine"] == pytest.approx(sum(both) / 2)
     x, tokens = noised(flow, batch.x, noise), objective.targets(batch)

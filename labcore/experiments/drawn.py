@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from torch import Tensor
 from labcore.config import DataConfig
 from labcore.data.datasets import Data
 from labcore.experiments.judges import measures_of, roles
+from labcore.files import check_writable, replacing
 from labcore.jsonfile import parse_json
 from labcore.runs.evaluation import scores_by_name
-from labcore.runs.train_flow import check_writable
 
 FOLDER = "drawn"
 SCHEMA = 1
@@ -86,12 +85,8 @@ def keep(
         "images": images.images.cpu().contiguous(),
         "labels": torch.as_tensor(images.labels).long().cpu().contiguous(),
     }
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as new:
         save_file(tensors, new, metadata={"labcore": json.dumps(about)})
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
     return path
 
 
