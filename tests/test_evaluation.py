@@ -356,7 +356,7 @@ def test_an_unconditional_flow_cannot_classify(tmp_path):
         "inception": ["fid"],
         "efflite0": ["kid"],
     }
-    assert len(METRICS) == 3 + 2 * 6
+    assert len(METRICS) == 3 + 3 * 6 + 2
 
 
 @pytest.fixture(scope="module")
@@ -419,3 +419,38 @@ def test_progress_in_a_log_is_a_line_at_every_tenth(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     assert processes.process_share()[0] == 1
     assert table([("a", 1), ("long", "x")]) == "a     1\nlong  x"
+
+
+def test_judges_that_taught_nobody_are_metrics_by_name(model, folder, tmp_path):
+    """The classifier's features and pixels: measured once, found again with their parts, and added to by a later call."""
+    out = tmp_path / "record.json"
+    words = ("evaluate", model, *SETTINGS, "--data", folder, "--out", out)
+    first = lab(*words, "--metrics", "kid_classifier,power_pixels")
+    assert first.exit_code == 0, first.output
+    record = json.loads(out.read_text())
+    made = record["fidelity_pixels"]
+    assert made["reference"]["resize"] == "none" and made["reference"]["cutoff"] == 0.5 and made["resamples"] > 0
+    assert record["fidelity_classifier"]["reference"]["resize"] == "bilinear, antialiased, to 28"
+    assert made["measures"]["power_pixels"]["floor"] is not None
+    again = lab(*words, "--metrics", "kid_classifier,power_pixels,variance_pixels")
+    assert again.exit_code == 0 and "was in" in again.output
+    later = json.loads(out.read_text())
+    assert later["fidelity_classifier"] == record["fidelity_classifier"]
+    assert later["fidelity_pixels"]["measures"]["power_pixels"] == made["measures"]["power_pixels"]
+    assert later["fidelity_pixels"]["measures"]["variance_pixels"]["value"] > 0
+
+
+def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tmp_path):
+    colour = perturbed(0.02, torch.float32, image_size=8, channels=3, patch_size=4, num_classes=0, num_blocks=2)
+    for metric, message in (
+        ("kid_classifier", "images have 3 channels; extractor 'classifier' takes grey images only"),
+        ("variance_pixels", "compares images of one class, and these have none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan([metric], colour, 200)
+    with pytest.raises(ValueError, match="power_pixels needs at least 100 generated images, given 50"):
+        plan(["power_pixels"], colour, 50)
+    done = lab(
+        "evaluate", model, *SETTINGS, "--classes", "none", "--metrics", "variance_pixels", "--out", tmp_path / "a"
+    )
+    assert done.exit_code == 2 and "compares images of one class" in done.output + done.stderr
