@@ -228,8 +228,9 @@ def test_a_reference_is_kept_and_made_anew_where_damaged(root):
     again = pixel_reference_of(data)
     assert again.power == first.power and torch.equal(again.variance, first.variance) and again.about == first.about
     assert again.about["floor"]["values"].keys() == {"power", "variance"} and again.about["resize"] == "none"
-    file.write_text("{}")
-    assert pixel_reference_of(data).power == first.power
+    for damaged in ("{}", file.read_text().replace(str(first.power), str(2 * first.power))):
+        file.write_text(damaged)
+        assert pixel_reference_of(data).power == first.power
     gaps = PixelReference(1.0, torch.tensor([1.0, math.nan], dtype=torch.float64), {})
     assert PixelReference.from_dict(gaps.as_dict()).variance.isnan().tolist() == [False, True]
 

@@ -25,10 +25,13 @@ def pixel_reference_of(data: Data, model: TokensConfig | None = None) -> pixels.
     path = cache_folder() / "statistics" / f"{train.name}-{train.split}-pixels-{sha256_of(key)[:16]}.json"
     if path.is_file():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: it is made anew
-            return pixels.PixelReference.from_dict(read_json(path))
+            kept = read_json(path)
+            if kept["sha256"] == sha256_of(kept["reference"]):
+                return pixels.PixelReference.from_dict(kept["reference"])
     reference = pixels.make_pixel_reference(train, None if test is None else in_order(test))
     make_folder(path.parent)
-    write_json(path, reference.as_dict())
+    values = reference.as_dict()
+    write_json(path, {"reference": values, "sha256": sha256_of(values)})
     return reference
 
 
