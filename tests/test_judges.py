@@ -14,10 +14,10 @@ from labcore.encoders import load as load_encoder
 from labcore.evaluate import pixels
 from labcore.evaluate.extractors import NAMES, load_extractor
 from labcore.evaluate.fidelity import fidelity, with_floor
-from labcore.evaluate.pixels import PixelReference, high_power, make_pixel_reference, pixel_measures
+from labcore.evaluate.pixels import PixelReference, high_power, make_pixel_reference, pixel_measures, split_judge
 from labcore.evaluate.statistics import make_reference
-from labcore.runs.evaluation import scores_by_name, split_judge
 from labcore.runs.pixel_reference import Data, pixel_reference_of
+from labcore.runs.scoring import scores_by_name
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,17 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from labcore import provenance
-from labcore.evaluate.fidelity import FEWEST, RESAMPLES, FidelityRecord, Measure, check_seed, described, with_interval
+from labcore.evaluate.fidelity import (
+    FEWEST,
+    RESAMPLES,
+    FidelityRecord,
+    Measure,
+    check_seed,
+    described,
+    split_name,
+    with_interval,
+)
+from labcore.evaluate.fidelity import NAMES as OF_FEATURES
 from labcore.evaluate.statistics import describe
 from labcore.reading import parts_of
 
@@ -160,6 +170,15 @@ def pixel_measures(
     made = made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"})
     made_with = {"seed": seed, **provenance.stamp("timm", "torch-fidelity")}
     return FidelityRecord(measures, made, described(reference), resamples, made_with)
+
+
+def split_judge(name: str) -> tuple[str, str]:
+    """(metric, judge) of a measure of drawn images, as ("fid", "efflite0"), ("power", "pixels"); ValueError lists names."""
+    if name in NAMES:
+        return name.removesuffix(Pixels.suffix), NAME
+    if name not in OF_FEATURES:
+        raise ValueError(f"metric {name!r} is unknown; the names are {', '.join((*OF_FEATURES, *NAMES))}")
+    return split_name(name)
 
 
 def check_pixels(metrics: Sequence[str], n: int, classes: int | None = None) -> None:

@@ -29,7 +29,7 @@ from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.presets import flowback
 from labcore.rng import StepNoise
 from labcore.runs.configure import at_length, configure, default_sites
-from labcore.runs.evaluation import scores_by_name
+from labcore.runs.scoring import scores_by_name
 from labcore.runs.train_flow import datasets, initialised, objective_of
 from labcore.runs.train_student import spread_images
 from labcore.train import checkpoint

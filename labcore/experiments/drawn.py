@@ -22,7 +22,7 @@ from labcore.data.datasets import Data
 from labcore.experiments.judges import measures_of, roles
 from labcore.files import check_writable, replacing
 from labcore.jsonfile import parse_json
-from labcore.runs.evaluation import scores_by_name
+from labcore.runs.scoring import scores_by_name
 
 FOLDER = "drawn"
 SCHEMA = 1

@@ -27,8 +27,8 @@ from labcore.nn.patch import unpatchify
 from labcore.presets.biflow import LATENTS, MODERN, SIZES
 from labcore.rng import normal_per_item
 from labcore.runs import own_data
-from labcore.runs.evaluation import scores_by_name
 from labcore.runs.models import find_model
+from labcore.runs.scoring import scores_by_name
 from labcore.runs.train_student import spread_images
 from labcore.timing import alternate
 
@@ -134,7 +134,7 @@ def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) ->
 def quality(
     drawn: ImageData, data: Data, classifier: Classifier | None, metrics: list[str], seed: int, device: Any
 ) -> dict[str, float]:
-    """`labcore.runs.evaluation.scores_by_name` of drawn images (full names), and the share recognised."""
+    """`labcore.runs.scoring.scores_by_name` of drawn images (full names), and the share recognised."""
     found = scores_by_name(drawn, data, metrics, seed, device) if metrics else {}
     if classifier is not None:
         found["recognised"] = recognised(classifier, to_float(drawn.images), drawn.labels).accuracy

@@ -74,7 +74,7 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
         if name in record.SIMPLE:
             simple.append(name)
         else:
-            metric, extractor = split_judge(name)
+            metric, extractor = pixels.split_judge(name)
             by_extractor.setdefault(extractor, []).append(metric)
     if not simple and not by_extractor:
         raise ValueError(f"no metrics were given; the names are {', '.join(METRICS)}")
@@ -94,15 +94,6 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
         extractors.check_channels(extractor, pixel_shape(flow.config)[0])
         fidelity.check_enough(wanted, extractor, num_samples, "generated")
     return Plan(simple, by_extractor)
-
-
-def split_judge(name: str) -> tuple[str, str]:
-    """(metric, judge) of a measure of drawn images, as ("fid", "efflite0"), ("power", "pixels"); ValueError lists names."""
-    if name in pixels.NAMES:
-        return name.removesuffix(pixels.Pixels.suffix), pixels.NAME
-    if name not in fidelity.NAMES:
-        raise ValueError(f"metric {name!r} is unknown; the names are {', '.join((*fidelity.NAMES, *pixels.NAMES))}")
-    return fidelity.split_name(name)
 
 
 def evaluate_model(
@@ -376,24 +367,6 @@ def scores(
     statistics = reference_of(data, network) if reference is None else load_reference(reference)
     record = fidelity.fidelity(drawn, statistics, network, metrics, seed=seed, resamples=0)
     return {name: float(measure.value) for name, measure in record.measures.items()}
-
-
-def scores_by_name(
-    drawn: Any, data: Data, names: Sequence[str], seed: int, device: torch.device | str
-) -> dict[str, float]:
-    """Measures of drawn images without intervals, by any judges: names as `fid_classifier` or `power_pixels`.
-
-    data: its train split is compared with. Raises ValueError for unknown names, and as `fidelity` and `pixel_measures`.
-    """
-    found, asked = {}, [(name, *split_judge(name)) for name in names]
-    for judge in dict.fromkeys(judge for _, _, judge in asked):
-        metrics = [metric for _, metric, of in asked if of == judge]
-        if judge == pixels.NAME:
-            record = pixels.pixel_measures(drawn, pixel_reference_of(data), metrics, seed=seed, resamples=0)
-            found |= {name: float(measure.value) for name, measure in record.measures.items()}
-        else:
-            found |= scores(drawn, data, metrics, seed, device, judge)
-    return {name: found[name] for name in names}
 
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {
