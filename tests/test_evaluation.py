@@ -319,7 +319,7 @@ REFUSED = {
     "too few at all": (("--metrics", "kid_efflite0", "--num-samples", "99"), "needs at least 100"),
     "a class that is not there": (
         ("--metrics", "kid_efflite0", "--num-samples", "100", "--classes", "11"),
-        "classes 0..9",
+        "allowed are 0..9",
     ),
     "no class": (("--metrics", "kid_efflite0", "--num-samples", "100", "--classes", "a"), "numbers like 3"),
     "no Inception": (("--metrics", "fid", "--num-samples", "5000"), "weights-inception-2015-12-05"),

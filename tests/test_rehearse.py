@@ -61,7 +61,7 @@ def test_a_rehearsal_from_points_to_price(tmp_path):
     assert whole["device_hours"] == pytest.approx(48 * whole["days"])
     assert whole["price"] == pytest.approx(2.5 * whole["device_hours"])
     assert record["plan"]["steps"] == 400 and record["device"]["kind"] == "cpu" and record["problem"] is None
-    assert Image.open(tmp_path / "out" / "images.png").size[1] == 32
+    assert Image.open(tmp_path / "out" / "images.png").size[1] > 32  # 32 pixels, and the names of the classes
     assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
     command = record["command"]
     assert command.startswith("lab train --preset fashion-16 --set model.width=32")
