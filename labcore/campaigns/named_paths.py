@@ -17,7 +17,7 @@ from typing import Any
 from labcore.files import sha256
 
 FILES = ("data_path", "reference")
-"""Parameters that are always paths. Others that a notebook marks [path] are a name or a path, and a path of one part is
+"""Parameters that are always paths. Others that a notebook marks [path] are a name or a path, and a folder of one part is
 written ./part."""
 WEIGHTS = (".safetensors", ".bin")
 """Suffixes of a model's weights."""
@@ -38,7 +38,7 @@ def located(name: str, value: Any, project: Path) -> Path | None:
     place = next((base / path for base in (Path.cwd(), project) if (base / path).exists()), None)
     if place is None:
         return None
-    if name not in FILES and not any(mark in value for mark in ("/", os.sep)):
+    if name not in FILES and place.is_dir() and not any(mark in value for mark in ("/", os.sep)):
         if place.parent == Path.cwd():
             warnings.warn(
                 f"{name}={value} is taken as a name; for the folder {value} that is here, write {name}=./{value}",
