@@ -15,6 +15,7 @@ from labcore.cli.app import app
 from labcore.data import load
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import statistics
+from labcore.evaluate.generate import Sampling
 from labcore.jsonfile import write_json
 from labcore.progress import show_progress, table
 from labcore.runs import evaluation
@@ -352,7 +353,7 @@ def test_an_unconditional_flow_cannot_classify(tmp_path):
         plan(["classify", "bayes"], flow, None)
     with pytest.raises(ValueError, match="the names are"):
         plan([], flow, None)
-    assert plan(["fid", "likelihood", "fid", "kid_efflite0"], flow, 3000).by_extractor == {
+    assert plan(["fid", "likelihood", "fid", "kid_efflite0"], flow, Sampling(num=3000)).by_extractor == {
         "inception": ["fid"],
         "efflite0": ["kid"],
     }
@@ -444,12 +445,20 @@ def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tm
     colour = perturbed(0.02, torch.float32, image_size=8, channels=3, patch_size=4, num_classes=0, num_blocks=2)
     for metric, message in (
         ("kid_classifier", "images have 3 channels; extractor 'classifier' takes grey images only"),
-        ("variance_pixels", "compares images of one class, and these have none"),
+        ("variance_pixels", "compares images of one class, and some have no class"),
     ):
         with pytest.raises(ValueError, match=message):
-            plan([metric], colour, 200)
+            plan([metric], colour, Sampling(num=200))
     with pytest.raises(ValueError, match="power_pixels needs at least 100 generated images, given 50"):
-        plan(["power_pixels"], colour, 50)
+        plan(["power_pixels"], colour, Sampling(num=50))
+    many = perturbed(0.02, torch.float32, num_classes=60)
+    alone = r"needs 2 images of each class drawn; classes 50, 51, 52, 53, 54 and 5 more have 1 of 110 images"
+    with pytest.raises(ValueError, match=alone):
+        plan(["variance_pixels"], many, Sampling(num=110))
+    plan(["variance_pixels"], many, Sampling(num=120))
+    plan(["variance_pixels"], many, Sampling(num=100, classes=(3, 9)))
+    with pytest.raises(ValueError, match="some have no class"):
+        plan(["variance_pixels"], many, Sampling(num=120, classes="none"))
     done = lab(
         "evaluate", model, *SETTINGS, "--classes", "none", "--metrics", "variance_pixels", "--out", tmp_path / "a"
     )

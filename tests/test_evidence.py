@@ -97,6 +97,8 @@ def test_roles_and_measures():
     names = measures_of(judges, 1500, 10)
     assert {"fid_efflite0", "sfid_classifier", "recall_classifier", "power_pixels", "variance_pixels"} <= set(names)
     assert measures_of(judges, 0, 10) == [] and "variance_pixels" not in measures_of(judges, 1500, 0)
+    assert measures_of(["pixels"], 1999, 1000) == measures_of(["pixels"], 110, 120) == ["power_pixels"]
+    assert measures_of(["pixels"], 2000, 1000) == ["power_pixels", "variance_pixels"]
     assert measures_of(["classifier"], 200, 10) == [f"{m}_classifier" for m in ("fid", "kid", "precision", "recall")]
     with pytest.raises(ValueError, match="fid_classifier needs at least"):
         measures_of(["classifier"], 64, 10)

@@ -157,6 +157,31 @@ def test_variance_against_numpy(monkeypatch):
     assert found["power_pixels"].value == pytest.approx(math.log(p["a"] / p["b"]), rel=1e-12)
 
 
+def test_a_references_variance_is_that_of_an_explicit_sum(monkeypatch):
+    """In one pass; 0 exactly, and no rounding, for a class of images that are all alike."""
+    monkeypatch.setattr(pixels, "PART", 50)
+    g = torch.Generator().manual_seed(0)
+    x = (200 + 3 * torch.randn(130, 3, 6, 6, generator=g)).round().to(torch.uint8)  # a small variance on a large mean
+    labels = torch.arange(130) % 4
+    labels[labels == 3] = 2
+    labels[-1] = 3
+    x[labels == 1] = x[1].clone()
+    images = ImageData(x, labels, ("a", "b", "c", "d"), "some", "train")
+    found = make_pixel_reference(images)
+    want = [(x[labels == k].double() / 127.5).var(0).mean() for k in (0, 2)]
+    assert found.variance[[0, 2]].tolist() == pytest.approx([float(v) for v in want], rel=1e-12)
+    assert float(found.variance[1]) == 0 and math.isnan(float(found.variance[3]))
+    assert found.power == pytest.approx(float(high_power(x.double() / 127.5 - 1).mean()), rel=1e-12)
+
+
+def test_a_reference_reads_the_images_once(monkeypatch):
+    real, read = clothes(), []
+    get = ImageData.__getitems__
+    monkeypatch.setattr(ImageData, "__getitems__", lambda self, rows: read.extend(rows) or get(self, rows))
+    make_pixel_reference(real)
+    assert sorted(read) == list(range(len(real)))
+
+
 def test_pixels_of_real_images_in_any_order():
     real = clothes()
     reference = make_pixel_reference(real, clothes(split="test", num=200))
@@ -197,7 +222,7 @@ def test_the_interval_is_the_standard_error():
     ("labels", "message"),
     [
         (torch.full((120,), -1), "some have no class"),
-        (torch.tensor([3, *[1] * 119]), r"needs 2 images of each class drawn; classes \[3\] have 1"),
+        (torch.tensor([3, *[1] * 119]), r"needs 2 images of each class drawn; classes 3 have 1 of 120"),
         (torch.full((120,), 10), "images of classes 0..9"),
     ],
 )
@@ -214,6 +239,8 @@ def test_too_few_images_and_other_sizes_are_refused():
     reference = make_pixel_reference(clothes())
     with pytest.raises(ValueError, match="power_pixels needs at least 100 generated images, given 50"):
         pixel_measures(clothes(num=50), reference)
+    with pytest.raises(ValueError, match="resamples was 1; give at least 10 for an interval"):
+        pixel_measures(clothes(num=120), reference, ["power"], resamples=1)
     with pytest.raises(ValueError, match="images have image_size 28, and the real images 16"):
         pixel_measures(clothes(28), reference)
     flat = changed(clothes(num=120), torch.full((120, 1, 16, 16), 7, dtype=torch.uint8))

@@ -177,7 +177,6 @@ def evaluate(
 
     flow = find_denoised(model, denoising).to(device())
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    plan(names, flow, num_samples)
     sampling = None
     if num_samples is not None:
         sampling = Sampling(
@@ -191,6 +190,7 @@ def evaluate(
             compiled=compiled,
             chunk=batch_size,
         )
+    plan(names, flow, sampling)
     if out:
         check_out(out, flow)
     source = source_of(model, flow.config, data, path, crop)

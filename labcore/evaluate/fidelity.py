@@ -41,7 +41,10 @@ NAMES = tuple(f"{metric}{extractors.suffix_of(name)}" for name in extractors.NAM
 RESAMPLES = 40  # halves; a standard deviation good to 11%
 FEWEST = 100  # images for the metrics without a covariance: our choice
 MOST_SEED = 2**32 - 1  # numpy's, in torch-fidelity
-BOUNDS = {"fid": (0, math.inf), "sfid": (0, math.inf), "is": (1, math.inf), "precision": (0, 1), "recall": (0, 1)}
+BOUNDS = {
+    **{"fid": (0, math.inf), "sfid": (0, math.inf), "is": (1, math.inf), "precision": (0, 1), "recall": (0, 1)},
+    "variance": (0, math.inf),  # of `labcore.evaluate.pixels`
+}
 """Values that a metric can have; intervals end there. An estimate of KID may be negative."""
 KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
 IS_SPLIT = 5000  # images a split of the inception score, as in ADM's evaluator
@@ -126,13 +129,7 @@ def fidelity(
     Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
     or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
     """
-    if not metrics or (unknown := set(metrics) - set(METRICS)):
-        raise ValueError(
-            f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(METRICS)}"
-        )
-    if resamples != 0 and resamples < 10:
-        raise ValueError(f"resamples was {resamples}; give at least 10 for an interval, or 0 for none")
-    check_seed(seed)
+    check_request(metrics, METRICS, seed, resamples)
     reference.check(extractor, images.image_size, images.channels)
     check_enough(metrics, extractor, len(images), "generated")
     check_enough(metrics, extractor, reference.about["n"], "reference")
@@ -143,16 +140,9 @@ def fidelity(
     for i, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", i, len(metrics))
-        value, low, high = with_interval(_FUNCTIONS[metric](features, reference), len(images), seed, resamples)
-        name, known = f"{metric}{extractor.suffix}", floor.get("values", {}).get(metric)
-        if not all(map(math.isfinite, (value, low, high))):
-            raise ValueError(
-                f"{name} of {len(images)} images came out as {value} ({low} to {high}): their features are too large or too "
-                "alike for it; look at some images, or leave the metric out"
-            )
-        least, most = BOUNDS.get(metric, (-math.inf, math.inf))
-        low, high = min(value, max(low, least)), max(value, min(high, most))
-        measures[name] = Measure(value, low, high, len(images), known)
+        statistic, known = _FUNCTIONS[metric](features, reference), floor.get("values", {}).get(metric)
+        name = f"{metric}{extractor.suffix}"
+        measures[name] = measured(name, statistic, len(images), seed, resamples, known)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return FidelityRecord(
@@ -162,6 +152,17 @@ def fidelity(
         resamples,
         {"seed": seed, **provenance.stamp("timm", "torch-fidelity")},
     )
+
+
+def check_request(metrics: Sequence[str], allowed: Sequence[str], seed: int, resamples: int) -> None:
+    """ValueError for no or unknown metrics, a seed that `check_seed` refuses, and too few resamples for an interval."""
+    if not metrics or (unknown := set(metrics) - set(allowed)):
+        raise ValueError(
+            f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(allowed)}"
+        )
+    if resamples != 0 and resamples < 10:
+        raise ValueError(f"resamples was {resamples}; give at least 10 for an interval, or 0 for none")
+    check_seed(seed)
 
 
 def described(reference: Any) -> dict[str, Any]:
@@ -212,6 +213,21 @@ def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tu
     halves = (torch.randperm(n, generator=generator(seed, "half", i))[: n // 2] for i in range(resamples))
     spread = 1.96 * float(torch.tensor([statistic(half, seed) for half in halves], dtype=torch.float64).std())
     return value, value - spread, value + spread
+
+
+def measured(name: str, statistic: Statistic, n: int, seed: int, resamples: int, floor: float | None) -> Measure:
+    """A metric of `n` images with its interval, which ends at `BOUNDS`. ValueError for one that is NaN or infinite.
+
+    name: full, as fid_efflite0.
+    """
+    value, low, high = with_interval(statistic, n, seed, resamples)
+    if not all(map(math.isfinite, (value, low, high))):
+        raise ValueError(
+            f"{name} of {n} images came out as {value} ({low} to {high}): their features are too large or too alike for it; "
+            "look at some images, or leave the metric out"
+        )
+    least, most = BOUNDS.get(name.partition("_")[0], (-math.inf, math.inf))
+    return Measure(value, min(value, max(low, least)), max(value, min(high, most)), n, floor)
 
 
 class Frechet:

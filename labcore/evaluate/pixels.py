@@ -29,11 +29,11 @@ from labcore.evaluate.fidelity import (
     FEWEST,
     RESAMPLES,
     FidelityRecord,
-    Measure,
-    check_seed,
+    Statistic,
+    check_request,
     described,
+    measured,
     split_name,
-    with_interval,
 )
 from labcore.evaluate.fidelity import NAMES as OF_FEATURES
 from labcore.evaluate.statistics import describe
@@ -46,6 +46,8 @@ VERSION = 1
 """Version of the definitions above; part of every record and of the key of a stored reference."""
 CUTOFF = 0.5
 """Share of the Nyquist frequency above which power is measured."""
+HALF = 127.5
+"""Pixels 0..255 that are 1 of x, which is in [-1, 1]."""
 PART = 512
 """Images in memory at a time; no result depends on it but by rounding."""
 
@@ -99,16 +101,14 @@ def squared_distances(dataset: Any, classes: int) -> Float64[Tensor, " n"]:
 
     NaN for images without a class (label below 0) and for the image of a class that has one only.
     """
-    count = torch.zeros(classes, dtype=torch.float64)
-    total: Any = 0
-    for x, y in _parts(dataset):
-        rows = _one_hot(y, classes)
-        count += rows.sum(0)
-        total = total + rows.T @ x.flatten(1)
-    means = total / count.clamp_min(1)[:, None]
+    sums = _ClassSums(classes, dataset)
+    for pixels, y in _parts(dataset):
+        sums.add(pixels, y)
+    count = sums.count
+    means = sums.total / count.clamp_min(1)[:, None]
     found = []
-    for x, y in _parts(dataset):
-        distance = (x.flatten(1) - means[y.clamp_min(0)]).square().mean(1)
+    for pixels, y in _parts(dataset):
+        distance = (pixels.flatten(1) - means[y.clamp_min(0)]).square().mean(1) / HALF**2
         n = count[y.clamp_min(0)]
         unbiased = distance * n / (n - 1)
         found.append(torch.where((y >= 0) & (n > 1), unbiased, math.nan))
@@ -117,17 +117,19 @@ def squared_distances(dataset: Any, classes: int) -> Float64[Tensor, " n"]:
 
 def make_pixel_reference(dataset: Any, test: Any | None = None) -> PixelReference:
     """Statistics of all images of `dataset` (any of labcore.data); with `test`, the floor: the measures of held-out images."""
-    power = torch.cat([high_power(x) for x, _ in _parts(dataset)])
-    if float(power.mean()) <= 0:
+    classes, powers = len(dataset.classes), []
+    sums = _ClassSums(classes, dataset)
+    for pixels, y in _parts(dataset):
+        powers.append(high_power(_scaled(pixels)))
+        sums.add(pixels, y)
+    power = float(torch.cat(powers).mean())
+    if power <= 0:
         raise ValueError(f"{dataset.name} has no power above {CUTOFF:g} of Nyquist: are its images constant?")
-    classes, labels = len(dataset.classes), _labels(dataset)
-    distances = squared_distances(dataset, classes)
-    variance = torch.tensor([float(distances[labels == k].mean()) for k in range(classes)], dtype=torch.float64)
-    about = {**describe(dataset, Pixels), "classes": list(dataset.classes)}
-    reference = PixelReference(float(power.mean()), variance, about)
+    about = {**describe(dataset, Pixels), "classes": list(dataset.classes), "made_with": provenance.stamp()}
+    reference = PixelReference(power, sums.variance() / HALF**2, about)
     if test is None or len(test) < FEWEST:
         return reference
-    possible = [m for m in METRICS if m == "power" or not (_too_few(test, classes) or _lacking(reference, test))]
+    possible = [m for m in METRICS if m == "power" or _comparable(reference, test)]
     record = pixel_measures(test, reference, possible, resamples=0)
     values = {name.removesuffix(Pixels.suffix): m.value for name, m in record.measures.items()}
     floor = {"data": f"{test.name}/{test.split}", "n": len(test), "values": values}
@@ -147,26 +149,15 @@ def pixel_measures(
     images: uint8, with labels numbered as the reference's classes. Raises ValueError for unknown metrics, fewer than 100
     images, images of another size, and for `variance` where images have no class or a class has fewer than 2 images.
     """
-    if not metrics or (unknown := set(metrics) - set(METRICS)):
-        raise ValueError(
-            f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(METRICS)}"
-        )
-    check_seed(seed)
-    check_pixels(metrics, len(images))
+    check_request(metrics, METRICS, seed, resamples)
+    check_pixels(metrics, _labels(images))
     for what in ("image_size", "channels"):
         if (given := getattr(images, what)) != (real := reference.about[what]):
             raise ValueError(f"images have {what} {given}, and the real images {real}; give images of one size")
     measures, values = {}, reference.about.get("floor", {}).get("values", {})
     for metric in metrics:
-        statistic = (_power if metric == "power" else _variance)(images, reference)
-        value, low, high = with_interval(statistic, len(images), seed, resamples)
-        if not all(map(math.isfinite, (value, low, high))):
-            raise ValueError(
-                f"{metric}_{NAME} of {len(images)} images came out as {value} ({low} to {high}); look at some images, or leave "
-                "the metric out"
-            )
-        least = 0.0 if metric == "variance" else -math.inf
-        measures[f"{metric}_{NAME}"] = Measure(value, max(low, least), high, len(images), values.get(metric))
+        name, statistic = f"{metric}_{NAME}", (_power if metric == "power" else _variance)(images, reference)
+        measures[name] = measured(name, statistic, len(images), seed, resamples, values.get(metric))
     made = made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"})
     made_with = {"seed": seed, **provenance.stamp("timm", "torch-fidelity")}
     return FidelityRecord(measures, made, described(reference), resamples, made_with)
@@ -181,16 +172,28 @@ def split_judge(name: str) -> tuple[str, str]:
     return split_name(name)
 
 
-def check_pixels(metrics: Sequence[str], n: int, classes: int | None = None) -> None:
-    """ValueError, before anything is drawn, for too few images, and for `variance` of images without classes (classes 0)."""
+def check_pixels(metrics: Sequence[str], labels: Int64[Tensor, " n"]) -> None:
+    """ValueError for too few images, and for `variance` where images have no class or are the only one of a class.
+
+    labels: of the images, drawn or not: those that they will have (-1 for no class).
+    """
+    check_number(metrics[0], n := len(labels))
+    if "variance" not in metrics:
+        return
+    if bool((labels < 0).any()):
+        raise ValueError(f"variance_{NAME} compares images of one class, and some have no class; leave it out")
+    if few := _few(labels):
+        raise ValueError(f"variance_{NAME} needs 2 images of each class drawn; {_named(few)} of {n} images: draw more")
+
+
+def check_number(metric: str, n: int) -> None:
+    """ValueError for too few images."""
     if n < FEWEST:
-        raise ValueError(f"{metrics[0]}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
-    if classes == 0 and "variance" in metrics:
-        raise ValueError(f"variance_{NAME} compares images of one class, and these have none; leave it out")
+        raise ValueError(f"{metric}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
 
 
-def _power(images: Any, reference: PixelReference) -> Any:
-    power = torch.cat([high_power(x) for x, _ in _parts(images)])
+def _power(images: Any, reference: PixelReference) -> Statistic:
+    power = torch.cat([high_power(_scaled(pixels)) for pixels, _ in _parts(images)])
 
     def statistic(half: Int64[Tensor, " m"] | None, _: int) -> float:
         mean = float((power if half is None else power[half]).mean())
@@ -199,12 +202,10 @@ def _power(images: Any, reference: PixelReference) -> Any:
     return statistic
 
 
-def _variance(images: Any, reference: PixelReference) -> Any:
+def _variance(images: Any, reference: PixelReference) -> Statistic:
     classes, labels = len(reference.variance), _labels(images)
-    if bool((labels < 0).any()) or bool((labels >= classes).any()):
-        raise ValueError(f"variance_{NAME} needs images of classes 0..{classes - 1}; some have no class or another one")
-    if few := _too_few(images, classes):
-        raise ValueError(f"variance_{NAME} needs 2 images of each class drawn; classes {few} have 1: draw more")
+    if bool((labels >= classes).any()):
+        raise ValueError(f"variance_{NAME} needs images of classes 0..{classes - 1}; some have another one")
     if lacking := _lacking(reference, images):
         raise ValueError(
             f"variance_{NAME}: classes {lacking} have fewer than 2 real images, or all alike; leave it out"
@@ -218,9 +219,21 @@ def _variance(images: Any, reference: PixelReference) -> Any:
     return statistic
 
 
-def _too_few(images: Any, classes: int) -> list[int]:
-    counts = torch.bincount(_labels(images).clamp_min(0), minlength=classes)
-    return [k for k, n in enumerate(counts.tolist()) if n == 1]
+def _few(labels: Int64[Tensor, " n"]) -> list[int]:
+    """Classes of one image."""
+    found, counts = labels[labels >= 0].unique(return_counts=True)
+    return found[counts == 1].tolist()
+
+
+def _named(classes: Sequence[int], most: int = 5) -> str:
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return f"classes {', '.join(map(str, classes[:most]))}{more} have 1"
+
+
+def _comparable(reference: PixelReference, images: Any) -> bool:
+    """Whether `variance` of these images can be computed."""
+    labels = _labels(images)
+    return bool((labels >= 0).all()) and not _few(labels) and not _lacking(reference, images)
 
 
 def _lacking(reference: PixelReference, images: Any) -> list[int]:
@@ -233,12 +246,36 @@ def _labels(dataset: Any) -> Int64[Tensor, " n"]:
 
 
 def _parts(dataset: Any) -> Iterator[tuple[Float64[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-    """Pixels in [-1, 1] as float64, and labels, some hundred images at a time."""
+    """Pixels 0..255 as float64, and labels, some hundred images at a time."""
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     for pixels, labels in parts_of(dataset, parts, torch.device("cpu")):
-        yield pixels.double() / 127.5 - 1, labels.long()
+        yield pixels.double(), labels.long()
 
 
-def _one_hot(labels: Int64[Tensor, " b"], classes: int) -> Float64[Tensor, "b k"]:
-    """A row for each image; zeros where it has no class."""
-    return (labels[:, None] == torch.arange(classes)).double()
+def _scaled(pixels: Float64[Tensor, "b c h w"]) -> Float64[Tensor, "b c h w"]:
+    """Pixels 0..255 as x in [-1, 1]."""
+    return pixels / HALF - 1
+
+
+class _ClassSums:
+    """Over the images of each class: their number, the sum of their pixels x (k, d), and the sum of |x|^2.
+
+    Images without a class are left out. Sums of whole numbers are exact, so images that are all alike have variance 0.
+    """
+
+    def __init__(self, classes: int, dataset: Any):
+        self.count, self.squared = torch.zeros(2, classes, dtype=torch.float64)
+        self.total = torch.zeros(classes, dataset.channels * dataset.image_size**2, dtype=torch.float64)
+
+    def add(self, pixels: Float64[Tensor, "b c h w"], y: Int64[Tensor, " b"]) -> None:
+        """Count some images in."""
+        x, y = pixels.flatten(1)[y >= 0], y[y >= 0]
+        self.count.index_add_(0, y, torch.ones(len(y), dtype=torch.float64))
+        self.total.index_add_(0, y, x)
+        self.squared.index_add_(0, y, x.square().sum(1))
+
+    def variance(self) -> Float64[Tensor, " k"]:
+        """(sum |x|^2 - n |mean|^2) / ((n - 1) d); NaN below 2 images."""
+        n, d = self.count, self.total.shape[1]
+        found = (self.squared - (self.total.square() / n[:, None]).sum(1)) / ((n - 1) * d)
+        return torch.where(n > 1, found.clamp_min(0), math.nan)

@@ -32,7 +32,8 @@ def judges_for(data: Data) -> tuple[str, ...]:
 def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
     """Names of the measures of so many drawn images by those judges; none for 0 images.
 
-    classes: of the model that draws; 0 leaves out what needs classes. Raises ValueError for unknown judges, and where the
+    classes: of the model that draws, each in turn; the variance within a class is left out for 0, and where a class would
+    have one image. Raises ValueError for unknown judges, and where the
     images are too few for the Frechet distance of one of them.
     """
     found: list[str] = []
@@ -40,8 +41,8 @@ def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
         raise ValueError(f"judge was {unknown[0]!r}; the judges are {', '.join(JUDGES)}")
     for judge in judges if samples != 0 else ():
         if judge == pixels.NAME:
-            metrics: Sequence[str] = [m for m in pixels.METRICS if classes or m != "variance"]
-            pixels.check_pixels(metrics, samples, classes)
+            pixels.check_number("power", samples)
+            metrics: Sequence[str] = pixels.METRICS if 0 < 2 * classes <= samples else ["power"]
         else:
             fidelity.check_enough(["fid"], judge, samples, "drawn")
             metrics = [m for m in OF_IMAGES if fidelity.enough(m, judge, samples)]

@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from labcore import provenance
 from labcore import tf32 as tf32_switch
@@ -51,9 +53,7 @@ from labcore.processes import process_share
 from labcore.progress import Progress
 from labcore.runs.pixel_reference import pixel_reference_of, test_split
 from labcore.spread import spread
-
-if TYPE_CHECKING:
-    import torch
+from labcore.types import NULL
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES, *pixels.NAMES)
 
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     by_extractor: dict[str, list[str]]
 
 
-def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan:
+def plan(metrics: Sequence[str], flow: Sampler, sampling: Sampling | None) -> Plan:
     """Sort the metrics, and refuse now what would fail later: unknown names, too few samples, no classes or likelihood."""
     simple, by_extractor = [], {}
     for name in dict.fromkeys(metrics):
@@ -85,14 +85,15 @@ def plan(metrics: Sequence[str], flow: Sampler, num_samples: int | None) -> Plan
         )
     if flow.config.num_classes == 0 and (asked := {"bayes", "classify"} & set(simple)):
         raise ValueError(f"{', '.join(sorted(asked))}: this flow is unconditional and cannot classify; leave it out")
-    if by_extractor and num_samples is None:
+    if by_extractor and sampling is None:
         raise ValueError("metrics of generated images need --num-samples: 50000 in papers, 2000 for a first look")
     for extractor, wanted in by_extractor.items():
         if extractor == pixels.NAME:
-            pixels.check_pixels(wanted, num_samples, flow.config.num_classes)
+            labels = sampling.labels(flow, range(sampling.num))
+            pixels.check_pixels(wanted, torch.full((sampling.num,), NULL) if labels is None else labels)
             continue
         extractors.check_channels(extractor, pixel_shape(flow.config)[0])
-        fidelity.check_enough(wanted, extractor, num_samples, "generated")
+        fidelity.check_enough(wanted, extractor, sampling.num, "generated")
     return Plan(simple, by_extractor)
 
 
@@ -118,9 +119,7 @@ def evaluate_model(
     float32 products and convolutions on a GPU in TensorFloat-32; `made_with` says which. Raises ValueError, OSError and
     FileNotFoundError before anything is drawn.
     """
-    todo = plan(metrics, flow, sampling and sampling.num)
-    if sampling is not None and sampling.classes == "none" and pixels.NAME in todo.by_extractor:
-        pixels.check_pixels(todo.by_extractor[pixels.NAME], sampling.num, 0)
+    todo = plan(metrics, flow, sampling)
     check_limit(limit)
     fidelity.check_seed(seed)
     known = check_out(out, flow) if out is not None else {}
