@@ -441,6 +441,25 @@ def test_judges_that_taught_nobody_are_metrics_by_name(model, folder, tmp_path):
     assert later["fidelity_pixels"]["measures"]["variance_pixels"]["value"] > 0
 
 
+def test_pixels_of_a_model_with_classes_in_another_order(folder, tmp_path, monkeypatch):
+    """Measured once and added to: the record is of the images as they are numbered for the model."""
+    names = tuple(reversed(Data("folder", str(folder), 28, 1).split("train").classes))
+    flow = perturbed(
+        0.02, torch.float32, image_size=28, channels=1, patch_size=7, num_classes=10, num_blocks=2, layers_per_block=1
+    )
+    flow = TarFlow(flow.config.replace(class_names=names)).eval()
+    data, how = Data("folder", str(folder), 28, 1), Sampling(num=100, chunk=50)
+    out = tmp_path / "r.json"
+    with pytest.warns(UserWarning, match="taken by name"):
+        first = evaluate_model(flow, data, ["power_pixels"], how, out=out)
+        both = evaluate_model(flow, data, ["variance_pixels"], how, out=out)
+        assert both["fidelity_pixels"]["measures"].keys() == {"power_pixels", "variance_pixels"}
+        power = both["fidelity_pixels"]["measures"]["power_pixels"]
+        assert power == first["fidelity_pixels"]["measures"]["power_pixels"]
+        monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("measured again"))
+        assert evaluate_model(flow, data, ["power_pixels", "variance_pixels"], how, out=out) == both
+
+
 def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tmp_path):
     colour = perturbed(0.02, torch.float32, image_size=8, channels=3, patch_size=4, num_classes=0, num_blocks=2)
     for metric, message in (

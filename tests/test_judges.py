@@ -1,6 +1,7 @@
 """Judges that taught nobody: features of the shipped classifier, and measures of pixels alone."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -248,16 +249,22 @@ def test_too_few_images_and_other_sizes_are_refused():
         pixel_measures(flat, reference, ["power"])
 
 
-def test_a_reference_is_kept_and_made_anew_where_damaged(root):
+def test_a_reference_is_kept_and_made_anew_where_damaged(root, monkeypatch):
     data = Data("fashion-mnist-12k", image_size=16, channels=1)
     first = pixel_reference_of(data)
     (file,) = (root / "statistics").glob("*-pixels-*.json")
-    again = pixel_reference_of(data)
+    os.utime(file, (0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "make_pixel_reference", lambda *_: pytest.fail("made again"))
+        again = pixel_reference_of(data)
+    assert file.stat().st_mtime > 0, "`lab cache prune` goes by the last use"
+    assert again.about["made_with"]["torch"] == torch.__version__
     assert again.power == first.power and torch.equal(again.variance, first.variance) and again.about == first.about
     assert again.about["floor"]["values"].keys() == {"power", "variance"} and again.about["resize"] == "none"
     for damaged in ("{}", file.read_text().replace(str(first.power), str(2 * first.power))):
         file.write_text(damaged)
-        assert pixel_reference_of(data).power == first.power
+        with pytest.warns(UserWarning, match=r"-pixels-.*json is damaged .* made again now"):
+            assert pixel_reference_of(data).power == first.power
     gaps = PixelReference(1.0, torch.tensor([1.0, math.nan], dtype=torch.float64), {})
     assert PixelReference.from_dict(gaps.as_dict()).variance.isnan().tolist() == [False, True]
 

@@ -140,7 +140,7 @@ def test_the_command_line_draws_so(noisy, flow, tmp_path):
     assert again.exit_code == 2 and "denoised_by" in again.output
 
 
-def test_several_processes_measure_the_same_images(tmp_path):
+def test_words_for_several_processes_name_the_denoising(tmp_path):
     from labcore.data.datasets import Data
     from labcore.runs.measuring import _words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from labcore.config import InversionRunConfig, RunConfig, TokensConfig
 from labcore.data.datasets import renumbered
@@ -11,6 +11,14 @@ from labcore.types import NULL
 
 AnyRun = TypeVar("AnyRun", RunConfig, InversionRunConfig)
 Names = tuple[str, ...]
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """A model's configuration, or images that keep the classes of the model that drew them."""
+
+    num_classes: int
+    class_names: Names | None
 
 
 def with_names(config: AnyRun, classes: Names) -> AnyRun:
@@ -26,7 +34,7 @@ def with_names(config: AnyRun, classes: Names) -> AnyRun:
     return config.replace(model=m.replace(class_names=classes).model_dump())
 
 
-def matched(config: TokensConfig, images: Any) -> Any:
+def matched(config: HasClasses, images: Any) -> Any:
     """The images with labels in the order of the model's classes.
 
     The same names in another order are renumbered, and a warning says so. Names that are only numbers say nothing: classes

@@ -229,7 +229,7 @@ def fidelity(
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
     if keep_in is not None:
         keep(keep_in, drawn.made["model"], drawn, drawn.made, config.data, flow.config.num_classes, taught(config))
-    return scores_by_name(drawn, Data.of(config.data), metrics, seed, flow.device)
+    return scores_by_name(drawn, Data.of(config.data), metrics, seed, flow.device, flow.config)
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:

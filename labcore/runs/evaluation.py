@@ -213,7 +213,12 @@ def _comparison(
     reference: Reference | None,
 ) -> _Comparison:
     """ValueError where the record's part is of other images, and would lose measures that were not asked for."""
-    about = fidelity.described(reference) if reference else describe(data.split("train"), extractor)
+    if reference is None:
+        train = data.split("train")
+        of_classes = isinstance(extractor, pixels.Pixels)  # its reference is numbered as the model's classes
+        about = describe(matched(flow.config, train) if of_classes else train, extractor)
+    else:
+        about = fidelity.described(reference)
     said = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
     comparison = _Comparison(extractor, wanted, reference, said, book.record.get(f"fidelity{extractor.suffix}"))
     if comparison.known is None or not (other := record.differences(comparison.known, said)):

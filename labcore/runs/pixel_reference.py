@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
+import warnings
+from pathlib import Path
 from typing import Any
 
-from labcore.config import TokensConfig
-from labcore.data.class_names import matched
+from labcore.data.class_names import HasClasses, matched
 from labcore.data.datasets import Data
 from labcore.evaluate import pixels
 from labcore.evaluate.statistics import describe
 from labcore.files import cache_folder, make_folder, sha256_of
+from labcore.in_use import note_use
 from labcore.jsonfile import read_json, write_json
 
 
-def pixel_reference_of(data: Data, model: TokensConfig | None = None) -> pixels.PixelReference:
+def pixel_reference_of(data: Data, model: HasClasses | None = None) -> pixels.PixelReference:
     """What measures of pixels compare with: the train split, with the floor from the test split; kept in the cache.
 
-    model: classes in its order; None: in the data's. Raises as `labcore.data.class_names.matched`.
+    model: classes in its order; None: in the data's. A damaged file is made again, with a warning. Raises as
+    `labcore.data.class_names.matched`.
     """
     in_order = (lambda images: images) if model is None else (lambda images: matched(model, images))
     train, test = in_order(data.split("train")), test_split(data)
     key = {**describe(train, pixels.Pixels), "classes": list(train.classes)}
     path = cache_folder() / "statistics" / f"{train.name}-{train.split}-pixels-{sha256_of(key)[:16]}.json"
-    if path.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: it is made anew
-            kept = read_json(path)
-            if kept["sha256"] == sha256_of(kept["reference"]):
-                return pixels.PixelReference.from_dict(kept["reference"])
+    found = _found(path)
+    if found is not None:
+        return found
     reference = pixels.make_pixel_reference(train, None if test is None else in_order(test))
     make_folder(path.parent)
     values = reference.as_dict()
     write_json(path, {"reference": values, "sha256": sha256_of(values)})
     return reference
+
+
+def _found(path: Path) -> pixels.PixelReference | None:
+    """The statistics in a file of the cache; None where there is none, and, after a warning, where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        kept = read_json(path)
+        if kept["sha256"] != sha256_of(kept["reference"]):
+            raise ValueError("its checksum is another one")
+        found = pixels.PixelReference.from_dict(kept["reference"])
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is damaged ({error}). The file is in the cache and is made again now", stacklevel=3)
+        return None
+    note_use(path)
+    return found
 
 
 def test_split(data: Data) -> Any | None:
