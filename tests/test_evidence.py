@@ -1,6 +1,7 @@
 """Evidence of an experiment: who taught and who judges, images that are kept, alignment on held-out images, agreed quality."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,9 +12,9 @@ from test_training import folder, one_thread  # noqa: F401
 from torch.nn import functional as F
 
 from labcore import encoders, zoo
-from labcore.config import AlignConfig, DataConfig, InversionRunConfig, RunConfig
+from labcore.config import AlignConfig, DataConfig, InversionRunConfig, RunConfig, TarFlowConfig
 from labcore.data import ImageData, load
-from labcore.data.datasets import Data
+from labcore.data.datasets import Data, renumbered
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments import alignment as experiment
 from labcore.experiments.drawn import judge_again, keep, read_drawn
@@ -111,24 +112,25 @@ def some(num: int = 110) -> ImageData:
     return load("fashion-mnist-12k", "test", image_size=16, channels=1).subset(range(num))
 
 
+MODEL = TarFlowConfig(image_size=16, patch_size=4, width=64, num_blocks=1, layers_per_block=1, num_classes=10)
 MADE = {"seed": 5, "model": "0123456789abcdef", "guidance": 1.0}
 
 
 def test_kept_images_are_the_same_again(tmp_path):
     images = some()
-    path = keep(tmp_path, "way", images, MADE, CLOTHES, 10, [LITE0])
+    path = keep(tmp_path, "way", images, MADE, CLOTHES, MODEL, [LITE0])
     again = read_drawn(path)
     assert path == tmp_path / "drawn" / "way.safetensors" and len(again) == again.about["n"] == 110
     assert torch.equal(again.images, images.images) and torch.equal(again.labels, images.labels)
     assert again.made == MADE and again.about["taught"] == [LITE0] and DataConfig(**again.about["data"]) == CLOTHES
     assert [file.name for file in path.parent.iterdir()] == ["way.safetensors"]
-    moved = keep(tmp_path, "other", images.subset(range(109)), MADE, CLOTHES, 10, [])
+    moved = keep(tmp_path, "other", images.subset(range(109)), MADE, CLOTHES, MODEL, [])
     assert read_drawn(moved).fingerprint() != again.fingerprint()
 
 
 def test_a_later_judge_needs_the_folder_only(tmp_path, few):
-    keep(tmp_path / "reverse", "a", some(), MADE, CLOTHES, 10, [LITE0])
-    keep(tmp_path / "baseline", "b", some(120), MADE, CLOTHES, 10, [])
+    keep(tmp_path / "reverse", "a", some(), MADE, CLOTHES, MODEL, [LITE0])
+    keep(tmp_path / "baseline", "b", some(120), MADE, CLOTHES, MODEL, [])
     found = judge_again(tmp_path, ["classifier", "pixels"])
     assert list(found) == ["baseline/drawn/b", "reverse/drawn/a"]
     one = found["reverse/drawn/a"]
@@ -139,27 +141,58 @@ def test_a_later_judge_needs_the_folder_only(tmp_path, few):
     json.dumps(found)
 
 
+def test_other_data_may_have_its_classes_in_another_order(tmp_path, few, monkeypatch):
+    """The variance is relative to real images of the same name, not of the same number."""
+    keep(tmp_path, "a", some(), MADE, CLOTHES, MODEL, [])
+    before = judge_again(tmp_path, ["pixels"])["drawn/a"]["measures"]
+    split = Data.split
+
+    def other(self, which):
+        images = split(Data.of(CLOTHES), which)
+        if self.name == "folder":
+            return renumbered(images, tuple(reversed(images.classes)))
+        return images
+
+    monkeypatch.setattr(Data, "split", other)
+    with pytest.warns(UserWarning, match="taken by name"):
+        after = judge_again(tmp_path, ["pixels"], data=Data("folder", "/moved", 16, 1))["drawn/a"]["measures"]
+    assert after["variance_pixels"] == pytest.approx(before["variance_pixels"], rel=1e-12)
+    monkeypatch.setattr(Data, "split", lambda self, which: replace(split(self, which), classes=tuple("abcdefghij")))
+    with pytest.raises(ValueError, match="give data with the model's classes"):
+        judge_again(tmp_path, ["pixels"], data=Data.of(CLOTHES))
+
+
 def test_what_cannot_be_kept_or_read_is_refused(tmp_path):
     with pytest.raises(ValueError, match="name was 'a/b'"):
-        keep(tmp_path, "a/b", some(), MADE, CLOTHES, 10, [])
+        keep(tmp_path, "a/b", some(), MADE, CLOTHES, MODEL, [])
     with pytest.raises(ValueError, match="made lacks model"):
-        keep(tmp_path, "a", some(), {"seed": 0}, CLOTHES, 10, [])
+        keep(tmp_path, "a", some(), {"seed": 0}, CLOTHES, MODEL, [])
     with pytest.raises(FileNotFoundError, match="has no drawn images"):
         judge_again(tmp_path, ["pixels"])
-    path = keep(tmp_path, "a", some(), MADE, CLOTHES, 10, [])
+    path = keep(tmp_path, "a", some(), MADE, CLOTHES, MODEL, [])
     with pytest.raises(ValueError, match="judge was 'vgg'; the judges are inception, efflite0, classifier, pixels"):
         judge_again(tmp_path, ["vgg"])
-    path.write_bytes(path.read_bytes()[:-10])
+    whole = path.read_bytes()
+    for place in (-1000, -1):  # a pixel, a label: tensors lie in the order of their names
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="safetensors is damaged: its checksum is another one"):
+            read_drawn(path)
+    path.write_bytes(whole.replace(b'\\"seed\\": 5', b'\\"seed\\": 6'))
+    with pytest.raises(ValueError, match="checksum is another one"):
+        read_drawn(path)
+    path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="holds no drawn images that can be read"):
         read_drawn(path)
 
 
 def test_a_kill_while_writing_loses_nothing(tmp_path, monkeypatch):
-    path = keep(tmp_path, "a", some(), MADE, CLOTHES, 10, [])
+    path = keep(tmp_path, "a", some(), MADE, CLOTHES, MODEL, [])
     before = path.read_bytes()
     monkeypatch.setattr("safetensors.torch.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        keep(tmp_path, "a", some(50), MADE, CLOTHES, 10, [])
+        keep(tmp_path, "a", some(50), MADE, CLOTHES, MODEL, [])
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
 
 
@@ -174,7 +207,7 @@ def test_looks_keep_what_they_draw(tmp_path, few):
     (path,) = (tmp_path / "drawn").iterdir()
     kept = read_drawn(path)
     want = generate(flow, Sampling(num=100, guidance=experiment.GUIDANCE, seed=0))
-    assert torch.equal(kept.images, want.images) and kept.made == want.made and path.stem == want.made["model"]
+    assert torch.equal(kept.images, want.images) and kept.made == want.made and path.stem == want.fingerprint()
     (again,) = judge_again(tmp_path, ["classifier", "pixels"]).values()
     assert {"fid_classifier", "variance_pixels"} <= again["measures"].keys() == set(looks.metrics)
     assert again["measures"] == {name: measured[name] for name in again["measures"]}

@@ -224,11 +224,12 @@ def fidelity(
     """Those measures of `num` samples, without intervals; samples follow the seed.
 
     metrics: full names, as fid_efflite0, recall_classifier or power_pixels. keep_in: a run's folder in which the samples are
-    kept (`labcore.experiments.drawn.keep`) under the digest of the flow's weights; `config` then says what taught the flow.
+    kept (`labcore.experiments.drawn.keep`) under the digest of the flow's weights and of the settings; `config` then says
+    what taught the flow.
     """
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
     if keep_in is not None:
-        keep(keep_in, drawn.made["model"], drawn, drawn.made, config.data, flow.config.num_classes, taught(config))
+        keep(keep_in, drawn.fingerprint(), drawn, drawn.made, config.data, flow.config, taught(config))
     return scores_by_name(drawn, Data.of(config.data), metrics, seed, flow.device, flow.config)
 
 

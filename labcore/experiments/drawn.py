@@ -1,8 +1,8 @@
 """Images that an experiment drew, kept in the run's folder, so that a judge who comes later needs no new training.
 
 `keep` writes drawn/NAME.safetensors: images (n, c, h, w) and labels (n,), and in its metadata n, how they were drawn (settings,
-seed, the digest of the weights), the data that they are compared with, and what taught the model. The file stays in the run's
-folder: nothing publishes it.
+seed, the digest of the weights), the data that they are compared with, the classes that the labels number, what taught the
+model, and a checksum of all this. The file stays in the run's folder: nothing publishes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from labcore.config import DataConfig
+from labcore.config import DataConfig, TokensConfig
 from labcore.data.datasets import Data
 from labcore.experiments.judges import measures_of, roles
 from labcore.files import check_writable, replacing
@@ -25,8 +25,8 @@ from labcore.jsonfile import parse_json
 from labcore.runs.scoring import scores_by_name
 
 FOLDER = "drawn"
-SCHEMA = 1
-NEEDED = ("n", "made", "data", "classes", "taught")
+SCHEMA = 2
+NEEDED = ("n", "made", "data", "classes", "class_names", "taught")
 
 
 class Drawn:
@@ -37,6 +37,9 @@ class Drawn:
     def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], about: dict[str, Any]):
         self.images, self.labels, self.about = images, labels, about
         self.made: dict[str, Any] = about["made"]
+        self.num_classes: int = about["classes"]
+        names = about["class_names"]
+        self.class_names = None if names is None else tuple(names)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,14 +63,20 @@ class Drawn:
 
 
 def keep(
-    run: str | Path, name: str, images: Any, made: dict[str, Any], data: DataConfig, classes: int, taught: Sequence[str]
+    run: str | Path,
+    name: str,
+    images: Any,
+    made: dict[str, Any],
+    data: DataConfig,
+    model: TokensConfig,
+    taught: Sequence[str],
 ) -> Path:
     """Write drawn images to drawn/`name`.safetensors in the folder `run`, whole, and give the path.
 
     images: `images` uint8 and `labels`, as `labcore.evaluate.generate` and `labcore.experiments.ways.draw` give them. made:
-    JSON values, among them "seed" and "model", the digest of the weights. data: what they are compared with. classes: of the
-    model, 0 for none. Raises ValueError for a name that is no file's, for images that are not uint8 and for `made` without
-    seed or model.
+    JSON values, among them "seed" and "model", the digest of the weights. data: what they are compared with. model: its
+    classes are kept; where it has no names for them, those of `data` in their order are. Raises ValueError for a name that is
+    no file's, for images that are not uint8 and for `made` without seed or model.
     """
     from safetensors.torch import save_file
 
@@ -78,15 +87,19 @@ def keep(
     if images.images.dtype != torch.uint8:
         raise ValueError(f"images are {images.images.dtype}; give uint8")
     about = {"schema": SCHEMA, "n": len(images.images), "made": made, "data": data.model_dump(mode="json")}
-    about |= {"classes": classes, "taught": list(taught)}
+    names = model.class_names
+    if model.num_classes and names is None:
+        names = Data.of(data).split("train").classes
+    about |= {"classes": model.num_classes, "class_names": names, "taught": list(taught)}
     path = Path(run) / FOLDER / f"{name}.safetensors"
     check_writable(path.parent)
     tensors = {
         "images": images.images.cpu().contiguous(),
         "labels": torch.as_tensor(images.labels).long().cpu().contiguous(),
     }
+    text = json.dumps(about)
     with replacing(path) as new:
-        save_file(tensors, new, metadata={"labcore": json.dumps(about)})
+        save_file(tensors, new, metadata={"labcore": text, "sha256": _digest(text, **tensors)})
     return path
 
 
@@ -99,7 +112,9 @@ def read_drawn(path: str | Path) -> Drawn:
         raise FileNotFoundError(f"there are no drawn images at {path}; run the experiment that draws them")
     try:
         with safe_open(path, "pt") as file:
-            about = parse_json((file.metadata() or {}).get("labcore", "{}"))
+            metadata = file.metadata() or {}
+            text = metadata.get("labcore", "{}")
+            about = parse_json(text)
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
         whole = about.get("schema") == SCHEMA and all(name in about for name in NEEDED)
         whole = whole and images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(labels) == about["n"]
@@ -107,7 +122,17 @@ def read_drawn(path: str | Path) -> Drawn:
         raise ValueError(f"{path} holds no drawn images that can be read ({error}); draw them again") from None
     if not whole:
         raise ValueError(f"{path} holds no drawn images of schema {SCHEMA}; draw them again")
+    if metadata.get("sha256") != _digest(text, images, labels):
+        raise ValueError(f"{path} is damaged: its checksum is another one; draw the images again")
     return Drawn(images, labels, about)
+
+
+def _digest(about: str, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> str:
+    """The sha256 of everything in a file, 64 hex digits."""
+    digest = hashlib.sha256(f"{tuple(images.shape)} {about}".encode())
+    for tensor in (images, labels):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def judge_again(
@@ -115,9 +140,10 @@ def judge_again(
 ) -> dict[str, dict[str, Any]]:
     """Measures of all images that `keep` wrote in `folder` or in folders below it, by those judges, without any training.
 
-    judges: names as `efflite0`, `classifier`, `inception` or `pixels`. data: where the real images are now; None: where they
-    were. Gives {path below `folder` without its ending: {"n", "made", "taught", "judges": roles, "measures": {name: value}}}.
-    Raises FileNotFoundError where nothing was kept, and ValueError for unknown judges and too few images.
+    judges: names as `efflite0`, `classifier`, `inception` or `pixels`. data: where the real images are now, with the same
+    classes in any order; None: where they were. Gives {path below `folder` without its ending: {"n", "made", "taught",
+    "judges": roles, "measures": {name: value}}}. Raises FileNotFoundError where nothing was kept, and ValueError for unknown
+    judges, too few images, damaged files and data with other classes.
     """
     folder = Path(folder)
     files = sorted(file for file in folder.rglob(f"{FOLDER}/*.safetensors") if not file.name.startswith("."))
@@ -134,6 +160,6 @@ def judge_again(
         found[str(file.relative_to(folder).with_suffix(""))] = {
             **{key: about[key] for key in ("n", "made", "taught")},
             "judges": roles(judges, about["taught"]),
-            "measures": scores_by_name(drawn, compared, names, seed, device),
+            "measures": scores_by_name(drawn, compared, names, seed, device, drawn),
         }
     return found
