@@ -17,6 +17,7 @@ from labcore.data import ImageData, load
 from labcore.data.datasets import Data, renumbered
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments import alignment as experiment
+from labcore.experiments import held_out
 from labcore.experiments.drawn import judge_again, keep, read_drawn
 from labcore.experiments.held_out import held_out_alignment
 from labcore.experiments.judges import judges_for, measures_of, roles, taught, taught_flow
@@ -86,6 +87,16 @@ def test_taught():
     perceptual = student.replace(inversion={"perceptual": {"efflite0": 1.0}})
     assert taught(perceptual) == (LITE0,) and taught(perceptual.replace(flow="fashion-r-repa")) == (LITE0,)
     assert taught(student.replace(flow="fashion-r-repa")) == (LITE0,)
+
+
+def test_a_flow_of_which_nothing_is_known_has_an_unknown_teacher(tmp_path):
+    flow = str(perturbed(0.02).save_pretrained(tmp_path / "copied"))
+    assert taught_flow(flow) == ("unknown",)
+    judges = ("efflite0", "classifier", "pixels")
+    assert roles(judges, taught_flow(flow)) == dict(zip(judges, ("unknown", "unknown", "independent"), strict=True))
+    assert roles(judges, ("unknown", LITE0))["efflite0"] == "teacher"
+    (tmp_path / "config.yaml").write_text("align: null\n")
+    assert taught_flow(flow) == ()
 
 
 def test_roles_and_measures():
@@ -243,9 +254,36 @@ def test_held_out_alignment_is_the_cosine_of_the_objective(folder, tmp_path):  #
     x, tokens = noised(flow, batch.x, noise), objective.targets(batch)
     with torch.no_grad():
         heads = objective.heads(flow(x, batch.y, config.align.sites).hiddens)
-    other = [float(F.cosine_similarity(p, tokens.roll(1, 0), dim=-1).mean()) for p in heads.values()]
+    others = lambda p: torch.stack([F.cosine_similarity(p, tokens.roll(k, 0), dim=-1) for k in range(1, 6)])  # noqa: E731
+    other = [float(others(p).mean()) for p in heads.values()]
     assert found[-1]["held_out_chance"] == pytest.approx(sum(other) / 2, abs=2e-3)
+    above = found[-1]["held_out_cosine"] - found[-1]["held_out_chance"]
+    assert found[-1]["held_out_above_chance"] == pytest.approx(above) and found[-1]["held_out_above_chance_se"] > 0
     assert held_out_alignment(config, run, test, 6) == found
+
+
+def test_chance_is_by_all_other_images(monkeypatch):
+    """Of images in the order of their classes, the next one is of the same class, and its tokens are almost the right ones."""
+    monkeypatch.setattr(held_out, "BATCH", 5)
+    n, t, width, sites = 12, 3, 4, ((1, 1), (2, 1))
+    g = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, t, width, generator=g, dtype=torch.float64).repeat_interleave(n // 3, 0)
+    tokens = mean + 0.1 * torch.randn(n, t, width, generator=g, dtype=torch.float64)
+    hiddens = {site: mean + 0.1 * torch.randn(n, t, width, generator=g, dtype=torch.float64) for site in sites}
+    hiddens = {site: 3 * hidden.float() for site, hidden in hiddens.items()}
+    parts = [(rows, {s: h[rows] for s, h in hiddens.items()}) for rows in (slice(0, 7), slice(7, n))]
+    found = held_out.compared(parts, tokens)
+    cosine = lambda p, q: sum(float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(p.double(), q, strict=True)) / t  # noqa: E731
+    pairs = torch.tensor([[[cosine(hiddens[s][i], tokens[j]) for j in range(n)] for i in range(n)] for s in sites])
+    pairs = pairs.double().mean(0)
+    own = pairs.diagonal()
+    chance = (pairs.sum(1) - own) / (n - 1)
+    assert found["held_out_cosine"] == pytest.approx(float(own.mean()), abs=1e-6)
+    assert found["held_out_chance"] == pytest.approx(float(chance.mean()), abs=1e-6)
+    assert found["held_out_above_chance"] == pytest.approx(float((own - chance).mean()), abs=1e-6)
+    assert found["held_out_above_chance_se"] == pytest.approx(float((own - chance).std()) / n**0.5, abs=1e-6)
+    neighbour = float(torch.stack([pairs[i, i - 1] for i in range(n)]).mean())
+    assert neighbour - found["held_out_chance"] > 0.2
 
 
 def test_held_out_alignment_needs_an_aligned_run(folder, tmp_path):  # noqa: F811
@@ -292,6 +330,7 @@ def rows(fid: float, recall: float, lite: float, teachers: list[str]) -> list[di
         (-0.3, 0.0, -0.3, [LITE0], "undetermined"),
         (0.3, -0.2, 0.3, [], "worse"),
         (-0.3, 0.2, -0.3, ["fashion-classifier"], "no claim"),
+        (-0.3, 0.2, -0.3, ["unknown"], "no claim"),
     ],
 )
 def test_quality_is_agreed_upon(fid, recall, lite, teachers, quality):

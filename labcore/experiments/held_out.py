@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +26,7 @@ from labcore.spread import spread
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.objectives import noised
+from labcore.types import Site
 
 BATCH = 250
 """Images at a time; our choice."""
@@ -45,14 +49,19 @@ def held_out_alignment(
 ) -> list[dict[str, Any]]:
     """The alignment of a run on `num` test images, evenly spread, at each checkpoint, in order:
 
-    step                 of the checkpoint
-    held_out_cosine      mean over sites, tokens and images of the cosine between a projected hidden token and the encoder's
-    held_out_cosine_b_l  the same at site (b, l)
-    held_out_chance      the same with the tokens of another image (the next one): what the encoder's mean direction alone gives
+    step                      of the checkpoint
+    held_out_cosine           mean over sites, tokens and images of the cosine between a projected hidden token and the
+                              encoder's
+    held_out_cosine_b_l       the same at site (b, l)
+    held_out_chance           the same with the encoder's tokens of every other image, mean over these: what a projected
+                              token that knows nothing of its image gives
+    held_out_above_chance     held_out_cosine - held_out_chance
+    held_out_above_chance_se  its standard error over images, taken as independent
 
     The current weights are used, not the averaged ones: projectors belong to these. Images have the noise and the labels of
-    training, the same at every checkpoint; the encoder sees them clean. An alignment has happened where held_out_cosine is
-    above held_out_chance. Raises ValueError for a run without alignment, fewer than 2 images, and a run without checkpoints.
+    training, the same at every checkpoint; the encoder sees them clean. An alignment has happened where held_out_above_chance
+    is several of its standard errors above 0. Raises ValueError for a run without alignment, fewer than 2 images, and a run
+    without checkpoints.
     """
     if config.align is None:
         raise ValueError("the run has no alignment, and so no projectors; give an aligned arm")
@@ -83,20 +92,51 @@ def cosines(
 
     The values of hidden features do not depend on the direction of the alignment, so a forward pass gives them.
     """
+    return compared(_projected(flow, objective, x, y), tokens)
+
+
+def _projected(
+    flow: TarFlow, objective: LikelihoodAndAlignment, x: Tensor, y: Tensor | None
+) -> Iterator[tuple[slice, dict[Site, Tensor]]]:
+    """Rows, and the projected hidden tokens (b, t, width) of these images by site, some images at a time."""
     sites = objective.config.sites
-    own, chance = dict.fromkeys(sites, 0.0), 0.0
-    others = tokens.roll(1, 0)
     for start in range(0, len(x), BATCH):
         rows = slice(start, start + BATCH)
         hiddens = flow(x[rows], None if y is None else y[rows], sites).hiddens
-        for site, projected in objective.heads({site: hiddens[site] for site in sites}).items():
-            p = F.normalize(projected.float(), dim=-1)
-            true, other = (F.normalize(t[rows].to(p), dim=-1) for t in (tokens, others))
-            own[site] += float((p * true).sum(-1).mean(-1).sum())
-            chance += float((p * other).sum(-1).mean(-1).sum())
-    n = len(x)
-    found = {f"held_out_cosine_{b}_{layer}": total / n for (b, layer), total in own.items()}
-    return {"held_out_cosine": sum(own.values()) / n / len(sites), "held_out_chance": chance / n / len(sites), **found}
+        yield rows, objective.heads({site: hiddens[site] for site in sites})
+
+
+def compared(projected: Iterable[tuple[slice, Mapping[Site, Tensor]]], tokens: Tensor) -> dict[str, float]:
+    """The numbers of `held_out_alignment` for projected tokens (rows, tokens (b, t, width) by site) and the encoder's."""
+    n = len(tokens)
+    total = sum(_directions(part).sum(0) for part in tokens.split(BATCH))
+    own: dict[Site, list[Tensor]] = defaultdict(list)
+    chance: dict[Site, list[Tensor]] = defaultdict(list)
+    for rows, by_site in projected:
+        true = _directions(tokens[rows])
+        others = (total - true) / (
+            n - 1
+        )  # the mean of directions: <p, others> is the mean cosine over the other images
+        for site, found in by_site.items():
+            p = _directions(found).to(true)
+            own[site].append((p * true).sum(-1).mean(-1))
+            chance[site].append((p * others).sum(-1).mean(-1))
+    of_site = {site: torch.cat(parts) for site, parts in own.items()}
+    mean_own = torch.stack(list(of_site.values())).mean(0)
+    mean_chance = torch.stack([torch.cat(parts) for parts in chance.values()]).mean(0)
+    above = mean_own - mean_chance
+    return {
+        "held_out_cosine": float(mean_own.mean()),
+        "held_out_chance": float(mean_chance.mean()),
+        "held_out_above_chance": float(above.mean()),
+        "held_out_above_chance_se": float(above.std() / n**0.5),
+        **{f"held_out_cosine_{b}_{layer}": float(values.mean()) for (b, layer), values in of_site.items()},
+    }
+
+
+def _directions(tokens: Tensor) -> Float64[Tensor, "b t width"]:
+    """Tokens at length 1."""
+    return F.normalize(tokens.double(), dim=-1)
 
 
 def held_out_tokens(config: RunConfig, test: Any, num: int, device: torch.device | str = "cpu") -> Tensor:

@@ -13,14 +13,16 @@ from labcore.config import AlignConfig, InversionRunConfig, RunConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import fidelity, pixels
 from labcore.evaluate.extractors import ENCODERS, NAMES, suffix_of
-from labcore.runs.models import run_section
+from labcore.runs.models import run_settings
 
 EMBEDDED = "efflite0"
 CLASSIFIER = "classifier"
 JUDGES = (*NAMES, pixels.NAME)
 OF_IMAGES = ("fid", "sfid", "kid", "precision", "recall")
 """What is computed in the features of an extractor."""
-Role = Literal["teacher", "independent"]
+UNKNOWN = "unknown"
+"""In the place of a teacher's name, where nothing says what taught a flow."""
+Role = Literal["teacher", "independent", "unknown"]
 
 
 def judges_for(data: Data) -> tuple[str, ...]:
@@ -53,8 +55,8 @@ def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
 def taught(config: RunConfig | InversionRunConfig) -> tuple[str, ...]:
     """Names of the frozen networks whose features took part in a model's training, each once; () for the likelihood alone.
 
-    A flow: its alignment's encoder. A learned inverse: its perceptual distances, and what taught the flow that it inverts,
-    where that flow's configuration lies beside it.
+    A flow: its alignment's encoder. A learned inverse: its perceptual distances, and what `taught_flow` gives for the flow
+    that it inverts.
     """
     if isinstance(config, RunConfig):
         return () if config.align is None else (config.align.encoder,)
@@ -63,12 +65,27 @@ def taught(config: RunConfig | InversionRunConfig) -> tuple[str, ...]:
 
 
 def taught_flow(source: str) -> tuple[str, ...]:
-    """What taught a flow (what `find_model` takes), by the configuration beside it; () where it says no alignment."""
-    align: dict[str, Any] | None = run_section(source, "align")
+    """What taught a flow (what `find_model` takes), by the configuration of its run beside it.
+
+    () where that has no alignment, and "unknown" where no configuration lies there.
+    """
+    settings = run_settings(source)
+    if settings is None:
+        return (UNKNOWN,)
+    align: dict[str, Any] | None = settings.get("align")
     return (align.get("encoder", AlignConfig.model_fields["encoder"].default),) if align else ()
 
 
 def roles(judges: Iterable[str], teachers: Iterable[str]) -> dict[str, Role]:
-    """{judge: "teacher" or "independent"}, for a record. teachers: what `taught` gives."""
+    """{judge: "teacher", "independent" or "unknown"}, for a record. teachers: what `taught` gives.
+
+    With an "unknown" among the teachers, any network may be that one; pixels are none.
+    """
     known = set(teachers)
-    return {judge: "teacher" if ENCODERS.get(judge, judge) in known else "independent" for judge in judges}
+
+    def role(judge: str) -> Role:
+        if ENCODERS.get(judge, judge) in known:
+            return "teacher"
+        return "unknown" if UNKNOWN in known and judge != pixels.NAME else "independent"
+
+    return {judge: role(judge) for judge in judges}

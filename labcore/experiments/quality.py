@@ -1,7 +1,7 @@
 """Whether images of one row of a campaign are better than those of another: independent judges have to agree.
 
 A judge's word is two claims: its Frechet distance is lower, its recall is higher. The classifier has to give it; where efflite0
-taught neither row, efflite0 too. A row that the classifier taught supports no claim of quality.
+taught neither row, efflite0 too. A row that the classifier taught, or may have taught, supports no claim of quality.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def quality_claims(row: str, than: str, teachers: Iterable[str], path: str = "la
     """The claims that all have to be supported for the images of `row` to be better than those of `than`.
 
     teachers: what taught either row (`labcore.experiments.judges.taught`). path: where a measure is in a record. No claims
-    where the classifier is among the teachers.
+    where the classifier is among the teachers, or one of these is unknown.
     """
     role = roles((CLASSIFIER, EMBEDDED), teachers)
-    if role[CLASSIFIER] == "teacher":
+    if role[CLASSIFIER] != "independent":
         return ()
     judges = [name for name in (CLASSIFIER, EMBEDDED) if role[name] == "independent"]
     return tuple(

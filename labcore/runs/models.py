@@ -54,7 +54,12 @@ def _load(kind: type[AnyModel], source: str | Path, place: Path | str) -> AnyMod
 
 
 def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
-    """A section of the run's configuration that lies beside a model, in a run's folder or the zoo; None where none does.
+    """A section of the run's configuration that lies beside a model; None where none does. Raises as `run_settings`."""
+    return (run_settings(source) or {}).get(section)
+
+
+def run_settings(source: str | Path) -> dict[str, Any] | None:
+    """The run's configuration that lies beside a model, in a run's folder or the zoo; None where none does.
 
     Raises ValueError where that file is no YAML.
     """
@@ -65,7 +70,7 @@ def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
         above = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
         file = next((f / "config.yaml" for f in (folder, folder.parent, *above) if (f / "config.yaml").is_file()), None)
     values = read_yaml(file) if file else None
-    return values.get(section) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else None
 
 
 def calibration_file(source: str | Path, model: TarFlow) -> Path:
