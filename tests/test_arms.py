@@ -16,6 +16,7 @@ from labcore.campaigns.spec import load_spec
 from labcore.campaigns.verdicts import Claim, corrected, judge, table
 from labcore.experiments import alignment as experiment
 from labcore.experiments.along import along, steps_to_reach
+from labcore.experiments.judges import EMBEDDED, measures_of
 from labcore.runs.train_flow import datasets, run_training
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
@@ -202,10 +203,10 @@ def test_numbers_of_images_that_cannot_be():
             experiment.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
     with pytest.raises(ValueError, match="precision was 'auto'; runs that are compared need one and the same"):
         experiment.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0, precision="auto")
-    assert experiment.fidelity_metrics(0) == [] and "sfid_efflite0" in experiment.fidelity_metrics(1500)
+    assert measures_of([EMBEDDED], 0, 0) == [] and "sfid_efflite0" in measures_of([EMBEDDED], 1500, 0)
     for samples in (-1, 3, 1280):
         with pytest.raises(ValueError, match="fid_efflite0 needs at least 1281 drawn images"):
-            experiment.fidelity_metrics(samples)
+            measures_of([EMBEDDED], samples, 0)
 
 
 def records(row: str, values: list[float]) -> list[dict]:

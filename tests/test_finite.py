@@ -13,12 +13,13 @@ from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.trajectory import trajectory
 from labcore.data.transforms import quantize, save_png, tile, to_uint8
 from labcore.encoders import untrained
-from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
+from labcore.evaluate.classifier import recognised
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.hiddens import hidden_features
 from labcore.evaluate.statistics import moments
 from labcore.finite import NotFinite, check_result, images_from
 from labcore.latents.codec import Pixels
+from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.nn.embed import check_labels
 from labcore.train.monitor import state_rms
 

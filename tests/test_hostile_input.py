@@ -18,8 +18,9 @@ from labcore.data.class_names import class_numbers
 from labcore.data.folder import ImageFolderData
 from labcore.data.picture import read_picture
 from labcore.evaluate.adm import _read
-from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
+from labcore.evaluate.classifier import recognised
 from labcore.files import cache_folder, weights_folder
+from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.train.log import RunLog, read_log
 from labcore.yamlfile import parse_yaml, read_yaml
 

@@ -14,10 +14,11 @@ from labcore.config import BackwardConfig
 from labcore.data import load
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_uint8
-from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
+from labcore.evaluate.classifier import recognised
 from labcore.experiments import claims, ways
 from labcore.experiments import inversion as experiment
 from labcore.flows.tarflow import TarFlow
+from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.nn.patch import unpatchify
 from labcore.presets import REPORTED
 from labcore.rng import StepNoise

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from labcore.evaluate.accuracy import Accuracy, wilson
 from labcore.finite import DIVERGED, check_result, images_from, require_finite
-from labcore.nn.classifier import Classifier, ClassifierConfig, Residual
-
-__all__ = ["Classifier", "ClassifierConfig", "Residual", "recognised"]
+from labcore.nn.classifier import Classifier
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from labcore.evaluate.cknna import cknna
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments.along import steps_to_reach
 from labcore.experiments.drawn import keep
-from labcore.experiments.judges import EMBEDDED, judges_for, measures_of, taught
+from labcore.experiments.judges import judges_for, measures_of, taught
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
 from labcore.nn.pretrained import load_strictly, read_tensors
@@ -211,11 +211,6 @@ def _on_images(
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
         objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
         yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
-
-
-def fidelity_metrics(samples: int, judges: Sequence[str] = (EMBEDDED,), classes: int = 0) -> list[str]:
-    """Names of what those judges compute from so many samples, nothing for 0; ValueError where they are too few for FID."""
-    return measures_of(judges, samples, classes)
 
 
 def fidelity(

@@ -16,13 +16,14 @@ from labcore.config import BackwardConfig, TarFlowConfig
 from labcore.data.datasets import Data, to_memory
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
-from labcore.evaluate.classifier import Classifier, recognised
+from labcore.evaluate.classifier import recognised
 from labcore.evaluate.flops import count_flops
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
 from labcore.inverse.solve import invert
 from labcore.latents import to_pixels
+from labcore.nn.classifier import Classifier
 from labcore.nn.patch import unpatchify
 from labcore.presets.biflow import LATENTS, MODERN, SIZES
 from labcore.rng import normal_per_item

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labcore.biflow.model import BackwardModel
-from labcore.evaluate.classifier import Classifier
 from labcore.flows.tarflow import TarFlow
+from labcore.nn.classifier import Classifier
 
 FOLDER = Path(__file__).parent
 FLOWS = ("fashion-tarflow", "fashion-r-repa", "fashion-itarflow")

@@ -17,7 +17,8 @@ from labcore import provenance
 from labcore.config import TrainConfig
 from labcore.data import load
 from labcore.data.transforms import prepare, to_float
-from labcore.evaluate.classifier import Classifier, ClassifierConfig, recognised
+from labcore.evaluate.classifier import recognised
+from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.rng import seed_of
 from labcore.train.classification import CrossEntropy, coarse
 from labcore.train.loop import train
