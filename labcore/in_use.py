@@ -69,14 +69,17 @@ def note_use(path: Path) -> None:
 def remove(path: Path) -> bool:
     """Delete a file or folder; False, and nothing is deleted, where a live process holds a file of it.
 
-    It gets a temporary name first, so that nobody finds half of it. Raises OSError where the disk refuses.
+    A folder gets a temporary name first, so that nobody finds half of it. Raises OSError where the disk refuses.
     """
     with contextlib.ExitStack() as locks:
         if not _lock(files_of(path), locks):
             return False
+        if not path.is_dir():
+            path.unlink()
+            return True
         gone = path if path.name.startswith(".") else path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         os.rename(path, gone)
-        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        shutil.rmtree(gone)
     return True
 
 
@@ -102,10 +105,13 @@ def clean(root: Path) -> list[Path]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself or all files in the folder, and the lock file beside it (name.lock) where there is one."""
+    """The file itself or all files in the folder, after the lock file beside it (name.lock) where there is one.
+
+    Whoever locks the files in this order and stops at the first that is held takes no lock inside a folder that is being made.
+    """
     inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else [path]
     beside = path.with_name(f"{path.name}.lock")
-    return [*inside, beside] if beside.is_file() else inside
+    return [beside, *inside] if beside.is_file() else inside
 
 
 def _lock(files: Sequence[Path], locks: contextlib.ExitStack) -> bool:

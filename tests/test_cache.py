@@ -24,6 +24,7 @@ from labcore.evaluate.generate import Sampling, generate
 from labcore.files import cache_folder
 from labcore.latents import store as latent_store
 from labcore.latents.codec import Pixels
+from labcore.locks import locked
 from labcore.store import KEY, Rows, Store
 
 
@@ -218,6 +219,24 @@ class TestUse:
         end.set()
         child.join(60)
         assert child.exitcode == 0 and in_use.remove(folder)
+
+    def test_a_folder_whose_lock_beside_is_held_has_no_lock_taken_inside(self, tmp_path, monkeypatch):
+        """A training takes the lock inside without waiting, so a look at that moment would stop it."""
+        folder, beside, opened = tmp_path / "run", tmp_path / "run.lock", []
+        folder.mkdir()
+        (folder / ".lock").touch()
+        monkeypatch.setattr(in_use, "open", lambda path, mode: opened.append(path) or open(path, mode), raising=False)
+        with locked(beside):
+            assert in_use.is_used(folder) and not in_use.remove(folder)
+        assert opened == [beside, beside]
+        assert in_use.remove(folder) and not folder.exists()
+
+    def test_a_file_is_removed_at_once(self, tmp_path, monkeypatch):
+        """Never under another name, which would stay there after a kill."""
+        file = tmp_path / "some.safetensors"
+        file.touch()
+        monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("the file was renamed"))
+        assert in_use.remove(file) and list(tmp_path.iterdir()) == []
 
     def test_opening_is_use_and_reading_the_list_is_not(self, tmp_path, monkeypatch):
         monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
