@@ -225,7 +225,8 @@ class TestUse:
         folder, beside, opened = tmp_path / "run", tmp_path / "run.lock", []
         folder.mkdir()
         (folder / ".lock").touch()
-        monkeypatch.setattr(in_use, "open", lambda path, mode: opened.append(path) or open(path, mode), raising=False)
+        noting = lambda path, mode: opened.append(path) or open(path, mode)  # noqa: E731, SIM115
+        monkeypatch.setattr(in_use, "open", noting, raising=False)
         with locked(beside):
             assert in_use.is_used(folder) and not in_use.remove(folder)
         assert opened == [beside, beside]
