@@ -556,3 +556,18 @@ def test_statistics_that_changed_are_refused_and_made_again_in_the_cache(tmp_pat
     other = path.rename(tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match="sha256 differs"):
         evaluation._found_reference(other)
+
+
+def test_a_new_reference_opens_the_features_of_each_split_once(root, monkeypatch):
+    """Opening compares them with their checksums, which takes long for many images."""
+    from labcore.evaluate import statistics
+    from labcore.runs import evaluation
+
+    splits = {"train": images(120, 1), "test": images(100, 5, name="held-out")}
+    monkeypatch.setattr(evaluation.Data, "split", lambda self, name: splits[name])
+    opened, store = [], statistics.Store
+    monkeypatch.setattr(statistics, "Store", lambda *args: opened.append(args[1]) or store(*args))
+    said = []
+    found = evaluation.reference_of(evaluation.Data("noise"), tiny(), progress=lambda name, *_: said.append(name))
+    assert opened == ["noise-train-tiny", "held-out-train-tiny"] and set(opened) < set(said)
+    assert found.about["floor"]["n"] == 100

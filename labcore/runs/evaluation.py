@@ -311,11 +311,8 @@ def reference_of(
         if found.about["fingerprint"] != train.fingerprint():
             raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
         return found
-    image_features(train, extractor, progress=progress)
+    reference = make_reference(train, extractor, progress=progress)
     test = test_split(data)
-    if test is not None:
-        image_features(test, extractor, progress=progress)
-    reference = make_reference(train, extractor)
     if test is not None:
         reference = fidelity.with_floor(reference, test, extractor, progress)
     if process_share()[0] == 0:
