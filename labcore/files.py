@@ -189,7 +189,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of(values: Mapping[str, Any]) -> str:
+def sha256_of(values: Any) -> str:
     """The sha256 of JSON values, whatever the order of their keys, 64 hex digits."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -12,7 +12,6 @@ rows have changed are computed again. Whoever uses a store holds shared locks on
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from labcore import in_use
 from labcore.arrayfile import OpenRows, allocate, checksum, is_whole, map_privately, put_rows
-from labcore.files import make_folder, replacing
+from labcore.files import make_folder, replacing, sha256_of
 from labcore.in_use import KEY
 from labcore.jsonfile import read_object
 from labcore.locks import locked
@@ -72,8 +71,7 @@ class Store:
         fixed = {"store": LAYOUT, "rows": rows, "chunk": chunk, "arrays": layout}
         self.key = json.loads(json.dumps({**key, **fixed}, sort_keys=True))
         self.rows, self.chunk, self.name = rows, chunk, name
-        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = Path(root) / f"{name}-{digest}"
+        self.folder = Path(root) / f"{name}-{sha256_of(self.key)[:16]}"
         self._files = {array: self.folder / f"{array}.npy" for array in sorted(arrays)}
         self._layout = {self._files[array]: Rows((rows, *shape), dtype) for array, (shape, dtype) in arrays.items()}
         self._layout[self.folder / DONE] = Rows((-(-rows // chunk),), "uint64")
@@ -110,6 +108,10 @@ class Store:
         """Damaged files anew, and no chunk marked as complete. One process at a time; the marks go first, in a new file, so
         that a process which still writes to an old file marks nothing here."""
         with locked(self.folder / REPAIR):
+            for left in self.folder.glob(
+                ".*.tmp"
+            ):  # by a repair that was killed: only the holder of this lock writes them
+                left.unlink()
             damaged = self._damaged()
             if not damaged:  # another process was first
                 return
@@ -259,10 +261,6 @@ class Store:
                     "One of them may be measuring; if none is, all machines must see one folder as LABCORE_CACHE",
                     stacklevel=3,
                 )
-
-    def remove(self) -> None:
-        """Delete the rows from disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _range(self, i: int) -> range:
         return range(i * self.chunk, min((i + 1) * self.chunk, self.rows))

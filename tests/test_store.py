@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from labcore.files import cache_folder
+from labcore.locks import locked
 from labcore.store import DONE, Rows, Store
 
 ARRAYS = {"a": Rows((3,), "float32"), "b": Rows((), "int64")}
@@ -130,6 +131,24 @@ def test_a_truncated_file_is_computed_again(tmp_path):
     check(again.fill(rows))
     check(make(tmp_path))
     assert sorted(p.name for p in again.folder.iterdir()) == ["a.npy", "b.npy", "done.npy", "key.json", "repair.lock"]
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_what_a_killed_repair_left_is_removed_by_the_next(repaired, tmp_path, monkeypatch):
+    """Also where another process was first and nothing is left to repair."""
+    folder = make(tmp_path).fill(rows).folder
+    left = folder / ".a.npy.0123abcd.tmp"
+    whole = (folder / "a.npy").read_bytes()
+    left.write_bytes(whole)
+    os.truncate(folder / "a.npy", 400)
+    if repaired:
+        repair = lambda path: (folder / "a.npy").write_bytes(whole) and locked(path)  # noqa: E731
+        monkeypatch.setattr("labcore.store.locked", repair)
+        check(make(tmp_path))
+    else:
+        with pytest.warns(UserWarning, match=r"a\.npy missing or damaged"):
+            make(tmp_path)
+    assert not left.exists()
 
 
 def overwritten(file: Path) -> None:

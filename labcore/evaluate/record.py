@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from labcore import provenance
 from labcore.evaluate import pixels
 from labcore.evaluate.fidelity import METRICS, Measure
+from labcore.files import sha256_of
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import read_json
 
@@ -27,8 +27,7 @@ SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "tr
 
 def identity(model: Sampler) -> dict[str, str]:
     """Which model it is: 16 hex digits each of its weights and its configuration."""
-    config = json.dumps(model.config.computation(), sort_keys=True)
-    return {"weights": provenance.weights_hash(model), "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
+    return {"weights": provenance.weights_hash(model), "config": sha256_of(model.config.computation())[:16]}
 
 
 def of_test_set(model: Mapping[str, str], test: Any, seed: int | None) -> dict[str, Any]:

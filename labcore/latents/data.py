@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from labcore.files import sha256_of
 from labcore.latents.codec import Codec
 from labcore.latents.store import cached_raw
 from labcore.progress import Progress
@@ -85,8 +84,7 @@ class LatentData:
         return self._fingerprint(getattr(self.pictures, "older_fingerprint", self.pictures.fingerprint)())
 
     def _fingerprint(self, pictures: str) -> str:
-        told = json.dumps([pictures, self.codec.recipe()], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        return sha256_of([pictures, self.codec.recipe()])[:16]
 
     def floats(self, items: Float[Tensor, "b v r h w"]) -> Float[Tensor, "b c h w"]:
         """Final latents of images as they are, at their mean."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import labcore
 from labcore import in_use
 from labcore.config import RunConfig
-from labcore.files import cache_folder, make_folder
+from labcore.files import cache_folder, make_folder, sha256_of
 from labcore.locks import locked
 from labcore.presets import PRESETS
 from labcore.runs.background import train_streamed
@@ -78,5 +76,4 @@ def trained(
 
 def _place(values: dict[str, Any], data: str) -> Path:
     """The folder of a run with these settings on data of this fingerprint."""
-    text = json.dumps([values, data, labcore.__version__], sort_keys=True)
-    return cache_folder() / "teachers" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    return cache_folder() / "teachers" / sha256_of([values, data, labcore.__version__])[:16]
