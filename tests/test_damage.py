@@ -1,8 +1,10 @@
 """Files that are damaged, hostile or of another kind: refused with a message, before memory is taken, nothing loaded."""
 
 import json
+import os
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +47,22 @@ def test_one_flipped_bit_is_seen_and_the_older_checkpoint_taken(tmp_path, file):
             assert checkpoint.latest(tmp_path).step == 1
         (newest / file).write_bytes(whole)
     assert checkpoint.latest(tmp_path).step == 2
+
+
+def test_a_save_puts_files_on_the_disk_once_and_before_the_same_step_goes(tmp_path, monkeypatch):
+    """The second sync is needed only where an older save of the same step is removed."""
+    calls, sync, rename, remove = [], os.fsync, os.rename, checkpoint.remove_folder
+    name = lambda descriptor: Path(os.readlink(f"/proc/self/fd/{descriptor}")).name  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(name(descriptor)) or sync(descriptor))
+    monkeypatch.setattr(os, "rename", lambda *paths: calls.append("rename") or rename(*paths))
+    monkeypatch.setattr(checkpoint, "remove_folder", lambda path: calls.append("remove") or remove(path))
+    mine = {"training.pt", "state.json", "rename", "remove"}
+    order = lambda: [call for call in calls if call in mine]  # noqa: E731
+    save_steps(tmp_path, (1,))
+    assert sorted(order()[:2]) == ["state.json", "training.pt"] and order()[2:] == ["rename"]
+    calls.clear()
+    save_steps(tmp_path, (1,))
+    assert sorted(order()[:2]) == ["state.json", "training.pt"] and order()[2] == "remove" and order()[-1] == "rename"
 
 
 def test_checkpoints_without_checksums_still_load(tmp_path):

@@ -102,8 +102,9 @@ def save(
             written = parse_json(json.dumps(written))
             written |= {"digest": sha256_of(written)}
             (partial / STATE).write_text(json.dumps(written, indent=2) + "\n")
-            sync_all(partial)
-            remove_folder(final)  # the same step, saved before: it stays until the new one is on the disk
+            if os.path.lexists(final):  # the same step, saved before: it stays until the new one is on the disk
+                sync_all(partial)
+                remove_folder(final)
     except Exception as error:  # safetensors and torch.save wrap a full disk in errors of their own
         good = latest_path(run)
         raise OSError(
