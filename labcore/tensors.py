@@ -32,7 +32,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: _checksum(tensors)})
+    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
     _sort_metadata(path)
 
 
@@ -57,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     tensors = _with_safetensors(path, lambda: load_file(path))
     expected = _metadata(path).get(CHECKSUM)
-    if expected not in (None, _checksum(tensors)):
+    if expected not in (None, checksum(tensors)):
         raise ValueError(
             f"{path} is damaged: its values have changed since it was saved (sha256 differs); copy it again"
         )
@@ -190,7 +190,8 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of names, shapes, formats and values of tensors on the CPU, 64 hex digits."""
     digest = hashlib.sha256()
     for name, x in sorted(tensors.items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())

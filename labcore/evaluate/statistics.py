@@ -8,7 +8,6 @@ changed since they were saved, are refused, with the reason.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,14 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
-from labcore.files import cache_folder, make_folder, replacing
+from labcore.files import cache_folder, make_folder, replacing, sha256_of
 from labcore.finite import check_result, images_from
 from labcore.jsonfile import parse_json
 from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.rng import generator
 from labcore.store import Rows, Store
+from labcore.tensors import checksum
 
 SCHEMA = 2
 """Version of the file. 2: it holds a checksum."""
@@ -221,11 +221,8 @@ def load_reference(path: str | Path) -> Reference:
 
 
 def _digest(about: str, tensors: dict[str, Tensor]) -> str:
-    """The sha256 of the description and all values, 64 hex digits."""
-    found = hashlib.sha256(about.encode())
-    for name in sorted(tensors):
-        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-    return found.hexdigest()
+    """The sha256 of the description and all tensors, 64 hex digits."""
+    return sha256_of({"about": about, "tensors": checksum(tensors)})
 
 
 _ABOUT = {
