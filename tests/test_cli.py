@@ -192,6 +192,7 @@ def test_doctor_and_help():
     done = lab("doctor")
     assert done.exit_code == 0 and "torch " in done.output and "device" in done.output
     assert "on CUDA by a recorded CUDA graph (untested on GPU)" in " ".join(done.output.split())
+    assert "GB; `lab cache` lists and deletes what can be made again" in " ".join(done.output.split())
     for command in ("train", "sample", "evaluate", "doctor"):
         assert lab(command, "--help").exit_code == 0
 

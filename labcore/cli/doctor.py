@@ -101,14 +101,10 @@ def _encoders() -> tuple[list[str], list[str]]:
 
 
 def _cache() -> str:
-    """The cache folder and what lies in it: flows that learned inverses needed, weights that were put there, and the rest."""
+    """The cache folder and the size of all files in it."""
     folder = cache_folder()
-    size = lambda where: sum(file.stat().st_size for file in where.rglob("*") if file.is_file())  # noqa: E731
-    kept = [
-        f"{name}/ {size(folder / name) / 1e9:.1f} GB" for name in ("teachers", "weights") if (folder / name).is_dir()
-    ]
-    keep = f"; keep {' and '.join(kept)}: trained flows, and weights that you put there" if kept else ""
-    return f"{folder}, {size(folder) / 1e9:.1f} GB (samples, features, latents and statistics may be removed{keep})"
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{folder}, {size / 1e9:.1f} GB; `lab cache` lists and deletes what can be made again"
 
 
 def _device() -> str:
