@@ -565,6 +565,7 @@ def test_a_new_reference_opens_the_features_of_each_split_once(root, monkeypatch
 
     splits = {"train": images(120, 1), "test": images(100, 5, name="held-out")}
     monkeypatch.setattr(evaluation.Data, "split", lambda self, name: splits[name])
+    monkeypatch.setattr(module, "METRICS", ("precision",))
     opened, store = [], statistics.Store
     monkeypatch.setattr(statistics, "Store", lambda *args: opened.append(args[1]) or store(*args))
     said = []
