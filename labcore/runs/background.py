@@ -13,19 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labcore.files import check_writable, write_atomic
+from labcore.files import check_writable
 from labcore.runs import detached
 from labcore.runs.config_paths import anchored
 from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.train_flow import data_fingerprint, datasets
+from labcore.runs.train_flow import CONFIG, data_fingerprint, datasets, write_config
 from labcore.runs.watching import report_line, reporter_for
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.log import Lines, Reporter, check_records, found_finished
 from labcore.train.loop import TrainResult
-from labcore.yamlfile import dump_yaml
-
-CONFIG = "config.yaml"
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -92,7 +89,7 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
     if nodes.count > 1:
         meet = f"--num-processes {num_processes} --nodes {nodes.count} --rendezvous {nodes.rendezvous} --node-rank"
         reporter.say(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
-    write = partial(_write_config, config, folder)
+    write = partial(write_config, config, folder)
     process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about, write)
     if process is None:  # another notebook was quicker
         return _train(config, folder, num_processes, previews, reporter)
@@ -100,10 +97,6 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
         return _follow(config, folder, reporter)
     finally:
         process.poll()
-
-
-def _write_config(config: AnyRun, folder: Path) -> None:
-    write_atomic(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
 
 
 def _follow(config: AnyRun, folder: Path, reporter: Reporter, again: bool = False) -> TrainResult:

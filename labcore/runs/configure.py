@@ -42,8 +42,8 @@ def configure(
     file: a YAML file with the keys model, data, train and align, instead of a preset. data: a data set's name, or a folder
     of class folders. align: a direction of alignment, or "off"; sites that nothing names are `default_sites`. settings:
     "train.steps=100" and the like, the last word. Paths become absolute (`labcore.runs.config_paths`). A model's image size,
-    channels and classes
-    follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist or fit.
+    channels and classes follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist
+    or fit.
     """
     if file is None and preset in INVERSIONS:
         raise ValueError(

@@ -9,7 +9,6 @@ A process is known by host, number, start time and boot, since numbers are used 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -20,8 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labcore.files import write_atomic
-from labcore.jsonfile import read_json
+from labcore.jsonfile import read_json, write_json
 from labcore.locks import Held, holder, locked, sign
 from labcore.processes import birth
 
@@ -70,7 +68,7 @@ def _start(
         began=time.time(),
         status=None,
     )
-    _write(folder, record)
+    write_json(folder / RECORD, record)
     with open(output, "ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "labcore.runs.detached", str(folder), str(lock)],
@@ -183,10 +181,6 @@ def _offset(folder: Path) -> int:
     return (read(folder) or {}).get("offset", 0)
 
 
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
 def _look_after(folder: Path, lock: int) -> None:
     """Run the recorded command to its end and record how it ended. lock: the lock's descriptor, which `start` opened."""
     from labcore.train.launch import wait_for
@@ -195,9 +189,9 @@ def _look_after(folder: Path, lock: int) -> None:
     record = {**read(folder), "pid": os.getpid(), "birth": birth(os.getpid())}
     status = 1
     try:
-        status = wait_for(record["command"], os.environ, lambda: _write(folder, record))
+        status = wait_for(record["command"], os.environ, lambda: write_json(folder / RECORD, record))
     finally:
-        _write(folder, {**record, "status": status, "ended": time.time()})
+        write_json(folder / RECORD, {**record, "status": status, "ended": time.time()})
 
 
 if __name__ == "__main__":

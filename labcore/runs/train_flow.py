@@ -44,6 +44,7 @@ from labcore.yamlfile import dump_yaml
 
 T = TypeVar("T", bound=nn.Module)
 
+CONFIG = "config.yaml"
 EVALUATED = 1000
 """Test images, evenly spread, in the likelihood that is logged while training; our choice."""
 
@@ -92,10 +93,15 @@ def carry_out(
     prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
-        write_atomic(folder / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+        write_config(config, folder)
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result
+
+
+def write_config(config: RunConfig | InversionRunConfig, folder: Path) -> None:
+    """Write config.yaml, the run's whole configuration; what was there is replaced at once."""
+    write_atomic(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
 
 
 def data_fingerprint(folder: Path, training: Any) -> str:
