@@ -14,11 +14,13 @@ import toys
 
 import labcore
 from labcore import contents, jsonfile, portable
-from labcore.campaigns import notebook, records, results, state
+from labcore.campaigns import notebook, records, results, runner, state
 from labcore.campaigns.parameters import PATH, read_parameters
+from labcore.campaigns.publishing import publish
 from labcore.campaigns.runner import run_spec
 from labcore.campaigns.spec import load_spec, resolve, run_id
 from labcore.cli import demo
+from labcore.cli.listing import list_runs
 from labcore.config import InversionRunConfig
 from labcore.runs import detached
 from labcore.runs.config_paths import anchored
@@ -86,19 +88,21 @@ def test_a_name_stays_one_beside_a_folder_of_that_name(tmp_path, monkeypatch):
         assert resolve(spec)[0].id == named.id == run_id(named.notebook, named.parameters)
 
 
-def test_runs_of_earlier_versions_are_found_under_their_ids(tmp_path):
-    run = resolve(load_spec(campaign(tmp_path, data_path="pictures")))[0]
-    values = {**run.parameters, "data_path": str(tmp_path / "pictures")}
-    older = run_id(run.notebook, values)  # as it was: of the absolute path
-    folder = tmp_path / "root" / "toy" / f"default-seed0-{older}"
-    assert older != run.id and run.folder(tmp_path / "root").name == f"default-seed0-{run.id}"
-    folder.mkdir(parents=True)
-    done = {**state.fresh(run), "id": older, "status": "done", "attempts": [{"seconds": 1.0}]}
-    state.save(state.State(folder, done))
-    (folder / "result.json").write_text('{"total": 1.0}')
-    assert run.folder(tmp_path / "root") == folder and state.prepare(run, tmp_path / "root").done
-    assert run_spec([run], tmp_path / "root", live=False) == 0
-    assert results.collect([run], tmp_path / "root")[0]["id"] == older
+def test_a_folder_of_an_earlier_version_stays_and_the_run_can_be_published(tmp_path):
+    """Earlier versions put a path itself into a run's id. Such a folder is listed; the run gets one of its own."""
+    spec = load_spec(campaign(tmp_path, data_path="pictures"))
+    (run,) = resolve(spec)
+    older, root = run_id(run.notebook, run.parameters), tmp_path / "papermill_runs" / "executed"
+    for identity in (older, run.id):
+        folder = run._replace(id=identity).folder(root)
+        folder.mkdir(parents=True)
+        attempts = [{"seconds": 1.0, "code": run.code}]
+        state.save(state.State(folder, {**state.fresh(run), "id": identity, "status": "done", "attempts": attempts}))
+        (folder / "result.json").write_text('{"total": 1.0}')
+        found = runner.finished(run, root)
+        assert (found and found.values["id"]) == (run.id if identity == run.id else None)
+    assert publish(spec, [run], root).missing == [] and list(results.published_records(spec, [run])) == [run.id]
+    assert [line.split()[0] for line in list_runs("toy", None, (), (), root)[1:]].count(older) == 1
 
 
 def test_a_run_in_a_moved_campaign_is_told_the_new_paths(tmp_path):

@@ -54,7 +54,7 @@ def published_records(spec: RunSpec, runs: Sequence[Run]) -> dict[str, Record]:
     by_id = {one["id"]: one for one in read_records(spec.results)}
     found = {}
     for run in runs:
-        one = by_id.get(run.id) or by_id.get(run.older_id)
+        one = by_id.get(run.id)
         if one is not None and run.code is not None and one.get("code") == run.code:
             found[run.id] = {**one, "row": run.row}  # a row that was renamed
     return found

@@ -19,7 +19,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,8 +41,6 @@ RESERVED = {
     "processes": "it is a key of the spec itself",
     "precision": "it is a key of the spec itself",
 }
-ONCE_ABSOLUTE = ("data_path", "flow", "reference")
-"""Parameters of which earlier versions put the absolute path into a run's id."""
 _STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
@@ -186,7 +183,6 @@ class Run(NamedTuple):
     threads: int | None = None
     code: str | None = None
     contents: Mapping[str, str] = {}  # of the parameters that are paths: what they hold
-    older_id: str | None = None  # of an earlier version, which is found again under it
 
     @property
     def name(self) -> str:
@@ -194,20 +190,17 @@ class Run(NamedTuple):
         return f"{self.row}-seed{self.seed}"
 
     def folder(self, root: Path) -> Path:
-        """Return root/<spec>[-smoke]/<row>-seed<k>-<id>, or that folder with the older id if only that exists."""
+        """Return root/<spec>[-smoke]/<row>-seed<k>-<id>."""
         row = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", self.row)[:60].strip("-")
-        start = root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-"
-        own, older = Path(f"{start}{self.id}"), Path(f"{start}{self.older_id}")
-        return older if self.older_id and older.is_dir() and not own.is_dir() else own
+        return root / (self.spec + ("-smoke" if self.smoke else "")) / f"{row}-seed{self.seed}-{self.id}"
 
 
 class Filled(NamedTuple):
-    """All parameters of a run, its id, what its paths hold, and its id in earlier versions if that is another one."""
+    """All parameters of a run, its id, and what its paths hold."""
 
     values: dict[str, Any]
     id: str
     contents: dict[str, str]
-    older_id: str | None
 
 
 Digest = Callable[[Path], str]
@@ -259,9 +252,9 @@ def resolve(
             changed = shared | own | forced | {"seed": seed}
             if smoke:
                 changed |= spec.smoke | {"smoke": True}
-            values, identity, held, older_id = _complete(spec, notebook, known, changed, digest)
+            values, identity, held = _complete(spec, notebook, known, changed, digest)
             given = {name: values[name] for name in changed}
-            how = (smoke, spec.timeout, spec.threads, code, held, older_id)
+            how = (smoke, spec.timeout, spec.threads, code, held)
             runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
     _check_distinct(spec, runs)
     return [run for run in runs if not only or run.row in only]
@@ -300,9 +293,7 @@ def _complete(
     values = typed | {name: str(place) for name, place in found.items()}
     held = {name: digest(place) for name, place in found.items()}
     identity = run_id(notebook, values | {name: {"contents": held[name]} for name in held})
-    older = {name: _absolute(typed[name], spec.project) for name in ONCE_ABSOLUTE if name in typed}
-    older_id = run_id(notebook, typed | older)
-    return Filled(values, identity, held, older_id if older_id != identity else None)
+    return Filled(values, identity, held)
 
 
 def _check_distinct(spec: RunSpec, runs: Sequence[Run]) -> None:
@@ -315,14 +306,6 @@ def _check_distinct(spec: RunSpec, runs: Sequence[Run]) -> None:
                 "remove one of the rows, or give it a parameter that differs"
             )
         by_id[run.id] = run
-
-
-def _absolute(value: Any, project: Path) -> Any:
-    """A path as earlier versions had it in a run's id: absolute, seen from here or else from the project, where it exists."""
-    if not isinstance(value, str):
-        return value
-    found = (base / os.path.expanduser(value) for base in (Path.cwd(), project))
-    return next((str(path.resolve()) for path in found if path.exists()), value)
 
 
 def run_id(notebook: Path, parameters: dict[str, Any]) -> str:
