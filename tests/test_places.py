@@ -15,7 +15,7 @@ import toys
 import labcore
 from labcore import contents, jsonfile, portable
 from labcore.campaigns import notebook, records, results, runner, state
-from labcore.campaigns.parameters import PATH, read_parameters
+from labcore.campaigns.parameters import NAME_OR_PATH, PATH, read_parameters
 from labcore.campaigns.publishing import publish
 from labcore.campaigns.runner import run_spec
 from labcore.campaigns.spec import load_spec, resolve, run_id
@@ -31,9 +31,8 @@ from labcore.train import checkpoint
 from labcore.train.log import RunLog, read_log
 
 ROOT = Path(labcore.__file__).parents[1]
-PARAMETERS = (
-    "data_path = None  # [path]\ncheckpoint = 'fashion-tarflow'  # [path]\nsmoke = False\nseed = 0\nrun_dir = 'x'"
-)
+CHECKPOINT = "checkpoint = 'fashion-tarflow'  # [name or path]"
+PARAMETERS = f"data_path = None  # [path]\n{CHECKPOINT}\nsmoke = False\nseed = 0\nrun_dir = 'x'"
 
 
 # the names of a campaign's runs
@@ -86,6 +85,15 @@ def test_a_name_stays_one_beside_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match=r"taken as a name.*checkpoint=\./fashion-r-repa"):
         assert resolve(spec)[0].id == named.id == run_id(named.notebook, named.parameters)
+
+
+def test_the_mark_alone_says_whether_one_word_is_a_path(tmp_path):
+    """What the parameter is called does not matter."""
+    spec = load_spec(campaign(tmp_path, anything="run", data_path="pictures"))
+    marked = "data_path = None  # [name or path]\nanything = None  # [path]\nsmoke = False\nseed = 0\nrun_dir = 'x'"
+    nbformat.write(toys.notebook("1", parameters=marked), spec.notebook_path())
+    (run,) = resolve(spec)
+    assert run.contents.keys() == {"anything"} and run.parameters["data_path"] == "pictures"
 
 
 def test_a_folder_of_an_earlier_version_stays_and_the_run_can_be_published(tmp_path):
@@ -150,7 +158,7 @@ def test_each_path_among_the_notebooks_parameters_is_known():
                 "crop",
             )
             if is_text and words.search(parameter.comment):
-                assert parameter.mark == PATH, f"{path.name}: {name}"
+                assert parameter.mark in (PATH, NAME_OR_PATH), f"{path.name}: {name}"
 
 
 # the paths in a run's configuration

@@ -83,7 +83,7 @@ def test_no_notebook(tmp_path, content, message):
         ("a = = 1", "is not Python"),
         (
             "a = 1  # images [sise]",
-            r"the comment on a in some.ipynb ends with \[sise\]; the marks are \[size\] and \[path\]",
+            r"the comment on a in some.ipynb ends with \[sise\]; the marks are \[size\], \[path\], \[name or path\]",
         ),
     ],
 )

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labcore.campaigns.parameters import NAME_OR_PATH, PATH, Parameter
+from labcore.contents import digests
 from labcore.files import sha256
 
-FILES = ("data_path", "reference")
-"""Parameters that are always paths. Others that a notebook marks [path] are a name or a path, and a folder of one part is
-written ./part."""
 WEIGHTS = (".safetensors", ".bin")
 """Suffixes of a model's weights."""
 NOT_COUNTED = {"thumbs.db", "desktop.ini"}
@@ -27,18 +26,20 @@ MANY = 10_000
 """Files of a folder from which on a line says that they are read; our choice."""
 
 
-def located(name: str, value: Any, project: Path) -> Path | None:
-    """The file or folder that a parameter names, absolute; None where it names none.
+def located(parameter: Parameter, value: Any, project: Path) -> Path | None:
+    """The file or folder that a parameter's value names, absolute; None where it names none, or is not marked as a path.
 
-    It is looked for from the working directory and then from the project.
+    It is looked for from the working directory and then from the project. Where a name is allowed too, a folder of one part
+    is written ./part.
     """
-    if not isinstance(value, str) or not value:
+    if parameter.mark not in (PATH, NAME_OR_PATH) or not isinstance(value, str) or not value:
         return None
     path = Path(os.path.expanduser(value))
     place = next((base / path for base in (Path.cwd(), project) if (base / path).exists()), None)
     if place is None:
         return None
-    if name not in FILES and place.is_dir() and not any(mark in value for mark in ("/", os.sep)):
+    if parameter.mark == NAME_OR_PATH and place.is_dir() and not any(mark in value for mark in ("/", os.sep)):
+        name = parameter.name
         if place.parent == Path.cwd():
             warnings.warn(
                 f"{name}={value} is taken as a name; for the folder {value} that is here, write {name}=./{value}",
@@ -56,8 +57,6 @@ def contents(place: Path) -> str:
     """
     if place.is_file():
         return sha256(place)[:16]
-    from labcore.contents import digests  # imports torch, which a campaign without paths does not need
-
     model = _model(place)
     folder = model or place
     files = sorted(_weights(model) if model else _files(place))

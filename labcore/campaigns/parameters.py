@@ -2,8 +2,9 @@
 
 A comment may end with a mark, which says how a campaign may treat the parameter:
 
-    steps = 700  # optimizer steps [size]          a count or a size: a smoke run may change it, and nothing else
-    data_path = None  # a folder of images [path]  a path: a relative one becomes absolute before the run starts
+    steps = 700  # optimizer steps [size]              a count or a size: a smoke run may change it, and nothing else
+    data_path = None  # a folder of images [path]      a path: a relative one becomes absolute before the run starts
+    flow = "small"  # a trained flow [name or path]    the same; but one word that is a folder is a name, and ./word the folder
 
 papermill's own inspection is a regular expression that overlooks half of Python's syntax, and it passes unknown parameters
 on with a warning. This module parses the cell and rejects everything that does not fit before a run starts.
@@ -31,8 +32,8 @@ KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "tu
 EXPLORE = "explore"
 """The tag of cells that only show something."""
 
-SIZE, PATH = "size", "path"
-MARK = re.compile(r"\s*\[([a-z]+)\]$")
+SIZE, PATH, NAME_OR_PATH = MARKS = ("size", "path", "name or path")
+MARK = re.compile(r"\s*\[([a-z]+(?: [a-z]+)*)\]$")
 """A mark at the end of a parameter's comment."""
 
 
@@ -43,7 +44,7 @@ class Parameter(NamedTuple):
     default: Any
     annotation: str
     comment: str
-    mark: Literal["size", "path"] | None = None
+    mark: Literal["size", "path", "name or path"] | None = None
 
     @property
     def kinds(self) -> set[str]:
@@ -207,10 +208,10 @@ def _split_mark(name: str, comment: str, notebook: Path) -> tuple[str, Any]:
     match = MARK.search(comment)
     if match is None:
         return comment, None
-    if match[1] not in (SIZE, PATH):
+    if match[1] not in MARKS:
         raise ValueError(
-            f"the comment on {name} in {notebook.name} ends with [{match[1]}]; the marks are [{SIZE}] and [{PATH}]: "
-            "correct it, or write other words last"
+            f"the comment on {name} in {notebook.name} ends with [{match[1]}]; the marks are "
+            f"{', '.join(f'[{mark}]' for mark in MARKS)}: correct it, or write other words last"
         )
     return comment[: match.start()], match[1]
 

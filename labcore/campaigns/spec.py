@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from labcore.campaigns.named_paths import contents, located
-from labcore.campaigns.parameters import PATH, SIZE, Parameter, check_parameters, code_hash, read_parameters
+from labcore.campaigns.parameters import SIZE, Parameter, check_parameters, code_hash, read_parameters
 from labcore.config import Config
 from labcore.hints import nearest
 from labcore.yamlfile import read_yaml
@@ -288,7 +288,7 @@ def _complete(
     check_parameters(notebook, changed, known)
     defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
     typed = {name: _canonical(value, known[name]) for name, value in (defaults | changed).items()}
-    places = {name: located(name, changed[name], spec.project) for name in changed if known[name].mark == PATH}
+    places = {name: located(known[name], value, spec.project) for name, value in changed.items()}
     found = {name: place for name, place in places.items() if place is not None}
     values = typed | {name: str(place) for name, place in found.items()}
     held = {name: digest(place) for name, place in found.items()}
