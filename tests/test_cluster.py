@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -105,6 +106,23 @@ def test_what_is_done_or_running_is_not_queued(tmp_path, root):
     folder = state.prepare(second, root).folder
     with state.lock_folder(folder):
         assert slurm.submit(spec_of(tmp_path), [first, second], root, "local", slurm.Profile()) == {}
+
+
+def test_a_job_of_an_earlier_version_is_read(tmp_path):
+    """submitit stores the object by the name of its module, which was labcore.runs.slurm."""
+    stored = pickle.dumps(slurm.Job(tmp_path, threads=3), protocol=0)
+    assert b"clabcore.campaigns.slurm\n" in stored
+    job = pickle.loads(stored.replace(b"clabcore.campaigns.slurm\n", b"clabcore.runs.slurm\n"))
+    assert isinstance(job, slurm.Job) and (job.folder, job.threads) == (tmp_path, 3)
+
+
+def test_a_job_requests_the_devices_that_its_run_takes(tmp_path):
+    """As many as it has processes; one at the smoke size, as on this machine."""
+    (run,) = toy_runs(tmp_path)
+    four = run._replace(parameters={"processes": 4})
+    for one, gpus in ((run, 1), (four, 4), (four._replace(smoke=True), 1)):
+        executor = slurm._executor(tmp_path / slurm.LOGS, "local", slurm.Profile(), [one], "toy")
+        assert executor.parameters["gpus_per_node"] == gpus
 
 
 def test_a_job_is_known_while_it_lives(tmp_path, monkeypatch):

@@ -340,7 +340,7 @@ def test_empty_batches_are_empty_images_or_a_message(tmp_path):
 
 
 def test_published_records_name_no_folder_and_no_host(tmp_path):
-    from labcore.campaigns import results, state
+    from labcore.campaigns import records, state
 
     values = {
         **{key: key for key in ("id", "spec", "row", "notebook", "status")},
@@ -350,7 +350,7 @@ def test_published_records_name_no_folder_and_no_host(tmp_path):
     }
     (tmp_path / "result.json").write_text(json.dumps({"where": ["/home/someone/model"], "fid": 1.5}))
     (tmp_path / "log.txt").write_text("started on node7.cluster, in /home/someone/run\n")
-    kept = results.record(state.State(tmp_path, values))
+    kept = records.record(state.State(tmp_path, values))
     assert kept["parameters"] == {"data_path": "pictures", "steps": 3, "ratio": "1/2"}
     assert kept["metrics"] == {"where": ["model"], "fid": 1.5}
     assert kept["log"] == ["started on HOST, in run"]

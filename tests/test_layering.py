@@ -21,7 +21,7 @@ BELOW_L6 = BELOW_L5 | {"train", "evaluate", "plan"}
 BELOW_RUNS = BELOW_L6 | {"zoo", "presets", "viz"}  # a run may start from a shipped model, and draws grids of samples
 MAY_IMPORT = {
     **dict.fromkeys(L0, L0),
-    "campaigns": L0,  # notebooks run from a spec: could be lifted out, and needs neither torch nor flows
+    "campaigns": L0 - {"config"},  # notebooks run from a spec: could be lifted out, and needs neither torch nor flows
     "kernels": L0,
     "nn": L0 | {"kernels"},
     **dict.fromkeys(("data", "latents"), L0),
@@ -48,7 +48,7 @@ HEAVY = {
 
 FILES = sorted(ROOT.rglob("*.py"))
 TOP = {"__init__"}
-COMMANDS_OF_EARLIER_VERSIONS = {"runs/execute.py"}
+COMMANDS_OF_EARLIER_VERSIONS = {"runs/execute.py", "runs/slurm.py"}
 """One line each, so that what was submitted before a module moved still runs."""
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from labcore import TarFlow
 from labcore.biflow.distill import check_strategy
 from labcore.biflow.model import BackwardModel
-from labcore.campaigns import results
+from labcore.campaigns import results, tables
 from labcore.cli.app import app
 from labcore.config import InversionRunConfig, RunConfig
 from labcore.presets import INVERSIONS, PAPER, PRESETS, REPORTED, about, biflow, smoke, smoke_inversion
@@ -47,7 +47,7 @@ def test_every_preset_can_be_built(name):
 
 
 def test_numbers_of_learned_inverses_are_those_of_the_campaign():
-    ways = results.exploded(results.published("04_learned_vs_analytic_inverse").records, "ways")
+    ways = tables.exploded(results.published("04_learned_vs_analytic_inverse").records, "ways")
     told = {"no-denoiser": "no-denoiser, score", "guided": "guided, 1 evaluation"}
     ran = [row for row in biflow.ROWS if row.name.startswith("biflow-16") and row.expected != "unknown"]
     assert len(ran) == 8

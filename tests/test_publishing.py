@@ -210,7 +210,7 @@ def test_one_bad_row_does_not_keep_others_from_being_published(tmp_path, root):
     assert "of row 'two' come from different versions of the notebook's code" in outcome.waiting[0]
 
 
-@pytest.mark.parametrize("step", ["write_atomic", "unlink"])
+@pytest.mark.parametrize("step", ["write_json", "unlink"])
 def test_a_kill_while_publishing_loses_nothing(tmp_path, root, monkeypatch, step):
     """Publishing dies at its second write or its first removal; the same call again ends as an undisturbed one."""
     spec = campaign(tmp_path)
@@ -221,13 +221,13 @@ def test_a_kill_while_publishing_loses_nothing(tmp_path, root, monkeypatch, step
     for run in resolve(spec):
         done(run, again, 2.0)
     with monkeypatch.context() as patched:
-        place = (publishing, "write_atomic") if step == "write_atomic" else (Path, "unlink")
+        place = (publishing, "write_json") if step == "write_json" else (Path, "unlink")
         whole, calls = getattr(*place), []
 
         def dies(path, *arguments, **options) -> None:
             if not str(path).endswith(".tmp"):  # the removal of a temporary name is a part of each write
                 calls.append(path)
-                if len(calls) == (2 if step == "write_atomic" else 1):
+                if len(calls) == (2 if step == "write_json" else 1):
                     raise KeyboardInterrupt
             whole(path, *arguments, **options)
 

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from labcore import zoo
-from labcore.campaigns import results
+from labcore.campaigns import results, tables
 from labcore.campaigns.spec import TableSpec
 from labcore.campaigns.verdicts import Claim, corrected, judge
 from labcore.experiments import alignment, ways
@@ -37,7 +37,7 @@ def test_the_alignment_table(campaign):
     columns = {"training-free accuracy": "last.training_free", "FID (efflite0)": "last.fid_efflite0"}
     layout = TableSpec(columns=columns, baseline="baseline")
     rows = ["baseline", "forward", "detach", "reverse", "reverse-8"]
-    shown = results.tables(campaign.records, layout, rows)["table.md"].split("\n\n")[0]
+    shown = tables.tables(campaign.records, layout, rows)["table.md"].split("\n\n")[0]
     assert shown in (ROOT / "README.md").read_text()
 
 
@@ -274,7 +274,7 @@ def test_the_table_of_learned_inverses(inverses):
     columns = {"FID (efflite0)": "fid_efflite0", "recognised": "recognised"}
     layout = TableSpec(each="ways", columns=columns, baseline="exact, score")
     rows = ["exact", "naive", "hidden-distillation", "hidden-alignment", "no-denoiser", "norm-both", "norm-none"]
-    shown = results.tables(inverses.records, layout, [*rows, "features", "guided"])["table.md"].split("\n\n")[0]
+    shown = tables.tables(inverses.records, layout, [*rows, "features", "guided"])["table.md"].split("\n\n")[0]
     assert shown in (ROOT / "README.md").read_text()
     seeds = {r["seed"] for r in inverses.records}
     word = {2: "two", 3: "three", 4: "four", 5: "five"}[len(seeds)]
@@ -284,7 +284,7 @@ def test_the_table_of_learned_inverses(inverses):
 
 def test_the_verdicts_on_learned_inverses(inverses):
     """Each claim stands under its verdict, with its difference; counts too."""
-    records = results.exploded(inverses.records, "ways")
+    records = tables.exploded(inverses.records, "ways")
     judged = [judge(claim, records) for claim in CLAIMS]
     counts = Counter(found.verdict for found in judged)
     told = README[README.index(f"Of the {len(judged)} claims that the notebook judges, {counts['supported']}") :]

@@ -22,7 +22,7 @@ import toys
 from test_runs import command, execute_once, expected, result, toy_runs
 
 from labcore import locks
-from labcore.campaigns import kernel, results, runner, state
+from labcore.campaigns import kernel, records, runner, state, tables
 from labcore.campaigns.spec import load_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run")]
@@ -219,7 +219,7 @@ def test_sigkill_at_random_moments_of_a_sweep(tmp_path, root):
         assert result(run, root) == expected(run)
     undisturbed = [dict(row=run.row, seed=run.seed, metrics=expected(run)) for run in runs]
     table = load_spec(spec).table
-    assert results.tables(results.collect(runs, root), table) == results.tables(undisturbed, table)
+    assert tables.tables(records.collect(runs, root), table) == tables.tables(undisturbed, table)
     print(
         f"\nseed {seed}: {kills} kills {hit} in {rounds} rounds, {sum(len(attempts(r, root)) for r in runs)} attempts"
     )

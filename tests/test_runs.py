@@ -18,10 +18,11 @@ import pytest
 import toys
 from typer.testing import CliRunner
 
-from labcore.campaigns import execute, results, runner, state
+from labcore.campaigns import execute, results, runner, state, tables
 from labcore.campaigns.interval import Interval, holm, mean_interval, paired, t_quantile
 from labcore.campaigns.notebook import Stop, explain, write_figures
 from labcore.campaigns.publishing import publish
+from labcore.campaigns.records import collect
 from labcore.campaigns.spec import TableSpec, load_spec, resolve
 from labcore.cli.app import app
 
@@ -298,7 +299,7 @@ def records(values: dict[str, dict[int, float]]) -> list[dict]:
 
 def test_a_table_says_mean_interval_and_n():
     layout = TableSpec(columns={"score": "x.y", "none": "x.z"}, baseline="a", better={"score": "higher"})
-    made = results.tables(
+    made = tables.tables(
         records({"b": {0: 1.5, 1: 2.5, 2: 3.6}, "a": {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}}), layout, ["a", "b", "c", "d"]
     )
     assert made["table.md"].endswith(" Not run: c; d.\n") and "c" not in {row[0] for row in made["table.csv"].split()}
@@ -309,17 +310,17 @@ def test_a_table_says_mean_interval_and_n():
     assert "b,score,2.533333333,2.609" in made["table.csv"]
     assert "a,none,,,,,," in made["table.csv"]
     layout = layout.replace(better={"score": "lower"})
-    once = results.tables(records({"b": {0: 1.0}, "a": {0: 2.0}}), layout)
+    once = tables.tables(records({"b": {0: 1.0}, "a": {0: 2.0}}), layout)
     assert "| b | 1 (n=1) | -1 (n=1) |" in once["table.md"] and "Bold" not in once["table.md"]
-    twice = results.tables(records({"b": {0: 1.0, 1: 1.0}, "a": {0: 2.0, 1: 2.0}}), layout)
+    twice = tables.tables(records({"b": {0: 1.0, 1: 1.0}, "a": {0: 2.0, 1: 2.0}}), layout)
     assert "| b | **1 ± 0 (n=2)** |" in twice["table.md"] and "Bold" in twice["table.md"]
     assert "Not run" not in twice["table.md"]
 
 
 def test_numbers_by_dotted_path():
     found = {"a": {"b": [1, {"c": 2.5}]}, "t": True, "s": "x"}
-    assert results.metric(found, "a.b.1.c") == 2.5
-    assert [results.metric(found, path) for path in ("a.b.2", "a.c", "t", "s", "a.b.x")] == [None] * 5
+    assert tables.metric(found, "a.b.1.c") == 2.5
+    assert [tables.metric(found, path) for path in ("a.b.2", "a.c", "t", "s", "a.b.x")] == [None] * 5
 
 
 def test_records_accumulate_and_tables_come_from_them_alone(tmp_path, root):
@@ -387,7 +388,7 @@ def test_done_without_numbers_is_not_done(tmp_path, root):
     assert runner.finished(run, root) is not None
     (folder / "result.json").unlink()
     assert runner.finished(run, root) is None
-    assert results.collect([run], root) == []
+    assert collect([run], root) == []
 
 
 def test_another_version_of_the_notebook_is_noticed(tmp_path, root, capsys):

@@ -374,7 +374,8 @@ def test_a_specs_numbers_are_in_its_records(path):
 
     Where a record holds several results, a column is a path into these, and not all of them have every number.
     """
-    from labcore.campaigns.results import exploded, metric, published
+    from labcore.campaigns.results import published
+    from labcore.campaigns.tables import exploded, metric
 
     spec, found = load_spec(path), published(path.stem)
     if found is None:

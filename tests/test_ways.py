@@ -8,7 +8,7 @@ from labcore import denoise, sample
 from labcore.biflow.edit import inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.biflow.norm_control import largest_parameters, shares, trajectory_rms
-from labcore.campaigns import results
+from labcore.campaigns import tables
 from labcore.campaigns.spec import load_spec
 from labcore.config import BackwardConfig
 from labcore.data import load
@@ -215,12 +215,12 @@ def test_claims_are_about_ways_that_the_campaign_has(flow):
             made = BackwardModel(BackwardConfig(**{**SIZE, **chosen.model}))
             names = experiment.learned_ways(arm, made, flow, 0.5)
         records.append({"row": row, "seed": 0, "metrics": {"ways": {name: {"fid_efflite0": 1.0} for name in names}}})
-    known = {record["row"] for record in results.exploded(records, "ways")}
+    known = {record["row"] for record in tables.exploded(records, "ways")}
     assert len(known) == sum(len(record["metrics"]["ways"]) for record in records)
     for claim in claims.CLAIMS:
         assert {claim.row, claim.than} <= known, claim.says
         assert claim.number in spec.table.columns.values()
-    table = results.tables(records, spec.table, list(spec.row_parameters()))["table.md"]
+    table = tables.tables(records, spec.table, list(spec.row_parameters()))["table.md"]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == [
         "exact, score",
         "exact, no denoising",

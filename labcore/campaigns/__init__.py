@@ -11,6 +11,7 @@ runs of a tiny size. It must write `result.json`, names with finite numbers, to 
 checkpoints there. It need not import labcore.
 
 This package does not know what a notebook computes: it knows no flow, data set, metric or GPU library, it never imports
-torch to run a notebook on a CPU, and a notebook's parameters mean to it only what their marks say ([size], [path]). It uses
-the modules of labcore that import nothing else of labcore, and could be moved to a package of its own together with them.
+torch to run a notebook on a CPU, and a notebook's parameters mean to it only what their marks say ([size], [path], [name or
+path]). Of labcore's other layouts it knows one: in which folder a run or a saved model has its weights (named_paths). It uses
+only modules of labcore's bottom layer, and could be moved to a package of its own together with them.
 """

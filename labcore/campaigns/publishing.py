@@ -7,7 +7,6 @@ records stay, and the new ones wait in their runs' folders.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,8 @@ from typing import NamedTuple
 from labcore.campaigns.records import RECORDS, Record, check_same, label, read_records
 from labcore.campaigns.results import TABLE, finished_records, rebuild
 from labcore.campaigns.spec import Run, RunSpec
-from labcore.campaigns.state import write_atomic
+from labcore.files import write_atomic
+from labcore.jsonfile import write_json
 
 
 class Publication(NamedTuple):
@@ -148,10 +148,10 @@ def _write(spec: RunSpec, changes: _Changes) -> None:
     folder = spec.results
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     for record in changes.write:
-        write_atomic(folder / RECORDS / f"{record['id']}.json", json.dumps(record, indent=2) + "\n")
+        write_json(folder / RECORDS / f"{record['id']}.json", record)
     for record in changes.remove:
         (folder / RECORDS / f"{record['id']}.json").unlink()
     layout = {**spec.table.model_dump(mode="json"), "rows": list(spec.row_parameters())}
-    write_atomic(folder / TABLE, json.dumps(layout, indent=2) + "\n")
+    write_json(folder / TABLE, layout)
     for name, text in rebuild(folder).items():
         write_atomic(folder / name, text)

@@ -13,22 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from labcore.campaigns.records import Record, check_same, collect, read_records, record
+from labcore.campaigns.records import Record, check_same, collect, read_records
 from labcore.campaigns.spec import Run, RunSpec, TableSpec, project_folders
-from labcore.campaigns.tables import exploded, metric, tables
+from labcore.campaigns.tables import exploded, tables
 from labcore.jsonfile import read_object
 
-__all__ = [
-    "collect",
-    "exploded",
-    "finished_records",
-    "metric",
-    "published",
-    "published_records",
-    "rebuild",
-    "record",
-    "tables",
-]
+__all__ = ["exploded", "finished_records", "published", "published_records", "rebuild"]
 
 TABLE = "table.json"
 

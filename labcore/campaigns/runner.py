@@ -21,7 +21,6 @@ from labcore.campaigns.spec import Run
 from labcore.processes import usable_cores
 
 POLL = 0.1  # seconds
-FAILED, STOPPED = 1, 143
 
 
 def run_spec(
@@ -155,8 +154,8 @@ class _Runner:
                 time.sleep(POLL)
         self.progress.say(self.progress.counts())
         if self.signals:
-            return STOPPED
-        return FAILED if self.failed else 0
+            return execute.STOPPED
+        return execute.FAILED if self.failed else execute.DONE
 
     def _unfinished(self) -> bool:
         if self.signals:

@@ -24,13 +24,13 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from labcore.campaigns import execute, state
 from labcore.campaigns.progress_table import ProgressTable
-from labcore.campaigns.runner import finished
+from labcore.campaigns.runner import devices_of, finished
 from labcore.campaigns.spec import FOLDER, Run, RunSpec
-from labcore.config import Config
 from labcore.files import write_atomic
 from labcore.hints import nearest
 from labcore.jsonfile import read_json
 from labcore.processes import birth
+from labcore.strict import Config
 from labcore.yamlfile import read_yaml
 
 CLUSTERS = ("slurm", "local")
@@ -41,7 +41,7 @@ POLL = 2.0  # seconds between looks at the runs' folders, and ten times that bet
 class Profile(Config):
     """Resources that a job requests; papermill_runs/profiles/slurm.yaml, or the file given with --profile."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True)
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -124,7 +124,7 @@ def submit(spec: RunSpec, runs: Sequence[Run], root: Path, cluster: str, profile
     Raises ValueError for an unknown cluster, without submitit, without Slurm's commands, and if Slurm refuses the jobs;
     OSError if `root` cannot be written.
     """
-    executor = _executor(runs[0].folder(root).parent / LOGS, cluster, profile, runs[0].parameters, spec.name)
+    executor = _executor(runs[0].folder(root).parent / LOGS, cluster, profile, runs, spec.name)
     waiting = _not_started(runs, root)
     if not waiting:
         return {}
@@ -269,12 +269,12 @@ def _why(folder: Path) -> str:
     return f"see {folder / execute.LOG}"
 
 
-def _executor(folder: Path, cluster: str, profile: Profile, parameters: dict[str, Any], name: str) -> Any:
+def _executor(folder: Path, cluster: str, profile: Profile, runs: Sequence[Run], name: str) -> Any:
     """Make submitit's executor with the resources of the profile."""
     _check_cluster(cluster)
     import submitit
 
-    gpus = profile.gpus if profile.gpus is not None else int(parameters.get("processes", 1))
+    gpus = profile.gpus if profile.gpus is not None else max(map(devices_of, runs))
     if cluster == "local":
         executor = submitit.AutoExecutor(folder, cluster="local", local_max_num_timeout=profile.requeues)
         executor.update_parameters(timeout_min=profile.minutes, gpus_per_node=gpus)

@@ -28,8 +28,8 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_valida
 
 from labcore.campaigns.named_paths import contents, located
 from labcore.campaigns.parameters import SIZE, Parameter, check_parameters, code_hash, read_parameters
-from labcore.config import Config
 from labcore.hints import nearest
+from labcore.strict import Config
 from labcore.yamlfile import read_yaml
 
 FOLDER = "papermill_runs"
@@ -41,7 +41,7 @@ RESERVED = {
     "processes": "it is a key of the spec itself",
     "precision": "it is a key of the spec itself",
 }
-_STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+_STRICT = ConfigDict(strict=True)
 
 
 class Expected(Config):

@@ -10,7 +10,6 @@ people only and decides nothing; durations are measured by a monotonic clock.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,8 +19,7 @@ from typing import Any, NamedTuple
 
 from labcore import locks
 from labcore.campaigns.spec import Run
-from labcore.files import write_atomic
-from labcore.jsonfile import parse_json
+from labcore.jsonfile import parse_json, write_json
 
 STATE, LOCK, KERNEL, RESULT = "run.json", ".lock", ".kernel", "result.json"
 STATUSES = ("new", "running", "done", "failed", "stopped", "killed")
@@ -73,7 +71,7 @@ def now() -> str:
 
 def save(state: State) -> None:
     """Write run.json."""
-    write_atomic(state.folder / STATE, json.dumps(state.values, indent=2) + "\n")
+    write_json(state.folder / STATE, state.values)
 
 
 def read(folder: Path) -> State | None:

@@ -100,8 +100,8 @@ def _show_plan(spec: Any, chosen: list, root: Path, published: dict) -> None:
 
 def _publish(spec: Any, chosen: list, root: Path, status: int, again: bool) -> None:
     """Publish the finished runs; say what was added, what was replaced, and what is missing."""
+    from labcore.campaigns.execute import STOPPED
     from labcore.campaigns.publishing import publish
-    from labcore.campaigns.runner import STOPPED
 
     if status == STOPPED:
         typer.echo("stopped by a signal: nothing is published; give the same line again")
