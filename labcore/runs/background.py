@@ -62,14 +62,12 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
             f"this is node {nodes.rank} of {nodes.count}; a notebook trains on node 0, the others run  lab train"
         )
     _wait_for_others(folder, reporter)
-    about = None
-    if found := _newest(folder):
-        about = _about(config, data_fingerprint(folder, datasets(config)[0]))
-        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
-        if found.step == config.train.steps and (folder / "model" / "config.json").exists():
-            check_records(folder, found.step, found.state.get("log_records", 0))
-            reporter.say(found_finished(folder, found.step))
-            return _result(config, folder)
+    found = _newest(folder)
+    if found and found.step == config.train.steps and (folder / "model" / "config.json").exists():
+        _about_here(config, folder, found)
+        check_records(folder, found.step, found.state.get("log_records", 0))
+        reporter.say(found_finished(folder, found.step))
+        return _result(config, folder)
     if num_processes == 1 and nodes.count == 1:
         result = kind_of(config).run(config, folder, previews, reporter)
         if not result.finished:
@@ -82,7 +80,7 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
             f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
             f"{num_processes * nodes.count} processes; give a multiple of {share}"
         )
-    about = about or _about(config, data_fingerprint(folder, datasets(config)[0]))
+    about = _about_here(config, folder, found)
     check_writable(folder)
     words = ["train", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
     words += [] if previews else ["--no-previews"]
@@ -148,6 +146,14 @@ def _step(folder: Path) -> int:
 def _about(config: AnyRun, data_fingerprint: str | None) -> dict[str, Any]:
     """What a run is of, as its checkpoints say it; raises for what cannot be trained."""
     return {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint, **kind_of(config).identity(config)}
+
+
+def _about_here(config: AnyRun, folder: Path, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
+    """What a run in `folder` is of; AnotherRun where the checkpoint found there has other settings."""
+    about = _about(config, data_fingerprint(folder, datasets(config)[0]))
+    if found:
+        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
+    return about
 
 
 def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
