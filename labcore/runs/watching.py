@@ -11,12 +11,11 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from labcore.live import in_kernel, in_live_notebook, tell_progress
-from labcore.train.log import Bar, Lines, Reporter, in_short, print_line, read_log, training_seconds
+from labcore.train.log import Lines, Reporter, in_short, print_line, read_log, training_seconds, usual_reporter
 
 STEP = re.compile(r"step (\d+)/(\d+)  ")
 """How a line of `labcore.train.log.Lines` about a step begins."""
@@ -32,11 +31,7 @@ def reporter_for(folder: Path) -> Reporter:
     """A cell's output in a notebook; in a script a bar on a terminal, or a line a tenth of the way."""
     if in_kernel():
         return Cell(folder)
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        return Bar(tqdm)
-    return Tenths()
+    return usual_reporter() if sys.stderr.isatty() else Tenths()
 
 
 class Tenths(Lines):
@@ -144,14 +139,13 @@ def _numbers(record: Mapping[str, Any]) -> str:
 
 def _drawn(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The picture of a run as a PNG in base64, and what it shows in words."""
+    from labcore.viz.panel import png_of
     from labcore.viz.training import training
     from labcore.viz.words import described
 
     previews = sorted((folder / "previews").glob("step-*.png"))
     figure = training(records, previews[-1] if previews else None)
-    png = BytesIO()
-    figure.savefig(png, format="png", dpi=figure.dpi)
-    return {"image/png": b64encode(png.getvalue()).decode(), "words": described(figure)}
+    return {"image/png": b64encode(png_of(figure)).decode(), "words": described(figure)}
 
 
 def _bundle(lines: Sequence[str], picture: Mapping[str, str]) -> dict[str, str]:
