@@ -1,6 +1,6 @@
 """Sweeps that a learned inverse's guess saves in the tough block of the flow that ships, the one next to z.
 
-Wanted was half of them. A start has to lie within some thousandths of the solution for that (notebook 06, section 6).
+Wanted was half of them. A start has to lie within some thousandths of the solution for that (notebook 06, section 5).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def show_any_character() -> None:
@@ -16,3 +17,8 @@ def printable(text: str) -> str:
     """A text without what a terminal would take for commands: such characters, but line ends, as \\x1b and the like."""
     keep = lambda c: c.isprintable() or c == "\n"  # noqa: E731
     return "".join(c if keep(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def seen_from_here(path: Path) -> str:
+    """Return a path relative to the working directory if it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

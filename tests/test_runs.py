@@ -389,6 +389,9 @@ def test_done_without_numbers_is_not_done(tmp_path, root):
     (folder / "result.json").unlink()
     assert runner.finished(run, root) is None
     assert collect([run], root) == []
+    project = tmp_path / "papermill_runs" / "specs" / "toy.yaml"
+    planned = CliRunner().invoke(app, ["run", str(project), "--dry-run", "--root", str(root)])
+    assert f"{run.id}  resume " in planned.output, planned.output
 
 
 def test_another_version_of_the_notebook_is_noticed(tmp_path, root, capsys):

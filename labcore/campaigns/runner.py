@@ -19,6 +19,7 @@ from labcore.campaigns import execute, state
 from labcore.campaigns.progress_table import ProgressTable
 from labcore.campaigns.spec import Run
 from labcore.processes import usable_cores
+from labcore.terminal import seen_from_here
 
 POLL = 0.1  # seconds
 
@@ -68,7 +69,7 @@ def _skip_finished(runs: Sequence[Run], root: Path, progress: ProgressTable) -> 
         names = ", ".join(outdated[:3]) + (" ..." if len(outdated) > 3 else "")
         progress.say(
             f"note: {len(outdated)} of them, {names}, ran another version of {runs[0].notebook.name}; remove their folders "
-            f"in {_seen(runs[0].folder(root).parent)} to run this one"
+            f"in {seen_from_here(runs[0].folder(root).parent)} to run this one"
         )
     return waiting
 
@@ -206,7 +207,7 @@ class _Runner:
             found = state.read(child.folder)
         ending = f"exit status {code}" if code > 0 else f"signal {-code}"
         reason = found.error if found is not None and found.status in ("failed", "stopped") else None
-        return f"{(reason or ending).splitlines()[0]} (see {_seen(child.folder / execute.LOG)})"
+        return f"{(reason or ending).splitlines()[0]} (see {seen_from_here(child.folder / execute.LOG)})"
 
     def _leave(self, run: Run, note: str) -> None:
         if run not in self.elsewhere:
@@ -250,8 +251,3 @@ class _Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _seen(path: Path) -> str:
-    """Return a path relative to the working directory if it is below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -48,12 +48,12 @@ def run(
     """
     from labcore.campaigns.results import published_records
     from labcore.campaigns.runner import run_spec
-    from labcore.campaigns.spec import load_spec, resolve
+    from labcore.campaigns.spec import FOLDER, load_spec, resolve
 
     _check_options(smoke, publish, cluster, profile, detach, jobs)
     loaded = load_spec(spec)
     chosen = resolve(loaded, smoke, only or (), dict(_parameter(text) for text in set_ or ()))
-    root = (root or loaded.project / "papermill_runs" / "executed").resolve()
+    root = (root or loaded.project / FOLDER / "executed").resolve()
     published = {} if again else published_records(loaded, chosen)
     if dry_run:
         _show_plan(loaded, chosen, root, published)
@@ -206,8 +206,9 @@ def _action(one: Any, root: Path) -> str:
         return "resume"
     if found is None or found.status == "new":
         return "start"
-    now = state.status_of(found)
-    return {"done": "skip", "running": "wait"}.get(now, "resume")
+    if found.done:
+        return "skip"
+    return "wait" if state.status_of(found) == "running" else "resume"
 
 
 def _report(spec: Any, chosen: list, root: Path, again: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from labcore.campaigns.execute import read_result
 from labcore.campaigns.notebook import execute, explain
 from labcore.campaigns.pages import web_page
+from labcore.terminal import seen_from_here
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
@@ -39,10 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         execute(NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
     except KeyboardInterrupt:
-        print(f"stopped; what was done so far is in {_short(folder)}", file=sys.stderr)
+        print(f"stopped; what was done so far is in {seen_from_here(folder)}", file=sys.stderr)
         return 1
     except Exception as error:
-        print(f"the demo failed: {explain(error)}\nthe notebook up to there is {_short(executed)}", file=sys.stderr)
+        print(
+            f"the demo failed: {explain(error)}\nthe notebook up to there is {seen_from_here(executed)}",
+            file=sys.stderr,
+        )
         return 1
     html = web_page(executed)
     try:
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"\n{summary(result)}\n{time.perf_counter() - start:.0f} seconds in all\n")
     for what, path in (("notebook", executed), ("web page", html), ("samples", folder / "run" / "samples.png")):
-        print(f"{what:9} {_short(path)}")
+        print(f"{what:9} {seen_from_here(path)}")
     return 0
 
 
@@ -82,11 +86,6 @@ def summary(result: dict[str, Any]) -> str:
             f"inversion   largest error {trip['float32']:.1e} in float32, {trip['float64']:.1e} in float64",
         )
     )
-
-
-def _short(path: Path) -> str:
-    """A path as seen from the working directory, where it is below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from labcore.campaigns import slurm, state
 from labcore.campaigns.execute import read_result
 from labcore.campaigns.records import Record, read_records
-from labcore.campaigns.spec import RunSpec, load_spec
+from labcore.campaigns.spec import FOLDER, RunSpec, load_spec, project_folders
 from labcore.campaigns.state import RESULT, State
 from labcore.campaigns.tables import metric
 from labcore.hints import nearest
@@ -47,7 +47,7 @@ def list_runs(
     conditions = [_condition(text) for text in where]
     spec = _spec(name, required=root is None)
     records = _published(spec, name, root)
-    root = root or (spec.project if spec else _project()) / "papermill_runs" / "executed"
+    root = root or (spec.project if spec else _project()) / FOLDER / "executed"
 
     damaged: list[Path] = []
     entries = _entries(root, Path(name).stem if name else None, records, damaged)
@@ -79,7 +79,7 @@ def _published(spec: RunSpec | None, name: str | None, root: Path | None) -> lis
         return read_records(spec.results)
     if name is not None or root is not None:
         return []
-    folders = sorted((_project() / "papermill_runs" / "results").glob("*"))
+    folders = sorted((_project() / FOLDER / "results").glob("*"))
     return [record for folder in folders for record in read_records(folder)]
 
 
@@ -172,5 +172,4 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _project() -> Path:
     """Find the folder with papermill_runs/: here, above, or labcore's checkout."""
-    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]
-    return next((place for place in places if (place / "papermill_runs").is_dir()), Path.cwd())
+    return next((folder.parent for folder in project_folders() if folder.is_dir()), Path.cwd())
