@@ -171,6 +171,9 @@ def test_one_process_that_stops_is_not_taken_for_done(folder, tmp_path, monkeypa
     monkeypatch.setattr(loop._Run, "_one_step", interrupt_at)
     with pytest.raises(TrainingStopped, match="stopped and saved at step 5 of 10; run the cell again to go on"):
         train_streamed(run_config(folder, steps=10), tmp_path, previews=False)
+    monkeypatch.setattr(loop._Run, "_one_step", real)
+    monkeypatch.setattr("labcore.runs.background.datasets", None)  # the training reads its data itself, once
+    assert train_streamed(run_config(folder, steps=10), tmp_path, previews=False).finished
 
 
 def test_mistakes_are_raised_before_anything_starts(folder, tmp_path):
