@@ -251,7 +251,9 @@ def two_processes(folder, tmp_path_factory) -> tuple[Path, list[str]]:
 def kernel(config: Path, run: Path) -> subprocess.Popen:
     """A notebook's cell in a process of its own."""
     code = (
-        "import sys, yaml\nfrom labcore.config import RunConfig\nfrom labcore.runs.background import train_streamed\n"
+        "import signal, yaml\nfrom labcore.config import RunConfig\nfrom labcore.runs.background import train_streamed\n"
+        # a kernel listens to interrupts, also if a shell started the tests in the background and ignores them there
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"config = RunConfig(**yaml.safe_load(open({str(config)!r})))\n"
         f"train_streamed(config, {str(run)!r}, 2, previews=False)\n"
     )
