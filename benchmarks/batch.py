@@ -76,7 +76,7 @@ def finish(path: Path) -> None:
     """Leave all runs of a spec as finished ones are left."""
     spec = load_spec(path)
     for run in resolve(spec):
-        found = state.prepare(run, spec.project / "papermill_runs" / "executed")
+        found = state.prepare_run_folder(run, spec.project / "papermill_runs" / "executed")
         attempt = {"status": "done", "seconds": 1.0, "error": None}
         state.save(found._replace(values=found.values | {"status": "done", "attempts": [attempt]}))
         (found.folder / state.RESULT).write_text(json.dumps({}))

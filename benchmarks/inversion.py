@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from benchmarks.align import make_flow
 from benchmarks.compare_ml_tarflow import difference
 from labcore import BackwardConfig, BackwardModel, TarFlow, invert
-from labcore.config import InversionConfig
+from labcore.config import StudentConfig
 from labcore.evaluate.flops import count_flops
 from labcore.experiments.bench import reference_of
 from labcore.inverse.denoise import denoise
 from labcore.rng import StepNoise
 from labcore.timing import alternate
-from labcore.train.inversion import Inversion, measure_rms
+from labcore.train.distillation import Distillation, measure_rms
 from labcore.types import Batch
 
 DEPTH = dict(patch_size=4, width=128, num_blocks=4, layers_per_block=4, num_classes=10)
@@ -180,7 +180,7 @@ def make_step(sizes: dict, batch: int, max_guidance: float) -> Callable[[], None
     images = Batch(*(part.to(device()) for part in (x, index % c.num_classes, index, index < 0)))
     noise = StepNoise(0, 0, batch, device())
     constants = measure_rms(flow, images, noise, c.denoiser)
-    objective = Inversion(InversionConfig(strategy="hidden-alignment"), c, flow, constants).to(device())
+    objective = Distillation(StudentConfig(strategy="hidden-alignment"), c, flow, constants).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def step() -> None:

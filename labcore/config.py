@@ -26,6 +26,22 @@ SCHEMA = 1
 """Version of the saved format. A file of a newer schema is refused; an older one is migrated on load."""
 
 
+RENAMED = {"inversion": "student"}
+"""Sections of a run's configuration that earlier versions called by another name: old name -> present name."""
+
+
+def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration with the sections of earlier versions under their present names.
+
+    Raises ValueError if a section is given by both names.
+    """
+    both = [(old, new) for old, new in RENAMED.items() if old in values and new in values]
+    if both:
+        old, new = both[0]
+        raise ValueError(f"the configuration has {old} and {new}; {old} is the former name of {new}: give {new} alone")
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
 class TokensConfig(Config):
     """What the flow and its learned inverse share: images cut into tokens, and transformers over these."""
 
@@ -320,7 +336,7 @@ class AlignConfig(Config):
         return self
 
 
-class InversionConfig(Config):
+class StudentConfig(Config):
     """How a learned inverse is trained (BiFlow). Distances are means over tokens and values, weights 1 where nothing is said.
 
     The paper gives no weights, no p and c of equation 7 and no guidance range: these are our choice, after related code.
@@ -368,11 +384,16 @@ class RunConfig(Config):
         return self
 
 
-class InversionRunConfig(Config):
+class StudentRunConfig(Config):
     """One training run of a learned inverse: the flow that it inverts, the model, data, training, and what it is taught by."""
 
     flow: str  # what find_model takes: a zoo name, a run's folder, a saved model
     model: BackwardConfig
     data: DataConfig = DataConfig()
     train: TrainConfig
-    inversion: InversionConfig = InversionConfig()
+    student: StudentConfig = StudentConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        return with_present_names(values) if isinstance(values, dict) else values

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import test_inversion
+import test_distillation
 import test_training
 import torch
 import yaml
@@ -25,12 +25,12 @@ from labcore.provenance import weights_hash
 from labcore.runs import detached
 from labcore.runs.background import TrainingStopped, train_streamed
 from labcore.runs.models import find_model
-from labcore.runs.train_student import run_inversion
+from labcore.runs.train_student import run_student
 from labcore.train import checkpoint
 from labcore.train.launch import Nodes, nodes_of, wait_for
 from labcore.train.log import read_log
 
-flow = test_inversion.flow
+flow = test_distillation.flow
 folder = test_training.folder
 one_thread = test_training.one_thread
 
@@ -187,19 +187,19 @@ def test_mistakes_are_raised_before_anything_starts(folder, tmp_path):
 
 
 def test_an_inverse_in_place_is_that_of_run_inversion(flow, folder, tmp_path):
-    config = test_inversion.config(flow, folder)
+    config = test_distillation.config(flow, folder)
     result = train_streamed(config, tmp_path / "streamed", previews=False)
     assert (result.step, result.finished) == (12, True) and isinstance(result.ema, BackwardModel)
-    run_inversion(config, tmp_path / "plain", previews=False)
+    run_student(config, tmp_path / "plain", previews=False)
     assert_same_run(tmp_path / "streamed", tmp_path / "plain")
     assert not (tmp_path / "streamed" / "train.json").exists()
 
 
 def test_mistakes_about_an_inverse_are_raised_before_anything_starts(flow, folder, tmp_path):
-    config = test_inversion.config(flow, folder)
+    config = test_distillation.config(flow, folder)
     for changes, error, message in (
         (dict(flow="nowhere"), FileNotFoundError, "no folder 'nowhere'"),
-        (dict(model={**test_inversion.FLOW, "num_blocks": 3}), ValueError, r"differ in num_blocks \(2 and 3\)"),
+        (dict(model={**test_distillation.FLOW, "num_blocks": 3}), ValueError, r"differ in num_blocks \(2 and 3\)"),
         (dict(train=dict(steps=4, batch_size=15)), ValueError, "give a multiple of 2"),
     ):
         for processes in (1, 2) if "train" not in changes else (2,):
@@ -214,18 +214,20 @@ def test_mistakes_about_an_inverse_are_raised_before_anything_starts(flow, folde
 def test_an_inverse_that_runs_is_found_by_the_weights_of_its_flow(folder, tmp_path, request):
     """A finished one, and beside it a process that says it is training it."""
     teacher, run, enough, lines = tmp_path / "flow", tmp_path / "run", tmp_path / "enough", []
-    weights = weights_hash(find_model(perturbed(dtype=torch.float32, **test_inversion.FLOW).save_pretrained(teacher)))
-    config = test_inversion.config(teacher, folder, steps=4)
-    run_inversion(config, run, previews=False)
+    weights = weights_hash(
+        find_model(perturbed(dtype=torch.float32, **test_distillation.FLOW).save_pretrained(teacher))
+    )
+    config = test_distillation.config(teacher, folder, steps=4)
+    run_student(config, run, previews=False)
     about = checkpoint.latest(run).state["run"]
     assert about["flow"] == weights
     work = f"import os, time\nprint('at work', flush=True)\nwhile not os.path.exists({str(enough)!r}): time.sleep(0.05)"
     assert detached.start(run, python(work), os.environ, about)
     request.addfinalizer(enough.touch)  # it must not outlive a test that fails
-    perturbed(dtype=torch.float32, seed=1, **test_inversion.FLOW).save_pretrained(teacher)
+    perturbed(dtype=torch.float32, seed=1, **test_distillation.FLOW).save_pretrained(teacher)
     with pytest.raises(ValueError, match=rf"another training runs in .* \(flow was '{weights}', now "):
         train_streamed(config, run, 2, show=lines.append)
-    perturbed(dtype=torch.float32, **test_inversion.FLOW).save_pretrained(teacher)
+    perturbed(dtype=torch.float32, **test_distillation.FLOW).save_pretrained(teacher)
     found = train_streamed(
         config, run, 2, show=lambda line: lines.append(line) or (line == "at work" and enough.touch())
     )
@@ -280,7 +282,7 @@ def test_two_processes_in_the_background(folder, two_processes, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_an_inverse_in_the_background(flow, folder, tmp_path):
-    config, run, lines = test_inversion.config(flow, folder, max_guidance=1.0), tmp_path / "two", []
+    config, run, lines = test_distillation.config(flow, folder, max_guidance=1.0), tmp_path / "two", []
     result = train_streamed(config, run, 2, previews=False, show=lines.append)
     assert (result.step, result.finished) == (12, True) and isinstance(result.ema, BackwardModel)
     assert sum(line.startswith("done: 12 steps") for line in lines) == 1
@@ -294,7 +296,7 @@ def test_two_processes_train_an_inverse_in_the_background(flow, folder, tmp_path
     assert (
         train_streamed(config, run, 2, previews=False).finished and detached.read(run) == record
     )  # nothing was started
-    other = perturbed(dtype=torch.float32, seed=1, **test_inversion.FLOW).save_pretrained(tmp_path / "flow")
+    other = perturbed(dtype=torch.float32, seed=1, **test_distillation.FLOW).save_pretrained(tmp_path / "flow")
     with pytest.raises(ValueError, match=r"holds step 12 of another run \(flow was"):
         train_streamed(config.replace(flow=str(other)), run, 2)
     alone = train_streamed(config, tmp_path / "one", previews=False).folder

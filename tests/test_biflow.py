@@ -10,9 +10,9 @@ from labcore.biflow import trajectory
 from labcore.biflow.cfg import blend
 from labcore.biflow.distill import adaptive
 from labcore.biflow.norm_control import rms
-from labcore.config import InversionConfig
+from labcore.config import StudentConfig
 from labcore.rng import StepNoise
-from labcore.train.inversion import IMAGE, Inversion, measure_rms
+from labcore.train.distillation import IMAGE, Distillation, measure_rms
 from labcore.types import NULL, BackwardOutput, Batch
 
 SIZES = dict(image_size=8, channels=1, patch_size=2, width=16, num_blocks=3, layers_per_block=2, head_dim=8)
@@ -63,10 +63,10 @@ class Distance:
         return (ours - theirs).abs().mean((1, 2, 3))[: self.most]
 
 
-def objective(flow, batch, model: nn.Module, label_dropout: float = 0.0, **changes) -> Inversion:
+def objective(flow, batch, model: nn.Module, label_dropout: float = 0.0, **changes) -> Distillation:
     constants = measure_rms(flow, batch, noise(), model.config.denoiser)
     given = {"lpips": Distance(None), "efflite0": Distance(2)}
-    return Inversion(InversionConfig(**changes), model.config, flow, constants, label_dropout, given)
+    return Distillation(StudentConfig(**changes), model.config, flow, constants, label_dropout, given)
 
 
 @pytest.mark.parametrize("changes", [{}, dict(max_guidance=2.0), dict(handover="state"), dict(denoiser=False)])
@@ -294,7 +294,7 @@ def test_guidance_is_drawn_and_the_teacher_learns_nothing(flow, batch):
 @pytest.mark.usefixtures("as_users_run")
 def test_pairs_that_do_not_fit(flow, batch, changes, message):
     with pytest.raises(ValueError, match=message):
-        Inversion(InversionConfig(), BackwardConfig(**{**SIZES, "num_classes": 4, **changes}), flow, torch.ones(4))
+        Distillation(StudentConfig(), BackwardConfig(**{**SIZES, "num_classes": 4, **changes}), flow, torch.ones(4))
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -310,8 +310,8 @@ def test_what_cannot_be(flow, z):
     with pytest.raises(ValueError, match="one per block, 4 of them"):
         backward()(z, None, [1.0, 2.0])
     with pytest.raises(ValueError, match="no distance was given for lpips"):
-        Inversion(
-            InversionConfig(perceptual={"lpips": 0.4}), BackwardConfig(**SIZES, num_classes=4), flow, torch.ones(4)
+        Distillation(
+            StudentConfig(perceptual={"lpips": 0.4}), BackwardConfig(**SIZES, num_classes=4), flow, torch.ones(4)
         )
     assert IMAGE == "image"
 

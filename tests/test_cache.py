@@ -261,7 +261,7 @@ class TestUse:
         monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
         monkeypatch.setattr(teachers, "datasets", lambda _: [images()])
         monkeypatch.setattr(teachers, "train_streamed", train)
-        folder = teachers.trained(teachers.teacher_config("fashion-small", 0))
+        folder = teachers.train_if_missing(teachers.teacher_config("fashion-small", 0))
         (entry,) = cache.entries()
         assert entry.path == folder and entry.live and not in_use.remove(folder)
         in_use._FOREVER.pop(folder / "model" / "config.json").close()

@@ -103,7 +103,7 @@ def test_words_that_do_not_go_together(tmp_path, words, message):
 def test_what_is_done_or_running_is_not_queued(tmp_path, root):
     first, second = toy_runs(tmp_path, seeds=[0, 1])
     finished(first, root)
-    folder = state.prepare(second, root).folder
+    folder = state.prepare_run_folder(second, root).folder
     with state.lock_folder(folder):
         assert slurm.submit(spec_of(tmp_path), [first, second], root, "local", slurm.Profile()) == {}
 
@@ -143,7 +143,7 @@ def test_a_job_is_known_while_it_lives(tmp_path, monkeypatch):
 def test_a_job_that_is_about_to_end_is_not_queued_again(tmp_path, root, capsys, monkeypatch):
     """Seen running, then failed with its job still there, then without: two lines, and the last says how long."""
     (run,) = toy_runs(tmp_path, seeds=[0])
-    found = state.prepare(run, root)
+    found = state.prepare_run_folder(run, root)
 
     def looks(folders):
         for status, held, job in [("running", True, True), ("failed", False, True), ("failed", False, False)]:

@@ -131,12 +131,12 @@ def test_files_that_are_no_configuration(text, message, tmp_path):
 def test_paths_of_a_run_hold_from_any_folder(tmp_path, monkeypatch):
     from conftest import perturbed
 
-    from labcore.runs.configure import configure_inversion
+    from labcore.runs.configure import configure_student
 
     flow = perturbed(dtype=torch.float32)
     flow.save_pretrained(tmp_path / "flow")
     monkeypatch.chdir(tmp_path)
-    run = configure_inversion("flow", data="fashion-mnist-12k")
+    run = configure_student("flow", data="fashion-mnist-12k")
     monkeypatch.chdir("/")
     assert run.flow == str(tmp_path / "flow")
-    assert configure_inversion("fashion-tarflow").flow == "fashion-tarflow"
+    assert configure_student("fashion-tarflow").flow == "fashion-tarflow"

@@ -218,7 +218,7 @@ def test_vit_tokens_are_the_normed_patch_tokens(vit):
 def test_register_tokens_are_dropped():
     encoder = untrained(dataclasses.replace(TINY, options={**TINY.options, "reg_tokens": 4}))
     x = noise(1, 3, 56, 56)
-    sequence = encoder._model.forward_features(encoder.prepare(x))
+    sequence = encoder._model.forward_features(encoder.to_encoder_input(x))
     assert sequence.shape == (1, 1 + 4 + 16, 32)
     torch.testing.assert_close(encoder.tokens(x, 4), sequence[:, 5:])
 
@@ -242,12 +242,12 @@ def test_resizing_before_or_after_normalising_is_the_same(vit):
     x = noise(2, 3, 40, 64)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TINY.mean, TINY.std))
     after = F.interpolate(((x + 1) / 2 - mean) / std, (56, 56), mode="bicubic", antialias=True)
-    torch.testing.assert_close(vit.prepare(x), after, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vit.to_encoder_input(x), after, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_of_native_size_is_not_resampled(vit):
     x = noise(1, 3, 56, 56)
-    torch.testing.assert_close(vit.prepare(x)[0, 0], ((x[0, 0] + 1) / 2 - 0.485) / 0.229)
+    torch.testing.assert_close(vit.to_encoder_input(x)[0, 0], ((x[0, 0] + 1) / 2 - 0.485) / 0.229)
 
 
 def test_gradients_reach_the_image_and_no_parameter(lite0, vit):

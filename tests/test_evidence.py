@@ -12,7 +12,7 @@ from test_training import folder, one_thread  # noqa: F401
 from torch.nn import functional as F
 
 from labcore import encoders, zoo
-from labcore.config import AlignConfig, DataConfig, InversionRunConfig, RunConfig, TarFlowConfig
+from labcore.config import AlignConfig, DataConfig, RunConfig, StudentRunConfig, TarFlowConfig
 from labcore.data import ImageData, load
 from labcore.data.datasets import Data, renumbered
 from labcore.evaluate.generate import Sampling, generate
@@ -82,9 +82,9 @@ def test_taught():
     assert taught(base) == () and taught(aligned) == ("random-lite0",)
     assert taught_flow("fashion-r-repa") == (LITE0,) and taught_flow("fashion-itarflow") == ()
     values = zoo.load("fashion-biflow").config.model_dump()
-    student = InversionRunConfig(flow="fashion-itarflow", model=values, train=base.train)
+    student = StudentRunConfig(flow="fashion-itarflow", model=values, train=base.train)
     assert taught(student) == ()
-    perceptual = student.replace(inversion={"perceptual": {"efflite0": 1.0}})
+    perceptual = student.replace(student={"perceptual": {"efflite0": 1.0}})
     assert taught(perceptual) == (LITE0,) and taught(perceptual.replace(flow="fashion-r-repa")) == (LITE0,)
     assert taught(student.replace(flow="fashion-r-repa")) == (LITE0,)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from labcore import latents, sample
 from labcore.biflow.model import BackwardModel
 from labcore.cli.app import app
-from labcore.config import BackwardConfig, DataConfig, InversionConfig, RunConfig, TarFlowConfig
+from labcore.config import BackwardConfig, DataConfig, RunConfig, StudentConfig, TarFlowConfig
 from labcore.data import load
 from labcore.data.transforms import floats, to_float
 from labcore.encoders.perceptual import some
@@ -22,7 +22,7 @@ from labcore.latents import LatentData, codec_of, pixel_shape, seen_by, square_p
 from labcore.latents.weights import RANDOM
 from labcore.rng import StepNoise
 from labcore.runs.train_flow import datasets, run_training, spread
-from labcore.train.inversion import Inversion, check_pair
+from labcore.train.distillation import Distillation, check_pair
 from labcore.types import Batch
 
 LATENTS = dict(image_size=8, channels=4, patch_size=2, num_classes=10, codec=RANDOM)
@@ -177,8 +177,8 @@ def test_a_distance_of_few_images_decodes_no_more(codec, flow):
         decoded.append(len(x))
         return codec.decode(x)
 
-    config = InversionConfig(perceptual={"efflite0": 1.0})
-    objective = Inversion(
+    config = StudentConfig(perceptual={"efflite0": 1.0})
+    objective = Distillation(
         config, BackwardConfig(**LATENTS, **SMALL), flow, torch.ones(3), 0.1, {"efflite0": Few()}, decode
     )
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -230,9 +230,9 @@ def test_perceptual_distances_are_of_decoded_pictures(codec, flow):
             seen.append((ours, theirs))
             return (ours - theirs).square().mean((1, 2, 3))
 
-    config = InversionConfig(perceptual={"lpips": 0.4}, adaptive_power=0.0)
+    config = StudentConfig(perceptual={"lpips": 0.4}, adaptive_power=0.0)
     model = BackwardConfig(**LATENTS, **SMALL)
-    objective = Inversion(config, model, flow, torch.ones(3), 0.1, {"lpips": Distance()}, codec.decode)
+    objective = Distillation(config, model, flow, torch.ones(3), 0.1, {"lpips": Distance()}, codec.decode)
     x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     noise = StepNoise(0, 0, 4, "cpu")
     found = objective.perceptual_distances(x, x.detach(), noise)["lpips"]

@@ -53,14 +53,14 @@ OFF = {"guidances": [0.0]}
 DOWNSAMPLED = {"data_path": "/datasets/imagenet64-downsampled"}
 PATCH_1 = {"model.patch_size": 1, "model.image_size": 32}
 BOTH = ("convnextv2", "lpips")
-NORM = {"inversion.adaptive_power": 0.0, "inversion.normalise": "none"}
+NORM = {"student.adaptive_power": 0.0, "student.normalise": "none"}
 
 
 def student(strategy: str = "hidden-alignment", perceptual: tuple = (), denoiser: bool = True, guided: bool = False):
     """A learned inverse of BiFlow's ablations. guided: guidance is an input of the model."""
     return {
-        "inversion.strategy": strategy,
-        "inversion.perceptual": perceptual,
+        "student.strategy": strategy,
+        "student.perceptual": perceptual,
         "model.denoiser": denoiser,
         "model.max_guidance": guided,
     }
@@ -235,7 +235,7 @@ def value(config, name: str):
     """A configuration's value by a dotted name, as the table writes it."""
     for part in name.split("."):
         config = getattr(config, part)
-    found = {"inversion.perceptual": lambda: tuple(sorted(config)), "model.max_guidance": lambda: config > 0}
+    found = {"student.perceptual": lambda: tuple(sorted(config)), "model.max_guidance": lambda: config > 0}
     return found.get(name, lambda: config)()
 
 

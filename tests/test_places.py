@@ -21,12 +21,12 @@ from labcore.campaigns.runner import run_spec
 from labcore.campaigns.spec import load_spec, resolve, run_id
 from labcore.cli import demo
 from labcore.cli.listing import list_runs
-from labcore.config import InversionRunConfig
+from labcore.config import StudentRunConfig
 from labcore.runs import detached
 from labcore.runs.config_paths import anchored
 from labcore.runs.configure import configure, configure_run
 from labcore.runs.train_flow import run_training
-from labcore.runs.train_student import run_inversion
+from labcore.runs.train_student import run_student
 from labcore.train import checkpoint
 from labcore.train.log import RunLog, read_log
 
@@ -115,9 +115,9 @@ def test_a_folder_of_an_earlier_version_stays_and_the_run_can_be_published(tmp_p
 
 def test_a_run_in_a_moved_campaign_is_told_the_new_paths(tmp_path):
     run = resolve(load_spec(campaign(tmp_path / "a", data_path="pictures")))[0]
-    state.prepare(run, tmp_path / "root")
+    state.prepare_run_folder(run, tmp_path / "root")
     moved = resolve(load_spec(campaign(tmp_path / "b", data_path="pictures")))[0]
-    found = state.prepare(moved, tmp_path / "root")
+    found = state.prepare_run_folder(moved, tmp_path / "root")
     for key in ("given", "parameters"):
         assert found.values[key]["data_path"] == str(tmp_path / "b" / "pictures")
 
@@ -197,7 +197,7 @@ def test_every_path_of_a_configuration_is_absolute(typed, section, key, value):
 
 def test_the_flow_of_a_learned_inverse_is_absolute(typed):
     model = dict(image_size=8, channels=1, patch_size=4, width=8, num_blocks=2, layers_per_block=1, head_dim=4)
-    config = InversionRunConfig(flow="flow", model=model, train=dict(steps=1), data=dict(path="~/x"))
+    config = StudentRunConfig(flow="flow", model=model, train=dict(steps=1), data=dict(path="~/x"))
     assert anchored(config).flow == str(typed / "flow") and anchored(config).data.path == str(Path.home() / "x")
     assert anchored(config.replace(flow="fashion-tarflow")).flow == "fashion-tarflow"
 
@@ -213,7 +213,7 @@ def test_every_key_that_may_hold_a_path_is_known():
     from labcore import config
 
     sections = (config.TarFlowConfig, config.BackwardConfig, config.DataConfig, config.TrainConfig, config.AlignConfig)
-    sections += (config.InversionConfig, config.RunConfig, config.InversionRunConfig)
+    sections += (config.StudentConfig, config.RunConfig, config.StudentRunConfig)
     texts = {name for each in sections for name, f in each.model_fields.items() if f.annotation in (str, str | None)}
     assert texts == {"path", "codec", "weights", "flow", "encoder"}
 
@@ -255,10 +255,10 @@ def test_a_refused_student_leaves_no_folder(typed, monkeypatch):
 
     monkeypatch.setattr("labcore.runs.train_student.load_perceptual", missing)
     short = ["data.limit=16", "train.steps=1", "train.warmup_steps=0", "train.batch_size=2"]
-    config = configure_run(invert="fashion-tarflow", settings=[*short, "inversion.perceptual={lpips: 1.0}"])
+    config = configure_run(invert="fashion-tarflow", settings=[*short, "student.perceptual={lpips: 1.0}"])
     for refused in (config, config.replace(flow="nowhere")):
         with pytest.raises((ValueError, OSError)):
-            run_inversion(refused, typed / "run", previews=False)
+            run_student(refused, typed / "run", previews=False)
         assert not (typed / "run").exists()
 
 
@@ -352,7 +352,7 @@ def test_a_shipped_spec_names_no_folder():
     assert "someone" not in ship.spec("fashion-tarflow", config)
     model = dict(image_size=28, channels=1, patch_size=4, width=8, num_blocks=2, layers_per_block=1, head_dim=4)
     with pytest.raises(ValueError, match="a path of this machine"):
-        ship.spec("fashion-biflow", InversionRunConfig(flow="/home/someone/run", model=model, train=dict(steps=1)))
+        ship.spec("fashion-biflow", StudentRunConfig(flow="/home/someone/run", model=model, train=dict(steps=1)))
 
 
 def test_event_files_for_tensorboard_hold_no_host(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from labcore import encoders, latents
 from labcore.biflow.model import BackwardModel
 from labcore.cli.app import app
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.encoders.perceptual import MOST, untrained_perceptual
 from labcore.encoders.specs import SPECS
 from labcore.evaluate.flops import count_flops
@@ -20,7 +20,7 @@ from labcore.presets import PRESETS
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
 from labcore.train.alignment import LikelihoodAndAlignment
-from labcore.train.inversion import Inversion
+from labcore.train.distillation import Distillation
 from labcore.train.objectives import Likelihood
 from labcore.train.targets import Computed
 from labcore.types import Batch
@@ -75,10 +75,10 @@ def test_an_aligned_step_counts_its_heads_and_passes():
 
 def test_a_learned_inverse_counts_its_flow_as_held():
     teacher = flow()
-    config = InversionRunConfig(flow="x", model=dict(**MODEL, max_guidance=1.0), train=TRAIN)
+    config = StudentRunConfig(flow="x", model=dict(**MODEL, max_guidance=1.0), train=TRAIN)
     found = plan(config, teacher.config)
     model = BackwardModel(config.model)
-    objective = Inversion(config.inversion, config.model, teacher, torch.ones(config.model.num_states), 0.1)
+    objective = Distillation(config.student, config.model, teacher, torch.ones(config.model.num_states), 0.1)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.flops == pytest.approx(count_flops(step_of(model, objective)) / 4, rel=0.01)
     own = sum(p.numel() for p in teacher.parameters())
@@ -141,11 +141,11 @@ def test_distances_of_decoded_latents_are_counted():
     """Two decodings, one with a gradient computed again on the way back, and an encoder's pass over both sides."""
     sizes = dict(image_size=8, channels=4, patch_size=2, codec=RANDOM, positions="rope")
     inverse = {k: v for k, v in sizes.items() if k != "positions"}
-    config = InversionRunConfig(
+    config = StudentRunConfig(
         flow="x",
         model={**MODEL, **inverse},
         train=dict(steps=10, batch_size=4),
-        inversion=dict(perceptual={"efflite0": 1.0}),
+        student=dict(perceptual={"efflite0": 1.0}),
     )
     teacher = flow(**sizes)
     found = plan(config, teacher.config)
@@ -153,7 +153,7 @@ def test_distances_of_decoded_latents_are_counted():
     decode = latents.load(RANDOM).decode
     distances = {"efflite0": untrained_perceptual("efflite0")}
     constants = torch.ones(config.model.num_states)
-    objective = Inversion(config.inversion, config.model, teacher, constants, 0.1, distances, decode)
+    objective = Distillation(config.student, config.model, teacher, constants, 0.1, distances, decode)
     x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     given = Batch(x, torch.arange(4), torch.arange(4), torch.zeros(4, dtype=torch.bool))
     real = count_flops(lambda: objective(model, given, StepNoise(0, 0, 4, "cpu"))[0].backward()) / 4
@@ -161,11 +161,11 @@ def test_distances_of_decoded_latents_are_counted():
     assert found.once > 0 and found.held > BYTES_PER_PARAMETER * found.trained + _weights(RANDOM)
     many = config.replace(train=dict(steps=10, batch_size=256))
     assert plan(many, teacher.config).frozen == pytest.approx(found.frozen * MOST / 256, rel=1e-3)
-    plain = plan(config.replace(inversion=dict()), teacher.config)
+    plain = plan(config.replace(student=dict()), teacher.config)
     assert (plain.frozen, plain.once) == (0, found.once) and plain.held < found.held
 
 
-def perturbed_inverse(config: InversionRunConfig) -> BackwardModel:
+def perturbed_inverse(config: StudentRunConfig) -> BackwardModel:
     model = BackwardModel(config.model)
     with torch.no_grad():
         for p in model.parameters():
@@ -191,7 +191,7 @@ def test_networks_that_nobody_knows_are_refused():
     with pytest.raises(FileNotFoundError, match="no autoencoder of that name"):
         plan(as_named("latent-small", ["model.codec=nowhere"])[0])
     with pytest.raises(ValueError, match="unknown distance 'vgg'"):
-        plan(*as_named("biflow-16-w64-features", ["inversion.perceptual={vgg: 1.0}"]))
+        plan(*as_named("biflow-16-w64-features", ["student.perceptual={vgg: 1.0}"]))
 
 
 def test_an_estimate_follows_from_the_plan():
@@ -210,7 +210,7 @@ def test_an_estimate_follows_from_the_plan():
     with pytest.raises(ValueError, match="efficiency was 1"):
         estimate(taken, GPUS["h100"], efficiency=1.5)
     with pytest.raises(ValueError, match="needs its flow"):
-        plan(InversionRunConfig(flow="x", model=MODEL, train=TRAIN))
+        plan(StudentRunConfig(flow="x", model=MODEL, train=TRAIN))
 
 
 @pytest.mark.parametrize("name", ["fashion-16", "biflow-16-w64-features"])
@@ -225,7 +225,7 @@ def test_the_command_line_says_them(name):
 
 def test_named_presets_bring_their_flow():
     config, teacher = as_named("biflow-256-b-final", ["train.batch_size=512"])
-    assert isinstance(config, InversionRunConfig) and config.train.batch_size == 512
+    assert isinstance(config, StudentRunConfig) and config.train.batch_size == 512
     assert teacher.model_dump(mode="json")["codec"] == PRESETS["itarflow-256-b"]["model"]["codec"]
     assert as_named("fashion-16")[1] is None
 

@@ -11,22 +11,22 @@ from labcore.biflow.distill import check_strategy
 from labcore.biflow.model import BackwardModel
 from labcore.campaigns import results, tables
 from labcore.cli.app import app
-from labcore.config import InversionRunConfig, RunConfig
-from labcore.presets import INVERSIONS, PAPER, PRESETS, REPORTED, about, biflow, smoke, smoke_inversion
+from labcore.config import RunConfig, StudentRunConfig
+from labcore.presets import PAPER, PRESETS, REPORTED, STUDENTS, about, biflow, smoke, smoke_student
 from labcore.presets.tarflow import denoising
 from labcore.runs.configure import configure
 from labcore.runs.train_flow import run_training
-from labcore.runs.train_student import run_inversion
+from labcore.runs.train_student import run_student
 from labcore.train import checkpoint
-from labcore.train.inversion import SAME
+from labcore.train.distillation import SAME
 
 
 def config_of(name: str) -> RunConfig:
     return RunConfig(**PRESETS[name])
 
 
-def inversion_of(name: str) -> InversionRunConfig:
-    return InversionRunConfig(**INVERSIONS[name])
+def distillation_of(name: str) -> StudentRunConfig:
+    return StudentRunConfig(**STUDENTS[name])
 
 
 def parameters(model_class, config) -> int:
@@ -57,14 +57,14 @@ def test_numbers_of_learned_inverses_are_those_of_the_campaign():
         assert len(of_row) == 5 and row.expected == f"FID {fid:.1f} (efflite0), {share:.0%} recognised"
 
 
-@pytest.mark.parametrize("name", INVERSIONS)
+@pytest.mark.parametrize("name", STUDENTS)
 def test_every_learned_inverse_can_be_built(name):
     """It fits the flow that it names, whose preset is there, and a teacher's checkpoint is one that its run keeps."""
-    config = inversion_of(name)
+    config = distillation_of(name)
     _, flow, *stopped = config.flow.split("/", 2)
     teacher = config_of(flow)
     assert all(getattr(teacher.model, key) == getattr(config.model, key) for key in SAME)
-    check_strategy(config.inversion.strategy, config.model.handover)
+    check_strategy(config.student.strategy, config.model.handover)
     if stopped:
         step = int(stopped[0].rsplit("-", 1)[1])
         assert (
@@ -80,7 +80,7 @@ def test_biflows_sizes_are_the_papers():
     """120M and 690M of its flows, 133M of BiFlow-B, within 4%."""
     for size, paper in (("b", 120e6), ("xl", 690e6)):
         assert parameters(TarFlow, config_of(f"itarflow-256-{size}").model) == pytest.approx(paper, rel=0.04)
-    final = inversion_of("biflow-256-b-guided-lpips-convnext")
+    final = distillation_of("biflow-256-b-guided-lpips-convnext")
     assert parameters(BackwardModel, final.model) == pytest.approx(133e6, rel=0.04)
     assert (final.model.tokens, final.model.token_dim, final.model.num_states) == (256, 16, 9)
     assert final.train.steps * final.train.batch_size == pytest.approx(160 * 1_281_167, rel=1e-3)
@@ -92,10 +92,10 @@ def test_biflows_sizes_are_the_papers():
 def test_the_norm_control_rows_have_no_adaptive_weight():
     found = {}
     for name in ("norm-none", "norm-clamp", "norm-normalise", "norm-both"):
-        config = inversion_of(f"biflow-256-b-{name}")
-        assert config.inversion.adaptive_power == 0
+        config = distillation_of(f"biflow-256-b-{name}")
+        assert config.student.adaptive_power == 0
         clamp = config_of(config.flow.removeprefix("runs/")).model.affine_clamp
-        found[name] = (clamp is not None, config.inversion.normalise != "none")
+        found[name] = (clamp is not None, config.student.normalise != "none")
     assert list(found.values()) == [(False, False), (True, False), (False, True), (True, True)]
 
 
@@ -123,8 +123,8 @@ def test_each_number_of_a_paper_is_in_one_place():
 def test_one_arm_holds_a_series():
     """BiFlow's scaling, B to XL: with and without perceptual distances; both are guided."""
     for arm in ("guided", "guided-lpips-convnext"):
-        configs = [inversion_of(f"biflow-256-{size}-{arm}") for size in ("b", "l", "xl")]
-        assert len({str((c.inversion, c.train, c.model.max_guidance)) for c in configs}) == 1
+        configs = [distillation_of(f"biflow-256-{size}-{arm}") for size in ("b", "l", "xl")]
+        assert len({str((c.student, c.train, c.model.max_guidance)) for c in configs}) == 1
         assert all(REPORTED[f"biflow-256-{size}-{arm}"][0].guidance == "chosen" for size in ("b", "xl"))
 
 
@@ -143,9 +143,9 @@ def test_patch_1_has_fewer_parameters_than_the_literature_says():
 
 def test_a_row_weighs_states_and_image_as_equation_2_is_printed():
     """L = sum over i of D(x^i, phi_i(h^i)): every state once, and the image, whose phi is the identity, once."""
-    config = inversion_of("biflow-256-b-sum")
-    assert config.inversion.align_weight / (config.model.num_states - 1) == config.inversion.image_weight == 1
-    assert config.replace(inversion={}) == inversion_of("biflow-256-b-hidden-alignment")
+    config = distillation_of("biflow-256-b-sum")
+    assert config.student.align_weight / (config.model.num_states - 1) == config.student.image_weight == 1
+    assert config.replace(student={}) == distillation_of("biflow-256-b-hidden-alignment")
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -165,7 +165,7 @@ def test_ones_own_pictures_keep_what_the_preset_says(tmp_path):
 
 def test_the_command_line_lists_them():
     listed = CliRunner().invoke(app, ["presets"]).output
-    assert all(name in listed for name in (*PRESETS, *INVERSIONS)) and "FID 11.71" in listed and "2.5 days" in listed
+    assert all(name in listed for name in (*PRESETS, *STUDENTS)) and "FID 11.71" in listed and "2.5 days" in listed
     one = CliRunner().invoke(app, ["presets", "flowback-64-reverse-7-8-l6"]).output
     assert "--data IMAGE_FOLDER" in one and "direction: reverse" in one
 
@@ -186,18 +186,18 @@ def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
         assert config.align.sites == full.align.sites and config.align.direction == full.align.direction
 
 
-def smoke_of(name: str, flow: str = "flow") -> InversionRunConfig:
-    return smoke_inversion(inversion_of(name), flow)
+def smoke_of(name: str, flow: str = "flow") -> StudentRunConfig:
+    return smoke_student(distillation_of(name), flow)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", {str(smoke_of(name)): name for name in INVERSIONS}.values())
+@pytest.mark.parametrize("name", {str(smoke_of(name)): name for name in STUDENTS}.values())
 def test_two_steps_of_a_learned_inverse_at_smoke_size(name, tmp_path, own_cache):
     """Each smoke size once: rows of two widths have the same."""
-    full = inversion_of(name)
+    full = distillation_of(name)
     teacher = smoke(config_of(full.flow.split("/")[1]))
     config = smoke_of(name, str(TarFlow(teacher.model).save_pretrained(tmp_path / "flow")))
-    assert run_inversion(config, tmp_path / "run", previews=False).finished
+    assert run_student(config, tmp_path / "run", previews=False).finished
     assert checkpoint.latest(tmp_path / "run").step == 2
     assert (config.model.num_states, config.model.handover) == (full.model.num_states, full.model.handover)
-    assert config.inversion.strategy == full.inversion.strategy and config.model.max_guidance == full.model.max_guidance
+    assert config.student.strategy == full.student.strategy and config.model.max_guidance == full.model.max_guidance

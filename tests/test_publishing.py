@@ -39,7 +39,7 @@ def done(run, root: Path, total: float = 1.0, code: str | None = None) -> Path:
 
 
 def failed(run, root: Path) -> None:
-    found = state.prepare(run, root)
+    found = state.prepare_run_folder(run, root)
     attempt = {"status": "failed", "seconds": 1.0, "error": "no such flow"}
     state.save(found._replace(values=found.values | {"status": "failed", "attempts": [attempt]}))
 
@@ -76,7 +76,7 @@ def test_a_fresh_clone_does_not_run_what_is_published(tmp_path, root, monkeypatc
     listed = lab("runs", "toy", "--root", other).output.splitlines()
     assert len(listed) == 5 and all(line.split()[4] == "published" for line in listed[1:]), listed
     assert listed[1].split()[-1] == "3.5"
-    state.prepare(resolve(spec)[0], other)
+    state.prepare_run_folder(resolve(spec)[0], other)
     assert lab("runs", "toy", "--root", other, "--status", "published").output.count("published") == 4
     assert lab("runs", "toy", "--status", "done").output.count("done") == 4
     assert lab("runs", "--root", other).output.count("published") == 0  # runs of a folder, of whichever spec

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_data_sets import write_idx_set
 
-from labcore.config import InversionRunConfig
+from labcore.config import StudentRunConfig
 from labcore.data import load
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.generate import Sampling
@@ -37,27 +37,29 @@ def pictures(tmp_path) -> str:
 
 
 def test_a_preset_of_a_paper_is_of_ones_own_pictures(tmp_path, pictures):
-    run = recipe.prepare("flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["train.batch_size=128"], seed=3)
+    run = recipe.ready_to_train(
+        "flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["train.batch_size=128"], seed=3
+    )
     assert (run.data.path, run.data.flip, run.model.num_classes) == (pictures, True, 2)
     assert (run.train.seed, run.train.batch_size, run.train.steps) == (3, 128, 400_000)
-    uncond = recipe.prepare("tarflow-imagenet-64-uncond", tmp_path, pictures)
+    uncond = recipe.ready_to_train("tarflow-imagenet-64-uncond", tmp_path, pictures)
     assert uncond.model.num_classes == 0
-    assert recipe.prepare("fashion-16", tmp_path).data.name == "fashion-mnist-12k"
+    assert recipe.ready_to_train("fashion-16", tmp_path).data.name == "fashion-mnist-12k"
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures):
     with pytest.raises(ValueError, match="flowback-64-baseline trains on a folder of pictures; give data_path"):
-        recipe.prepare("flowback-64-baseline", tmp_path)
+        recipe.ready_to_train("flowback-64-baseline", tmp_path)
     with pytest.raises(ValueError, match="itarflow-256-b trains on a folder of pictures; give data_path"):
-        recipe.prepare("biflow-256-b-final", tmp_path)
+        recipe.ready_to_train("biflow-256-b-final", tmp_path)
     with pytest.raises(ValueError, match="fashion-16 is a flow itself, so leave it out"):
-        recipe.prepare("fashion-16", tmp_path, flow="fashion-tarflow")
+        recipe.ready_to_train("fashion-16", tmp_path, flow="fashion-tarflow")
     with pytest.raises(ValueError, match="did you mean 'fashion-16'"):
-        recipe.prepare("fashion-61", tmp_path)
+        recipe.ready_to_train("fashion-61", tmp_path)
     with pytest.raises(ValueError, match=r"guidances were \[\]; give at least one"):
-        measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
+        measured(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
     with pytest.raises(ValueError, match=r"guidances were \[1.0, 1.0\]"):
-        measured(recipe.prepare("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
+        measured(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
@@ -76,17 +78,17 @@ def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_DATA", str(tmp_path / "data"))
     write_idx_set(tmp_path / "data" / "fashion-mnist")  # what fashion-itarflow was trained on
     for _ in range(2):
-        run = recipe.prepare("biflow-16-w64-naive", tmp_path, seed=1, processes=2, settings=["train.steps=40"])
-    assert trained == [(600, 2)] and isinstance(run, InversionRunConfig)
+        run = recipe.ready_to_train("biflow-16-w64-naive", tmp_path, seed=1, processes=2, settings=["train.steps=40"])
+    assert trained == [(600, 2)] and isinstance(run, StudentRunConfig)
     assert Path(run.flow).parent == tmp_path / "cache" / "teachers" and (Path(run.flow) / "model" / CONFIG).is_file()
     assert (run.train.seed, run.train.steps, run.data.image_size) == (1, 40, 16)
-    given = recipe.prepare("biflow-16-w64-naive", tmp_path, flow="fashion-itarflow")
+    given = recipe.ready_to_train("biflow-16-w64-naive", tmp_path, flow="fashion-itarflow")
     assert given.flow == "fashion-itarflow" and len(trained) == 1
     assert small_measuring(given, tmp_path).guidances == (0.0,)
 
 
 def test_a_smoke_size_needs_one_process_whatever_its_spec_says(tmp_path):
-    run = recipe.prepare("biflow-256-b-lpips", tmp_path, small=True, processes=8, seed=4, show=lambda line: None)
+    run = recipe.ready_to_train("biflow-256-b-lpips", tmp_path, small=True, processes=8, seed=4, show=lambda line: None)
     assert (tmp_path / "flow" / "model" / CONFIG).is_file() and run.train.seed == 4
 
 
@@ -94,9 +96,11 @@ def test_how_a_run_is_carried_out_is_for_its_flow_too(tmp_path, monkeypatch):
     seen = []
     keep = lambda config, processes, show, known_as: seen.append((config, known_as)) or tmp_path  # noqa: E731
     monkeypatch.setattr(recipe, "trained", keep)
-    monkeypatch.setattr(recipe, "configure_inversion", lambda flow, *_, **__: flow)
+    monkeypatch.setattr(recipe, "configure_student", lambda flow, *_, **__: flow)
     settings = ["train.accumulation=4", "train.recompute=true", "train.steps=50"]
-    assert recipe.prepare("biflow-16-w64-naive", tmp_path, settings=settings, show=lambda line: None) == str(tmp_path)
+    assert recipe.ready_to_train("biflow-16-w64-naive", tmp_path, settings=settings, show=lambda line: None) == str(
+        tmp_path
+    )
     ((config, known_as),) = seen
     assert (config.train.accumulation, config.train.recompute, config.train.steps) == (4, True, 600)
     assert (known_as.train.accumulation, known_as.train.recompute) == (1, False)
@@ -117,7 +121,7 @@ def test_how_a_run_is_carried_out_is_for_its_flow_too(tmp_path, monkeypatch):
 )
 def test_settings_that_have_another_way_in(tmp_path, preset, settings, message):
     with pytest.raises(ValueError, match=message):
-        recipe.prepare(preset, tmp_path, settings=settings)
+        recipe.ready_to_train(preset, tmp_path, settings=settings)
 
 
 def test_a_saved_flow_without_its_run_does_not_say_on_what_to_train(tmp_path):
@@ -125,7 +129,7 @@ def test_a_saved_flow_without_its_run_does_not_say_on_what_to_train(tmp_path):
 
     folder = zoo.load("fashion-itarflow").save_pretrained(tmp_path / "flow")
     with pytest.raises(ValueError, match="no run that says what it was trained on; give data_path"):
-        recipe.prepare("biflow-16-w64-naive", tmp_path, flow=str(folder))
+        recipe.ready_to_train("biflow-16-w64-naive", tmp_path, flow=str(folder))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_measures_are_the_papers_where_there_are_enough_images():
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
-    run = recipe.prepare(
+    run = recipe.ready_to_train(
         "flowback-64-baseline", tmp_path, pictures, settings=["train.steps=1000", "train.warmup_steps=10"]
     )
     found = {"accuracy": 0.25, "best": {"guidance": 1.5, "fid": 20.0, "sfid": 40.0, "is": 30.0}}
@@ -175,7 +179,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
     assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
     assert "2,049 drawn images and not 4,096" in said and "train.steps is 1000 and not the preset's 400000" in said
-    same = recipe.prepare("flowback-64-baseline", tmp_path, pictures)
+    same = recipe.ready_to_train("flowback-64-baseline", tmp_path, pictures)
     of_training = "Compared with statistics of the training images here; papers seldom say of which images theirs are."
     of_classes = "model.num_classes is 2 and not the preset's 1000."
     assert differences("flowback-64-baseline", same, Measuring(4096, [2.0])) == [
@@ -183,7 +187,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
         of_classes,
         CHOSEN["flowback"],
     ]
-    changed = recipe.prepare(
+    changed = recipe.ready_to_train(
         "flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["align.encoder=clip-b", "data.limit=10"]
     )
     said = differences("flowback-64-reverse-7-8-l6", changed, Measuring(4096, limit=10))
@@ -197,7 +201,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
     said = beside_paper("flowback-64-baseline", same, other, Measuring(4096, extractor="efflite0"))
     assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
-    own = recipe.prepare("fashion-16", tmp_path)
+    own = recipe.ready_to_train("fashion-16", tmp_path)
     assert "No paper reports this preset" in beside_paper(
         "fashion-16", own, other, Measuring(4096, extractor="efflite0")
     )
@@ -299,7 +303,7 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_share_the_latents_of_a_test_set(tmp_path, monkeypatch):
     """Which are on no disk yet: each process computes its part and waits for the other's."""
-    config = recipe.prepare("latent-small", tmp_path / "flow", small=True)
+    config = recipe.ready_to_train("latent-small", tmp_path / "flow", small=True)
     train_streamed(config, tmp_path / "run", previews=False)
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "another cache"))
     d, out = config.data, tmp_path / "record.json"

@@ -15,7 +15,7 @@ from labcore.plan.machine import known_as
 from labcore.rehearsal import fitting, planned, ready, rehearse, trial
 from labcore.rehearsal.rehearse import Asked, Rehearsal
 from labcore.rehearsal.trial import Trial
-from labcore.runs.configure import as_named, configure, configure_inversion
+from labcore.runs.configure import as_named, configure, configure_student
 from labcore.train import loop
 
 CPU = Machine("cpu", "CPU with 1 thread", 1, Gpu(1e11, 1e11, 8e9))
@@ -122,7 +122,7 @@ def test_the_flow_under_a_learned_inverse_is_a_point(tmp_path):
 def test_a_learned_inverse_is_planned_for_the_flow_that_is_given(tmp_path):
     asked = Asked("biflow-16-w64-naive", flow="fashion-itarflow")
     found = rehearse._planned(asked, tmp_path, pytest.fail)
-    assert found.config == configure_inversion("fashion-itarflow", "biflow-16-w64-naive")
+    assert found.config == configure_student("fashion-itarflow", "biflow-16-w64-naive")
     assert found.config.model.image_size == found.flow.image_size == 28
     assert rehearse._point_of_flow(asked, found.config).status == "ok"
 

@@ -122,7 +122,7 @@ def test_a_cell_that_only_shows_may_fail(tmp_path, root, also, ends):
 
 def test_a_result_of_an_earlier_attempt_does_not_count(tmp_path, root):
     (run,) = toy_runs(tmp_path, toys.START, toys.COUNT, "print('no record')")
-    folder = state.prepare(run, root).folder
+    folder = state.prepare_run_folder(run, root).folder
     (folder / "result.json").write_text('{"total": 1.0}')
     assert execute_once(run, root).returncode == 1
     assert "without writing result.json" in attempts(run, root)[0]["error"]
@@ -152,7 +152,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, root):
 
 def test_a_stop_in_the_last_cell_is_no_result(tmp_path, root):
     (run,) = toy_runs(tmp_path, toys.START, toys.COUNT + toys.RESULT, parameters={"steps": 60})
-    state.prepare(run, root)
+    state.prepare_run_folder(run, root)
     child = subprocess.Popen(command(run, root))
     assert until(lambda: counted(run, root) >= 3)
     child.terminate()
@@ -239,7 +239,7 @@ def test_two_runners_share_a_spec(tmp_path, root):
 
 def test_damaged_run_json_loses_nothing(tmp_path, root):
     (run,) = toy_runs(tmp_path, parameters={"steps": 60})
-    state.prepare(run, root)
+    state.prepare_run_folder(run, root)
     child = subprocess.Popen(command(run, root))
     assert until(lambda: counted(run, root) >= 3)
     child.kill()
@@ -271,7 +271,7 @@ def test_a_full_disk(room, tmp_path, root):
 
 def test_a_read_only_folder(tmp_path, root):
     (run,) = toy_runs(tmp_path)
-    spec, folder = tmp_path / "papermill_runs" / "specs" / "toy.yaml", state.prepare(run, root).folder
+    spec, folder = tmp_path / "papermill_runs" / "specs" / "toy.yaml", state.prepare_run_folder(run, root).folder
     words = " ".join(command(run, root))
     if os.geteuid():
         folder.chmod(0o555)

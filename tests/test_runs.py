@@ -42,7 +42,7 @@ def toy_runs(folder: Path, *cells: str, **changes):
 
 def finished(run, root: Path, total: float = 1.0, seconds: float = 2.0) -> Path:
     """A folder as a finished run leaves it, without running anything."""
-    folder = state.prepare(run, root).folder
+    folder = state.prepare_run_folder(run, root).folder
     attempt = {"status": "done", "seconds": seconds, "error": None, "revision": "abc", "device": "CPU", "ended": "now"}
     values = state.read(folder).values | {"status": "done", "attempts": [attempt]}
     state.save(state.State(folder, values))
@@ -69,7 +69,7 @@ def command(run, root: Path) -> list[str]:
 
 def execute_once(run, root: Path, **options) -> subprocess.CompletedProcess:
     """One attempt in a process of its own."""
-    state.prepare(run, root)
+    state.prepare_run_folder(run, root)
     return subprocess.run(command(run, root), capture_output=True, text=True, timeout=300, **options)
 
 
@@ -78,22 +78,22 @@ def execute_once(run, root: Path, **options) -> subprocess.CompletedProcess:
 
 def test_run_json_is_made_once(tmp_path, root):
     (run,) = toy_runs(tmp_path)
-    first = state.prepare(run, root)
+    first = state.prepare_run_folder(run, root)
     assert first.status == "new"
     assert first.values["parameters"] == run.parameters
     assert str(tmp_path) not in (first.folder / "run.json").read_text()
     state.save(state.State(first.folder, first.values | {"status": "failed"}))
-    assert state.prepare(run, root).status == "failed"
+    assert state.prepare_run_folder(run, root).status == "failed"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 1}', '{"status": "done"', "\x00\x00"])
 def test_a_damaged_run_json_is_set_aside(tmp_path, root, content, capsys):
     (run,) = toy_runs(tmp_path)
-    folder = state.prepare(run, root).folder
+    folder = state.prepare_run_folder(run, root).folder
     (folder / "count.json").write_text("[3, 1.5]")
     (folder / "run.json").write_text(content)
     assert runner.finished(run, root) is None
-    assert state.prepare(run, root).status == "new"
+    assert state.prepare_run_folder(run, root).status == "new"
     assert "run.json was damaged and is now run-damaged-1.json" in capsys.readouterr().out
     assert (folder / "run-damaged-1.json").read_text() == content
     assert (folder / "count.json").read_text() == "[3, 1.5]"
@@ -101,7 +101,7 @@ def test_a_damaged_run_json_is_set_aside(tmp_path, root, content, capsys):
 
 def test_writing_is_atomic(tmp_path, root, monkeypatch):
     (run,) = toy_runs(tmp_path)
-    prepared = state.prepare(run, root)
+    prepared = state.prepare_run_folder(run, root)
     before = (prepared.folder / "run.json").read_text()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
@@ -128,7 +128,7 @@ def test_a_claim_ends_with_its_process(tmp_path):
 
 def test_running_with_a_free_lock_was_killed(tmp_path, root):
     (run,) = toy_runs(tmp_path)
-    prepared = state.prepare(run, root)
+    prepared = state.prepare_run_folder(run, root)
     state.save(state.State(prepared.folder, prepared.values | {"status": "running"}))
     found = state.read(prepared.folder)
     assert state.status_of(found) == "killed"
@@ -143,7 +143,7 @@ def test_running_with_a_free_lock_was_killed(tmp_path, root):
 def test_what_cannot_be_written_is_said(tmp_path):
     (run,) = toy_runs(tmp_path)
     with pytest.raises(OSError, match=r"cannot write to /proc/.*--root"):
-        state.prepare(run, Path("/proc/nothing"))
+        state.prepare_run_folder(run, Path("/proc/nothing"))
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(
         app, ["run", str(tmp_path / "papermill_runs/specs/toy.yaml"), "--root", str(tmp_path / "file")]
@@ -366,7 +366,7 @@ def test_lab_runs_lists_filters_and_compares(tmp_path, root):
     runs = toy_runs(tmp_path, rows={"one": {}, "two": {"scale": 2.0}}, seeds=[0, 1])
     for run in runs[1:]:
         finished(run, root, total=run.seed + 0.5)
-    state.prepare(runs[0], root)
+    state.prepare_run_folder(runs[0], root)
 
     def lines(*words: str) -> list[list[str]]:
         answer = CliRunner().invoke(app, ["runs", *words, "--root", str(root)])
@@ -478,7 +478,7 @@ def test_a_child_sees_its_devices_alone(tmp_path, root, monkeypatch):
     (run,) = with_processes(toy_runs(tmp_path), 2)
     seen = {}
     monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: seen.update(env))
-    runner._Child(run, state.prepare(run, root).folder, ["2", "5"], 1)
+    runner._Child(run, state.prepare_run_folder(run, root).folder, ["2", "5"], 1)
     assert seen["CUDA_VISIBLE_DEVICES"] == "2,5"
 
 

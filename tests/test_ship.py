@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.experiments import ship
 from labcore.zoo import NAMES, path
 
@@ -24,8 +24,8 @@ FLOW = dict(model={**MODEL, "num_classes": 10}, data=dict(name="fashion-mnist"),
             2,
             "folder with 10 classes",
         ),
-        (InversionRunConfig(**{**INVERSE, "model": {**INVERSE["model"], "denoiser": False}}), 2, "denoiser False"),
-        (InversionRunConfig(**{**INVERSE, "model": {**INVERSE["model"], "max_guidance": 0.5}}), 2, "max_guidance 0.5"),
+        (StudentRunConfig(**{**INVERSE, "model": {**INVERSE["model"], "denoiser": False}}), 2, "denoiser False"),
+        (StudentRunConfig(**{**INVERSE, "model": {**INVERSE["model"], "max_guidance": 0.5}}), 2, "max_guidance 0.5"),
     ],
 )
 def test_what_has_no_card_is_refused_before_anything_is_written(tmp_path, config, steps, message):
@@ -38,8 +38,8 @@ def test_what_has_no_card_is_refused_before_anything_is_written(tmp_path, config
 
 
 def test_a_spec_is_the_run_again():
-    for config in (RunConfig(**FLOW), InversionRunConfig(**INVERSE)):
+    for config in (RunConfig(**FLOW), StudentRunConfig(**INVERSE)):
         text = ship.spec(NAMES[0], config)
         assert type(config)(**yaml.safe_load(text)) == config
         assert f"--config labcore/zoo/{NAMES[0]}/spec.yaml --out runs/{NAMES[0]}" in text.splitlines()[0]
-        assert ("--invert" in text.splitlines()[0]) == isinstance(config, InversionRunConfig)
+        assert ("--invert" in text.splitlines()[0]) == isinstance(config, StudentRunConfig)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from labcore.cli.app import app
 from labcore.experiments.smoke import run_smoke
-from labcore.presets import INVERSIONS, PRESETS
+from labcore.presets import PRESETS, STUDENTS
 
 RECIPES = (
     *(name for name in PRESETS if name.startswith("tarflow-")),
@@ -16,7 +16,7 @@ RECIPES = (
     "flowback-256-reverse",
     "flowback-256-reverse-p1-1000k",
     "itarflow-256-b",
-    *(name for name in INVERSIONS if name.startswith(("biflow-256-b-final", "biflow-256-xl-guided-lpips-convnext"))),
+    *(name for name in STUDENTS if name.startswith(("biflow-256-b-final", "biflow-256-xl-guided-lpips-convnext"))),
 )
 
 

@@ -406,7 +406,7 @@ def test_the_readme_says_what_the_rows_of_papers_need():
         for spec in re.findall(r"`([^`]+)`", specs):
             configs = [as_named(run.parameters["preset"])[0] for run in resolve(load_spec(spec))]
             aligned = {c.align.encoder for c in configs if getattr(c, "align", None)}
-            compared = {name for c in configs if hasattr(c, "inversion") for name in c.inversion.perceptual}
+            compared = {name for c in configs if hasattr(c, "student") for name in c.student.perceptual}
             assert found == aligned | compared | {c.model.codec for c in configs if c.model.codec}, spec
             assert {*map(int, re.findall(r"\b\d+\b", pictures))} == {c.data.image_size for c in configs}, spec
             told += 1

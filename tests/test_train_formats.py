@@ -12,13 +12,13 @@ import torch
 from test_number_formats import Waits, backward, waits  # noqa: F401 (a fixture)
 
 from labcore import TarFlow, TarFlowConfig, tf32
-from labcore.config import AlignConfig, InversionConfig, TrainConfig
+from labcore.config import AlignConfig, StudentConfig, TrainConfig
 from labcore.data.images import ImageData
 from labcore.flows.tarflow import TarFlow as Flow
 from labcore.nn.pretrained import read_tensors
 from labcore.train import checkpoint, environment, loop, monitor, precision
 from labcore.train.alignment import LikelihoodAndAlignment
-from labcore.train.inversion import Inversion
+from labcore.train.distillation import Distillation
 from labcore.train.log import read_log
 from labcore.train.loop import Hooks, train
 from labcore.train.objectives import Likelihood
@@ -91,7 +91,7 @@ def test_one_program_for_all_layers_and_none_for_diagnoses(programs, images, tmp
 def test_a_learned_inverse_needs_few_programs(programs, images, tmp_path, as_users_run):
     model = backward(**SIZES, num_classes=2, max_guidance=1.0)
     flow = flow_of()
-    objective = Inversion(InversionConfig(), model.config, flow, torch.ones(model.config.num_states))
+    objective = Distillation(StudentConfig(), model.config, flow, torch.ones(model.config.num_states))
     train(model.train(), objective, images, config(compile=True), tmp_path)
     assert 1 <= len(programs) <= 4
 
@@ -152,7 +152,7 @@ def test_no_step_waits_for_the_device(waits, images, tmp_path, monkeypatch, kind
         model = flow_of(volume_preserving=True)
     objective = aligned() if kind == "aligned" else Likelihood()
     if kind == "inverse":
-        objective = Inversion(InversionConfig(), model.config, flow_of(), torch.ones(model.config.num_states))
+        objective = Distillation(StudentConfig(), model.config, flow_of(), torch.ones(model.config.num_states))
     real = loop._Run._one_step
 
     def counted(self, batches):

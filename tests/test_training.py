@@ -344,9 +344,9 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(folder, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
-    with checkpoint.claim(tmp_path), pytest.raises(OSError, match="another process is training in"):
+    with checkpoint.lock_folder(tmp_path), pytest.raises(OSError, match="another process is training in"):
         run_training(run_config(folder), tmp_path, previews=False)
-    with checkpoint.claim(tmp_path):  # the claim was given back
+    with checkpoint.lock_folder(tmp_path):  # the lock was given back
         pass
 
 

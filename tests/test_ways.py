@@ -1,4 +1,4 @@
-"""Ways from noise to images: identities of each, what is measured of them, arms and claims of the inversion experiment."""
+"""Ways from noise to images: identities of each, what is measured of them, arms and claims of the inversion students."""
 
 import pytest
 import torch
@@ -15,8 +15,7 @@ from labcore.data import load
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_uint8
 from labcore.evaluate.classifier import recognised
-from labcore.experiments import claims, ways
-from labcore.experiments import inversion as experiment
+from labcore.experiments import claims, students, ways
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.nn.patch import unpatchify
@@ -181,25 +180,25 @@ def test_a_teacher_is_trained_once(own_cache):
 
 def test_arms(tmp_path, flow):
     place = str(flow.save_pretrained(tmp_path / "flow"))
-    for arm in experiment.ARMS:
-        config = experiment.inverse(arm, place, 24, 10, 4, 5, 7)
+    for arm in students.ARMS:
+        config = students.student(arm, place, 24, 10, 4, 5, 7)
         assert (config.model.width, config.model.tokens, config.train.seed, config.train.keep) == (24, 16, 7, 3)
-        assert experiment.describe(config)
-    assert experiment.inverse("guided", place, 24, 10, 4, 5, 7).model.max_guidance == 0.5
-    assert experiment.teacher_of("norm-none", "itarflow-16") == "itarflow-16-unclamped"
-    assert experiment.teacher_of("exact", "itarflow-16") == "itarflow-16"
+        assert students.describe(config)
+    assert students.student("guided", place, 24, 10, 4, 5, 7).model.max_guidance == 0.5
+    assert students.teacher_of("norm-none", "itarflow-16") == "itarflow-16-unclamped"
+    assert students.teacher_of("exact", "itarflow-16") == "itarflow-16"
     with pytest.raises(ValueError, match="arms were the text 'exact'; give a list"):
-        experiment.check_arms("exact", "itarflow-16")
+        students.check_arms("exact", "itarflow-16")
     with pytest.raises(ValueError, match=r"give some of exact, naive.* not \['nave'\]"):
-        experiment.check_arms(["exact", "nave"], "itarflow-16")
+        students.check_arms(["exact", "nave"], "itarflow-16")
     with pytest.raises(ValueError, match="'fashion-tarflow' is no preset"):
-        experiment.check_arms(["norm-none"], "fashion-tarflow")
+        students.check_arms(["norm-none"], "fashion-tarflow")
     with pytest.raises(ValueError, match="arms were"):
-        experiment.check_arms([], "itarflow-16")
+        students.check_arms([], "itarflow-16")
     with pytest.raises(ValueError, match="norm-clamp need a flow with a clamp, and 'fashion-tarflow' has none"):
-        experiment.check_arms(["norm-clamp"], "fashion-tarflow")
+        students.check_arms(["norm-clamp"], "fashion-tarflow")
     with pytest.raises(ValueError, match="save_every was 11 with steps 10"):
-        experiment.inverse("naive", place, 24, 10, 4, 11, 0)
+        students.student("naive", place, 24, 10, 4, 11, 0)
 
 
 def test_claims_are_about_ways_that_the_campaign_has(flow):
@@ -209,11 +208,11 @@ def test_claims_are_about_ways_that_the_campaign_has(flow):
     for row, parameters in spec.row_parameters().items():
         (arm,) = parameters["arms"]
         if arm == "exact":
-            names = experiment.exact_ways(flow, 0.5)
+            names = students.exact_ways(flow, 0.5)
         else:
-            chosen = experiment.ARMS[arm]
+            chosen = students.ARMS[arm]
             made = BackwardModel(BackwardConfig(**{**SIZE, **chosen.model}))
-            names = experiment.learned_ways(arm, made, flow, 0.5)
+            names = students.learned_ways(arm, made, flow, 0.5)
         records.append({"row": row, "seed": 0, "metrics": {"ways": {name: {"fid_efflite0": 1.0} for name in names}}})
     known = {record["row"] for record in tables.exploded(records, "ways")}
     assert len(known) == sum(len(record["metrics"]["ways"]) for record in records)

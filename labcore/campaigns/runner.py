@@ -165,7 +165,7 @@ class _Runner:
 
     def _start(self, run: Run) -> None:
         try:
-            folder = state.prepare(run, self.root).folder
+            folder = state.prepare_run_folder(run, self.root).folder
             if note := state.holder(folder):
                 raise state.Busy(note)
         except state.Busy as busy:

@@ -148,7 +148,7 @@ def _not_started(runs: Sequence[Run], root: Path) -> list[tuple[Run, Path]]:
     waiting = []
     for run in runs:
         with contextlib.suppress(state.Busy):
-            folder = state.prepare(run, root).folder
+            folder = state.prepare_run_folder(run, root).folder
             if finished(run, root) is None and not state.holder(folder) and not has_job(folder, queue):
                 waiting.append((run, folder))
     return waiting

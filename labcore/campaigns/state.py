@@ -108,7 +108,7 @@ def _is_attempt(values: Any) -> bool:
     return isinstance(values.get("seconds"), int | float | None) and isinstance(values.get("error"), str | None)
 
 
-def prepare(run: Run, root: Path) -> State:
+def prepare_run_folder(run: Run, root: Path) -> State:
     """Return the state of `run` in its folder under `root`; make it if run.json is missing or damaged.
 
     A damaged run.json is renamed, and checkpoints in the folder stay. Raises Busy if run.json must change while another

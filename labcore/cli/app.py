@@ -74,7 +74,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A YAML file with model, data, train and align instead of a preset, or with flow and inversion."
+            help="A YAML file with model, data, train and align instead of a preset, or with flow and student."
         ),
     ] = None,
     data: Data = None,

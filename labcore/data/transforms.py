@@ -78,7 +78,7 @@ def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x), mirrored
 
 
-def prepare(
+def to_model_input(
     items: UInt8[Tensor, "b c h w"], noise: StepNoise, mirror: bool = False
 ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
     """Images of a training step in [-1, 1], each mirrored with probability 1/2 where `mirror` is; also says which were."""

@@ -79,7 +79,7 @@ class Encoder:
         where grid does not divide). Raises ValueError for grids, stages and images that do not fit.
         """
         plan = self.spec.plan(grid, stage)
-        x = self.prepare(x, plan.input_size)
+        x = self.to_encoder_input(x, plan.input_size)
         if self.spec.kind == "vit":
             features = self._vit(x, [plan.stage]).maps[plan.stage.width]
         else:
@@ -120,7 +120,7 @@ class Encoder:
             stages = [stage for stage in self.spec.stages if stage.by_default]
         else:
             stages = [self.spec.stage(width) for width in widths]
-        x = self.prepare(x)
+        x = self.to_encoder_input(x)
         found = self._vit(x, stages) if self.spec.kind == "vit" else self._cnn(x, stages)
         self._looked_at(found.pooled)
         return found
@@ -131,11 +131,11 @@ class Encoder:
         """A CNN's feature maps of those widths, early ones too, at an input of `size` pixels; what follows is not computed."""
         indices = [self._widths.index(width) for width in widths]
         found = self._model.forward_intermediates(
-            self.prepare(x, size), indices=indices, stop_early=True, intermediates_only=True
+            self.to_encoder_input(x, size), indices=indices, stop_early=True, intermediates_only=True
         )
         return dict(zip(widths, found, strict=True))
 
-    def prepare(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b c2 s s"]:
+    def to_encoder_input(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b c2 s s"]:
         """What the network sees: (b, 3, size, size), normalised; size None is the native one.
 
         An encoder of grey images gives (b, 1, size, size). Raises ValueError unless x is (b, c, h, w), floating, not empty, and

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from labcore.config import AlignConfig, InversionRunConfig, RunConfig
+from labcore.config import AlignConfig, RunConfig, StudentRunConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import fidelity, pixels
 from labcore.evaluate.extractors import ENCODERS, NAMES, suffix_of
@@ -52,7 +52,7 @@ def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
     return found
 
 
-def taught(config: RunConfig | InversionRunConfig) -> tuple[str, ...]:
+def taught(config: RunConfig | StudentRunConfig) -> tuple[str, ...]:
     """Names of the frozen networks whose features took part in a model's training, each once; () for the likelihood alone.
 
     A flow: its alignment's encoder. A learned inverse: its perceptual distances, and what `taught_flow` gives for the flow
@@ -60,7 +60,7 @@ def taught(config: RunConfig | InversionRunConfig) -> tuple[str, ...]:
     """
     if isinstance(config, RunConfig):
         return () if config.align is None else (config.align.encoder,)
-    distances = (ENCODERS.get(name, name) for name in config.inversion.perceptual)
+    distances = (ENCODERS.get(name, name) for name in config.student.perceptual)
     return tuple(dict.fromkeys([*distances, *taught_flow(config.flow)]))
 
 

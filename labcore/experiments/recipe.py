@@ -9,28 +9,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from labcore.config import InversionRunConfig, RunConfig, TrainConfig
+from labcore.config import RunConfig, StudentRunConfig, TrainConfig
 from labcore.encoders import find_weights, specs
 from labcore.encoders.perceptual import find_perceptual
 from labcore.evaluate.extractors import find_inception
 from labcore.evaluate.statistics import load_reference
 from labcore.latents.weights import RANDOM
 from labcore.latents.weights import find as find_autoencoder
-from labcore.presets import INVERSIONS, smoke, smoke_inversion
+from labcore.presets import STUDENTS, smoke, smoke_student
 from labcore.runs.background import train_streamed
-from labcore.runs.configure import as_named, configure, configure_inversion
+from labcore.runs.configure import as_named, configure, configure_student
 from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring
 from labcore.runs.models import run_section
-from labcore.runs.teachers import trained
-from labcore.train.inversion import SAME
+from labcore.runs.teachers import train_if_missing
+from labcore.train.distillation import SAME
 from labcore.train.log import print_line
 
 SHARED = tuple(f"train.{name}" for name in sorted(TrainConfig.OPERATIONAL | {"accumulation"}))
 """Settings of a learned inverse's run that the flow trained before it takes too: how a run is carried out."""
 
 
-def prepare(
+def ready_to_train(
     preset: str,
     run_dir: str | Path,
     data_path: str | None = None,
@@ -50,7 +50,7 @@ def prepare(
     as `configure`, before anything is trained.
     """
     _check_settings(preset, settings)
-    inverse, (named, _) = preset in INVERSIONS, as_named(preset, settings)
+    inverse, (named, _) = preset in STUDENTS, as_named(preset, settings)
     if flow is not None and not inverse:
         raise ValueError(f"flow was {flow!r}; {preset} is a flow itself, so leave it out")
     if small:
@@ -62,7 +62,7 @@ def prepare(
         flow = _trained_flow(preset, data_path, settings, seed, processes, show)
     elif data_path is None and run_section(flow, "data") is None:
         raise ValueError(f"beside the flow {flow} there is no run that says what it was trained on; give data_path")
-    return configure_inversion(flow, preset, data=data_path, settings=seeded)
+    return configure_student(flow, preset, data=data_path, settings=seeded)
 
 
 def _check_settings(preset: str, settings: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ def _check_settings(preset: str, settings: Sequence[str]) -> None:
     for name in (each.partition("=")[0].strip() for each in settings):
         if name == "train.seed":
             raise ValueError("train.seed is among the settings; give seed")
-        if preset in INVERSIONS and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
+        if preset in STUDENTS and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
             raise ValueError(
                 f"{name} is among the settings; a learned inverse follows its flow in that, so leave it out"
             )
@@ -80,9 +80,9 @@ def _check_settings(preset: str, settings: Sequence[str]) -> None:
 
 def _small(preset: str, named: AnyRun, folder: Path, seed: int, show: Callable[[str], None] | None) -> AnyRun:
     """The smoke size of a preset; the flow of a learned inverse is trained first, by one process."""
-    if isinstance(named, InversionRunConfig):
+    if isinstance(named, StudentRunConfig):
         train_streamed(smoke(as_named(_flow_of(preset)[0])[0]), folder / "flow", 1, False, show)
-        found: AnyRun = smoke_inversion(named, str(folder / "flow"))
+        found: AnyRun = smoke_student(named, str(folder / "flow"))
     else:
         found = smoke(named)
     return found.replace(train=found.train.replace(seed=seed).model_dump())
@@ -103,7 +103,7 @@ def _trained_flow(
     (show or print_line)(
         f"{preset} inverts {of}, which is found, or trained first: {before.train.steps:,} steps by its own preset"
     )
-    return str(trained(before, processes, show, plain).joinpath(*stopped))
+    return str(train_if_missing(before, processes, show, plain).joinpath(*stopped))
 
 
 def check(preset: str, settings: Sequence[str], data_path: str | None, how: Measuring, small: bool = False) -> None:
@@ -145,8 +145,8 @@ def weights_needed(config: AnyRun, inception: bool = False) -> dict[str, Callabl
         spec = specs.spec(config.align.encoder)
         if spec.seed is None:
             found[f"encoder {spec.name}"] = partial(find_weights, spec, config.align.weights)
-    if isinstance(config, InversionRunConfig):
-        found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.inversion.perceptual}
+    if isinstance(config, StudentRunConfig):
+        found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.student.perceptual}
     if inception:
         found["Inception for FID"] = find_inception
     return found
@@ -159,7 +159,7 @@ def _exists(path: str | Path) -> None:
 
 def _flow_of(preset: str) -> tuple[str, list[str]]:
     """The flow's preset that a learned inverse's names, and the way from its folder to a checkpoint of it, if not its end."""
-    _, name, *stopped = Path(INVERSIONS[preset]["flow"]).parts
+    _, name, *stopped = Path(STUDENTS[preset]["flow"]).parts
     return name, stopped
 
 

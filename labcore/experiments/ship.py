@@ -16,7 +16,7 @@ import torch
 
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
@@ -54,7 +54,7 @@ def publish(run: Path, name: str) -> Path:
     Raises ValueError for what the cards have no words for.
     """
     folder, values = path(name), read_yaml(run / "config.yaml")
-    config = (InversionRunConfig if "inversion" in values else RunConfig)(**values)
+    config = (StudentRunConfig if "student" in values else RunConfig)(**values)
     _check(run, config)
     find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
     (folder / "spec.yaml").write_text(spec(name, config))
@@ -63,14 +63,14 @@ def publish(run: Path, name: str) -> Path:
     y = torch.arange(8 * classes) % classes
     images = sample(model, len(y), y, guidance=GUIDANCE, seed=0)
     save_grid(images.cpu(), classes, folder / "samples.png", 3, **by_class(y, classes, model.config.class_names))
-    record = measure(model, config) | trained(model, run)
+    record = measure(model, config) | training_record(model, run)
     write_json(folder / "record.json", record)
     evaluation = evaluated(model, name, folder / "evaluation.json")
     (folder / "README.md").write_text(cards.card(name, model, config, record, evaluation))
     return folder
 
 
-def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
+def _check(run: Path, config: RunConfig | StudentRunConfig) -> None:
     """ValueError for a run that is not finished, other data than Fashion-MNIST, and a learned inverse that is not guided."""
     log, model = read_log(run), config.model
     if not log:
@@ -84,14 +84,14 @@ def _check(run: Path, config: RunConfig | InversionRunConfig) -> None:
         )
     if model.codec is not None:
         raise ValueError(f"the model is one of latents of {model.codec}; what ships knows pixels")
-    if isinstance(config, InversionRunConfig) and (not model.denoiser or model.max_guidance < GUIDANCE):
+    if isinstance(config, StudentRunConfig) and (not model.denoiser or model.max_guidance < GUIDANCE):
         raise ValueError(
             f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and takes "
             f"guidance up to {GUIDANCE:g} and more as an input"
         )
 
 
-def measure(model: Sampler, config: RunConfig | InversionRunConfig) -> dict[str, Any]:
+def measure(model: Sampler, config: RunConfig | StudentRunConfig) -> dict[str, Any]:
     """Numbers of the stored weights on the whole test split, and how many of its samples are recognised."""
     test = Data.of(config.data).split("test")
     own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.flow), test)
@@ -134,7 +134,7 @@ def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
     return evaluate_model(model, Data("fashion-mnist-12k"), METRICS, sampling, out=out, about={"model": name})
 
 
-def trained(model: Sampler, run: Path) -> dict[str, Any]:
+def training_record(model: Sampler, run: Path) -> dict[str, Any]:
     """How the run went, and how large the model is."""
     log = read_log(run)
     steps = [0, *(r["step"] for r in log)]
@@ -148,9 +148,9 @@ def trained(model: Sampler, run: Path) -> dict[str, Any]:
     }
 
 
-def spec(name: str, config: RunConfig | InversionRunConfig) -> str:
+def spec(name: str, config: RunConfig | StudentRunConfig) -> str:
     """The run's configuration as YAML, with the command that runs it."""
-    if isinstance(config, InversionRunConfig) and config.flow not in NAMES:
+    if isinstance(config, StudentRunConfig) and config.flow not in NAMES:
         raise ValueError(
             f"the learned inverse is one of {config.flow}, a path of this machine; train that of a shipped flow: "
             f"{', '.join(NAMES)}"
@@ -158,7 +158,7 @@ def spec(name: str, config: RunConfig | InversionRunConfig) -> str:
     config = config.replace(
         data=config.data.replace(path=None).model_dump()
     )  # where the pictures lie is this machine's
-    invert = f" --invert {config.flow}" if isinstance(config, InversionRunConfig) else ""
+    invert = f" --invert {config.flow}" if isinstance(config, StudentRunConfig) else ""
     file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
     command = f"lab train{invert} --config {file} --out runs/{name}"
     return f"# The run that made this model:  {command}\n" + dump_yaml(config.model_dump(mode="json"))

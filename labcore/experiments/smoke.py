@@ -14,7 +14,7 @@ from typing import Any
 from labcore.data.datasets import Data
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.statistics import make_reference, save_reference
-from labcore.experiments.recipe import prepare
+from labcore.experiments.recipe import ready_to_train
 from labcore.processes import process_device
 from labcore.runs.background import train_streamed
 from labcore.runs.denoising import Denoising
@@ -36,7 +36,7 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     check_new(folder)
     began = time.perf_counter()
     done = lambda what: say(f"{time.perf_counter() - began:5.1f} s  {what}")  # noqa: E731
-    config = prepare(preset, folder, small=True)
+    config = ready_to_train(preset, folder, small=True)
     done(f"{preset} at its smoke size is ready to be trained")
     train_streamed(config, folder / "run")
     done("trained for two steps, saved, and drawn from")

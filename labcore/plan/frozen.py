@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.encoders import specs
 from labcore.encoders import untrained as untrained_encoder
 from labcore.encoders.perceptual import OfCrops, untrained_perceptual
@@ -37,7 +37,7 @@ class Frozen(NamedTuple):
         return Frozen(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def frozen(config: RunConfig | InversionRunConfig) -> Frozen:
+def frozen(config: RunConfig | StudentRunConfig) -> Frozen:
     """What all frozen networks of a run take. Raises ValueError and FileNotFoundError for networks that nobody knows."""
     m, d, found = config.model, config.data, Frozen()
     side, views = m.image_shape[1], 1 + d.flip
@@ -46,7 +46,7 @@ def frozen(config: RunConfig | InversionRunConfig) -> Frozen:
         side = m.side * _factor(network)
         shape = (1, network.config.in_channels, side, side)
         found += Frozen(once=views * _counted(lambda: network.encode(torch.zeros(shape))))
-    if isinstance(config, InversionRunConfig):
+    if isinstance(config, StudentRunConfig):
         return found + _of_distances(config, network, side)
     if config.align is None:
         return found
@@ -60,15 +60,15 @@ def frozen(config: RunConfig | InversionRunConfig) -> Frozen:
     return found + Frozen(flops=tokens, held=_bytes(encoder._model))
 
 
-def _of_distances(config: InversionRunConfig, network: nn.Module | None, side: int) -> Frozen:
+def _of_distances(config: StudentRunConfig, network: nn.Module | None, side: int) -> Frozen:
     """The perceptual distances of a learned inverse, and the decoding that they need."""
     found, share = Frozen(), 0.0
-    for name in config.inversion.perceptual:
+    for name in config.student.perceptual:
         distance = untrained_perceptual(name)
         compared = 1.0 if distance.most is None else min(1.0, distance.most / config.train.batch_size)
         share = max(share, compared)
         found += _of_distance(distance, compared, config.train.precision != "fp32")
-    if network is None or not config.inversion.perceptual:
+    if network is None or not config.student.perceptual:
         return found
     return found + _of_decoding(config, network, side, share)
 
@@ -86,7 +86,7 @@ def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
     return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * kept))
 
 
-def _of_decoding(config: InversionRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
+def _of_decoding(config: StudentRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
     """Both sides' pictures: the network, the activations of one chunk on the way back, and the pictures themselves."""
     m = config.model
 

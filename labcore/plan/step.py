@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from labcore.biflow.model import BackwardModel
-from labcore.config import InversionRunConfig, RunConfig, TarFlowConfig
+from labcore.config import RunConfig, StudentRunConfig, TarFlowConfig
 from labcore.encoders.specs import SPECS
 from labcore.evaluate.flops import count_flops, count_saved
 from labcore.flows.tarflow import TarFlow
 from labcore.plan.frozen import frozen
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
-from labcore.train.inversion import Inversion
+from labcore.train.distillation import Distillation
 from labcore.train.loop import Trained
 from labcore.train.objectives import Likelihood
 from labcore.train.recompute import recompute_layers
@@ -110,11 +110,11 @@ def duration(seconds: int | float) -> str:
     return f"{seconds:.2g} seconds" if seconds >= 1 else "under a second"
 
 
-def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = None) -> Plan:
+def plan(config: RunConfig | StudentRunConfig, flow: TarFlowConfig | None = None) -> Plan:
     """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if isinstance(config, InversionRunConfig) and flow is None:
+    if isinstance(config, StudentRunConfig) and flow is None:
         raise ValueError("a learned inverse needs its flow's configuration too; give flow")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model, objective = _made(config, flow)
@@ -123,10 +123,10 @@ def plan(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None = No
         trained = Trained(model, objective)
         parameters = sum(p.numel() for p in trained.parameters())
         held = BYTES_PER_PARAMETER * parameters
-        if isinstance(objective, Inversion):
+        if isinstance(objective, Distillation):
             held += 4 * sum(p.numel() for p in objective.flow.parameters())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
-        teacher = count_flops(lambda: _taught(objective.flow)) if isinstance(objective, Inversion) else 0
+        teacher = count_flops(lambda: _taught(objective.flow)) if isinstance(objective, Distillation) else 0
         half = config.train.precision != "fp32"
         kept = [_kept(trained, config.model, images, half) for images in (1, 2)]
     m, t, activations = config.model, config.train, kept[1] - kept[0]
@@ -158,7 +158,7 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     )
 
 
-def on_disk(config: RunConfig | InversionRunConfig) -> dict[str, int]:
+def on_disk(config: RunConfig | StudentRunConfig) -> dict[str, int]:
     """Bytes that are kept on disk for each training image, by what they are; mirrored images have their own."""
     m, found, each = config.model, {}, 2 * (1 + config.data.flip)
     if m.codec is not None:
@@ -169,7 +169,7 @@ def on_disk(config: RunConfig | InversionRunConfig) -> dict[str, int]:
     return found
 
 
-def _made(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None) -> tuple[nn.Module, nn.Module]:
+def _made(config: RunConfig | StudentRunConfig, flow: TarFlowConfig | None) -> tuple[nn.Module, nn.Module]:
     """Model and objective without values."""
     t = config.train
     if isinstance(config, RunConfig):
@@ -179,8 +179,8 @@ def _made(config: RunConfig | InversionRunConfig, flow: TarFlowConfig | None) ->
         targets = _Tokens(config)
         return model, LikelihoodAndAlignment(config.align, config.model, targets, t.label_dropout, t.seed)
     model, teacher = _unchecked(BackwardModel(config.model)), _unchecked(TarFlow(flow))
-    plain = config.inversion.replace(perceptual={})
-    return model, Inversion(plain, config.model, teacher, torch.ones(config.model.num_states), t.label_dropout)
+    plain = config.student.replace(perceptual={})
+    return model, Distillation(plain, config.model, teacher, torch.ones(config.model.num_states), t.label_dropout)
 
 
 def _encoder_width(config: RunConfig) -> int:

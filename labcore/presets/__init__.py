@@ -1,30 +1,30 @@
 """Named runs, with cost and expected numbers: small ones of our own, ml-tarflow's, and the rows of the papers' tables.
 
-`PRESETS` train a flow and `INVERSIONS` the learned inverse of one; each has the sections of its run's configuration.
+`PRESETS` train a flow and `STUDENTS` the learned inverse of one; each has the sections of its run's configuration.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from labcore.config import InversionRunConfig, RunConfig, TokensConfig
+from labcore.config import RunConfig, StudentRunConfig, TokensConfig
 from labcore.latents.weights import RANDOM
 from labcore.presets import biflow, flowback, tarflow
 from labcore.presets.paper import UNREPORTED, Paper, expected
 from labcore.presets.small import MEASURED, SMALL
 
 __all__ = [
-    "INVERSIONS",
     "MEASURED",
     "PAPER",
     "PRESETS",
     "REPORTED",
     "SMALL",
+    "STUDENTS",
     "UNREPORTED",
     "Paper",
     "about",
     "smoke",
-    "smoke_inversion",
+    "smoke_student",
 ]
 
 PAPER: dict[str, flowback.Row] = {row.name: row for row in flowback.ROWS}
@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     **{row.name: flowback.latent_sections(row) for row in flowback.LATENT_ROWS},
 }
 SMOKE_IMAGES = 64
-INVERSIONS: dict[str, dict[str, Any]] = {row.name: biflow.sections(row) for row in biflow.ROWS}
+STUDENTS: dict[str, dict[str, Any]] = {row.name: biflow.sections(row) for row in biflow.ROWS}
 _ROWS = {row.name: row for row in biflow.ROWS}
 _TOLD: dict[str, tuple[str, str]] = {
     **MEASURED,
@@ -79,12 +79,12 @@ def smoke(config: RunConfig) -> RunConfig:
     return RunConfig(model=model.model_dump(), **_few_steps(config), align=align)
 
 
-def smoke_inversion(config: InversionRunConfig, flow: str) -> InversionRunConfig:
+def smoke_student(config: StudentRunConfig, flow: str) -> StudentRunConfig:
     """The same of a learned inverse, of a flow at its own smoke size; perceptual distances are the embedded encoder's."""
     model = config.model.replace(**_small_images(config.model), width=32, head_dim=16)
-    perceptual = {"efflite0": 1.0} if config.inversion.perceptual else {}
-    inversion = config.inversion.replace(perceptual=perceptual).model_dump()
-    return InversionRunConfig(flow=flow, model=model.model_dump(), **_few_steps(config), inversion=inversion)
+    perceptual = {"efflite0": 1.0} if config.student.perceptual else {}
+    student = config.student.replace(perceptual=perceptual).model_dump()
+    return StudentRunConfig(flow=flow, model=model.model_dump(), **_few_steps(config), student=student)
 
 
 def _small_images(model: TokensConfig) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _small_images(model: TokensConfig) -> dict[str, Any]:
     return dict(image_size=8, num_classes=classes, codec=RANDOM)  # 4 x 8 x 8 latents of 16 x 16 pixels
 
 
-def _few_steps(config: RunConfig | InversionRunConfig) -> dict[str, Any]:
+def _few_steps(config: RunConfig | StudentRunConfig) -> dict[str, Any]:
     channels = config.model.channels if config.model.codec is None else 3
     few = dict(
         steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32", num_workers=0

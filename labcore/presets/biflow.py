@@ -55,7 +55,7 @@ MINUTES: dict[str, Any] = dict(
     ema_decay=0.99,
     precision="fp32",  # runs of it are compared, and "auto" may choose another for each
 )
-SMALL_FLOW, SMALL_INVERSE = dict(lr=2e-3, weight_decay=1e-2), dict(lr=2e-3, weight_decay=0.0)
+SMALL_FLOW, SMALL_STUDENT = dict(lr=2e-3, weight_decay=1e-2), dict(lr=2e-3, weight_decay=0.0)
 
 
 def _flow(
@@ -99,7 +99,7 @@ class Arm:
     ours: str | None = None  # at width 64: of five seeds in papermill_runs/results/04_learned_vs_analytic_inverse
     unclamped: bool = False  # taught by a flow without clamp
     model: dict[str, Any] = field(default_factory=dict)
-    inversion: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, Any] = field(default_factory=dict)
 
 
 PLAIN = dict(adaptive_power=0.0)  # p = 1 hides what norm control does
@@ -111,21 +111,21 @@ ARMS = (
         "naive",
         (UNGUIDED("strategies", 43.41),),
         "FID 94.7 (efflite0), 60% recognised",
-        inversion=dict(strategy="naive"),
+        student=dict(strategy="naive"),
     ),
     Arm(
         "hidden-distillation",
         (UNGUIDED("strategies", 55.00),),
         "FID 75.2 (efflite0), 65% recognised",
         model=dict(handover="state"),
-        inversion=dict(strategy="hidden-distillation"),
+        student=dict(strategy="hidden-distillation"),
     ),
     Arm(
         "hidden-alignment",
         (UNGUIDED("strategies", 36.93), GUIDED("guidance", 6.90, note="NFE 2")),
         "FID 91.4 (efflite0), 60% recognised",
     ),
-    Arm("sum", inversion=dict(align_weight=8.0)),
+    Arm("sum", student=dict(align_weight=8.0)),
     Arm(
         "no-denoiser",
         (
@@ -135,7 +135,7 @@ ARMS = (
         "FID 100.3 (efflite0), 60% recognised",
         model=dict(denoiser=False),
     ),
-    Arm("norm-both", ours="FID 98.9 (efflite0), 54% recognised", inversion=PLAIN),
+    Arm("norm-both", ours="FID 98.9 (efflite0), 54% recognised", student=PLAIN),
     Arm(
         "norm-clamp",
         (
@@ -143,15 +143,15 @@ ARMS = (
                 "norm control", 31.88, note="the same number as learned denoising and as squared errors; p unknown"
             ),
         ),
-        inversion={**PLAIN, "normalise": "none"},
+        student={**PLAIN, "normalise": "none"},
     ),
-    Arm("norm-normalise", unclamped=True, inversion=PLAIN),
+    Arm("norm-normalise", unclamped=True, student=PLAIN),
     Arm(
         "norm-none",
         (UNGUIDED("norm control", 45.54),),
         "FID 99.1 (efflite0), 54% recognised",
         unclamped=True,
-        inversion={**PLAIN, "normalise": "none"},
+        student={**PLAIN, "normalise": "none"},
     ),
     Arm(
         "guided",
@@ -159,13 +159,13 @@ ARMS = (
         "FID 91.7 (efflite0), 64% recognised",
         model=dict(max_guidance=0.5),
     ),
-    Arm("lpips", (UNGUIDED("distances", 14.15),), inversion=dict(perceptual={"lpips": 0.4})),
-    Arm("lpips-convnext", inversion=dict(perceptual=BOTH)),
+    Arm("lpips", (UNGUIDED("distances", 14.15),), student=dict(perceptual={"lpips": 0.4})),
+    Arm("lpips-convnext", student=dict(perceptual=BOTH)),
     Arm(
         "guided-lpips-convnext",
         (GUIDED("scaling", 2.46, note="or without guidance: its table of distances may be read so"),),
         model=dict(max_guidance=0.5),
-        inversion=dict(perceptual=BOTH),
+        student=dict(perceptual=BOTH),
     ),
 )
 """The rows of the paper's ablations. "sum" weighs the image and each state alike, as equation 2 is printed; the others take
@@ -175,7 +175,7 @@ FINAL = Arm(
     "final",
     (GUIDED(fid=2.39, inception=303.0, note="NFE 1, trained for longer than 160 epochs"),),
     model=dict(max_guidance=0.5),
-    inversion=dict(perceptual=BOTH),
+    student=dict(perceptual=BOTH),
 )
 """The final model. The paper does not say how long it is trained: twice the ablations' 160 epochs is our choice."""
 
@@ -187,8 +187,8 @@ SCALING: dict[tuple[str, str], tuple[Paper, ...]] = {
 }
 """Scaling, without perceptual distances and with both; size B is among the arms."""
 
-FEATURES = Arm("features", ours="FID 66.4 (efflite0), 63% recognised", inversion=dict(perceptual={"efflite0": 1.0}))
-SMALL_ARMS = (*(arm for arm in ARMS if not {*BOTH} & {*arm.inversion.get("perceptual", ())}), FEATURES)
+FEATURES = Arm("features", ours="FID 66.4 (efflite0), 63% recognised", student=dict(perceptual={"efflite0": 1.0}))
+SMALL_ARMS = (*(arm for arm in ARMS if not {*BOTH} & {*arm.student.get("perceptual", ())}), FEATURES)
 """The rows that the embedded set can have: "features" stands in for LPIPS and ConvNeXt V2, which no package brings."""
 
 WIDTHS = (64, 96)
@@ -226,7 +226,7 @@ def _small_row(width: int, arm: Arm, stopped: int | None = None) -> Row:
         flow += f"/checkpoints/step-{MINUTES['steps'] * stopped // 100:08d}"
     ran = arm.ours if (width, stopped) == (WIDTHS[0], None) else None
     cost, numbers = (COST, ran) if ran else ("unknown", "unknown")
-    return Row(name, flow, {**PICTURES, "width": width}, arm, {**MINUTES, **SMALL_INVERSE}, cost, numbers)
+    return Row(name, flow, {**PICTURES, "width": width}, arm, {**MINUTES, **SMALL_STUDENT}, cost, numbers)
 
 
 _BY_NAME = {arm.name: arm for arm in ARMS}
@@ -242,4 +242,4 @@ ROWS = (
 def sections(row: Row) -> dict[str, Any]:
     """The configuration of a row; its data are those of its flow's run."""
     model = {**row.size, **row.arm.model}
-    return {"flow": row.flow, "model": model, "train": row.train, "inversion": row.arm.inversion}
+    return {"flow": row.flow, "model": model, "train": row.train, "student": row.arm.student}

@@ -17,20 +17,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labcore.config import InversionRunConfig, TarFlowConfig
+from labcore.config import StudentRunConfig, TarFlowConfig
 from labcore.data.datasets import NAMES, Data
-from labcore.experiments.recipe import prepare, weights_needed
+from labcore.experiments.recipe import ready_to_train, weights_needed
 from labcore.files import check_file, weights_folder
 from labcore.jsonfile import write_json
 from labcore.plan import Estimate, Machine, Plan, estimate, machine
 from labcore.plan import plan as plan_of
-from labcore.presets import INVERSIONS, SMALL
+from labcore.presets import SMALL, STUDENTS
 from labcore.rehearsal import fitting, ready, synthetic
 from labcore.rehearsal import words as told
 from labcore.rehearsal.planned import Planned, chosen
 from labcore.rehearsal.ready import LATER, MISSING, RANDOM, Point
 from labcore.rehearsal.trial import OutOfMemory, Trial, run_trial
-from labcore.runs.configure import as_named, configure, configure_inversion
+from labcore.runs.configure import as_named, configure, configure_student
 from labcore.runs.kinds import AnyRun
 from labcore.runs.models import find_model
 from labcore.runs.train_flow import check_new
@@ -77,7 +77,7 @@ class Asked(NamedTuple):
     @property
     def inverted(self) -> str | None:
         """The flow under a learned inverse; None for a flow."""
-        return (self.flow or INVERSIONS[self.preset]["flow"]) if self.preset in INVERSIONS else None
+        return (self.flow or STUDENTS[self.preset]["flow"]) if self.preset in STUDENTS else None
 
 
 class Rehearsal(NamedTuple):
@@ -218,7 +218,7 @@ def _planned(asked: Asked, scratch: Path, read: Callable[[Any, str], Any]) -> Pl
     if asked.smoke:
         _, flow = as_named(asked.preset, asked.settings)
         with _own_cache(scratch), contextlib.redirect_stdout(None):
-            config = prepare(asked.preset, scratch, settings=asked.settings, small=True, show=lambda line: None)
+            config = ready_to_train(asked.preset, scratch, settings=asked.settings, small=True, show=lambda line: None)
         return Planned(config, find_flow(config).config if flow is not None else None)
     if (inverse := _of_its_flow(asked)) is not None:
         return inverse
@@ -239,7 +239,7 @@ def _of_its_flow(asked: Asked) -> Planned | None:
     given = dict(data=asked.data, image_size=asked.image_size, channels=asked.channels, settings=asked.settings)
     try:
         flow = find_model(asked.inverted).config
-        return Planned(configure_inversion(asked.inverted, asked.preset, **given), flow)
+        return Planned(configure_student(asked.inverted, asked.preset, **given), flow)
     except (OSError, ValueError):  # which the points of the flow, the data or the weights say
         return None
 
@@ -269,12 +269,12 @@ def _no_folder(data: Any) -> bool:
     return data.name == "folder" and data.path is None
 
 
-def _point_of_flow(asked: Asked, config: InversionRunConfig) -> Point:
+def _point_of_flow(asked: Asked, config: StudentRunConfig) -> Point:
     """The flow under a learned inverse."""
     try:
         find_flow(config.replace(flow=asked.inverted))
     except (OSError, ValueError) as error:
-        of = Path(INVERSIONS[asked.preset]["flow"]).parts[1]
+        of = Path(STUDENTS[asked.preset]["flow"]).parts[1]
         trained = Asked(of, asked.data, image_size=asked.image_size, channels=asked.channels).command(1)
         told = str(error) if asked.flow else f"no flow in {asked.inverted}, where the preset looks for it"
         return Point("flow", MISSING, told, f"train it:  {trained}  or give another by --flow")
@@ -289,11 +289,11 @@ def _real(asked: Asked, found: Planned, has_data: bool, scratch: Path) -> AnyRun
         given = dict(data=asked.data, image_size=asked.image_size, channels=asked.channels, settings=asked.settings)
         if asked.inverted is None:
             return configure(asked.preset, **given)
-        return configure_inversion(asked.inverted, asked.preset, **given)
+        return configure_student(asked.inverted, asked.preset, **given)
     config = synthetic.make_weights(found.config, scratch / "weights")
     if not has_data:
         config = _on_noise(config, scratch / "pictures")
-    if isinstance(config, InversionRunConfig) and not asked.smoke:
+    if isinstance(config, StudentRunConfig) and not asked.smoke:
         config = config.replace(flow=_flow_or_random(asked, config, found.flow, scratch / "flow"))
     return config
 
@@ -308,7 +308,7 @@ def _on_noise(config: AnyRun, folder: Path) -> AnyRun:
     return config.replace(data={**d.model_dump(), **given})
 
 
-def _flow_or_random(asked: Asked, config: InversionRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
+def _flow_or_random(asked: Asked, config: StudentRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
     """The flow that a learned inverse inverts, or one of random weights where it is missing."""
     try:
         find_flow(config.replace(flow=asked.inverted))
@@ -341,7 +341,7 @@ def _check(asked: Asked, steps: int, images: int, seconds: int | float, out: Pat
         raise ValueError(f"processes was {asked.processes}; give 1 or more")
     if not seconds > 0:
         raise ValueError(f"seconds was {seconds}; give more than 0")
-    if asked.flow is not None and asked.preset not in INVERSIONS:
+    if asked.flow is not None and asked.preset not in STUDENTS:
         raise ValueError(f"flow was {asked.flow!r}; {asked.preset} is a flow itself, so leave it out")
     if out is not None:
         check_new(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from labcore import encoders
-from labcore.config import InversionRunConfig, TarFlowConfig
+from labcore.config import StudentRunConfig, TarFlowConfig
 from labcore.encoders import EncoderSpec, specs
 from labcore.encoders.perceptual import CONVNEXT, VGG
 from labcore.files import weights_folder
@@ -61,13 +61,13 @@ def make_weights(config: AnyRun, folder: Path) -> AnyRun:
         place = folder / f"random-{codec}"  # another name: autoencoders are kept by theirs in this process
         untrained_autoencoder(codec).save_pretrained(place)
         config = config.replace(model=config.model.replace(codec=str(place)).model_dump())
-    if not isinstance(config, InversionRunConfig):
+    if not isinstance(config, StudentRunConfig):
         if config.align is not None:
             _encoder(specs.spec(config.align.encoder), folder, config.align.weights)
             if config.align.weights is not None and not Path(config.align.weights).expanduser().exists():
                 config = config.replace(align=config.align.replace(weights=None).model_dump())
         return config
-    for name in config.inversion.perceptual:
+    for name in config.student.perceptual:
         if name == "lpips":
             _vgg(folder)
         else:

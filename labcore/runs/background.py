@@ -40,7 +40,7 @@ def train_streamed(
 
     show takes each line that the training writes; None shows the training as `labcore.runs.watching` says. With several
     machines (see `labcore.train.launch.nodes_of`) this starts the processes of this one. Raises as `run_training` or
-    `run_inversion`, AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
+    `run_student`, AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
     stopped and saved, and RuntimeError with its last lines where it failed.
     """
     folder, config = Path(folder), anchored(config)
@@ -178,7 +178,7 @@ def _wait_for_others(folder: Path, reporter: Reporter, seconds: int | float = 12
     until, said = time.monotonic() + (seconds if killed else 0), False
     while True:
         try:
-            with checkpoint.claim(folder):
+            with checkpoint.lock_folder(folder):
                 return
         except OSError:
             if time.monotonic() > until:

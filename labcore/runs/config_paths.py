@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.latents.weights import RANDOM
 from labcore.latents.weights import SHIPPED as SHIPPED_CODEC
 from labcore.zoo import NAMES as SHIPPED
 
-AnyRun = TypeVar("AnyRun", RunConfig, InversionRunConfig)
+AnyRun = TypeVar("AnyRun", RunConfig, StudentRunConfig)
 
 
 def absolute(path: str | None) -> str | None:
@@ -37,7 +37,7 @@ def anchored(config: AnyRun) -> AnyRun:
         "data": config.data.replace(path=absolute(config.data.path)).model_dump(),
         "model": config.model.replace(codec=from_anywhere(config.model.codec, (SHIPPED_CODEC, RANDOM))).model_dump(),
     }
-    if isinstance(config, InversionRunConfig):
+    if isinstance(config, StudentRunConfig):
         found["flow"] = from_anywhere(config.flow)
     elif config.align is not None:
         found["align"] = config.align.replace(weights=absolute(config.align.weights)).model_dump()

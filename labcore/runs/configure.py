@@ -7,25 +7,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labcore.config import DataConfig, InversionRunConfig, RunConfig, TarFlowConfig, TokensConfig
+from labcore.config import (
+    RENAMED,
+    DataConfig,
+    RunConfig,
+    StudentRunConfig,
+    TarFlowConfig,
+    TokensConfig,
+    with_present_names,
+)
 from labcore.data.datasets import NAMES, Data
 from labcore.hints import nearest
 from labcore.latents import codec_of, square_pixels
-from labcore.presets import INVERSIONS, PRESETS, SMALL, about
+from labcore.presets import PRESETS, SMALL, STUDENTS, about
 from labcore.runs.config_paths import anchored, from_anywhere
 from labcore.runs.models import find_model, run_section
-from labcore.train.inversion import SAME
+from labcore.train.distillation import SAME
 from labcore.types import Site
 from labcore.yamlfile import parse_yaml, read_yaml
 
 SECTIONS = ("model", "data", "train", "align")
-INVERSION_SECTIONS = ("model", "data", "train", "inversion")
-INVERSION: dict[str, Any] = dict(
+STUDENT_SECTIONS = ("model", "data", "train", "student")
+STUDENT_TRAIN: dict[str, Any] = dict(
     steps=2000, batch_size=128, lr=1e-3, warmup_steps=100, weight_decay=0.0, ema_decay=0.999
 )
 """How a learned inverse is trained where nothing is said; our choice, for the sizes that two cores bear."""
 
-AnyRun = TypeVar("AnyRun", RunConfig, InversionRunConfig)
+AnyRun = TypeVar("AnyRun", RunConfig, StudentRunConfig)
 
 
 def configure(
@@ -45,7 +53,7 @@ def configure(
     channels and classes follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist
     or fit.
     """
-    if file is None and preset in INVERSIONS:
+    if file is None and preset in STUDENTS:
         raise ValueError(
             f"preset {preset!r} trains the learned inverse of a flow; name that, as in  {about(preset)[0]}"
         )
@@ -76,7 +84,7 @@ def configure(
     return anchored(RunConfig(**sections))
 
 
-def configure_inversion(
+def configure_student(
     flow: str,
     preset: str | None = None,
     file: Path | None = None,
@@ -84,26 +92,26 @@ def configure_inversion(
     image_size: int | None = None,
     channels: int | None = None,
     settings: Sequence[str] = (),
-) -> InversionRunConfig:
+) -> StudentRunConfig:
     """A validated configuration of a learned inverse of `flow` (what `find_model` takes).
 
     preset: one of a learned inverse, whose image and blocks give way to the flow's. file: a YAML file with the keys
-    model, data, train and inversion instead; a key flow is passed over. What nothing says follows the flow: image,
+    model, data, train and student instead; a key flow is passed over. What nothing says follows the flow: image,
     tokens, blocks, layers, widths and classes from its model, and the data from its run where that is at hand;
-    training is that of `INVERSION`. Raises as `configure`, and as `find_model`.
+    training is that of `STUDENT_TRAIN`. Raises as `configure`, and as `find_model`.
     """
-    values = _read(file) if file else INVERSIONS[preset] if preset else {}
-    sections = _sections({name: section for name, section in values.items() if name != "flow"}, INVERSION_SECTIONS)
+    values = _read(file) if file else STUDENTS[preset] if preset else {}
+    sections = _sections({name: section for name, section in values.items() if name != "flow"}, STUDENT_SECTIONS)
     if preset:  # a way to teach, for any flow
         sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
     flow = from_anywhere(flow)
     sections = follow(flow, sections)
-    sections["train"] = {**INVERSION, **sections["train"]}
+    sections["train"] = {**STUDENT_TRAIN, **sections["train"]}
     _choose_data(sections["data"], data, image_size, channels)
     if data is not None and image_size is None:
         sections["data"] |= square_pixels(find_model(flow).config)
     _settings(sections, settings)
-    return anchored(InversionRunConfig(flow=flow, **sections))
+    return anchored(StudentRunConfig(flow=flow, **sections))
 
 
 def follow(flow: str, sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -125,38 +133,38 @@ def configure_run(
     settings: Sequence[str] = (),
     align: str | None = None,
     invert: str | None = None,
-) -> RunConfig | InversionRunConfig:
+) -> RunConfig | StudentRunConfig:
     """The configuration of a learned inverse, of `invert` or of what `file` says under flow; else that of a flow.
 
     So the config.yaml in a run's folder says the same run again, of either kind. Raises as `configure` and
-    `configure_inversion`, and ValueError for what is not for a learned inverse.
+    `configure_student`, and ValueError for what is not for a learned inverse.
     """
-    own, inverse = _read(file) if file else {}, preset if preset in INVERSIONS and file is None else None
+    own, inverse = _read(file) if file else {}, preset if preset in STUDENTS and file is None else None
     if invert is None and "flow" not in own:
         return configure(preset, file, data, image_size, channels, settings, align)
     if align or (preset != "fashion-small" and not inverse):
         raise ValueError(
             "a learned inverse is trained (--invert, or flow in --config), and no flow, so --align and a flow's --preset "
-            f"are not for it; its presets are {', '.join(INVERSIONS)}"
+            f"are not for it; its presets are {', '.join(STUDENTS)}"
         )
     flow = own["flow"] if invert is None else invert
     if not isinstance(flow, str):
         raise ValueError(f"{file}: flow was {flow!r}; give a zoo name, a run's folder or a saved model")
-    return configure_inversion(flow, inverse, file, data, image_size, channels, settings)
+    return configure_student(flow, inverse, file, data, image_size, channels, settings)
 
 
-def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[RunConfig | InversionRunConfig, TarFlowConfig | None]:
+def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[RunConfig | StudentRunConfig, TarFlowConfig | None]:
     """A preset as it stands, and of a learned inverse the flow that it names, as a preset too; no file is read.
 
     Raises ValueError for an unknown preset and for settings that it has not.
     """
-    if preset not in INVERSIONS:
+    if preset not in STUDENTS:
         return configure(preset, settings=settings), None
-    sections = _sections({k: v for k, v in INVERSIONS[preset].items() if k != "flow"}, INVERSION_SECTIONS)
-    flow = Path(INVERSIONS[preset]["flow"]).parts[1]
+    sections = _sections({k: v for k, v in STUDENTS[preset].items() if k != "flow"}, STUDENT_SECTIONS)
+    flow = Path(STUDENTS[preset]["flow"]).parts[1]
     sections["data"] = {**PRESETS[flow]["data"], **sections["data"]}
     _settings(sections, settings)
-    return InversionRunConfig(flow=flow, **sections), TarFlowConfig(**PRESETS[flow]["model"])
+    return StudentRunConfig(flow=flow, **sections), TarFlowConfig(**PRESETS[flow]["model"])
 
 
 def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
@@ -228,7 +236,7 @@ def at_length(run: AnyRun, steps: int, batch_size: int, save_every: int, seed: i
 
 def preset_sections(name: str) -> dict[str, Any]:
     """The sections of a preset; ValueError, with a guess, for a name that is none."""
-    known = {**PRESETS, **INVERSIONS}
+    known = {**PRESETS, **STUDENTS}
     if name not in known:
         raise ValueError(f"no preset {name!r}{nearest(name, known)}; `lab presets` lists them: {', '.join(SMALL)}, ...")
     return known[name]
@@ -240,12 +248,13 @@ def _read(file: Path) -> dict[str, Any]:
     values = read_yaml(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; it needs the sections model, data and train")
-    return values
+    return with_present_names(values)
 
 
 def _setting(text: str, sections: Iterable[str]) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
+    section = RENAMED.get(section, section)
     if not (equals and dot and key and section in sections):
         raise ValueError(
             f"setting {text!r}; write SECTION.KEY=VALUE with section {', '.join(sections)}, as in train.steps=100"

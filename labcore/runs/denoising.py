@@ -19,7 +19,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.score_denoised import ScoreDenoised
 from labcore.runs.models import find_model, find_sampler, run_section
 from labcore.train import checkpoint
-from labcore.train.inversion import check_pair
+from labcore.train.distillation import check_pair
 
 Denoising = Literal["learned", "score", "none"]
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from labcore.biflow.model import BackwardModel
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.flows.tarflow import TarFlow
 from labcore.runs.train_flow import identity as identity_of_flow
 from labcore.runs.train_flow import objective_of, run_training
-from labcore.runs.train_student import find_flow, identity, inversion_of, run_inversion
+from labcore.runs.train_student import distillation_of, find_flow, identity, run_student
 from labcore.train.loop import TrainResult
 
-AnyRun = RunConfig | InversionRunConfig
+AnyRun = RunConfig | StudentRunConfig
 
 
 class Kind(NamedTuple):
@@ -29,11 +29,11 @@ class Kind(NamedTuple):
 
 KINDS = {
     RunConfig: Kind(TarFlow, run_training, identity_of_flow, objective_of),
-    InversionRunConfig: Kind(
+    StudentRunConfig: Kind(
         BackwardModel,
-        run_inversion,
+        run_student,
         lambda config: identity(find_flow(config)),
-        lambda config, images: inversion_of(config, find_flow(config), images),
+        lambda config, images: distillation_of(config, find_flow(config), images),
     ),
 }
 

@@ -31,7 +31,7 @@ def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int =
     config = teacher_config(source, seed, steps)
     if stopped < 100 and config.train.steps % 4:
         raise ValueError(f"steps was {config.train.steps}; give a multiple of 4 to stop at {stopped} percent")
-    folder = trained(config)
+    folder = train_if_missing(config)
     return folder if stopped == 100 else folder / "checkpoints" / f"step-{config.train.save_every * stopped // 25:08d}"
 
 
@@ -42,7 +42,7 @@ def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfi
     return configure(preset, settings=[f"train.{key}={value}" for key, value in train.items()])
 
 
-def trained(
+def train_if_missing(
     config: RunConfig,
     processes: int = 1,
     show: Callable[[str], None] | None = None,

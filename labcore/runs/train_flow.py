@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.data.class_names import with_names
 from labcore.data.datasets import Data
-from labcore.data.transforms import floats, prepare
+from labcore.data.transforms import floats, to_model_input
 from labcore.evaluate.likelihood import likelihood
 from labcore.files import check_writable, write_atomic
 from labcore.flows.tarflow import TarFlow
@@ -49,7 +49,7 @@ EVALUATED = 1000
 """Test images, evenly spread, in the likelihood that is logged while training; our choice."""
 
 
-def initialised(model: Callable[[Any], T], config: RunConfig | InversionRunConfig) -> T:
+def initialised(model: Callable[[Any], T], config: RunConfig | StudentRunConfig) -> T:
     """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
@@ -79,7 +79,7 @@ def run_training(
 
 
 def carry_out(
-    config: RunConfig | InversionRunConfig,
+    config: RunConfig | StudentRunConfig,
     folder: Path,
     model: nn.Module,
     objective: nn.Module,
@@ -90,7 +90,9 @@ def carry_out(
     """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
     described = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, training)}
     describe = {**described, **(identity or {})}
-    prepared = training.prepare if isinstance(training, LatentData) else partial(prepare, mirror=config.data.flip)
+    prepared = (
+        training.prepare if isinstance(training, LatentData) else partial(to_model_input, mirror=config.data.flip)
+    )
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
         write_config(config, folder)
@@ -99,7 +101,7 @@ def carry_out(
     return result
 
 
-def write_config(config: RunConfig | InversionRunConfig, folder: Path) -> None:
+def write_config(config: RunConfig | StudentRunConfig, folder: Path) -> None:
     """Write config.yaml, the run's whole configuration; what was there is replaced at once."""
     write_atomic(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
 
@@ -191,7 +193,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         try:
             if [path.name for path in folder.iterdir()] == [checkpoint.LOCK]:
-                with checkpoint.claim(folder):  # OSError where another training has begun here
+                with checkpoint.lock_folder(folder):  # OSError where another training has begun here
                     (folder / checkpoint.LOCK).unlink()
             folder.rmdir()
         except OSError:  # it holds something, or is gone
@@ -204,7 +206,7 @@ def check_new(folder: Path) -> None:
         raise ValueError(f"{folder} is a file, or not empty; give a new folder")
 
 
-def datasets(config: RunConfig | InversionRunConfig) -> tuple[Any, Any]:
+def datasets(config: RunConfig | StudentRunConfig) -> tuple[Any, Any]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
     from labcore.progress import show_progress
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
-from labcore.config import InversionRunConfig
+from labcore.config import StudentRunConfig
 from labcore.data.class_names import with_names
 from labcore.data.loaders import Numbered
 from labcore.data.transforms import floats
@@ -23,7 +23,7 @@ from labcore.runs.config_paths import anchored
 from labcore.runs.models import find_model
 from labcore.runs.train_flow import carry_out, datasets, initialised, made, preview_in
 from labcore.spread import spread_rows
-from labcore.train.inversion import Inversion, check_pair, measure_rms
+from labcore.train.distillation import Distillation, check_pair, measure_rms
 from labcore.train.log import Reporter
 from labcore.train.loop import Hooks, TrainResult
 from labcore.types import Batch
@@ -34,8 +34,8 @@ EVALUATED = 512
 """Test images whose distances are logged while training; our choice."""
 
 
-def run_inversion(
-    config: InversionRunConfig, folder: str | Path, previews: bool = True, reporter: Reporter | None = None
+def run_student(
+    config: StudentRunConfig, folder: str | Path, previews: bool = True, reporter: Reporter | None = None
 ) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
 
@@ -46,7 +46,7 @@ def run_inversion(
     training, test = datasets(config)
     config = with_names(config, training.classes)
     with made(folder):
-        objective = inversion_of(config, flow, training)
+        objective = distillation_of(config, flow, training)
         hooks = Hooks(
             evaluate=lambda ema: evaluation(ema, objective, test),
             preview=preview_in(folder) if previews else None,
@@ -56,7 +56,7 @@ def run_inversion(
         return carry_out(config, folder, student, objective, training, hooks, identity(flow))
 
 
-def find_flow(config: InversionRunConfig) -> TarFlow:
+def find_flow(config: StudentRunConfig) -> TarFlow:
     """The flow that is inverted. Raises as `find_model`, and ValueError where the model cannot learn to invert it."""
     flow = find_model(config.flow)
     check_pair(flow, config.model)
@@ -68,15 +68,15 @@ def identity(flow: TarFlow) -> dict[str, str]:
     return {"flow": provenance.weights_hash(flow)}
 
 
-def inversion_of(config: InversionRunConfig, flow: TarFlow, training: Any) -> Inversion:
+def distillation_of(config: StudentRunConfig, flow: TarFlow, training: Any) -> Distillation:
     """What is minimised; the flow's states are measured on some training images. Raises as `load_perceptual`."""
     device = process_device()
-    perceptual = {name: load_perceptual(name) for name in config.inversion.perceptual}
+    perceptual = {name: load_perceptual(name) for name in config.student.perceptual}
     batch = spread_images(training, MEASURED, config.model.num_classes > 0, device)
     noise = StepNoise(config.train.seed, 0, len(batch.x), device)
     constants = measure_rms(flow.to(device), batch, noise, config.model.denoiser)
     decode = codec_of(config.model).decode
-    return Inversion(config.inversion, config.model, flow, constants, config.train.label_dropout, perceptual, decode)
+    return Distillation(config.student, config.model, flow, constants, config.train.label_dropout, perceptual, decode)
 
 
 def spread_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
@@ -88,7 +88,7 @@ def spread_images(data: Any, most: int, labels: bool, device: torch.device | str
 
 
 @torch.no_grad()
-def evaluation(model: BackwardModel, objective: Inversion, test: Any) -> dict[str, float]:
+def evaluation(model: BackwardModel, objective: Distillation, test: Any) -> dict[str, float]:
     """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
     batch = spread_images(test, EVALUATED, model.config.num_classes > 0, model.device)
     taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from labcore.config import TrainConfig
+from labcore.config import TrainConfig, with_present_names
 from labcore.files import check_contents, check_sizes, making_folder, remove_folder, sha256, sha256_of, sync_all
 from labcore.jsonfile import parse_json
 from labcore.locks import Held, locked
@@ -60,10 +60,10 @@ class Checkpoint(NamedTuple):
 
 
 @contextlib.contextmanager
-def claim(run: Path) -> Iterator[None]:
+def lock_folder(run: Path) -> Iterator[None]:
     """Hold `run` for this process (of a group of processes the first one holds it); OSError where another trains in it.
 
-    The claim ends with the process, however that ends.
+    The lock ends with the process, however that ends.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -224,7 +224,7 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any], free: frozenset[
 
 def changes(before: dict[str, Any], now: dict[str, Any], free: frozenset[str] | set[str]) -> list[str]:
     """What differs between two configurations, in words; the dotted names in `free` and in `OF_DATA` may differ."""
-    old, new = _flat(before), _flat(now)
+    old, new = _flat(with_present_names(before)), _flat(now)
     if ENCODER in old:
         free = free | {ENCODER_PATH}
     else:

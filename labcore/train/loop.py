@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from labcore import provenance, tf32
 from labcore.config import TrainConfig
 from labcore.data.loaders import Numbered, StepSampler, micro_batches
-from labcore.data.transforms import prepare as prepare_images
+from labcore.data.transforms import to_model_input
 from labcore.nn.pretrained import WEIGHTS, load_strictly, read_tensors
 from labcore.processes import process_share
 from labcore.rng import StepNoise
@@ -82,7 +82,7 @@ def train(
     dataset: Any,
     config: TrainConfig,
     folder: str | Path,
-    prepare: Prepare = prepare_images,
+    prepare: Prepare = to_model_input,
     describe: dict[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> TrainResult:
@@ -95,7 +95,7 @@ def train(
         environment.configuration_alone(),
         faults.enough_memory(config, process_share()[1]),
         tf32.use(config.tf32),
-        checkpoint.claim(Path(folder)),
+        checkpoint.lock_folder(Path(folder)),
         StopSignals() as stop,
     ):
         run = _Run(model, objective, dataset, config, Path(folder), prepare, describe or {}, hooks or Hooks())

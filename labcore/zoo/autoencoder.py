@@ -19,7 +19,7 @@ from torch import Tensor
 from labcore import latents, provenance
 from labcore.config import TrainConfig
 from labcore.data import load
-from labcore.data.transforms import prepare, to_float
+from labcore.data.transforms import to_float, to_model_input
 from labcore.evaluate.autoencoding import keep
 from labcore.latents.weights import SHIPPED, SHIPPED_FOLDER
 from labcore.rng import seed_of
@@ -55,7 +55,7 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
         images,
         TRAINING,
         run,
-        partial(prepare, mirror=True),
+        partial(to_model_input, mirror=True),
         describe={"data": data, "objective": OBJECTIVE.model_dump(mode="json")},
     )
     if not found.finished:

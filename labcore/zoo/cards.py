@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labcore.config import InversionRunConfig, RunConfig
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.data.fashion_mnist import CLASSES
 from labcore.flows.tarflow import TarFlow
 
@@ -15,7 +15,7 @@ Copyright 2017 Zalando SE."""
 def card(
     name: str,
     model: Any,
-    config: RunConfig | InversionRunConfig,
+    config: RunConfig | StudentRunConfig,
     record: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
 ) -> str:
@@ -91,7 +91,7 @@ noise of sigma {c.noise_std:g}, and nothing else; values far outside that range 
     return head, rows, limits, f"lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
 
 
-def _inverse(name: str, model: Any, config: InversionRunConfig, record: dict[str, Any]) -> tuple[str, list, str, str]:
+def _inverse(name: str, model: Any, config: StudentRunConfig, record: dict[str, Any]) -> tuple[str, list, str, str]:
     c, back = model.config, record["brought_back"]
     head = f"""A learned inverse (BiFlow) of `{config.flow}`, {record["parameters"]:,} parameters: noise to a clean
 {c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,

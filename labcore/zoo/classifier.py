@@ -16,7 +16,7 @@ import torch
 from labcore import provenance
 from labcore.config import TrainConfig
 from labcore.data import load
-from labcore.data.transforms import prepare, to_float
+from labcore.data.transforms import to_float, to_model_input
 from labcore.evaluate.classifier import recognised
 from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.rng import seed_of
@@ -50,7 +50,7 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
         load(data, "train"),
         TRAINING,
         run,
-        partial(prepare, mirror=True),
+        partial(to_model_input, mirror=True),
         describe={"data": data},
     )
     if not found.finished:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpu.device import CUDA, FASHION, MID
 from labcore.config import RunConfig, TrainConfig
 from labcore.data.images import ImageData
-from labcore.data.transforms import prepare
+from labcore.data.transforms import to_model_input
 from labcore.nn.pretrained import read_tensors
 from labcore.train import checkpoint
 from labcore.train.log import read_log
@@ -84,7 +84,7 @@ class Waits:
             torch.cuda.set_sync_debug_mode("error")
         if CUDA and self.calls == self.last:
             torch.cuda.set_sync_debug_mode("default")
-        return prepare(pixels, noise)
+        return to_model_input(pixels, noise)
 
 
 @contextlib.contextmanager

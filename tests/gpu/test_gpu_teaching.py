@@ -9,11 +9,11 @@ import torch
 from gpu.device import CUDA, DEVICE, MID, error, exact, mid_flow, needs_cuda, numbers, slow_on_a_cpu
 from gpu.runs import Waits, embedded, go, pictures, steps, trainable
 from labcore import BackwardModel
-from labcore.config import AlignConfig, BackwardConfig, InversionConfig
+from labcore.config import AlignConfig, BackwardConfig, StudentConfig
 from labcore.rng import StepNoise
 from labcore.runs.train_flow import run_training
 from labcore.train.alignment import LikelihoodAndAlignment
-from labcore.train.inversion import Inversion, measure_rms
+from labcore.train.distillation import Distillation, measure_rms
 from labcore.train.log import read_log
 from labcore.types import Batch
 
@@ -83,10 +83,10 @@ def batch_of(count: int) -> tuple[Batch, StepNoise]:
     return Batch(x, labels.to(DEVICE), torch.arange(count), mirrored), StepNoise(0, 0, count, DEVICE)
 
 
-def inversion(model: BackwardModel, **changes) -> Inversion:
+def distillation(model: BackwardModel, **changes) -> Distillation:
     flow = mid_flow().to(DEVICE)
     constants = measure_rms(flow, *batch_of(8), model.config.denoiser)
-    return Inversion(InversionConfig(**changes), model.config, flow, constants)
+    return Distillation(StudentConfig(**changes), model.config, flow, constants)
 
 
 @pytest.mark.parametrize("max_guidance", [0.0, 1.0])
@@ -94,7 +94,7 @@ def test_teaches_inverse(max_guidance, tmp_path):
     """Six steps in bf16, three of them without a wait."""
     model, waits = student(max_guidance=max_guidance), Waits(2, 5)
     with fused():
-        log = go(tmp_path, steps(6, precision="bf16"), model, inversion(model), prepare=waits)
+        log = go(tmp_path, steps(6, precision="bf16"), model, distillation(model), prepare=waits)
     assert waits.calls == 6 and 0 < log[-1]["distance/image"] < 100 and 0 < log[-1]["loss"] < 100
 
 
@@ -105,7 +105,7 @@ def products() -> tuple[str, str]:
 
 def test_states_of_the_teacher(record_property):
     """Under autocast the flow is computed in float32, with TF32 products on a GPU; the switch is back afterwards."""
-    objective = inversion(student())
+    objective = distillation(student())
     batch, noise = batch_of(4)
     before = products()
     with torch.autocast(DEVICE.type, torch.bfloat16):
@@ -127,7 +127,7 @@ def test_switch_after_an_error():
     """TF32 is off again where the teacher fails."""
     from labcore import tf32
 
-    objective = inversion(student())
+    objective = distillation(student())
     batch, noise = batch_of(4)
     with pytest.raises(ValueError), torch.autocast(DEVICE.type, torch.bfloat16):
         objective.taught(batch._replace(x=batch.x[:, :1]), noise)

@@ -1,15 +1,15 @@
-"""The arms of an inversion experiment: what is trained, the ways from noise to images that come of it, the paper's findings."""
+"""The arms of an experiment on learned inverses: which student is trained, and its ways from noise to images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from labcore.biflow.model import BackwardModel
-from labcore.config import InversionRunConfig
+from labcore.config import StudentRunConfig
 from labcore.experiments.ways import Way, exact, learned
 from labcore.flows.tarflow import TarFlow
 from labcore.presets import PRESETS
-from labcore.presets.biflow import MINUTES, SMALL_ARMS, SMALL_INVERSE
+from labcore.presets.biflow import MINUTES, SMALL_ARMS, SMALL_STUDENT
 from labcore.runs.configure import at_length, follow
 from labcore.runs.models import find_model
 
@@ -45,25 +45,25 @@ def teacher_of(arm: str, teacher: str) -> str:
     return f"{teacher}-unclamped" if arm in ARMS and ARMS[arm].unclamped else teacher
 
 
-def inverse(
+def student(
     arm: str, flow: str, width: int, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32"
-) -> InversionRunConfig:
+) -> StudentRunConfig:
     """An arm's configuration for a flow (what `find_model` takes): same tokens, blocks and layers, another width.
 
     Raises as `at_length`.
     """
     chosen = ARMS[arm]
-    model, train = {"width": width, **chosen.model}, {**MINUTES, **SMALL_INVERSE}
-    sections = follow(flow, dict(model=model, data={}, train=train, inversion=chosen.inversion))
-    return at_length(InversionRunConfig(flow=flow, **sections), steps, batch_size, save_every, seed, precision)
+    model, train = {"width": width, **chosen.model}, {**MINUTES, **SMALL_STUDENT}
+    sections = follow(flow, dict(model=model, data={}, train=train, student=chosen.student))
+    return at_length(StudentRunConfig(flow=flow, **sections), steps, batch_size, save_every, seed, precision)
 
 
-def describe(config: InversionRunConfig) -> str:
+def describe(config: StudentRunConfig) -> str:
     """An arm in words."""
-    i, m = config.inversion, config.model
-    terms = " + ".join(["squared errors", *(f"{w:g} {name}" for name, w in i.perceptual.items())])
+    s, m = config.student, config.model
+    terms = " + ".join(["squared errors", *(f"{w:g} {name}" for name, w in s.perceptual.items())])
     return (
-        f"{i.strategy}, {terms}, p = {i.adaptive_power:g}, states divided by {i.normalise}, "
+        f"{s.strategy}, {terms}, p = {s.adaptive_power:g}, states divided by {s.normalise}, "
         f"{'learned denoising' if m.denoiser else 'no denoiser'}, guidance up to {m.max_guidance:g}"
     )
 

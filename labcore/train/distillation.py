@@ -12,7 +12,7 @@ from labcore.biflow.cfg import draw_guidance
 from labcore.biflow.distill import adaptive, check_strategy, squared_errors
 from labcore.biflow.norm_control import rms, scales
 from labcore.biflow.trajectory import Trajectory, check_teacher, trajectory
-from labcore.config import BackwardConfig, InversionConfig
+from labcore.config import BackwardConfig, StudentConfig
 from labcore.encoders.perceptual import PerceptualDistance, some
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.patch import unpatchify
@@ -26,7 +26,7 @@ SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes", "co
 """What flow and backward model share; a model without classes may learn from a flow that has them."""
 
 
-class Inversion(nn.Module):
+class Distillation(nn.Module):
     """Distances between a backward model's states and a flow's trajectory, each adaptively weighted, and summed:
 
         image_weight D(x, x') + sum_k weight_k D_k(x, x') + align_weight mean_i D(x^i, h^i)
@@ -39,7 +39,7 @@ class Inversion(nn.Module):
 
     def __init__(
         self,
-        config: InversionConfig,
+        config: StudentConfig,
         model: BackwardConfig,
         flow: TarFlow,
         block_rms: Float[Tensor, " s"],

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from labcore import BackwardModel, sample
 from labcore.biflow.trajectory import trajectory
 from labcore.cli.app import app
-from labcore.config import InversionRunConfig
+from labcore.config import StudentRunConfig
 from labcore.data.transforms import to_uint8
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
-from labcore.runs.configure import configure_inversion, configure_run
+from labcore.runs.configure import configure_run, configure_student
 from labcore.runs.models import find_model, find_sampler
-from labcore.runs.train_student import run_inversion
+from labcore.runs.train_student import run_student
 from labcore.train import checkpoint
 from labcore.train.log import read_log
 
@@ -37,21 +37,21 @@ def flow(tmp_path_factory):
     return perturbed(dtype=torch.float32, **FLOW).save_pretrained(tmp_path_factory.mktemp("flow") / "model")
 
 
-def config(flow, folder, steps: int = 12, **inversion) -> InversionRunConfig:  # noqa: F811
+def config(flow, folder, steps: int = 12, **student) -> StudentRunConfig:  # noqa: F811
     train = dict(steps=steps, batch_size=16, lr=1e-2, warmup_steps=2, ema_decay=0.5, precision="fp32", keep=9)
     train |= dict(log_every=2, eval_every=12, save_every=4)
-    model = {**FLOW, "max_guidance": inversion.pop("max_guidance", 0.0)}
+    model = {**FLOW, "max_guidance": student.pop("max_guidance", 0.0)}
     data = dict(name="folder", path=str(folder), image_size=8, flip=True)
-    return InversionRunConfig(flow=str(flow), model=model, data=data, train=train, inversion=inversion)
+    return StudentRunConfig(flow=str(flow), model=model, data=data, train=train, student=student)
 
 
 def test_it_learns_and_resumes_bit_for_bit(flow, folder, tmp_path):  # noqa: F811
     run = config(flow, folder, max_guidance=1.0, adaptive_power=0.0)
     before = weights_hash(find_model(flow))
-    assert run_inversion(run, tmp_path / "calm", previews=False).finished
+    assert run_student(run, tmp_path / "calm", previews=False).finished
     with unplugged(6):
-        run_inversion(run, tmp_path / "rough", previews=False)
-    assert run_inversion(run, tmp_path / "rough", previews=False).finished
+        run_student(run, tmp_path / "rough", previews=False)
+    assert run_student(run, tmp_path / "rough", previews=False).finished
     assert_same_run(tmp_path / "calm", tmp_path / "rough")
     log = read_log(tmp_path / "calm")
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
@@ -70,15 +70,15 @@ def test_it_learns_and_resumes_bit_for_bit(flow, folder, tmp_path):  # noqa: F81
 
 def test_another_flow_is_another_run(flow, folder, tmp_path):  # noqa: F811
     other = perturbed(dtype=torch.float32, seed=1, **FLOW).save_pretrained(tmp_path / "flow")
-    run_inversion(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+    run_student(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
     find_model(flow).save_pretrained(other)
     with pytest.raises(ValueError, match="flow was"):
-        run_inversion(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+        run_student(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
 
 
 def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
     """Distances on images that it has not seen fall well below those of predicting nothing."""
-    run_inversion(config(flow, folder, steps=150, adaptive_power=0.0), tmp_path / "run", previews=False)
+    run_student(config(flow, folder, steps=150, adaptive_power=0.0), tmp_path / "run", previews=False)
     back, teacher = find_sampler(tmp_path / "run"), find_model(flow)
     assert isinstance(back, BackwardModel)
     torch.manual_seed(5)
@@ -95,7 +95,7 @@ def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
 
 def test_it_learns_by_the_embedded_encoder_too(flow, folder, tmp_path):  # noqa: F811
     run = config(flow, folder, steps=4, perceptual={"efflite0": 0.5}, adaptive_power=0.0)
-    assert run_inversion(run, tmp_path / "run", previews=False).finished
+    assert run_student(run, tmp_path / "run", previews=False).finished
     log = read_log(tmp_path / "run")[-1]
     hidden = (log["distance/state-1"] + log["distance/state-0"]) / 2
     assert log["distance/efflite0"] > 0
@@ -108,7 +108,7 @@ def test_parts_of_a_step_add_up_to_it(flow, folder, tmp_path):  # noqa: F811
     for parts in (1, 4):
         run = config(flow, folder, steps=3, perceptual={"efflite0": 0.5}, adaptive_power=0.5)
         run = run.replace(train=run.train.replace(batch_size=64, accumulation=parts, log_every=1).model_dump())
-        run_inversion(run, tmp_path / str(parts), previews=False)
+        run_student(run, tmp_path / str(parts), previews=False)
         logs.append([line for line in read_log(tmp_path / str(parts)) if "loss" in line])
     for one, four in zip(*logs, strict=True):
         for name in ("loss", "distance/efflite0", "distance/image", "grad_norm"):
@@ -123,19 +123,19 @@ def test_what_is_compiled_trains_guided_models_too(flow, folder, tmp_path, monke
 
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     run = config(flow, folder, steps=3, max_guidance=0.5)
-    run_inversion(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
+    run_student(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
     assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BidirectionalLayer"}  # trial and steps, guided and not, 3 layers
 
 
 def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     out = tmp_path / "run"
-    settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "inversion.adaptive_power=0.5"]
+    settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "student.adaptive_power=0.5"]
     words = [word for setting in settings for word in ("--set", setting)]
     line = ["train", "--invert", str(flow), "--data", str(folder), "--out", str(out), "--no-previews", *words]
     answer = CliRunner().invoke(app, line)
     assert answer.exit_code == 0, answer.output
     kept = checkpoint.latest(out).state["run"]
-    assert (kept["inversion"]["adaptive_power"], kept["model"]["max_guidance"]) == (0.5, 0.5)
+    assert (kept["student"]["adaptive_power"], kept["model"]["max_guidance"]) == (0.5, 0.5)
     answer = CliRunner().invoke(app, ["sample", str(out), "--out", str(tmp_path / "images"), "--num", "4"])
     assert answer.exit_code == 0, answer.output
     assert len(list((tmp_path / "images" / "images").glob("*.png"))) == 4
@@ -149,16 +149,16 @@ def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
         (["--align", "reverse"], "are not for it"),
         (["--preset", "fashion-16"], "are not for it; its presets are biflow-16-w64-naive"),
         (["--set", "model.num_blocks=3"], "num_blocks (2 and 3)"),
-        (["--set", "inversion.perceptual={lpips: 1.0}"], "vgg16-397923af.pth is not on this machine"),
-        (["--set", "inversion.strategy=hidden-distillation"], "needs a model with handover 'state'"),
-        (["--set", "align.weight=1"], "with section model, data, train, inversion"),
+        (["--set", "student.perceptual={lpips: 1.0}"], "vgg16-397923af.pth is not on this machine"),
+        (["--set", "student.strategy=hidden-distillation"], "needs a model with handover 'state'"),
+        (["--set", "align.weight=1"], "with section model, data, train, student"),
     ):
         answer = CliRunner().invoke(app, [*line[:5], "--out", str(tmp_path / "no"), *words])
         assert answer.exit_code == 2 and message in answer.output, (words, answer.output)
         assert not (tmp_path / "no" / "checkpoints").exists()
 
 
-def test_a_file_with_a_flow_is_an_inversion_of_it(flow, folder, tmp_path):  # noqa: F811
+def test_a_file_with_a_flow_trains_its_student(flow, folder, tmp_path):  # noqa: F811
     """So the config.yaml of a run, as its --config, says the same run; a flow's file says a flow's."""
     run, file = config(flow, folder, max_guidance=1.0, perceptual={"efflite0": 0.5}), tmp_path / "run.yaml"
     for made in (run, run_config(folder)):
@@ -175,18 +175,36 @@ def test_a_file_with_a_flow_is_an_inversion_of_it(flow, folder, tmp_path):  # no
         ({"flow": None}, {}, "flow was None"),
         ({}, {"align": "reverse"}, "are not for it"),
         ({}, {"preset": "fashion-medium"}, "are not for it"),
-        ({"align": {}}, {}, "unknown sections .'align'.; a run has model, data, train, inversion"),
+        ({"align": {}}, {}, "unknown sections .'align'.; a run has model, data, train, student"),
     ):
         file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), **changes}))
         with pytest.raises(ValueError, match=message):
             configure_run(file=file, **options)
 
 
+def test_files_and_checkpoints_of_earlier_versions_are_read_by_the_present_names(flow, folder, tmp_path):  # noqa: F811
+    run = config(flow, folder, strategy="naive", adaptive_power=0.5)
+    values = run.model_dump(mode="json")
+    former = {{"student": "inversion"}.get(name, name): section for name, section in values.items()}
+    assert "student" not in former and StudentRunConfig(**former) == run
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(former))
+    assert configure_run(file=file) == run
+    changed = configure_run(file=file, settings=["inversion.adaptive_power=0.25"])
+    assert changed.student == run.student.replace(adaptive_power=0.25)
+    assert checkpoint.changes(former, values, frozenset()) == []
+    assert checkpoint.changes(former, changed.model_dump(mode="json"), frozenset()) == [
+        "student.adaptive_power was 0.5, now 0.25"
+    ]
+    with pytest.raises(ValueError, match="inversion is the former name of student: give student alone"):
+        StudentRunConfig(**former, student={})
+
+
 def test_the_command_line_goes_on_with_the_file_of_a_run(flow, folder, tmp_path):  # noqa: F811
     run, file = config(flow, folder), tmp_path / "run.yaml"
-    run_inversion(run, tmp_path / "calm", previews=False)
+    run_student(run, tmp_path / "calm", previews=False)
     with unplugged(6):
-        run_inversion(run, tmp_path / "rough", previews=False)
+        run_student(run, tmp_path / "rough", previews=False)
     file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
     for own in (file, tmp_path / "rough" / "config.yaml"):  # goes on, and then has nothing left to do
         line = ["train", "--config", str(own), "--out", str(tmp_path / "rough"), "--no-previews"]
@@ -199,19 +217,19 @@ def test_the_command_line_goes_on_with_the_file_of_a_run(flow, folder, tmp_path)
 
 
 def test_what_nothing_says_follows_the_flow(tmp_path):
-    found = configure_inversion("fashion-tarflow", "biflow-16-w96-guided")
+    found = configure_student("fashion-tarflow", "biflow-16-w96-guided")
     assert (found.model.image_size, found.model.tokens, found.data.name) == (28, 49, "fashion-mnist")
     assert (found.model.width, found.model.max_guidance, found.train.steps) == (96, 0.5, 600)
-    found = configure_inversion("fashion-tarflow")
+    found = configure_student("fashion-tarflow")
     assert (found.model.width, found.model.num_blocks, found.model.num_states) == (64, 8, 9)
     assert (found.data.name, found.data.image_size) == ("fashion-mnist", None)  # those of the run that made it
-    found = configure_inversion("fashion-tarflow", data="fashion-mnist-12k", settings=["train.steps=40"])
+    found = configure_student("fashion-tarflow", data="fashion-mnist-12k", settings=["train.steps=40"])
     assert (found.data.name, found.data.image_size, found.data.channels) == ("fashion-mnist-12k", 28, 1)
     assert (found.train.steps, found.train.warmup_steps) == (40, 10)
     file = tmp_path / "run.yaml"
-    file.write_text(json.dumps({"model": {"width": 32, "head_dim": 16}, "inversion": {"strategy": "naive"}}))
-    found = configure_inversion("fashion-tarflow", file=file)
-    assert (found.model.width, found.model.layers_per_block, found.inversion.strategy) == (32, 2, "naive")
+    file.write_text(json.dumps({"model": {"width": 32, "head_dim": 16}, "student": {"strategy": "naive"}}))
+    found = configure_student("fashion-tarflow", file=file)
+    assert (found.model.width, found.model.layers_per_block, found.student.strategy) == (32, 2, "naive")
 
 
 @pytest.mark.slow
