@@ -95,7 +95,7 @@ def test_a_smoke_size_needs_one_process_whatever_its_spec_says(tmp_path):
 def test_how_a_run_is_carried_out_is_for_its_flow_too(tmp_path, monkeypatch):
     seen = []
     keep = lambda config, processes, show, known_as: seen.append((config, known_as)) or tmp_path  # noqa: E731
-    monkeypatch.setattr(recipe, "trained", keep)
+    monkeypatch.setattr(recipe, "train_if_missing", keep)
     monkeypatch.setattr(recipe, "configure_student", lambda flow, *_, **__: flow)
     settings = ["train.accumulation=4", "train.recompute=true", "train.steps=50"]
     assert recipe.ready_to_train("biflow-16-w64-naive", tmp_path, settings=settings, show=lambda line: None) == str(
