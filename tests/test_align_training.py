@@ -15,10 +15,13 @@ from labcore.align.losses import LOSSES, TEMPERATURE
 from labcore.cli.app import app
 from labcore.config import AlignConfig, RunConfig
 from labcore.data import load, to_float
+from labcore.kinds import FLOW
+from labcore.kinds.flow import default_sites, encoder_images
 from labcore.rng import StepNoise
 from labcore.runs.background import train_streamed
-from labcore.runs.configure import configure, default_sites
-from labcore.runs.train_flow import datasets, encoder_images, objective_of, run_training
+from labcore.runs.configure import configure
+from labcore.runs.images import datasets
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.log import read_log
@@ -228,7 +231,7 @@ def test_the_encoder_sees_the_original_pictures_or_the_small_ones(folder, own_ca
             [i * len(load("folder", "train", str(folder), 8)) // 20 for i in range(20)]
         )
         x = to_float(pixels.__getitems__(list(range(20)))[0])
-        seen[size] = objective_of(config, training).targets.tokens[0]
+        seen[size] = FLOW.objective(config, training, None).targets.tokens[0]
         want = encoders.load("efficientnet-lite0").tokens(x, config.model.grid, 40)
         torch.testing.assert_close(seen[size].float(), want, atol=2e-2, rtol=2e-2)
     assert (seen[None].float() - seen[24].float()).abs().max() > 0.1

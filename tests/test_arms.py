@@ -17,7 +17,8 @@ from labcore.campaigns.verdicts import Claim, corrected, judge, table
 from labcore.experiments import alignment as experiment
 from labcore.experiments.along import along, steps_to_reach
 from labcore.experiments.judges import EMBEDDED, measures_of
-from labcore.runs.train_flow import datasets, run_training
+from labcore.runs.images import datasets
+from labcore.runs.train import run_training
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
 from labcore.viz import alignment

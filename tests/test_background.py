@@ -25,7 +25,7 @@ from labcore.provenance import weights_hash
 from labcore.runs import detached
 from labcore.runs.background import TrainingStopped, train_streamed
 from labcore.runs.models import find_model
-from labcore.runs.train_student import run_student
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.launch import Nodes, nodes_of, wait_for
 from labcore.train.log import read_log
@@ -190,7 +190,7 @@ def test_an_inverse_in_place_is_that_of_run_inversion(flow, folder, tmp_path):
     config = test_distillation.config(flow, folder)
     result = train_streamed(config, tmp_path / "streamed", previews=False)
     assert (result.step, result.finished) == (12, True) and isinstance(result.ema, BackwardModel)
-    run_student(config, tmp_path / "plain", previews=False)
+    run_training(config, tmp_path / "plain", previews=False)
     assert_same_run(tmp_path / "streamed", tmp_path / "plain")
     assert not (tmp_path / "streamed" / "train.json").exists()
 
@@ -218,7 +218,7 @@ def test_an_inverse_that_runs_is_found_by_the_weights_of_its_flow(folder, tmp_pa
         find_model(perturbed(dtype=torch.float32, **test_distillation.FLOW).save_pretrained(teacher))
     )
     config = test_distillation.config(teacher, folder, steps=4)
-    run_student(config, run, previews=False)
+    run_training(config, run, previews=False)
     about = checkpoint.latest(run).state["run"]
     assert about["flow"] == weights
     work = f"import os, time\nprint('at work', flush=True)\nwhile not os.path.exists({str(enough)!r}): time.sleep(0.05)"

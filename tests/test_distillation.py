@@ -22,7 +22,7 @@ from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.runs.configure import configure_run, configure_student
 from labcore.runs.models import find_model, find_sampler
-from labcore.runs.train_student import run_student
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.log import read_log
 
@@ -48,10 +48,10 @@ def config(flow, folder, steps: int = 12, **student) -> StudentRunConfig:  # noq
 def test_it_learns_and_resumes_bit_for_bit(flow, folder, tmp_path):  # noqa: F811
     run = config(flow, folder, max_guidance=1.0, adaptive_power=0.0)
     before = weights_hash(find_model(flow))
-    assert run_student(run, tmp_path / "calm", previews=False).finished
+    assert run_training(run, tmp_path / "calm", previews=False).finished
     with unplugged(6):
-        run_student(run, tmp_path / "rough", previews=False)
-    assert run_student(run, tmp_path / "rough", previews=False).finished
+        run_training(run, tmp_path / "rough", previews=False)
+    assert run_training(run, tmp_path / "rough", previews=False).finished
     assert_same_run(tmp_path / "calm", tmp_path / "rough")
     log = read_log(tmp_path / "calm")
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
@@ -70,15 +70,15 @@ def test_it_learns_and_resumes_bit_for_bit(flow, folder, tmp_path):  # noqa: F81
 
 def test_another_flow_is_another_run(flow, folder, tmp_path):  # noqa: F811
     other = perturbed(dtype=torch.float32, seed=1, **FLOW).save_pretrained(tmp_path / "flow")
-    run_student(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+    run_training(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
     find_model(flow).save_pretrained(other)
     with pytest.raises(ValueError, match="flow was"):
-        run_student(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
+        run_training(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
 
 
 def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
     """Distances on images that it has not seen fall well below those of predicting nothing."""
-    run_student(config(flow, folder, steps=150, adaptive_power=0.0), tmp_path / "run", previews=False)
+    run_training(config(flow, folder, steps=150, adaptive_power=0.0), tmp_path / "run", previews=False)
     back, teacher = find_sampler(tmp_path / "run"), find_model(flow)
     assert isinstance(back, BackwardModel)
     torch.manual_seed(5)
@@ -95,7 +95,7 @@ def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
 
 def test_it_learns_by_the_embedded_encoder_too(flow, folder, tmp_path):  # noqa: F811
     run = config(flow, folder, steps=4, perceptual={"efflite0": 0.5}, adaptive_power=0.0)
-    assert run_student(run, tmp_path / "run", previews=False).finished
+    assert run_training(run, tmp_path / "run", previews=False).finished
     log = read_log(tmp_path / "run")[-1]
     hidden = (log["distance/state-1"] + log["distance/state-0"]) / 2
     assert log["distance/efflite0"] > 0
@@ -108,7 +108,7 @@ def test_parts_of_a_step_add_up_to_it(flow, folder, tmp_path):  # noqa: F811
     for parts in (1, 4):
         run = config(flow, folder, steps=3, perceptual={"efflite0": 0.5}, adaptive_power=0.5)
         run = run.replace(train=run.train.replace(batch_size=64, accumulation=parts, log_every=1).model_dump())
-        run_student(run, tmp_path / str(parts), previews=False)
+        run_training(run, tmp_path / str(parts), previews=False)
         logs.append([line for line in read_log(tmp_path / str(parts)) if "loss" in line])
     for one, four in zip(*logs, strict=True):
         for name in ("loss", "distance/efflite0", "distance/image", "grad_norm"):
@@ -123,7 +123,7 @@ def test_what_is_compiled_trains_guided_models_too(flow, folder, tmp_path, monke
 
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     run = config(flow, folder, steps=3, max_guidance=0.5)
-    run_student(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
+    run_training(run.replace(train=run.train.replace(compile=True).model_dump()), tmp_path, previews=False)
     assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BidirectionalLayer"}  # trial and steps, guided and not, 3 layers
 
 
@@ -202,9 +202,9 @@ def test_files_and_checkpoints_of_earlier_versions_are_read_by_the_present_names
 
 def test_the_command_line_goes_on_with_the_file_of_a_run(flow, folder, tmp_path):  # noqa: F811
     run, file = config(flow, folder), tmp_path / "run.yaml"
-    run_student(run, tmp_path / "calm", previews=False)
+    run_training(run, tmp_path / "calm", previews=False)
     with unplugged(6):
-        run_student(run, tmp_path / "rough", previews=False)
+        run_training(run, tmp_path / "rough", previews=False)
     file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
     for own in (file, tmp_path / "rough" / "config.yaml"):  # goes on, and then has nothing left to do
         line = ["train", "--config", str(own), "--out", str(tmp_path / "rough"), "--no-previews"]

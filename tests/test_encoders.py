@@ -164,7 +164,7 @@ def test_clip_has_the_activation_it_was_trained_with():
     [(7, 320, 224), (4, 320, 224), (14, 112, 224), (16, 112, 256), (10, 112, 224), (28, 40, 224), (32, 40, 256)],
 )
 def test_grids_of_lite0(lite0, grid, width, input_size):
-    plan = spec(LITE0).plan(grid)
+    plan = spec(LITE0).token_layout(grid)
     assert (plan.stage.width, plan.input_size) == (width, input_size)
     tokens = lite0.tokens(noise(2, 3, 32, 32), grid)
     assert tokens.shape == (2, grid * grid, width) and lite0.token_width(grid) == width
@@ -225,7 +225,7 @@ def test_register_tokens_are_dropped():
 
 @pytest.mark.parametrize(("grid", "input_size"), [(2, 56), (3, 56), (4, 56), (5, 70), (8, 112)])
 def test_grids_of_a_vit(vit, grid, input_size):
-    assert TINY.plan(grid).input_size == input_size
+    assert TINY.token_layout(grid).input_size == input_size
     assert vit.tokens(noise(1, 3, 56, 56), grid).shape == (1, grid * grid, 32)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from labcore import encoders, zoo
 from labcore.config import AlignConfig, DataConfig, RunConfig, StudentRunConfig, TarFlowConfig
 from labcore.data import ImageData, load
+from labcore.data.batch import spread_images
 from labcore.data.datasets import Data, renumbered
 from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments import alignment as experiment
@@ -22,9 +23,10 @@ from labcore.experiments.drawn import judge_again, keep, read_drawn
 from labcore.experiments.held_out import held_out_alignment
 from labcore.experiments.judges import judges_for, measures_of, roles, taught, taught_flow
 from labcore.experiments.quality import agreed, judge_quality, quality_claims, taught_in
+from labcore.kinds import FLOW
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import datasets, initialised, objective_of, run_training
-from labcore.runs.train_student import spread_images
+from labcore.runs.images import datasets
+from labcore.runs.train import initialised, run_training
 from labcore.train import checkpoint
 from labcore.train.objectives import noised
 
@@ -67,7 +69,7 @@ def test_a_flow_learns_from_a_control(encoder, tmp_path):
     config = experiment.arm(base, "detach", None, 1.0, "cosine", encoder)
     config = config.replace(data=config.data.replace(limit=32).model_dump())
     training, _ = datasets(config)
-    flow, objective = initialised(experiment.TarFlow, config), objective_of(config, training)
+    flow, objective = initialised(experiment.TarFlow, config), FLOW.objective(config, training, None)
     batch = spread_images(training, 8, True)
     loss, logs = objective(flow, batch, StepNoise(0, 0, 8, torch.device("cpu")))
     loss.backward()
@@ -239,7 +241,7 @@ def test_held_out_alignment_is_the_cosine_of_the_objective(folder, tmp_path):  #
     found = held_out_alignment(config, run, test, 6)
     assert [point["step"] for point in found] == [4, 8, 12]
     batch, last = spread_images(test, 6, True), sorted(checkpoint.folders(run))[-1]
-    flow, objective = initialised(experiment.TarFlow, config).eval(), objective_of(config, training)
+    flow, objective = initialised(experiment.TarFlow, config).eval(), FLOW.objective(config, training, None)
     experiment.load_strictly(flow, experiment.read_tensors(last / "model" / "model.safetensors"), last)
     objective.load_state_dict(checkpoint.read_training(checkpoint.read(last), torch.device("cpu"))["objective"])
     objective.label_dropout = 0.0

@@ -21,7 +21,9 @@ from labcore.flows.tarflow import TarFlow
 from labcore.latents import LatentData, codec_of, pixel_shape, seen_by, square_pixels, to_pixels
 from labcore.latents.weights import RANDOM
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import datasets, run_training, spread
+from labcore.runs.images import datasets
+from labcore.runs.train import run_training
+from labcore.spread import spread
 from labcore.train.distillation import Distillation, check_pair
 from labcore.types import Batch
 

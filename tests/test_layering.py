@@ -17,7 +17,7 @@ L0 |= {"finite", "hints", "processes", "terminal", "locks", "progress", "content
 L0 |= {"arrayfile", "in_use", "cache"}
 BELOW_L4 = L0 | {"kernels", "nn", "flows"}
 BELOW_L5 = BELOW_L4 | {"data", "latents", "encoders", "inverse", "align", "biflow"}
-BELOW_L6 = BELOW_L5 | {"train", "evaluate", "plan"}
+BELOW_L6 = BELOW_L5 | {"train", "evaluate", "kinds", "plan"}
 BELOW_RUNS = BELOW_L6 | {"zoo", "presets", "viz"}  # a run may start from a shipped model, and draws grids of samples
 MAY_IMPORT = {
     **dict.fromkeys(L0, L0),
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "flows": L0 | {"nn", "kernels"},
     **dict.fromkeys(("inverse", "align", "biflow"), BELOW_L4),
     **dict.fromkeys(("train", "evaluate"), BELOW_L5),
-    "plan": BELOW_L5 | {"train", "evaluate"},
+    "kinds": BELOW_L5 | {"train", "evaluate"},
+    "plan": BELOW_L5 | {"train", "evaluate", "kinds"},
     "viz": BELOW_L6,
     "zoo": BELOW_L6,
     "hub": BELOW_L6 | {"zoo"},  # pipelines are also made of a shipped model, by its name

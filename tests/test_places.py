@@ -25,8 +25,7 @@ from labcore.config import StudentRunConfig
 from labcore.runs import detached
 from labcore.runs.config_paths import anchored
 from labcore.runs.configure import configure, configure_run
-from labcore.runs.train_flow import run_training
-from labcore.runs.train_student import run_student
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.log import RunLog, read_log
 
@@ -253,12 +252,12 @@ def test_a_refused_student_leaves_no_folder(typed, monkeypatch):
     def missing(name):
         raise FileNotFoundError(f"the weights of {name} are not on this machine")
 
-    monkeypatch.setattr("labcore.runs.train_student.load_perceptual", missing)
+    monkeypatch.setattr("labcore.kinds.student.load_perceptual", missing)
     short = ["data.limit=16", "train.steps=1", "train.warmup_steps=0", "train.batch_size=2"]
     config = configure_run(invert="fashion-tarflow", settings=[*short, "student.perceptual={lpips: 1.0}"])
     for refused in (config, config.replace(flow="nowhere")):
         with pytest.raises((ValueError, OSError)):
-            run_student(refused, typed / "run", previews=False)
+            run_training(refused, typed / "run", previews=False)
         assert not (typed / "run").exists()
 
 

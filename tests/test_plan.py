@@ -42,7 +42,7 @@ def step_of(model, objective, num: int = 4):
 
 
 class Targets:
-    about, width = "random", SPECS["efficientnet-lite0"].plan(4).stage.width
+    about, width = "random", SPECS["efficientnet-lite0"].token_layout(4).stage.width
 
     def __call__(self, given: Batch) -> torch.Tensor:
         return torch.randn(len(given.x), 16, self.width)

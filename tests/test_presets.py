@@ -12,11 +12,11 @@ from labcore.biflow.model import BackwardModel
 from labcore.campaigns import results, tables
 from labcore.cli.app import app
 from labcore.config import RunConfig, StudentRunConfig
-from labcore.presets import PAPER, PRESETS, REPORTED, STUDENTS, about, biflow, smoke, smoke_student
+from labcore.kinds import FLOW, STUDENT
+from labcore.presets import PAPER, PRESETS, REPORTED, STUDENTS, about, biflow
 from labcore.presets.tarflow import denoising
 from labcore.runs.configure import configure
-from labcore.runs.train_flow import run_training
-from labcore.runs.train_student import run_student
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.distillation import SAME
 
@@ -173,7 +173,7 @@ def test_the_command_line_lists_them():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
-    config = smoke(config_of(name))
+    config = FLOW.smoke(config_of(name))
     assert run_training(config, tmp_path, previews=False).finished
     assert checkpoint.latest(tmp_path).step == 2
     full = config_of(name)
@@ -187,7 +187,7 @@ def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
 
 
 def smoke_of(name: str, flow: str = "flow") -> StudentRunConfig:
-    return smoke_student(distillation_of(name), flow)
+    return STUDENT.smoke(distillation_of(name), flow)
 
 
 @pytest.mark.slow
@@ -195,9 +195,9 @@ def smoke_of(name: str, flow: str = "flow") -> StudentRunConfig:
 def test_two_steps_of_a_learned_inverse_at_smoke_size(name, tmp_path, own_cache):
     """Each smoke size once: rows of two widths have the same."""
     full = distillation_of(name)
-    teacher = smoke(config_of(full.flow.split("/")[1]))
+    teacher = FLOW.smoke(config_of(full.flow.split("/")[1]))
     config = smoke_of(name, str(TarFlow(teacher.model).save_pretrained(tmp_path / "flow")))
-    assert run_student(config, tmp_path / "run", previews=False).finished
+    assert run_training(config, tmp_path / "run", previews=False).finished
     assert checkpoint.latest(tmp_path / "run").step == 2
     assert (config.model.num_states, config.model.handover) == (full.model.num_states, full.model.handover)
     assert config.student.strategy == full.student.strategy and config.model.max_guidance == full.model.max_guidance

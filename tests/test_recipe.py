@@ -22,7 +22,7 @@ from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named
 from labcore.runs.evaluation import Data
 from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
-from labcore.runs.train_flow import spread
+from labcore.spread import spread
 
 pytestmark = pytest.mark.usefixtures("as_users_run", "own_cache")
 
@@ -257,7 +257,7 @@ def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences)
 def test_a_learned_inverse_has_no_noise_std():
     with pytest.raises(ValueError, match=r"noise_std was 0\.1; a learned inverse has none"):
         Measuring(2000, noise_std=0.1).check(as_named("biflow-16-w64-naive")[0].model)
-    assert Measuring(2000, noise_std=0.1).sampling(0.0, True, 0).noise_std == 0.1
+    assert Measuring(2000, noise_std=0.1).sampling(0.0, "linear", 0).noise_std == 0.1
 
 
 @pytest.mark.slow

@@ -31,7 +31,10 @@ from labcore.data.splits import split_of
 from labcore.evaluate import accuracy, adm, hidden_features, likelihood
 from labcore.experiments import alignment, along
 from labcore.hub.pipelines import TarFlowPipeline
-from labcore.runs import own_data, train_flow
+from labcore.kinds import FLOW
+from labcore.kinds import flow as flow_kind
+from labcore.runs import images as run_images
+from labcore.runs import own_data
 from labcore.spread import spread, spread_rows
 from labcore.terminal import printable
 from labcore.train.checkpoint import changes
@@ -140,9 +143,9 @@ class TestSpread:
 
     def test_what_is_logged_while_training(self, monkeypatch):
         flow, seen = perturbed(dtype=torch.float32), []
-        monkeypatch.setattr(train_flow, "EVALUATED", 5)
-        monkeypatch.setattr(train_flow.monitor, "round_trip_error", lambda flow, x, y: seen.append(y.tolist()) or 0.0)
-        logged = train_flow.evaluation(flow, by_class())
+        monkeypatch.setattr(flow_kind, "EVALUATED", 5)
+        monkeypatch.setattr(flow_kind.monitor, "round_trip_error", lambda flow, x, y: seen.append(y.tolist()) or 0.0)
+        logged = FLOW.evaluation(flow, None, by_class())
         assert seen == [[0, 1, 2, 3]]
         assert logged["test_nats_per_dim"] == likelihood(flow, by_class().subset(range(0, 20, 4))).nats_per_dim
 
@@ -186,12 +189,12 @@ class TestContents:
     def test_a_run_that_began_with_the_older_fingerprint_goes_on(self, tmp_path, monkeypatch):
         data = ImageFolderData(tree(tmp_path, "train/cat", "test/cat"), "train", 8)
         state = {"run": {"data_fingerprint": data.older_fingerprint()}}
-        monkeypatch.setattr(train_flow.checkpoint, "folders", lambda run: [run])
-        monkeypatch.setattr(train_flow.checkpoint, "read_state", lambda place: state)
+        monkeypatch.setattr(run_images.checkpoint, "folders", lambda run: [run])
+        monkeypatch.setattr(run_images.checkpoint, "read_state", lambda place: state)
         with pytest.warns(UserWarning, match="names and lengths of files; it goes on so"):
-            assert train_flow.data_fingerprint(tmp_path, data) == data.older_fingerprint()
+            assert run_images.data_fingerprint(tmp_path, data) == data.older_fingerprint()
         state["run"]["data_fingerprint"] = "other"
-        assert train_flow.data_fingerprint(tmp_path, data) == data.fingerprint()
+        assert run_images.data_fingerprint(tmp_path, data) == data.fingerprint()
         (said,) = changes(state["run"], {"data_fingerprint": data.fingerprint()}, set())
         assert said.startswith("the fingerprint of the images, their order, labels and classes was 'other'")
 

@@ -18,10 +18,12 @@ from PIL import Image
 
 from labcore import TarFlow
 from labcore.config import RunConfig, TrainConfig
+from labcore.kinds import FLOW
+from labcore.kinds import flow as flow_kind
 from labcore.nn.pretrained import read_tensors
-from labcore.runs import train_flow
+from labcore.runs import train as train_module
 from labcore.runs.models import find_model
-from labcore.runs.train_flow import initialised, run_training
+from labcore.runs.train import initialised, run_training
 from labcore.train import checkpoint, loop
 from labcore.train.log import read_log
 from labcore.train.optim import Ema, learning_rate
@@ -228,13 +230,13 @@ def test_another_configuration_is_refused(folder, undisturbed):
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(folder, tmp_path, monkeypatch):
-    real = train_flow.Likelihood.forward
+    real = flow_kind.Likelihood.forward
 
     def explode(self, flow, batch, noise):
         loss, logs = real(self, flow, batch, noise)
         return (loss * float("nan") if noise.step == 13 else loss), logs
 
-    monkeypatch.setattr(train_flow.Likelihood, "forward", explode)
+    monkeypatch.setattr(flow_kind.Likelihood, "forward", explode)
     with pytest.raises(FloatingPointError, match=r"finite at step 14\. The last good checkpoint is step-00000010"):
         run_training(run_config(folder), tmp_path, previews=False)
     good = checkpoint.latest(tmp_path)
@@ -282,7 +284,7 @@ def test_a_failing_evaluation_does_not_cost_the_steps(folder, tmp_path, monkeypa
     def fail(*_):
         raise ValueError("a test image is corrupt")
 
-    monkeypatch.setattr(train_flow, "evaluation", fail)
+    monkeypatch.setattr(type(FLOW), "evaluation", fail)
     with pytest.raises(ValueError, match="a test image is corrupt"):
         run_training(run_config(folder, save_every=100, eval_every=16), tmp_path, previews=False)
     assert checkpoint.latest(tmp_path).step == 16
@@ -354,8 +356,8 @@ def test_a_trial_step_changes_nothing(folder, tmp_path, monkeypatch):
     """precision="auto" tries a step; a volume-preserving flow's prior, learned from batches, must not notice."""
     model = dict(MODEL, volume_preserving=True)
     seen = []
-    real = train_flow.train
-    monkeypatch.setattr(train_flow, "train", lambda flow, *a, **k: seen.append(flow) or real(flow, *a, **k))
+    real = train_module.train
+    monkeypatch.setattr(train_module, "train", lambda flow, *a, **k: seen.append(flow) or real(flow, *a, **k))
     config = run_config(folder, steps=6, warmup_steps=1, precision="fp32")
     run_training(RunConfig(**{**config.model_dump(), "model": model}), tmp_path / "a", previews=False)
     monkeypatch.setattr("labcore.train.precision.resolve", lambda precision, device, step: step(None) or "fp32")

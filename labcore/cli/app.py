@@ -101,7 +101,7 @@ def train(
 ) -> None:
     """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
     from labcore.runs.configure import configure_run
-    from labcore.runs.kinds import kind_of
+    from labcore.runs.train import run_training
     from labcore.train.launch import launch, nodes_of
 
     run = configure_run(preset, config, data, image_size, channels, set_ or (), align, invert)
@@ -117,7 +117,7 @@ def train(
         for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
             words = _without(words, option)
         raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
-    result = kind_of(run).run(run, out, previews)
+    result = run_training(run, out, previews)
     if not result.finished:
         typer.echo(
             f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"

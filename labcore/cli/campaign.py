@@ -150,11 +150,11 @@ def presets(
     """List named runs with their cost and the expected numbers, or show one of them in full."""
     import yaml
 
-    from labcore.presets import PRESETS, STUDENTS, about
+    from labcore.presets import ALL, about
     from labcore.runs.configure import preset_sections
 
     if name is None:
-        for each in (*PRESETS, *STUDENTS):
+        for each in ALL:
             _, cost, expected = about(each)
             typer.echo(f"{each}\n    cost: {cost}\n    expected: {expected}")
         return

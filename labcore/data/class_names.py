@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from labcore.config import RunConfig, StudentRunConfig, TokensConfig
+from labcore.config import BaseRunConfig, TokensConfig
 from labcore.data.datasets import renumbered
 from labcore.types import NULL
 
-AnyRun = TypeVar("AnyRun", RunConfig, StudentRunConfig)
+AnyRun = TypeVar("AnyRun", bound=BaseRunConfig)
 Names = tuple[str, ...]
 
 

@@ -6,7 +6,7 @@ weights, `cached_tokens` and `cached_pooled` the features of a whole data set, c
 
 from labcore.encoders.cache import cached_pooled, cached_tokens
 from labcore.encoders.frozen import Encoder, EncoderOutput, load, untrained
-from labcore.encoders.specs import SPECS, EncoderSpec, Stage, TokenPlan, spec
+from labcore.encoders.specs import SPECS, EncoderSpec, Stage, TokenLayout, spec
 from labcore.encoders.weights import check_weights, find_file, find_weights, read_state, weights_folder
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "EncoderOutput",
     "EncoderSpec",
     "Stage",
-    "TokenPlan",
+    "TokenLayout",
     "cached_pooled",
     "cached_tokens",
     "check_weights",

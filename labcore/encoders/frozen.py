@@ -74,30 +74,30 @@ class Encoder:
     def tokens(self, x: Float[Tensor, "b c h w"], grid: int, stage: int | None = None) -> Float[Tensor, "b t d"]:
         """Patch tokens (b, grid * grid, d) in raster order, without class and register tokens.
 
-        The stage (its width, where you choose) and the input are those of `EncoderSpec.plan`; a ViT's positional embeddings
-        are resampled to the input. A finer map is averaged down to the grid (adaptive average pooling: windows overlap
-        where grid does not divide). Raises ValueError for grids, stages and images that do not fit.
+        The stage (its width, where you choose) and the input are those of `EncoderSpec.token_layout`; a ViT's positional
+        embeddings are resampled to the input. A finer map is averaged down to the grid (adaptive average pooling: windows
+        overlap where grid does not divide). Raises ValueError for grids, stages and images that do not fit.
         """
-        plan = self.spec.plan(grid, stage)
-        x = self.to_encoder_input(x, plan.input_size)
+        layout = self.spec.token_layout(grid, stage)
+        x = self.to_encoder_input(x, layout.input_size)
         if self.spec.kind == "vit":
-            features = self._vit(x, [plan.stage]).maps[plan.stage.width]
+            features = self._vit(x, [layout.stage]).maps[layout.stage.width]
         else:
-            features = self._cnn_map(x, plan.stage)
+            features = self._cnn_map(x, layout.stage)
         if features.shape[-1] != grid:
             features = F.adaptive_avg_pool2d(features, grid)
         return self._looked_at(features.flatten(2).transpose(1, 2))
 
     def token_width(self, grid: int, stage: int | None = None) -> int:
         """d of `tokens`."""
-        return self.spec.plan(grid, stage).stage.width
+        return self.spec.token_layout(grid, stage).stage.width
 
     def describe(self, grid: int, stage: int | None = None) -> str:
         """How `tokens` are made, in words."""
-        plan = self.spec.plan(grid, stage)
-        pooled = f" averaged from {plan.stage_grid}x{plan.stage_grid}" if plan.stage_grid != grid else ""
+        layout = self.spec.token_layout(grid, stage)
+        pooled = f" averaged from {layout.stage_grid}x{layout.stage_grid}" if layout.stage_grid != grid else ""
         return (
-            f"{self.spec.name}: {plan.stage.width} channels of stride {plan.stage.stride}, input {plan.input_size}, "
+            f"{self.spec.name}: {layout.stage.width} channels of stride {layout.stage.stride}, input {layout.input_size}, "
             f"{grid}x{grid} tokens{pooled}"
         )
 
@@ -173,19 +173,19 @@ class Encoder:
 
         Of `tokens` where a grid is given, else of `pooled`.
         """
-        plan = None if grid is None else self.spec.plan(grid, stage)
+        layout = None if grid is None else self.spec.token_layout(grid, stage)
         return {
             "encoder": self.spec.name,
             "model": self.spec.model,
             "options": dict(self.spec.options),
             "weights": self.weights_hash,
             "resize": f"{self.spec.interpolation}, antialiased, square",
-            "input_size": self.spec.input_size if plan is None else plan.input_size,
+            "input_size": self.spec.input_size if layout is None else layout.input_size,
             "mean": list(self.spec.mean),
             "std": list(self.spec.std),
-            "what": f"pooled: {self.spec.pool}" if plan is None else "tokens",
+            "what": f"pooled: {self.spec.pool}" if layout is None else "tokens",
             "grid": grid,
-            "stage": None if plan is None else plan.stage.width,
+            "stage": None if layout is None else layout.stage.width,
         }
 
     def _vit(self, x: Tensor, stages: Sequence[Stage]) -> EncoderOutput:

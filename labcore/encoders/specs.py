@@ -32,7 +32,7 @@ class Stage(NamedTuple):
     by_default: bool = True
 
 
-class TokenPlan(NamedTuple):
+class TokenLayout(NamedTuple):
     """How tokens of a grid are made: the stage, the input in pixels, and the grid that the stage gives at that input."""
 
     stage: Stage
@@ -81,7 +81,7 @@ class EncoderSpec:
                 return stage
         raise ValueError(f"{self.name} has no stage of width {width}; it has {self._stages()}")
 
-    def plan(self, grid: int, stage: int | None = None) -> TokenPlan:
+    def token_layout(self, grid: int, stage: int | None = None) -> TokenLayout:
         """How a grid x grid of tokens is made; `stage` is a width. Raises ValueError for grid < 1 and unknown stages.
 
         The stage whose native grid is nearest to the requested one on a log scale (ties: the first listed). The input has
@@ -97,8 +97,8 @@ class EncoderSpec:
             chosen = min(offered, key=lambda s: abs(math.log(self.native_grid(s) / grid)))
         native = self.native_grid(chosen)
         if native >= grid:
-            return TokenPlan(chosen, self.input_size, native)
-        return TokenPlan(chosen, grid * chosen.stride, grid)
+            return TokenLayout(chosen, self.input_size, native)
+        return TokenLayout(chosen, grid * chosen.stride, grid)
 
     def _stages(self) -> str:
         return ", ".join(f"{s.width} ({self.native_grid(s)}x{self.native_grid(s)})" for s in self.stages)
@@ -212,6 +212,11 @@ SPECS: dict[str, EncoderSpec] = {
 SPECS["random-lite0"] = replace(
     SPECS["efficientnet-lite0"], name="random-lite0", files=(), package=None, licence="none needed", seed=0
 )
+
+
+def token_width(encoder: str, grid: int, stage: int | None = None) -> int:
+    """Return the values of one token of a named encoder, as `EncoderSpec.token_layout`."""
+    return spec(encoder).token_layout(grid, stage).stage.width
 
 
 def spec(name: str) -> EncoderSpec:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from labcore.align.reach import SweepGap
 from labcore.campaigns.verdicts import Claim
 from labcore.config import RunConfig
+from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import check_weights
@@ -25,13 +26,15 @@ from labcore.experiments.drawn import keep
 from labcore.experiments.judges import judges_for, measures_of, taught
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
+from labcore.kinds import FLOW
+from labcore.kinds.flow import default_sites
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.presets import flowback
 from labcore.rng import StepNoise
-from labcore.runs.configure import at_length, configure, default_sites
+from labcore.runs.configure import at_length, configure
+from labcore.runs.images import datasets
 from labcore.runs.scoring import scores_by_name
-from labcore.runs.train_flow import datasets, initialised, objective_of
-from labcore.runs.train_student import spread_images
+from labcore.runs.train import initialised
 from labcore.train import checkpoint
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.objectives import noised
@@ -204,7 +207,7 @@ def _on_images(
     """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
-    flow, objective = initialised(TarFlow, config).to(device), objective_of(config, training).to(device)
+    flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, training, None).to(device)
     batch = spread_images(training, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
         kept = checkpoint.read(folder)

@@ -6,11 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from labcore.config import TrainConfig
+from labcore.config import BaseRunConfig, TrainConfig
 from labcore.evaluate.extractors import suffix_of
 from labcore.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.configure import as_named
-from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import DRAWN, FEW, Measuring
 
 CHOSEN = {
@@ -23,7 +22,7 @@ CHOSEN = {
 """In what every run of a family may differ from the paper's, by the first word of its presets."""
 
 
-def beside_paper(preset: str, config: AnyRun, found: dict[str, Any], how: Measuring) -> str:
+def beside_paper(preset: str, config: BaseRunConfig, found: dict[str, Any], how: Measuring) -> str:
     """A Markdown table of `measured` beside what the paper reports of `preset`, and in what the two differ."""
     paper, ours = reported(preset, how), {**found, **found["best"]}
     theirs = paper.numbers()
@@ -80,7 +79,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
     return {key: (flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)}
 
 
-def differences(preset: str, config: AnyRun, how: Measuring) -> list[str]:
+def differences(preset: str, config: BaseRunConfig, how: Measuring) -> list[str]:
     """Why a run's numbers and the paper's are not of the same thing, as sentences; none where no paper reports it."""
     paper, full = reported(preset, how), as_named(preset)[0]
     if not paper.numbers():

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from labcore import encoders
 from labcore.config import RunConfig
+from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
 from labcore.encoders.cache import cached_tokens
 from labcore.flows.tarflow import TarFlow
 from labcore.latents import LatentData
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import initialised
-from labcore.runs.train_student import spread_images
+from labcore.runs.train import initialised
 from labcore.spread import spread
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from labcore.config import AlignConfig, RunConfig, StudentRunConfig
+from labcore.config import AlignConfig, BaseRunConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import fidelity, pixels
 from labcore.evaluate.extractors import ENCODERS, NAMES, suffix_of
@@ -52,16 +52,15 @@ def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
     return found
 
 
-def taught(config: RunConfig | StudentRunConfig) -> tuple[str, ...]:
+def taught(config: BaseRunConfig) -> tuple[str, ...]:
     """Names of the frozen networks whose features took part in a model's training, each once; () for the likelihood alone.
 
-    A flow: its alignment's encoder. A learned inverse: its perceptual distances, and what `taught_flow` gives for the flow
-    that it inverts.
+    They are the encoder of an alignment, perceptual distances, and what `taught_flow` gives for the flow that taught it.
     """
-    if isinstance(config, RunConfig):
-        return () if config.align is None else (config.align.encoder,)
-    distances = (ENCODERS.get(name, name) for name in config.student.perceptual)
-    return tuple(dict.fromkeys([*distances, *taught_flow(config.flow)]))
+    own = () if config.encoder is None else (config.encoder.encoder,)
+    distances = (ENCODERS.get(name, name) for name in config.distances)
+    inherited = () if config.teacher is None else taught_flow(config.teacher)
+    return tuple(dict.fromkeys([*own, *distances, *inherited]))
 
 
 def taught_flow(source: str) -> tuple[str, ...]:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from labcore.config import RunConfig, StudentRunConfig, TrainConfig
+from labcore.config import BaseRunConfig, TrainConfig
 from labcore.encoders import find_weights, specs
 from labcore.encoders.perceptual import find_perceptual
 from labcore.evaluate.extractors import find_inception
 from labcore.evaluate.statistics import load_reference
+from labcore.kinds import kind_of
 from labcore.latents.weights import RANDOM
 from labcore.latents.weights import find as find_autoencoder
-from labcore.presets import STUDENTS, smoke, smoke_student
+from labcore.presets import ALL
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named, configure, configure_student
-from labcore.runs.kinds import AnyRun
 from labcore.runs.measuring import Measuring
 from labcore.runs.models import run_section
 from labcore.runs.teachers import train_if_missing
@@ -40,7 +40,7 @@ def ready_to_train(
     small: bool = False,
     processes: int = 1,
     show: Callable[[str], None] | None = None,
-) -> AnyRun:
+) -> BaseRunConfig:
     """The run that `preset` stands for, ready to be trained.
 
     data_path: the folder of pictures that presets of papers need. flow: what a learned inverse inverts (a run's folder, a
@@ -50,13 +50,13 @@ def ready_to_train(
     as `configure`, before anything is trained.
     """
     _check_settings(preset, settings)
-    inverse, (named, _) = preset in STUDENTS, as_named(preset, settings)
-    if flow is not None and not inverse:
+    named, _ = as_named(preset, settings)
+    if flow is not None and named.teacher is None:
         raise ValueError(f"flow was {flow!r}; {preset} is a flow itself, so leave it out")
     if small:
         return _small(preset, named, Path(run_dir), seed, show)
     seeded = [f"train.seed={seed}", *settings]
-    if not inverse:
+    if named.teacher is None:
         return configure(preset, data=_needed(preset, data_path, settings), settings=seeded)
     if flow is None:
         flow = _trained_flow(preset, data_path, settings, seed, processes, show)
@@ -72,19 +72,22 @@ def _check_settings(preset: str, settings: Sequence[str]) -> None:
     for name in (each.partition("=")[0].strip() for each in settings):
         if name == "train.seed":
             raise ValueError("train.seed is among the settings; give seed")
-        if preset in STUDENTS and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
+        if "flow" in ALL.get(preset, {}) and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
             raise ValueError(
                 f"{name} is among the settings; a learned inverse follows its flow in that, so leave it out"
             )
 
 
-def _small(preset: str, named: AnyRun, folder: Path, seed: int, show: Callable[[str], None] | None) -> AnyRun:
+def _small(
+    preset: str, named: BaseRunConfig, folder: Path, seed: int, show: Callable[[str], None] | None
+) -> BaseRunConfig:
     """The smoke size of a preset; the flow of a learned inverse is trained first, by one process."""
-    if isinstance(named, StudentRunConfig):
-        train_streamed(smoke(as_named(_flow_of(preset)[0])[0]), folder / "flow", 1, False, show)
-        found: AnyRun = smoke_student(named, str(folder / "flow"))
-    else:
-        found = smoke(named)
+    flow = None
+    if named.teacher is not None:
+        teacher, _ = as_named(_flow_of(preset)[0])
+        train_streamed(kind_of(teacher).smoke(teacher), folder / "flow", 1, False, show)
+        flow = str(folder / "flow")
+    found = kind_of(named).smoke(named, flow)
     return found.replace(train=found.train.replace(seed=seed).model_dump())
 
 
@@ -133,7 +136,7 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: Meas
         raise FileNotFoundError(f"{preset} cannot run to its end here:\n" + "\n".join(f"- {each}" for each in missing))
 
 
-def weights_needed(config: AnyRun, inception: bool = False) -> dict[str, Callable[[], Path]]:
+def weights_needed(config: BaseRunConfig, inception: bool = False) -> dict[str, Callable[[], Path]]:
     """Other people's networks that a run needs -> where the file is, which raises FileNotFoundError or ValueError if nowhere.
 
     The autoencoder, the encoder of an alignment, perceptual distances, and, with `inception`, the one that FID is made with.
@@ -141,12 +144,11 @@ def weights_needed(config: AnyRun, inception: bool = False) -> dict[str, Callabl
     found: dict[str, Callable[[], Path]] = {}
     if config.model.codec is not None and config.model.codec != RANDOM:
         found[f"autoencoder {config.model.codec}"] = partial(find_autoencoder, config.model.codec)
-    if isinstance(config, RunConfig) and config.align is not None:
-        spec = specs.spec(config.align.encoder)
+    if config.encoder is not None:
+        spec = specs.spec(config.encoder.encoder)
         if spec.seed is None:
-            found[f"encoder {spec.name}"] = partial(find_weights, spec, config.align.weights)
-    if isinstance(config, StudentRunConfig):
-        found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.student.perceptual}
+            found[f"encoder {spec.name}"] = partial(find_weights, spec, config.encoder.weights)
+    found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.distances}
     if inception:
         found["Inception for FID"] = find_inception
     return found
@@ -159,7 +161,7 @@ def _exists(path: str | Path) -> None:
 
 def _flow_of(preset: str) -> tuple[str, list[str]]:
     """The flow's preset that a learned inverse's names, and the way from its folder to a checkpoint of it, if not its end."""
-    _, name, *stopped = Path(STUDENTS[preset]["flow"]).parts
+    _, name, *stopped = Path(ALL[preset]["flow"]).parts
     return name, stopped
 
 

@@ -16,7 +16,7 @@ import torch
 
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
-from labcore.config import RunConfig, StudentRunConfig
+from labcore.config import BaseRunConfig, with_present_names
 from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
@@ -26,6 +26,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler, sample
 from labcore.inverse.solve import invert
 from labcore.jsonfile import write_json
+from labcore.kinds import kind_of, kind_of_sections
 from labcore.runs.evaluation import Data, evaluate_model
 from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
@@ -54,7 +55,7 @@ def publish(run: Path, name: str) -> Path:
     Raises ValueError for what the cards have no words for.
     """
     folder, values = path(name), read_yaml(run / "config.yaml")
-    config = (StudentRunConfig if "student" in values else RunConfig)(**values)
+    config = kind_of_sections(with_present_names(values)).config(**values)
     _check(run, config)
     find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
     (folder / "spec.yaml").write_text(spec(name, config))
@@ -70,7 +71,7 @@ def publish(run: Path, name: str) -> Path:
     return folder
 
 
-def _check(run: Path, config: RunConfig | StudentRunConfig) -> None:
+def _check(run: Path, config: BaseRunConfig) -> None:
     """ValueError for a run that is not finished, other data than Fashion-MNIST, and a learned inverse that is not guided."""
     log, model = read_log(run), config.model
     if not log:
@@ -84,17 +85,13 @@ def _check(run: Path, config: RunConfig | StudentRunConfig) -> None:
         )
     if model.codec is not None:
         raise ValueError(f"the model is one of latents of {model.codec}; what ships knows pixels")
-    if isinstance(config, StudentRunConfig) and (not model.denoiser or model.max_guidance < GUIDANCE):
-        raise ValueError(
-            f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and takes "
-            f"guidance up to {GUIDANCE:g} and more as an input"
-        )
+    kind_of(config).check_shipped(model, GUIDANCE)
 
 
-def measure(model: Sampler, config: RunConfig | StudentRunConfig) -> dict[str, Any]:
+def measure(model: Sampler, config: BaseRunConfig) -> dict[str, Any]:
     """Numbers of the stored weights on the whole test split, and how many of its samples are recognised."""
     test = Data.of(config.data).split("test")
-    own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.flow), test)
+    own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.teacher), test)
     most = getattr(model.config, "max_guidance", max(SCALES))
     judged = {f"{g:g}": recognition(model, g) for g in SCALES if g <= most}
     return {**own, "recognised": judged, "measured_with": provenance.stamp()}
@@ -148,17 +145,17 @@ def training_record(model: Sampler, run: Path) -> dict[str, Any]:
     }
 
 
-def spec(name: str, config: RunConfig | StudentRunConfig) -> str:
+def spec(name: str, config: BaseRunConfig) -> str:
     """The run's configuration as YAML, with the command that runs it."""
-    if isinstance(config, StudentRunConfig) and config.flow not in NAMES:
+    if config.teacher not in (None, *NAMES):
         raise ValueError(
-            f"the learned inverse is one of {config.flow}, a path of this machine; train that of a shipped flow: "
+            f"the learned inverse is one of {config.teacher}, a path of this machine; train that of a shipped flow: "
             f"{', '.join(NAMES)}"
         )
     config = config.replace(
         data=config.data.replace(path=None).model_dump()
     )  # where the pictures lie is this machine's
-    invert = f" --invert {config.flow}" if isinstance(config, StudentRunConfig) else ""
+    invert = "" if config.teacher is None else f" --invert {config.teacher}"
     file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
     command = f"lab train{invert} --config {file} --out runs/{name}"
     return f"# The run that made this model:  {command}\n" + dump_yaml(config.model_dump(mode="json"))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labcore.config import BaseRunConfig
 from labcore.data.datasets import Data
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.statistics import make_reference, save_reference
@@ -18,9 +19,8 @@ from labcore.experiments.recipe import ready_to_train
 from labcore.processes import process_device
 from labcore.runs.background import train_streamed
 from labcore.runs.denoising import Denoising
-from labcore.runs.kinds import AnyRun
+from labcore.runs.folder import check_new
 from labcore.runs.measuring import Measuring, measured
-from labcore.runs.train_flow import check_new
 from labcore.spread import spread
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
@@ -45,7 +45,7 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     return found
 
 
-def small_measuring(config: AnyRun, folder: Path, denoising: Denoising | None = None) -> Measuring:
+def small_measuring(config: BaseRunConfig, folder: Path, denoising: Denoising | None = None) -> Measuring:
     """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
     training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
     """

@@ -13,6 +13,7 @@ from torch import Tensor
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.config import BackwardConfig, TarFlowConfig
+from labcore.data.batch import spread_images
 from labcore.data.datasets import Data, to_memory
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
@@ -30,7 +31,6 @@ from labcore.rng import normal_per_item
 from labcore.runs import own_data
 from labcore.runs.models import find_model
 from labcore.runs.scoring import scores_by_name
-from labcore.runs.train_student import spread_images
 from labcore.timing import alternate
 
 BATCH = 100

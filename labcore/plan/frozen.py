@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from labcore.config import RunConfig, StudentRunConfig
-from labcore.encoders import specs
+from labcore.config import AlignConfig, BaseRunConfig
 from labcore.encoders import untrained as untrained_encoder
 from labcore.encoders.perceptual import OfCrops, untrained_perceptual
 from labcore.evaluate.flops import count_flops, count_saved
@@ -37,38 +36,39 @@ class Frozen(NamedTuple):
         return Frozen(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def frozen(config: RunConfig | StudentRunConfig) -> Frozen:
+def frozen(config: BaseRunConfig) -> Frozen:
     """What all frozen networks of a run take. Raises ValueError and FileNotFoundError for networks that nobody knows."""
     m, d, found = config.model, config.data, Frozen()
-    side, views = m.image_shape[1], 1 + d.flip
+    side = m.image_shape[1]
     network = None if m.codec is None else untrained_autoencoder(m.codec).eval().requires_grad_(False)
     if network is not None:
         side = m.side * _factor(network)
         shape = (1, network.config.in_channels, side, side)
-        found += Frozen(once=views * _counted(lambda: network.encode(torch.zeros(shape))))
-    if isinstance(config, StudentRunConfig):
-        return found + _of_distances(config, network, side)
-    if config.align is None:
-        return found
-    a = config.align
-    if a.encoder not in specs.SPECS:
-        raise ValueError(f"align.encoder was {a.encoder!r}; there are {', '.join(specs.SPECS)}")
+        found += Frozen(once=(1 + d.flip) * _counted(lambda: network.encode(torch.zeros(shape))))
+    found += _of_distances(config, network, side)
+    if config.encoder is not None:
+        found += _of_tokens(config, config.encoder, side)
+    return found
+
+
+def _of_tokens(config: BaseRunConfig, a: AlignConfig, side: int) -> Frozen:
+    """The encoder of an alignment: computed once for tokens on disk, in every step for others."""
     encoder = untrained_encoder(a.encoder)
-    tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 1, side, side), m.grid, a.stage))
+    tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 1, side, side), config.model.grid, a.stage))
     if a.targets == "cached":
-        return found + Frozen(once=views * tokens)
-    return found + Frozen(flops=tokens, held=_bytes(encoder._model))
+        return Frozen(once=(1 + config.data.flip) * tokens)
+    return Frozen(flops=tokens, held=_bytes(encoder._model))
 
 
-def _of_distances(config: StudentRunConfig, network: nn.Module | None, side: int) -> Frozen:
+def _of_distances(config: BaseRunConfig, network: nn.Module | None, side: int) -> Frozen:
     """The perceptual distances of a learned inverse, and the decoding that they need."""
     found, share = Frozen(), 0.0
-    for name in config.student.perceptual:
+    for name in config.distances:
         distance = untrained_perceptual(name)
         compared = 1.0 if distance.most is None else min(1.0, distance.most / config.train.batch_size)
         share = max(share, compared)
         found += _of_distance(distance, compared, config.train.precision != "fp32")
-    if network is None or not config.student.perceptual:
+    if network is None or not config.distances:
         return found
     return found + _of_decoding(config, network, side, share)
 
@@ -86,7 +86,7 @@ def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
     return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * kept))
 
 
-def _of_decoding(config: StudentRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
+def _of_decoding(config: BaseRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
     """Both sides' pictures: the network, the activations of one chunk on the way back, and the pictures themselves."""
     m = config.model
 

@@ -15,17 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labcore.biflow.model import BackwardModel
-from labcore.config import RunConfig, StudentRunConfig, TarFlowConfig
-from labcore.encoders.specs import SPECS
+from labcore.config import BaseRunConfig, TarFlowConfig
+from labcore.encoders.specs import token_width
 from labcore.evaluate.flops import count_flops, count_saved
 from labcore.flows.tarflow import TarFlow
+from labcore.kinds import kind_of
 from labcore.plan.frozen import frozen
 from labcore.rng import StepNoise
-from labcore.train.alignment import LikelihoodAndAlignment
-from labcore.train.distillation import Distillation
 from labcore.train.loop import Trained
-from labcore.train.objectives import Likelihood
 from labcore.train.recompute import recompute_layers
 from labcore.types import Batch
 
@@ -110,23 +107,21 @@ def duration(seconds: int | float) -> str:
     return f"{seconds:.2g} seconds" if seconds >= 1 else "under a second"
 
 
-def plan(config: RunConfig | StudentRunConfig, flow: TarFlowConfig | None = None) -> Plan:
+def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
     """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if isinstance(config, StudentRunConfig) and flow is None:
-        raise ValueError("a learned inverse needs its flow's configuration too; give flow")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model, objective = _made(config, flow)
+        model, objective, teacher = kind_of(config).parts(config, flow)
         if config.train.recompute:
             recompute_layers(model)
         trained = Trained(model, objective)
         parameters = sum(p.numel() for p in trained.parameters())
         held = BYTES_PER_PARAMETER * parameters
-        if isinstance(objective, Distillation):
-            held += 4 * sum(p.numel() for p in objective.flow.parameters())
+        if teacher is not None:
+            held += 4 * sum(p.numel() for p in teacher.parameters())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
-        teacher = count_flops(lambda: _taught(objective.flow)) if isinstance(objective, Distillation) else 0
+        teaching = 0 if teacher is None else count_flops(lambda: _taught(teacher))
         half = config.train.precision != "fp32"
         kept = [_kept(trained, config.model, images, half) for images in (1, 2)]
     m, t, activations = config.model, config.train, kept[1] - kept[0]
@@ -134,7 +129,7 @@ def plan(config: RunConfig | StudentRunConfig, flow: TarFlowConfig | None = None
     count, beside = sum(p.numel() for p in model.parameters()), frozen(config)
     flops, activations, held = flops + beside.flops, activations + beside.activations, held + beside.held
     how_long = (m.tokens, t.batch_size, t.steps)
-    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half, teacher)
+    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half, teaching)
 
 
 def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
@@ -158,55 +153,15 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     )
 
 
-def on_disk(config: RunConfig | StudentRunConfig) -> dict[str, int]:
+def on_disk(config: BaseRunConfig) -> dict[str, int]:
     """Bytes that are kept on disk for each training image, by what they are; mirrored images have their own."""
     m, found, each = config.model, {}, 2 * (1 + config.data.flip)
     if m.codec is not None:
         found["latents"] = each * 2 * m.dims  # means and deviations
-    align = config.align if isinstance(config, RunConfig) else None
+    align = config.encoder
     if align is not None and align.targets == "cached":
-        found["encoder tokens"] = each * m.tokens * _encoder_width(config)
+        found["encoder tokens"] = each * m.tokens * token_width(align.encoder, m.grid, align.stage)
     return found
-
-
-def _made(config: RunConfig | StudentRunConfig, flow: TarFlowConfig | None) -> tuple[nn.Module, nn.Module]:
-    """Model and objective without values."""
-    t = config.train
-    if isinstance(config, RunConfig):
-        model: Any = _unchecked(TarFlow(config.model))
-        if config.align is None:
-            return model, Likelihood(t.label_dropout)
-        targets = _Tokens(config)
-        return model, LikelihoodAndAlignment(config.align, config.model, targets, t.label_dropout, t.seed)
-    model, teacher = _unchecked(BackwardModel(config.model)), _unchecked(TarFlow(flow))
-    plain = config.student.replace(perceptual={})
-    return model, Distillation(plain, config.model, teacher, torch.ones(config.model.num_states), t.label_dropout)
-
-
-def _encoder_width(config: RunConfig) -> int:
-    """Values of one of the encoder's tokens. ValueError for an unknown encoder."""
-    align = config.align
-    if align.encoder not in SPECS:
-        raise ValueError(f"align.encoder was {align.encoder!r}; there are {', '.join(SPECS)}")
-    return SPECS[align.encoder].plan(config.model.grid, align.stage).stage.width
-
-
-class _Tokens:
-    """An encoder's tokens of the right shape."""
-
-    about = "no values"
-
-    def __init__(self, config: RunConfig):
-        self.width, self.tokens = _encoder_width(config), config.model.tokens
-
-    def __call__(self, batch: Batch) -> Tensor:
-        return torch.zeros(len(batch.x), self.tokens, self.width)
-
-
-def _unchecked(model: nn.Module) -> nn.Module:
-    """Without the check of labels, which looks at values."""
-    model.check_labels = lambda *_, **__: None
-    return model
 
 
 def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:

@@ -1,19 +1,19 @@
 """Named runs, with cost and expected numbers: small ones of our own, ml-tarflow's, and the rows of the papers' tables.
 
-`PRESETS` train a flow and `STUDENTS` the learned inverse of one; each has the sections of its run's configuration.
+`PRESETS` train a flow, `STUDENTS` the learned inverse of one, and `ALL` has both. Each has the sections of its run's
+configuration.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from labcore.config import RunConfig, StudentRunConfig, TokensConfig
-from labcore.latents.weights import RANDOM
 from labcore.presets import biflow, flowback, tarflow
 from labcore.presets.paper import UNREPORTED, Paper, expected
 from labcore.presets.small import MEASURED, SMALL
 
 __all__ = [
+    "ALL",
     "MEASURED",
     "PAPER",
     "PRESETS",
@@ -23,8 +23,6 @@ __all__ = [
     "UNREPORTED",
     "Paper",
     "about",
-    "smoke",
-    "smoke_student",
 ]
 
 PAPER: dict[str, flowback.Row] = {row.name: row for row in flowback.ROWS}
@@ -35,9 +33,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     **{row.name: flowback.sections(row) for row in flowback.ROWS},
     **{row.name: flowback.latent_sections(row) for row in flowback.LATENT_ROWS},
 }
-SMOKE_IMAGES = 64
 STUDENTS: dict[str, dict[str, Any]] = {row.name: biflow.sections(row) for row in biflow.ROWS}
-_ROWS = {row.name: row for row in biflow.ROWS}
+ALL: dict[str, dict[str, Any]] = {**PRESETS, **STUDENTS}
+"""Presets of every kind of run; `labcore.kinds.kind_of_sections` says which kind one is of."""
 _TOLD: dict[str, tuple[str, str]] = {
     **MEASURED,
     **biflow.ABOUT,
@@ -45,8 +43,9 @@ _TOLD: dict[str, tuple[str, str]] = {
     **{name: (biflow.UNKNOWN, expected(papers)) for name, papers in biflow.FLOW_PAPERS.items()},
     **{row.name: (flowback.COSTS[row.thousands], expected(flowback.papers(row))) for row in flowback.ROWS},
     **{row.name: (row.cost, expected(flowback.papers(row))) for row in flowback.LATENT_ROWS},
+    **{row.name: (row.cost, row.expected) for row in biflow.ROWS},
 }
-"""Cost and expected numbers of flows."""
+"""Cost and expected numbers of presets."""
 REPORTED: dict[str, tuple[Paper, ...]] = {
     **tarflow.PAPERS,
     **biflow.FLOW_PAPERS,
@@ -58,46 +57,7 @@ REPORTED: dict[str, tuple[Paper, ...]] = {
 
 def about(name: str) -> tuple[str, str, str]:
     """Command, cost, and expected numbers of a preset, "unknown" where nobody has measured them."""
-    if (inverse := _ROWS.get(name)) is not None:
-        command = f"lab train --preset {name} --invert {inverse.flow} --out runs/{name}"
-        return command, inverse.cost, inverse.expected
-    data = " --data IMAGE_FOLDER" if PRESETS[name].get("data", {}).get("name") == "folder" else ""
-    return f"lab train --preset {name}{data} --out runs/{name}", *_TOLD.get(name, ("unknown", "unknown"))
-
-
-def smoke(config: RunConfig) -> RunConfig:
-    """A run's smoke size: two steps of four 16x16 pictures of the embedded set, or of their latents by an autoencoder of
-    random weights, a width of 32, and no encoder but the embedded one.
-
-    Blocks, layers, sites, directions and losses stay, so the code of the full run is what runs.
-    """
-    model = config.model.replace(**_small_images(config.model), width=32, head_dim=16)
-    align = None
-    if config.align:
-        targets = "computed" if model.codec is None else "cached"
-        align = config.align.replace(encoder="efficientnet-lite0", targets=targets, image_size=None).model_dump()
-    return RunConfig(model=model.model_dump(), **_few_steps(config), align=align)
-
-
-def smoke_student(config: StudentRunConfig, flow: str) -> StudentRunConfig:
-    """The same of a learned inverse, of a flow at its own smoke size; perceptual distances are the embedded encoder's."""
-    model = config.model.replace(**_small_images(config.model), width=32, head_dim=16)
-    perceptual = {"efflite0": 1.0} if config.student.perceptual else {}
-    student = config.student.replace(perceptual=perceptual).model_dump()
-    return StudentRunConfig(flow=flow, model=model.model_dump(), **_few_steps(config), student=student)
-
-
-def _small_images(model: TokensConfig) -> dict[str, Any]:
-    classes = 10 if model.num_classes else 0
-    if model.codec is None:
-        return dict(image_size=16, num_classes=classes)
-    return dict(image_size=8, num_classes=classes, codec=RANDOM)  # 4 x 8 x 8 latents of 16 x 16 pixels
-
-
-def _few_steps(config: RunConfig | StudentRunConfig) -> dict[str, Any]:
-    channels = config.model.channels if config.model.codec is None else 3
-    few = dict(
-        steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32", num_workers=0
-    )
-    data = dict(name="fashion-mnist-12k", image_size=16, channels=channels, limit=SMOKE_IMAGES, flip=config.data.flip)
-    return dict(data=data, train=config.train.replace(**few).model_dump())
+    sections = ALL[name]
+    data = " --data IMAGE_FOLDER" if sections.get("data", {}).get("name") == "folder" else ""
+    teacher = f" --invert {sections['flow']}" if "flow" in sections else ""
+    return f"lab train --preset {name}{data}{teacher} --out runs/{name}", *_TOLD.get(name, ("unknown", "unknown"))

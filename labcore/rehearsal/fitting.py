@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from labcore.config import TarFlowConfig
+from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.plan import GPUS, Estimate, Machine, Plan, duration, estimate, plan, words
 from labcore.plan.step import Gpu
-from labcore.runs.kinds import AnyRun
 
 NEEDED = 2
 """Steps that a rehearsal has to have time for; our choice."""
 
 
-def micro_batch(config: AnyRun, processes: int) -> int:
+def micro_batch(config: BaseRunConfig, processes: int) -> int:
     """Images that a device takes at a time."""
     return config.train.batch_size // (processes * config.train.accumulation)
 
@@ -24,7 +23,7 @@ def memory_of(plan: Plan, images: int) -> int:
 
 
 def too_large(
-    config: AnyRun, plan: Plan, there: Machine, expected: Estimate, processes: int, seconds: int | float
+    config: BaseRunConfig, plan: Plan, there: Machine, expected: Estimate, processes: int, seconds: int | float
 ) -> str | None:
     """Why a CPU is not asked to train: too little memory, for which the system would end it, or time. None where it can.
 
@@ -41,7 +40,7 @@ def too_large(
 
 
 def what_fits(
-    config: AnyRun, flow: TarFlowConfig | None, plan_: Plan, there: Machine, processes: int, tried: bool
+    config: BaseRunConfig, flow: TarFlowConfig | None, plan_: Plan, there: Machine, processes: int, tried: bool
 ) -> list[str]:
     """Settings and GPUs with which the run would fit, a sentence each, the cheapest first.
 
@@ -62,7 +61,9 @@ def what_fits(
     return found
 
 
-def _accumulating(config: AnyRun, plan_: Plan, gpu: Gpu, processes: int, most: int, also: str = "") -> str | None:
+def _accumulating(
+    config: BaseRunConfig, plan_: Plan, gpu: Gpu, processes: int, most: int, also: str = ""
+) -> str | None:
     """The options with which at most `most` images at a time fit, in words; None where not even one does."""
     share = plan_.batch_size // processes
     room = estimate(plan_, gpu, processes).micro_batch

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from labcore.config import TarFlowConfig
+from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.data.datasets import Data
 from labcore.latents.weights import layout
 from labcore.runs.configure import as_named, data_section
-from labcore.runs.kinds import AnyRun
 
 
 class Planned(NamedTuple):
     """A run's configuration, the flow under a learned inverse (None for a flow), and its training images (None: not read)."""
 
-    config: AnyRun
+    config: BaseRunConfig
     flow: TarFlowConfig | None
     images: Any = None
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labcore.config import BaseRunConfig
 from labcore.files import cache_folder
 from labcore.latents.weights import layout
 from labcore.plan import Plan, on_disk, words
-from labcore.runs.kinds import AnyRun
 
 OK, MISSING, RANDOM, LATER = "ok", "missing", "random", "later"
 """What a point may be: there; not there; replaced by random numbers for this rehearsal; or needed by the real run alone."""
@@ -42,7 +42,7 @@ class Point(NamedTuple):
         return self._replace(status=LATER if unused else RANDOM)
 
 
-def of_data(config: AnyRun, read: Callable[[str], Any], without: str | None = None) -> tuple[Point, Any]:
+def of_data(config: BaseRunConfig, read: Callable[[str], Any], without: str | None = None) -> tuple[Point, Any]:
     """The point of the data, and the training images, None where they cannot be used.
 
     read(split): the images. without: why there is nothing to read.
@@ -77,13 +77,13 @@ def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
     return points or [Point("weights", OK, "none are needed")]
 
 
-def count_of(config: AnyRun, images: Any) -> int:
+def count_of(config: BaseRunConfig, images: Any) -> int:
     """Training images of a run; as many as ImageNet has where they are not given."""
     count = words.IMAGENET if images is None else len(images)
     return min(count, config.data.limit or count)
 
 
-def of_disk(config: AnyRun, plan: Plan, images: Any, place: Path) -> Point:
+def of_disk(config: BaseRunConfig, plan: Plan, images: Any, place: Path) -> Point:
     """Room for the run under `place` and in the cache folder, for the given images (None: as many as ImageNet has)."""
     count = count_of(config, images)
     one = CHECKPOINT * plan.trained
@@ -116,7 +116,7 @@ def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
     return Point(DISK, MISSING, told, "give --out, a new folder on a larger disk")
 
 
-def _unfit(config: AnyRun, train: Any, test: Any) -> tuple[str, str] | None:
+def _unfit(config: BaseRunConfig, train: Any, test: Any) -> tuple[str, str] | None:
     """What is wrong with images that can be read, and what to do about it."""
     batch, classes = config.train.batch_size, config.model.num_classes
     count = min(len(train), config.data.limit or len(train))
@@ -150,7 +150,7 @@ def _sides(images: Any) -> str:
     return f"{told}; {small} of the {len(sides)} that were looked at are below {images.image_size} and get enlarged"
 
 
-def _pixels(config: AnyRun) -> int:
+def _pixels(config: BaseRunConfig) -> int:
     """Values of a picture that the run's model makes."""
     c, h, w = config.model.image_shape
     if config.model.codec is None:

@@ -17,24 +17,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labcore.config import StudentRunConfig, TarFlowConfig
+from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.data.datasets import NAMES, Data
 from labcore.experiments.recipe import ready_to_train, weights_needed
 from labcore.files import check_file, weights_folder
 from labcore.jsonfile import write_json
 from labcore.plan import Estimate, Machine, Plan, estimate, machine
 from labcore.plan import plan as plan_of
-from labcore.presets import SMALL, STUDENTS
+from labcore.presets import ALL, SMALL
 from labcore.rehearsal import fitting, ready, synthetic
 from labcore.rehearsal import words as told
 from labcore.rehearsal.planned import Planned, chosen
 from labcore.rehearsal.ready import LATER, MISSING, RANDOM, Point
 from labcore.rehearsal.trial import OutOfMemory, Trial, run_trial
 from labcore.runs.configure import as_named, configure, configure_student
-from labcore.runs.kinds import AnyRun
-from labcore.runs.models import find_model
-from labcore.runs.train_flow import check_new
-from labcore.runs.train_student import find_flow
+from labcore.runs.folder import check_new
+from labcore.runs.models import find_model, find_teacher
 
 RECORD = "rehearsal.json"
 Say = Callable[[str], None]
@@ -77,7 +75,8 @@ class Asked(NamedTuple):
     @property
     def inverted(self) -> str | None:
         """The flow under a learned inverse; None for a flow."""
-        return (self.flow or STUDENTS[self.preset]["flow"]) if self.preset in STUDENTS else None
+        named = ALL.get(self.preset, {}).get("flow")
+        return None if named is None else self.flow or named
 
 
 class Rehearsal(NamedTuple):
@@ -219,7 +218,7 @@ def _planned(asked: Asked, scratch: Path, read: Callable[[Any, str], Any]) -> Pl
         _, flow = as_named(asked.preset, asked.settings)
         with _own_cache(scratch), contextlib.redirect_stdout(None):
             config = ready_to_train(asked.preset, scratch, settings=asked.settings, small=True, show=lambda line: None)
-        return Planned(config, find_flow(config).config if flow is not None else None)
+        return Planned(config, find_teacher(config).config if flow is not None else None)
     if (inverse := _of_its_flow(asked)) is not None:
         return inverse
     found = chosen(asked.preset, asked.settings, asked.data, asked.image_size, asked.channels)
@@ -244,7 +243,7 @@ def _of_its_flow(asked: Asked) -> Planned | None:
         return None
 
 
-def _points(asked: Asked, config: AnyRun, read: Callable[[Any, str], Any], say: Say) -> tuple[list[Point], Any]:
+def _points(asked: Asked, config: BaseRunConfig, read: Callable[[Any, str], Any], say: Say) -> tuple[list[Point], Any]:
     """Points of data and weights, each said, and the training images, None where they cannot be used."""
     d = config.data
     nowhere = f"{asked.preset} trains on a folder of images, and none was given" if _no_folder(d) else None
@@ -259,7 +258,7 @@ def _points(asked: Asked, config: AnyRun, read: Callable[[Any, str], Any], say: 
     return points, images
 
 
-def _points_of_disk(asked: Asked, config: AnyRun, plan: Plan, images: Any, scratch: Path) -> list[Point]:
+def _points_of_disk(asked: Asked, config: BaseRunConfig, plan: Plan, images: Any, scratch: Path) -> list[Point]:
     """Room for the run, and a second point where there is none for the rehearsal."""
     whole, short = ready.of_disk(config, plan, images, Path("runs")), ready.room_for_rehearsal(plan, scratch)
     return [whole.done_without() if asked.synthetic else whole, *([short] if short else [])]
@@ -269,19 +268,19 @@ def _no_folder(data: Any) -> bool:
     return data.name == "folder" and data.path is None
 
 
-def _point_of_flow(asked: Asked, config: StudentRunConfig) -> Point:
+def _point_of_flow(asked: Asked, config: BaseRunConfig) -> Point:
     """The flow under a learned inverse."""
     try:
-        find_flow(config.replace(flow=asked.inverted))
+        find_teacher(config.replace(flow=asked.inverted))
     except (OSError, ValueError) as error:
-        of = Path(STUDENTS[asked.preset]["flow"]).parts[1]
+        of = Path(ALL[asked.preset]["flow"]).parts[1]
         trained = Asked(of, asked.data, image_size=asked.image_size, channels=asked.channels).command(1)
         told = str(error) if asked.flow else f"no flow in {asked.inverted}, where the preset looks for it"
         return Point("flow", MISSING, told, f"train it:  {trained}  or give another by --flow")
     return Point("flow", ready.OK, str(asked.inverted))
 
 
-def _real(asked: Asked, found: Planned, has_data: bool, scratch: Path) -> AnyRun:
+def _real(asked: Asked, found: Planned, has_data: bool, scratch: Path) -> BaseRunConfig:
     """The configuration to be trained: that of `lab train`, or, where things are missing, one that stand-ins are made for."""
     if not asked.synthetic:
         if asked.smoke:
@@ -293,12 +292,12 @@ def _real(asked: Asked, found: Planned, has_data: bool, scratch: Path) -> AnyRun
     config = synthetic.make_weights(found.config, scratch / "weights")
     if not has_data:
         config = _on_noise(config, scratch / "pictures")
-    if isinstance(config, StudentRunConfig) and not asked.smoke:
+    if config.teacher is not None and not asked.smoke:
         config = config.replace(flow=_flow_or_random(asked, config, found.flow, scratch / "flow"))
     return config
 
 
-def _on_noise(config: AnyRun, folder: Path) -> AnyRun:
+def _on_noise(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
     """The run on pictures of noise, of the size that it has or its model wants."""
     d, m = config.data, config.model
     size = d.image_size or m.side
@@ -308,10 +307,10 @@ def _on_noise(config: AnyRun, folder: Path) -> AnyRun:
     return config.replace(data={**d.model_dump(), **given})
 
 
-def _flow_or_random(asked: Asked, config: StudentRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
+def _flow_or_random(asked: Asked, config: BaseRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
     """The flow that a learned inverse inverts, or one of random weights where it is missing."""
     try:
-        find_flow(config.replace(flow=asked.inverted))
+        find_teacher(config.replace(flow=asked.inverted))
         return str(asked.inverted)
     except (OSError, ValueError):
         return synthetic.make_flow(flow.replace(codec=config.model.codec), folder)
@@ -341,7 +340,7 @@ def _check(asked: Asked, steps: int, images: int, seconds: int | float, out: Pat
         raise ValueError(f"processes was {asked.processes}; give 1 or more")
     if not seconds > 0:
         raise ValueError(f"seconds was {seconds}; give more than 0")
-    if asked.flow is not None and asked.preset not in STUDENTS:
+    if asked.flow is not None and asked.inverted is None:
         raise ValueError(f"flow was {asked.flow!r}; {asked.preset} is a flow itself, so leave it out")
     if out is not None:
         check_new(out)

@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 
 from labcore import encoders
-from labcore.config import StudentRunConfig, TarFlowConfig
+from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.encoders import EncoderSpec, specs
 from labcore.encoders.perceptual import CONVNEXT, VGG
 from labcore.files import weights_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import untrained as untrained_autoencoder
 from labcore.rng import generator
-from labcore.runs.kinds import AnyRun
 
 PICTURE = (500, 375)
 """Pixels across and down a picture, about ImageNet's average; sizes of 64 and below get pictures of their own size."""
@@ -48,7 +47,7 @@ def make_pictures(folder: Path, classes: int, images: int, image_size: int, grey
     return str(folder)
 
 
-def make_weights(config: AnyRun, folder: Path) -> AnyRun:
+def make_weights(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
     """Write random weights of the networks that `config` needs and this machine lacks to `folder`; the run that reads them.
 
     folder: what $LABCORE_WEIGHTS names while the run is rehearsed; what `weights_folder` has is linked into it.
@@ -61,13 +60,11 @@ def make_weights(config: AnyRun, folder: Path) -> AnyRun:
         place = folder / f"random-{codec}"  # another name: autoencoders are kept by theirs in this process
         untrained_autoencoder(codec).save_pretrained(place)
         config = config.replace(model=config.model.replace(codec=str(place)).model_dump())
-    if not isinstance(config, StudentRunConfig):
-        if config.align is not None:
-            _encoder(specs.spec(config.align.encoder), folder, config.align.weights)
-            if config.align.weights is not None and not Path(config.align.weights).expanduser().exists():
-                config = config.replace(align=config.align.replace(weights=None).model_dump())
-        return config
-    for name in config.student.perceptual:
+    if (align := config.encoder) is not None:
+        _encoder(specs.spec(align.encoder), folder, align.weights)
+        if align.weights is not None and not Path(align.weights).expanduser().exists():
+            config = config.replace(align=align.replace(weights=None).model_dump())
+    for name in config.distances:
         if name == "lpips":
             _vgg(folder)
         else:

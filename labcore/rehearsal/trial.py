@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from labcore.config import BaseRunConfig
 from labcore.inverse.sample import sample
+from labcore.kinds import kind_of
 from labcore.latents import to_pixels
 from labcore.memory import peak_of
 from labcore.plan import on_disk
 from labcore.plan.machine import device_kind
-from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.train_flow import carry_out, datasets, initialised
+from labcore.runs.images import datasets
+from labcore.runs.models import find_teacher
+from labcore.runs.train import carry_out, initialised
 from labcore.timing import seconds_of
 from labcore.train import checkpoint
 from labcore.train.faults import TooLittleMemory, is_out_of_memory
@@ -64,7 +67,9 @@ class OutOfMemory(Exception):
         self.doing = doing
 
 
-def run_trial(config: AnyRun, folder: Path, steps: int, images: int, seconds: int | float, processes: int = 1) -> Trial:
+def run_trial(
+    config: BaseRunConfig, folder: Path, steps: int, images: int, seconds: int | float, processes: int = 1
+) -> Trial:
     """Train `steps` steps in `folder`, with the share that one of `processes` has of each batch, and draw `images` images.
 
     seconds: training ends about when they are over, and then nothing is drawn. Raises OutOfMemory, as
@@ -97,7 +102,7 @@ def run_trial(config: AnyRun, folder: Path, steps: int, images: int, seconds: in
     return found._replace(drawn=images, seconds_per_image=taken / images)
 
 
-def shortened(config: AnyRun, steps: int, processes: int = 1) -> AnyRun:
+def shortened(config: BaseRunConfig, steps: int, processes: int = 1) -> BaseRunConfig:
     """A run of so many steps with one process's share of the batch, and so few images that nothing long comes before them."""
     t = config.train
     batch = t.batch_size // processes
@@ -148,11 +153,11 @@ class _Clock:
         return statistics.median(taken[min(WARM, len(taken) - 1) :])
 
 
-def _train(config: AnyRun, folder: Path, clock: _Clock) -> tuple[TrainResult, int | None]:
+def _train(config: BaseRunConfig, folder: Path, clock: _Clock) -> tuple[TrainResult, int | None]:
     """The result of the training, and the bytes that it held at its peak."""
     kind, found = kind_of(config), []
     images, _ = datasets(config)
-    objective = kind.objective(config, images)
+    objective = kind.objective(config, images, find_teacher(config))
 
     def go() -> None:
         model = initialised(kind.model, config)

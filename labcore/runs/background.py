@@ -13,11 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labcore.config import BaseRunConfig
 from labcore.files import check_writable
+from labcore.kinds import kind_of
 from labcore.runs import detached
 from labcore.runs.config_paths import anchored
-from labcore.runs.kinds import AnyRun, kind_of
-from labcore.runs.train_flow import CONFIG, data_fingerprint, datasets, write_config
+from labcore.runs.folder import CONFIG, write_config
+from labcore.runs.images import data_fingerprint, datasets
+from labcore.runs.models import find_teacher
+from labcore.runs.train import run_training
 from labcore.runs.watching import report_line, reporter_for
 from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
@@ -30,7 +34,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 def train_streamed(
-    config: AnyRun,
+    config: BaseRunConfig,
     folder: str | Path,
     num_processes: int = 1,
     previews: bool = True,
@@ -39,8 +43,8 @@ def train_streamed(
     """Train what `config` says in `folder` on `num_processes` devices, or find it, or go on with it; the finished result.
 
     show takes each line that the training writes; None shows the training as `labcore.runs.watching` says. With several
-    machines (see `labcore.train.launch.nodes_of`) this starts the processes of this one. Raises as `run_training` or
-    `run_student`, AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
+    machines (see `labcore.train.launch.nodes_of`) this starts the processes of this one. Raises as `run_training`,
+    AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
     stopped and saved, and RuntimeError with its last lines where it failed.
     """
     folder, config = Path(folder), anchored(config)
@@ -51,7 +55,7 @@ def train_streamed(
         reporter.close()
 
 
-def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, reporter: Reporter) -> TrainResult:
+def _train(config: BaseRunConfig, folder: Path, num_processes: int, previews: bool, reporter: Reporter) -> TrainResult:
     nodes = nodes_of()
     if detached.running(folder):
         _check_same(config, folder, detached.read(folder)["about"])
@@ -69,7 +73,7 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
         reporter.say(found_finished(folder, found.step))
         return _result(config, folder)
     if num_processes == 1 and nodes.count == 1:
-        result = kind_of(config).run(config, folder, previews, reporter)
+        result = run_training(config, folder, previews, reporter)
         if not result.finished:
             raise TrainingStopped(_stopped_at(result.step, config))
         return result
@@ -97,7 +101,7 @@ def _train(config: AnyRun, folder: Path, num_processes: int, previews: bool, rep
         process.poll()
 
 
-def _follow(config: AnyRun, folder: Path, reporter: Reporter, again: bool = False) -> TrainResult:
+def _follow(config: BaseRunConfig, folder: Path, reporter: Reporter, again: bool = False) -> TrainResult:
     """Report what the training writes until it ends, and judge how it ended."""
     output, show = detached.Output(folder, again), partial(report_line, reporter)
     try:
@@ -119,7 +123,7 @@ def _follow(config: AnyRun, folder: Path, reporter: Reporter, again: bool = Fals
     )
 
 
-def _result(config: AnyRun, folder: Path) -> TrainResult:
+def _result(config: BaseRunConfig, folder: Path) -> TrainResult:
     """What a run returns, read from its folder when it is finished."""
     import torch
 
@@ -143,12 +147,13 @@ def _step(folder: Path) -> int:
     return found.step if found else 0
 
 
-def _about(config: AnyRun, data_fingerprint: str | None) -> dict[str, Any]:
+def _about(config: BaseRunConfig, data_fingerprint: str | None) -> dict[str, Any]:
     """What a run is of, as its checkpoints say it; raises for what cannot be trained."""
-    return {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint, **kind_of(config).identity(config)}
+    identity = kind_of(config).identity(config, find_teacher(config))
+    return {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint, **identity}
 
 
-def _about_here(config: AnyRun, folder: Path, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
+def _about_here(config: BaseRunConfig, folder: Path, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
     """What a run in `folder` is of; AnotherRun where the checkpoint found there has other settings."""
     about = _about(config, data_fingerprint(folder, datasets(config)[0]))
     if found:
@@ -156,7 +161,7 @@ def _about_here(config: AnyRun, folder: Path, found: checkpoint.Checkpoint | Non
     return about
 
 
-def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
+def _check_same(config: BaseRunConfig, folder: Path, about: dict[str, Any]) -> None:
     """AnotherRun where the training that runs in `folder` has other settings."""
     if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), checkpoint.MAY_CHANGE):
         raise checkpoint.AnotherRun(
@@ -165,7 +170,7 @@ def _check_same(config: AnyRun, folder: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _stopped_at(step: int, config: AnyRun) -> str:
+def _stopped_at(step: int, config: BaseRunConfig) -> str:
     return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to go on"
 
 

@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labcore.config import RunConfig, StudentRunConfig
+from labcore.config import BaseRunConfig
 from labcore.latents.weights import RANDOM
 from labcore.latents.weights import SHIPPED as SHIPPED_CODEC
 from labcore.zoo import NAMES as SHIPPED
 
-AnyRun = TypeVar("AnyRun", RunConfig, StudentRunConfig)
+AnyRun = TypeVar("AnyRun", bound=BaseRunConfig)
 
 
 def absolute(path: str | None) -> str | None:
@@ -37,8 +37,8 @@ def anchored(config: AnyRun) -> AnyRun:
         "data": config.data.replace(path=absolute(config.data.path)).model_dump(),
         "model": config.model.replace(codec=from_anywhere(config.model.codec, (SHIPPED_CODEC, RANDOM))).model_dump(),
     }
-    if isinstance(config, StudentRunConfig):
-        found["flow"] = from_anywhere(config.flow)
-    elif config.align is not None:
-        found["align"] = config.align.replace(weights=absolute(config.align.weights)).model_dump()
+    if config.teacher is not None:
+        found["flow"] = from_anywhere(config.teacher)
+    if config.encoder is not None:
+        found["align"] = config.encoder.replace(weights=absolute(config.encoder.weights)).model_dump()
     return config.replace(**found)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from labcore.config import (
     RENAMED,
+    BaseRunConfig,
     DataConfig,
-    RunConfig,
     StudentRunConfig,
     TarFlowConfig,
     TokensConfig,
@@ -18,22 +17,20 @@ from labcore.config import (
 )
 from labcore.data.datasets import NAMES, Data
 from labcore.hints import nearest
+from labcore.kinds import STUDENT, kind_of_sections
 from labcore.latents import codec_of, square_pixels
-from labcore.presets import PRESETS, SMALL, STUDENTS, about
+from labcore.presets import ALL, PRESETS, SMALL, STUDENTS, about
 from labcore.runs.config_paths import anchored, from_anywhere
 from labcore.runs.models import find_model, run_section
 from labcore.train.distillation import SAME
-from labcore.types import Site
 from labcore.yamlfile import parse_yaml, read_yaml
 
-SECTIONS = ("model", "data", "train", "align")
-STUDENT_SECTIONS = ("model", "data", "train", "student")
 STUDENT_TRAIN: dict[str, Any] = dict(
     steps=2000, batch_size=128, lr=1e-3, warmup_steps=100, weight_decay=0.0, ema_decay=0.999
 )
 """How a learned inverse is trained where nothing is said; our choice, for the sizes that two cores bear."""
 
-AnyRun = TypeVar("AnyRun", RunConfig, StudentRunConfig)
+AnyRun = TypeVar("AnyRun", bound=BaseRunConfig)
 
 
 def configure(
@@ -44,27 +41,34 @@ def configure(
     channels: int | None = None,
     settings: Sequence[str] = (),
     align: str | None = None,
-) -> RunConfig:
-    """A validated RunConfig.
+) -> BaseRunConfig:
+    """A validated configuration of a run that no flow teaches; its kind is that of the file or preset.
 
-    file: a YAML file with the keys model, data, train and align, instead of a preset. data: a data set's name, or a folder
-    of class folders. align: a direction of alignment, or "off"; sites that nothing names are `default_sites`. settings:
+    file: a YAML file with the sections of its kind, instead of a preset; a flow's are model, data, train and align. data: a
+    data set's name, or a folder of class folders. align: a direction of alignment, or "off"; sites that nothing names are
+    `labcore.kinds.flow.default_sites`. settings:
     "train.steps=100" and the like, the last word. Paths become absolute (`labcore.runs.config_paths`). A model's image size,
     channels and classes follow the data where they are not set. Raises ValueError or FileNotFoundError for what does not exist
     or fit.
     """
-    if file is None and preset in STUDENTS:
+    values = _read(file) if file else preset_sections(preset)
+    kind = kind_of_sections(values)
+    if kind.has_teacher and file is None:
         raise ValueError(
             f"preset {preset!r} trains the learned inverse of a flow; name that, as in  {about(preset)[0]}"
         )
-    sections = _sections(_read(file) if file else preset_sections(preset), SECTIONS)
+    if kind.has_teacher:
+        raise ValueError(f"{file} is of the learned inverse of a flow; give it to `lab train` or configure_student")
+    if align is not None and "align" not in kind.sections:
+        raise ValueError(f"--align was {align!r}; a {kind.name} is aligned with nothing: leave it out")
+    sections = _sections(values, kind.sections)
     _choose_data(sections["data"], data, image_size, channels)
     chosen = _settings(sections, settings)
     if data is not None or image_size is not None or channels is not None:
         found = Data.of(DataConfig(**sections["data"])).split("train")
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
         if sections["model"].get("codec") is not None:
-            used = codec_of(TarFlowConfig(**sections["model"]))
+            used = codec_of(kind.config.model_fields["model"].annotation(**sections["model"]))
             if found.image_size % used.factor:
                 raise ValueError(f"image_size was {found.image_size}; {used.name} takes multiples of {used.factor}")
             follow |= dict(image_size=found.image_size // used.factor, channels=used.channels)
@@ -76,12 +80,9 @@ def configure(
         sections["align"]["direction"] = align
     if align == "off" and any(section == "align" for section, _ in chosen):
         raise ValueError("--align off takes no align settings; leave one of them out")
-    if align == "off" or not sections["align"]:
-        return anchored(RunConfig(**{**sections, "align": None}))
-    if "sites" not in sections["align"]:
-        model = TarFlowConfig(**sections["model"])
-        sections["align"]["sites"] = default_sites(sections["align"].get("direction", "reverse"), model)
-    return anchored(RunConfig(**sections))
+    if align == "off":
+        sections["align"] = {}
+    return anchored(kind.validated(sections))
 
 
 def configure_student(
@@ -101,7 +102,7 @@ def configure_student(
     training is that of `STUDENT_TRAIN`. Raises as `configure`, and as `find_model`.
     """
     values = _read(file) if file else STUDENTS[preset] if preset else {}
-    sections = _sections({name: section for name, section in values.items() if name != "flow"}, STUDENT_SECTIONS)
+    sections = _sections({name: section for name, section in values.items() if name != "flow"}, STUDENT.sections)
     if preset:  # a way to teach, for any flow
         sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
     flow = from_anywhere(flow)
@@ -133,48 +134,40 @@ def configure_run(
     settings: Sequence[str] = (),
     align: str | None = None,
     invert: str | None = None,
-) -> RunConfig | StudentRunConfig:
+) -> BaseRunConfig:
     """The configuration of a learned inverse, of `invert` or of what `file` says under flow; else that of a flow.
 
     So the config.yaml in a run's folder says the same run again, of either kind. Raises as `configure` and
     `configure_student`, and ValueError for what is not for a learned inverse.
     """
-    own, inverse = _read(file) if file else {}, preset if preset in STUDENTS and file is None else None
-    if invert is None and "flow" not in own:
+    own = _read(file) if file else {}
+    inverse = preset if file is None and kind_of_sections(ALL.get(preset, {})).has_teacher else None
+    if invert is None and not kind_of_sections(own).has_teacher:
         return configure(preset, file, data, image_size, channels, settings, align)
     if align or (preset != "fashion-small" and not inverse):
         raise ValueError(
             "a learned inverse is trained (--invert, or flow in --config), and no flow, so --align and a flow's --preset "
             f"are not for it; its presets are {', '.join(STUDENTS)}"
         )
-    flow = own["flow"] if invert is None else invert
+    flow = own.get("flow") if invert is None else invert
     if not isinstance(flow, str):
         raise ValueError(f"{file}: flow was {flow!r}; give a zoo name, a run's folder or a saved model")
     return configure_student(flow, inverse, file, data, image_size, channels, settings)
 
 
-def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[RunConfig | StudentRunConfig, TarFlowConfig | None]:
+def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[BaseRunConfig, TarFlowConfig | None]:
     """A preset as it stands, and of a learned inverse the flow that it names, as a preset too; no file is read.
 
     Raises ValueError for an unknown preset and for settings that it has not.
     """
-    if preset not in STUDENTS:
+    values = preset_sections(preset)
+    if not kind_of_sections(values).has_teacher:
         return configure(preset, settings=settings), None
-    sections = _sections({k: v for k, v in STUDENTS[preset].items() if k != "flow"}, STUDENT_SECTIONS)
-    flow = Path(STUDENTS[preset]["flow"]).parts[1]
+    sections = _sections({k: v for k, v in values.items() if k != "flow"}, STUDENT.sections)
+    flow = Path(values["flow"]).parts[1]
     sections["data"] = {**PRESETS[flow]["data"], **sections["data"]}
     _settings(sections, settings)
     return StudentRunConfig(flow=flow, **sections), TarFlowConfig(**PRESETS[flow]["model"])
-
-
-def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
-    """The two blocks nearest z, or nearest the image for "forward", after three quarters of their layers.
-
-    For 8 blocks of 8 layers that is (7, 6) and (8, 6), the best of FlowBack's Table 1; the rule for other sizes is ours.
-    """
-    last, layer = model.num_blocks, math.ceil(0.75 * model.layers_per_block)
-    blocks = (1, 2) if direction == "forward" else (last - 1, last)
-    return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
 def _sections(values: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -236,10 +229,9 @@ def at_length(run: AnyRun, steps: int, batch_size: int, save_every: int, seed: i
 
 def preset_sections(name: str) -> dict[str, Any]:
     """The sections of a preset; ValueError, with a guess, for a name that is none."""
-    known = {**PRESETS, **STUDENTS}
-    if name not in known:
-        raise ValueError(f"no preset {name!r}{nearest(name, known)}; `lab presets` lists them: {', '.join(SMALL)}, ...")
-    return known[name]
+    if name not in ALL:
+        raise ValueError(f"no preset {name!r}{nearest(name, ALL)}; `lab presets` lists them: {', '.join(SMALL)}, ...")
+    return ALL[name]
 
 
 def _read(file: Path) -> dict[str, Any]:

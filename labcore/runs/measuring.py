@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labcore.config import RunConfig, TarFlowConfig, TokensConfig
+from labcore.config import BaseRunConfig, TarFlowConfig, TokensConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
@@ -17,11 +17,11 @@ from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
 from labcore.files import check_file
 from labcore.jsonfile import read_object
+from labcore.kinds import kind_of
 from labcore.processes import process_device
 from labcore.runs import detached
 from labcore.runs.denoising import Denoising, check_denoising, find_denoised
 from labcore.runs.evaluation import evaluate_model
-from labcore.runs.kinds import AnyRun
 from labcore.train.launch import Nodes, command, environment
 from labcore.train.log import print_line
 
@@ -68,31 +68,31 @@ class Measuring(NamedTuple):
         if not is_flow and self.noise_std is not None:
             raise ValueError(f"noise_std was {self.noise_std}; a learned inverse has none, so leave it at None")
         for guidance in self.guidances:
-            self.sampling(guidance, is_flow, 0)
+            self.sampling(guidance, "constant", 0)
 
-    def sampling(self, guidance: float, is_flow: bool, seed: int) -> Sampling:
-        """How images are drawn with a guidance."""
-        schedule = "linear" if is_flow else "constant"
+    def sampling(self, guidance: float, schedule: str, seed: int) -> Sampling:
+        """How images are drawn with a guidance and its schedule along the tokens."""
         how = dict(guidance=guidance, guidance_schedule=schedule, attn_temp=self.attn_temp, seed=seed)
         return Sampling(num=self.samples, noise_std=self.noise_std, **how)
 
 
 def measured(
-    config: AnyRun, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = print_line
+    config: BaseRunConfig, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = print_line
 ) -> dict[str, Any]:
     """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
 
     model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
     Raises as `evaluate_streamed`; ValueError for no guidance.
     """
-    is_flow = isinstance(config, RunConfig)
+    kind = kind_of(config)
     how.check(config.model)
     wanted, suffix = image_metrics(how.extractor, how.samples), suffix_of(how.extractor)
-    simple = ["likelihood", *(["classify"] if config.model.num_classes else [])] if is_flow else []
+    simple = kind.test_metrics(config.model)
     data, images, record = Data.of(config.data), {}, {}
     for i, guidance in enumerate(how.guidances):
         show(f"--- guidance {guidance:g}")
-        metrics, sampling = [*(simple if i == 0 else []), *wanted], how.sampling(guidance, is_flow, config.train.seed)
+        metrics = [*(simple if i == 0 else []), *wanted]
+        sampling = how.sampling(guidance, kind.guidance_schedule, config.train.seed)
         scored = "-score" if how.denoising == "score" else ""
         path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}{scored}.json"
         found = evaluate_streamed(

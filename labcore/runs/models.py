@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labcore.biflow.model import BackwardModel
+from labcore.config import BaseRunConfig
 from labcore.files import cache_folder
 from labcore.flows.tarflow import TarFlow
 from labcore.in_use import note_use
 from labcore.inverse.calibrate import FILE
 from labcore.inverse.calibrate import load as load_calibration
 from labcore.inverse.methods import SOLVERS, Method, Solver, named
+from labcore.kinds import kind_of
 from labcore.nn.pretrained import CONFIG, saved_class
 from labcore.provenance import weights_hash
 from labcore.train import checkpoint
@@ -51,6 +53,18 @@ def _load(kind: type[AnyModel], source: str | Path, place: Path | str) -> AnyMod
             raise
         warnings.warn(f"{error}. Taking the averaged weights of {found.path.name} instead", stacklevel=3)
         return kind.from_pretrained(found.path / "ema")
+
+
+def find_teacher(config: BaseRunConfig) -> TarFlow | None:
+    """The flow that teaches a run's model; None for a run without one.
+
+    Raises as `find_model`, and ValueError where the model cannot learn from it.
+    """
+    if config.teacher is None:
+        return None
+    flow = find_model(config.teacher)
+    kind_of(config).check_teacher(flow, config.model)
+    return flow
 
 
 def run_section(source: str | Path, section: str) -> dict[str, Any] | None:

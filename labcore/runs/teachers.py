@@ -14,7 +14,7 @@ from labcore.locks import locked
 from labcore.presets import PRESETS
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure
-from labcore.runs.train_flow import datasets
+from labcore.runs.images import datasets
 
 
 def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int = 100) -> Path | str:

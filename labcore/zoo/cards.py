@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from labcore.config import RunConfig, StudentRunConfig
+from labcore.config import BaseRunConfig
 from labcore.data.fashion_mnist import CLASSES
-from labcore.flows.tarflow import TarFlow
+from labcore.kinds import kind_of
 
 LICENCE = """**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence,
 Copyright 2017 Zalando SE."""
@@ -15,14 +15,13 @@ Copyright 2017 Zalando SE."""
 def card(
     name: str,
     model: Any,
-    config: RunConfig | StudentRunConfig,
+    config: BaseRunConfig,
     record: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
 ) -> str:
     """The model's card: what it is, how it was made, what it can do."""
-    what = _flow if isinstance(model, TarFlow) else _inverse
     c, t = model.config, record["trained_with"]
-    head, rows, limits, command = what(name, model, config, record)
+    head, rows, limits, command = kind_of(config).card(name, model, config, record)
     rows += _samples(evaluation) if evaluation else []
     table = "\n".join(f"| {row} | {value} |" for row, value in rows)
     return f"""# {name}
@@ -57,62 +56,6 @@ Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbe
 
 **Limits.** Small on purpose: it is for tests, notebooks and teaching. {limits}
 """
-
-
-def _flow(name: str, flow: TarFlow, config: RunConfig, record: dict[str, Any]) -> tuple[str, list, str, str]:
-    c, n = flow.config, record["likelihood"]
-    kind = "TARFlow"
-    if c.positions == "rope" and c.affine_clamp is not None:
-        kind += (
-            f" with RoPE, SwiGLU and RMSNorm, its affine parameters held in [-{c.affine_clamp:g}, {c.affine_clamp:g}],"
-        )
-    if (align := config.align) is not None:
-        sites = ", ".join(f"block {block} layer {layer}" for block, layer in align.sites)
-        kind += f""" trained with R-REPA ({align.direction}, weight {align.weight:g},
-{sites}, {align.encoder})"""
-    head = f"""A {kind} of {record["parameters"]:,} parameters
-for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:"""
-    rows = [
-        (
-            f"negative log-likelihood of {n['n']:,} test images, with labels",
-            f"{n['nats_per_dim']:.4f} +- {n['standard_error'] / c.dims:.4f} nats/dim ({n['density']})",
-        ),
-        *(
-            (f"{way} classification of them, clean", f"{a['accuracy']:.1%} (95%: {a['low']:.1%} to {a['high']:.1%})")
-            for way, a in (("Bayes", record["bayes_accuracy"]), ("training-free", record["training_free_accuracy"]))
-        ),
-        (
-            "round trip invert(flow(x)), largest error in float32, 64 images",
-            f"{record['round_trip_error']:.1e}",
-        ),
-    ]
-    limits = f"""It knows {c.image_size}x{c.image_size} grey pictures of clothes in [-1, 1] with
-noise of sigma {c.noise_std:g}, and nothing else; values far outside that range overflow."""
-    return head, rows, limits, f"lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
-
-
-def _inverse(name: str, model: Any, config: StudentRunConfig, record: dict[str, Any]) -> tuple[str, list, str, str]:
-    c, back = model.config, record["brought_back"]
-    head = f"""A learned inverse (BiFlow) of `{config.flow}`, {record["parameters"]:,} parameters: noise to a clean
-{c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
-with guidance from 0 to {c.max_guidance:g} as an input;"""
-    rows = [
-        (
-            f"mean squared error of {back['n']:,} test images, encoded with training noise and brought back",
-            f"{back['learned']['image_mse']:.4f} (the exact inverse, denoised: {back['exact']['image_mse']:.4f})",
-        ),
-        (
-            "RMS of F(G(z)) - z, before denoising",
-            f"{back['learned']['cycle_rms']:.2f} (exact: {back['exact']['cycle_rms']:.1e})",
-        ),
-        (
-            "nats/dim of its images under the flow",
-            f"{back['learned']['nats_per_dim']:.3f} (the exact inverse's: {back['exact']['nats_per_dim']:.3f})",
-        ),
-    ]
-    limits = f"It inverts `{config.flow}` and no other flow; guidance above {c.max_guidance:g} it has not seen."
-    command = f"lab train --invert {config.flow} --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
-    return head, rows, limits, command
 
 
 def _samples(evaluation: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from labcore.data.loaders import StepSampler, micro_batches
 from labcore.evaluate import likelihood
 from labcore.evaluate.generate import Sampling, generate
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import run_training
+from labcore.runs.train import run_training
 from labcore.train import shard
 from labcore.train.log import read_log
 from labcore.train.loop import Trained

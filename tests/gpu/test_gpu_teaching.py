@@ -11,7 +11,7 @@ from gpu.runs import Waits, embedded, go, pictures, steps, trainable
 from labcore import BackwardModel
 from labcore.config import AlignConfig, BackwardConfig, StudentConfig
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import run_training
+from labcore.runs.train import run_training
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.distillation import Distillation, measure_rms
 from labcore.train.log import read_log

@@ -12,7 +12,7 @@ from gpu.runs import Waits, embedded, go, peak, pictures, steps, trainable, weig
 from labcore.config import RunConfig
 from labcore.plan import plan
 from labcore.rng import StepNoise
-from labcore.runs.train_flow import run_training
+from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.log import RunLog, read_log
 from labcore.train.loop import Hooks, Trained

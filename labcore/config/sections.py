@@ -1,8 +1,4 @@
-"""Configurations: what a model is and how it is trained, as validated, frozen values that are saved beside the weights.
-
-Unknown keys, wrong types and values out of range are refused with pydantic's message naming the key. Named presets are
-plain dictionaries from a name to a configuration.
-"""
+"""The sections of a run's configuration: models, data, training, and how each kind of run is taught."""
 
 from __future__ import annotations
 
@@ -21,25 +17,6 @@ Width = Annotated[int, Field(gt=0, le=2**17)]
 claims more is damaged or hostile."""
 MOST_TOKENS = 2**16
 """Tokens of an image; tables of positions grow with them."""
-
-SCHEMA = 1
-"""Version of the saved format. A file of a newer schema is refused; an older one is migrated on load."""
-
-
-RENAMED = {"inversion": "student"}
-"""Sections of a run's configuration that earlier versions called by another name: old name -> present name."""
-
-
-def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with the sections of earlier versions under their present names.
-
-    Raises ValueError if a section is given by both names.
-    """
-    both = [(old, new) for old, new in RENAMED.items() if old in values and new in values]
-    if both:
-        old, new = both[0]
-        raise ValueError(f"the configuration has {old} and {new}; {old} is the former name of {new}: give {new} alone")
-    return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 class TokensConfig(Config):
@@ -351,49 +328,3 @@ class StudentConfig(Config):
     )  # distance -> weight, on images; see labcore.encoders.perceptual
     adaptive_power: NonNegativeFloat = 1.0  # p of equation 7; 0: plain distances
     adaptive_offset: PositiveFloat = 1e-2  # c of equation 7
-
-
-class RunConfig(Config):
-    """One training run: a model, its data, how it is trained, and what its features are aligned with, if anything."""
-
-    model: TarFlowConfig
-    data: DataConfig = DataConfig()
-    train: TrainConfig
-    align: AlignConfig | None = None
-
-    @model_validator(mode="after")
-    def _sites_exist(self) -> RunConfig:
-        m = self.model
-        for block, layer in self.align.sites if self.align else ():
-            if block > m.num_blocks or layer > m.layers_per_block:
-                raise ValueError(
-                    f"site ({block}, {layer}) is not in the model; blocks are 1..{m.num_blocks}, "
-                    f"layers 1..{m.layers_per_block}"
-                )
-        if self.align and self.align.image_size is not None and self.data.name != "folder":
-            raise ValueError(
-                f"align.image_size was {self.align.image_size} for {self.data.name}; only the pictures of a folder can be "
-                "read at another size: leave it out (null)"
-            )
-        if self.align and self.align.adjoint_sweeps >= m.tokens:
-            raise ValueError(
-                f"adjoint_sweeps was {self.align.adjoint_sweeps}; with {m.tokens} tokens, {m.tokens - 1} give the full gradient"
-            )
-        if self.align and self.align.loss == "nt-xent" and m.tokens == 1:
-            raise ValueError("loss 'nt-xent' compares tokens with each other, and this model has one; take 'cosine'")
-        return self
-
-
-class StudentRunConfig(Config):
-    """One training run of a learned inverse: the flow that it inverts, the model, data, training, and what it is taught by."""
-
-    flow: str  # what find_model takes: a zoo name, a run's folder, a saved model
-    model: BackwardConfig
-    data: DataConfig = DataConfig()
-    train: TrainConfig
-    student: StudentConfig = StudentConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_versions(cls, values: Any) -> Any:
-        return with_present_names(values) if isinstance(values, dict) else values

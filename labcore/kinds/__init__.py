@@ -1,0 +1,29 @@
+"""The kinds of training run: a flow's and its student's. All that differs between them is in one class each.
+
+`kind_of` finds the kind of a configuration, `kind_of_sections` that of a file or preset. Everything else asks the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labcore.config import BaseRunConfig
+from labcore.kinds.flow import FlowKind
+from labcore.kinds.kind import Kind, Parts
+from labcore.kinds.student import StudentKind
+
+__all__ = ["FLOW", "KINDS", "STUDENT", "Kind", "Parts", "kind_of", "kind_of_sections"]
+
+FLOW, STUDENT = FlowKind(), StudentKind()
+KINDS: tuple[Kind, ...] = (FLOW, STUDENT)
+
+
+def kind_of(config: BaseRunConfig) -> Kind:
+    """Return the kind of run that a configuration is of."""
+    return next(kind for kind in KINDS if type(config) is kind.config)
+
+
+def kind_of_sections(values: Mapping[str, Any]) -> Kind:
+    """Return the kind whose own keys are among those of a file or preset; a flow's where no kind's are."""
+    return next((kind for kind in reversed(KINDS) if kind.own_keys & values.keys()), FLOW)

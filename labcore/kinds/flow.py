@@ -1,0 +1,173 @@
+"""The run that trains a flow: by its likelihood alone, or with its features aligned with an encoder's tokens (R-REPA)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labcore import encoders
+from labcore.config import RunConfig, TarFlowConfig, TokensConfig
+from labcore.data.datasets import Data
+from labcore.data.transforms import floats
+from labcore.encoders.specs import token_width
+from labcore.evaluate.likelihood import likelihood
+from labcore.flows.tarflow import TarFlow
+from labcore.kinds.kind import Kind, Parts, once_noised, small_sections, without_label_check
+from labcore.latents import LatentData
+from labcore.processes import process_device
+from labcore.progress import show_progress
+from labcore.provenance import file_hash
+from labcore.spread import spread, spread_rows
+from labcore.train import checkpoint, monitor
+from labcore.train.alignment import LikelihoodAndAlignment
+from labcore.train.objectives import Likelihood
+from labcore.train.targets import Cached, Computed
+from labcore.types import Batch, Site
+
+EVALUATED = 1000
+"""Test images, evenly spread, in the likelihood that is logged while training; our choice."""
+
+
+class FlowKind(Kind):
+    """A flow's run."""
+
+    name, config, model = "flow", RunConfig, TarFlow
+    guidance_schedule = "linear"  # as in the papers' evaluations
+
+    def validated(self, sections: dict[str, dict[str, Any]]) -> RunConfig:
+        """As `Kind.validated`; sites that nothing names are `default_sites`, and an empty `align` is none."""
+        align = sections["align"]
+        if not align:
+            return RunConfig(**{**sections, "align": None})
+        if "sites" not in align:
+            align["sites"] = default_sites(align.get("direction", "reverse"), TarFlowConfig(**sections["model"]))
+        return RunConfig(**sections)
+
+    def identity(self, config: RunConfig, teacher: TarFlow | None) -> dict[str, str]:
+        """The hash of the encoder's file. Raises FileNotFoundError where there is none."""
+        if config.align is None:
+            return {}
+        found = encoders.find_weights(encoders.spec(config.align.encoder), config.align.weights)
+        return {checkpoint.ENCODER: file_hash(found)}
+
+    def objective(self, config: RunConfig, images: Any, teacher: TarFlow | None) -> nn.Module:
+        """The likelihood, or that and the alignment. Encoder tokens of `images` that are kept on disk are computed here.
+
+        Raises as `labcore.encoders.load`.
+        """
+        a, t = config.align, config.train
+        if a is None:
+            return Likelihood(t.label_dropout)
+        encoder, grid = encoders.load(a.encoder, a.weights, device=process_device()), config.model.grid
+        if a.targets == "cached":
+            seen = encoder_images(config, images)
+            targets = Cached(encoder, seen, grid, a.stage, config.data.flip, show_progress())
+        elif config.model.codec is not None:
+            raise ValueError(
+                "align.targets was 'computed' for a flow of latents; an encoder looks at pixels: take 'cached'"
+            )
+        else:
+            targets = Computed(encoder, grid, a.stage)
+        return LikelihoodAndAlignment(a, config.model, targets, t.label_dropout, t.seed)
+
+    def evaluation(self, model: TarFlow, objective: nn.Module, test: Any) -> dict[str, float]:
+        """Test likelihood (labels given) and round-trip error, on images spread over the test set."""
+        record = likelihood(model, test, limit=EVALUATED)
+        pixels, labels = test.__getitems__(spread_rows(len(test), 4))
+        x = once_noised(model, floats(test, pixels.to(model.device)))
+        y = labels.to(model.device) if model.config.num_classes else None
+        return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(model, x, y)}
+
+    def diagnose(self, model: TarFlow, x: Tensor, y: Tensor | None) -> Any:
+        """RMS of the states after every block."""
+        return monitor.state_rms(model, once_noised(model, x), y)
+
+    def parts(self, config: RunConfig, teacher: TarFlowConfig | None) -> Parts:
+        """As `Kind.parts`; the encoder's tokens are zeros of their size."""
+        model, t = without_label_check(TarFlow(config.model)), config.train
+        if config.align is None:
+            return Parts(model, Likelihood(t.label_dropout))
+        return Parts(
+            model, LikelihoodAndAlignment(config.align, config.model, _Tokens(config), t.label_dropout, t.seed)
+        )
+
+    def test_metrics(self, model: TokensConfig) -> list[str]:
+        """Likelihood, and the training-free classification of a flow with classes."""
+        return ["likelihood", *(["classify"] if model.num_classes else [])]
+
+    def smoke(self, config: RunConfig, flow: str | None = None) -> RunConfig:
+        """As `Kind.smoke`; sites and direction stay, and the encoder is the embedded one."""
+        align = None
+        if config.align:
+            targets = "computed" if config.model.codec is None else "cached"
+            align = config.align.replace(encoder="efficientnet-lite0", targets=targets, image_size=None).model_dump()
+        return RunConfig(**small_sections(config), align=align)
+
+    def card(
+        self, name: str, model: TarFlow, config: RunConfig, record: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], str, str]:
+        """Likelihood, classification and round trip."""
+        c, n = model.config, record["likelihood"]
+        kind = "TARFlow"
+        if c.positions == "rope" and c.affine_clamp is not None:
+            kind += f" with RoPE, SwiGLU and RMSNorm, its affine parameters held in [-{c.affine_clamp:g}, {c.affine_clamp:g}],"
+        if (align := config.align) is not None:
+            sites = ", ".join(f"block {block} layer {layer}" for block, layer in align.sites)
+            kind += f""" trained with R-REPA ({align.direction}, weight {align.weight:g},
+{sites}, {align.encoder})"""
+        head = f"""A {kind} of {record["parameters"]:,} parameters
+for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:"""
+        rows = [
+            (
+                f"negative log-likelihood of {n['n']:,} test images, with labels",
+                f"{n['nats_per_dim']:.4f} +- {n['standard_error'] / c.dims:.4f} nats/dim ({n['density']})",
+            ),
+            *(
+                (
+                    f"{way} classification of them, clean",
+                    f"{a['accuracy']:.1%} (95%: {a['low']:.1%} to {a['high']:.1%})",
+                )
+                for way, a in (("Bayes", record["bayes_accuracy"]), ("training-free", record["training_free_accuracy"]))
+            ),
+            (
+                "round trip invert(flow(x)), largest error in float32, 64 images",
+                f"{record['round_trip_error']:.1e}",
+            ),
+        ]
+        limits = f"""It knows {c.image_size}x{c.image_size} grey pictures of clothes in [-1, 1] with
+noise of sigma {c.noise_std:g}, and nothing else; values far outside that range overflow."""
+        return head, rows, limits, f"lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
+
+
+def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
+    """The two blocks nearest z, or nearest the image for "forward", after three quarters of their layers.
+
+    For 8 blocks of 8 layers that is (7, 6) and (8, 6), the best of FlowBack's Table 1; the rule for other sizes is ours.
+    """
+    last, layer = model.num_blocks, math.ceil(0.75 * model.layers_per_block)
+    blocks = (1, 2) if direction == "forward" else (last - 1, last)
+    return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
+
+
+def encoder_images(config: RunConfig, training: Any) -> Any:
+    """The pictures of `training` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
+    d = config.data
+    if config.align.image_size is not None:
+        return spread(Data.of(d)._replace(image_size=config.align.image_size).split("train"), d.limit)
+    return training.pictures if isinstance(training, LatentData) else training
+
+
+class _Tokens:
+    """An encoder's tokens of the right shape."""
+
+    about = "no values"
+
+    def __init__(self, config: RunConfig):
+        self.tokens = config.model.tokens
+        self.width = token_width(config.align.encoder, config.model.grid, config.align.stage)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return torch.zeros(len(batch.x), self.tokens, self.width)

@@ -1,0 +1,124 @@
+"""What each kind of training run says of itself: configuration, model, objective, plan, evaluation and card."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from labcore.config import BaseRunConfig, TarFlowConfig, TokensConfig
+from labcore.flows.tarflow import TarFlow
+from labcore.latents.weights import RANDOM
+
+SMOKE_IMAGES = 64
+
+
+class Parts(NamedTuple):
+    """A run's networks for its plan: the trained model, the objective, and the frozen flow that teaches, if one does."""
+
+    model: nn.Module
+    objective: nn.Module
+    teacher: TarFlow | None = None
+
+
+class Kind(ABC):
+    """One kind of training run. It holds no state: every method takes the run's configuration.
+
+    teacher: in every method, the flow that `config.teacher` names; None where the kind has none.
+    """
+
+    name: ClassVar[str]
+    """In messages, with an article before it."""
+    config: ClassVar[type[BaseRunConfig]]
+    model: ClassVar[type]
+    """The trained module; `model(config.model)` makes one."""
+    has_teacher: ClassVar[bool] = False
+    """Whether the configuration names a frozen flow under `flow`."""
+    guidance_schedule: ClassVar[str] = "constant"
+    """Along the tokens of drawn images, when a run is evaluated."""
+
+    @property
+    def own_keys(self) -> set[str]:
+        """Keys of the configuration that not every kind has."""
+        return self.config.model_fields.keys() - BaseRunConfig.model_fields.keys()
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the configuration's sections."""
+        return tuple(name for name in self.config.model_fields if name != "flow")
+
+    def validated(self, sections: dict[str, dict[str, Any]]) -> BaseRunConfig:
+        """Return the configuration of a run without a teacher. Raises ValueError for values that do not fit."""
+        return self.config(**sections)
+
+    def check_teacher(self, teacher: TarFlow, model: TokensConfig) -> None:
+        """Raise ValueError where a model cannot learn from the teacher."""
+        raise ValueError(f"a {self.name} has no teacher; leave flow out")
+
+    def identity(self, config: BaseRunConfig, teacher: TarFlow | None) -> dict[str, str]:
+        """Return further values that distinguish this run: hashes of the files that it reads, wherever they are."""
+        return {}
+
+    @abstractmethod
+    def objective(self, config: BaseRunConfig, images: Any, teacher: TarFlow | None) -> nn.Module:
+        """Return what is minimised, a module (model, batch, noise) -> (loss, logs). images: the training images."""
+
+    @abstractmethod
+    def evaluation(self, model: nn.Module, objective: nn.Module, test: Any) -> dict[str, float]:
+        """Return what is logged of the averaged weights, on test images."""
+
+    diagnose: Any = None
+    """(model, x, y) -> values for each log record, as in `labcore.train.loop.Hooks`; None: nothing."""
+
+    @abstractmethod
+    def parts(self, config: BaseRunConfig, teacher: TarFlowConfig | None) -> Parts:
+        """Return the networks of a run for its plan, which makes them without values. teacher: the flow's configuration."""
+
+    def test_metrics(self, model: TokensConfig) -> list[str]:
+        """Return the metrics of the test set that are evaluated of a finished run."""
+        return []
+
+    @abstractmethod
+    def smoke(self, config: BaseRunConfig, flow: str | None = None) -> BaseRunConfig:
+        """Return the run at its smoke size (`small_sections`). flow: the teacher at its own smoke size."""
+
+    def check_shipped(self, model: TokensConfig, guidance: float) -> None:
+        """Raise ValueError for a model that a card has no words for. guidance: of its samples."""
+        return
+
+    def card(
+        self, name: str, model: Any, config: BaseRunConfig, record: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], str, str]:
+        """Return a shipped model's head, rows of its table, limits and command (`labcore.zoo.cards`)."""
+        raise ValueError(f"there is no card for a {self.name}; give it one in its kind")
+
+
+def small_sections(config: BaseRunConfig) -> dict[str, dict[str, Any]]:
+    """Return model, data and train of a run at its smoke size.
+
+    Two steps of four 16x16 pictures of the embedded set, or of their latents by an autoencoder of random weights, and a
+    width of 32. Blocks, layers and losses stay, so the code of the full run is what runs.
+    """
+    m, channels = config.model, config.model.channels if config.model.codec is None else 3
+    images = {"image_size": 16} if m.codec is None else {"image_size": 8, "codec": RANDOM}  # 4 x 8 x 8 latents
+    model = m.replace(**images, num_classes=10 if m.num_classes else 0, width=32, head_dim=16)
+    few = dict(
+        steps=2, batch_size=4, warmup_steps=1, log_every=1, eval_every=2, save_every=2, precision="fp32", num_workers=0
+    )
+    data = dict(name="fashion-mnist-12k", image_size=16, channels=channels, limit=SMOKE_IMAGES, flip=config.data.flip)
+    return dict(model=model.model_dump(), data=data, train=config.train.replace(**few).model_dump())
+
+
+def without_label_check(model: nn.Module) -> nn.Module:
+    """Return the model without its check of labels, which reads values: a plan's tensors have none."""
+    model.check_labels = lambda *_, **__: None
+    return model
+
+
+def once_noised(flow: TarFlow, x: Tensor) -> Tensor:
+    """Return images with the same noise at every call, so that records along a run compare."""
+    from labcore.rng import StepNoise
+    from labcore.train.objectives import noised
+
+    return noised(flow, x, StepNoise(0, 0, len(x), x.device))

@@ -1,0 +1,106 @@
+"""The run that trains a student: a learned inverse of a frozen flow (BiFlow)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labcore import provenance
+from labcore.biflow.model import BackwardModel
+from labcore.config import StudentRunConfig, TarFlowConfig, TokensConfig
+from labcore.data.batch import spread_images
+from labcore.encoders.perceptual import load_perceptual
+from labcore.flows.tarflow import TarFlow
+from labcore.kinds.kind import Kind, Parts, small_sections, without_label_check
+from labcore.latents import codec_of
+from labcore.processes import process_device
+from labcore.rng import StepNoise
+from labcore.train.distillation import Distillation, check_pair, measure_rms
+
+MEASURED = 512
+"""Training images on which the constants of normalise "block" are measured; our choice."""
+EVALUATED = 512
+"""Test images whose distances are logged while training; our choice."""
+
+
+class StudentKind(Kind):
+    """A student's run; the flow stays where it is."""
+
+    name, config, model, has_teacher = "learned inverse", StudentRunConfig, BackwardModel, True
+
+    def check_teacher(self, teacher: TarFlow, model: TokensConfig) -> None:
+        """As `labcore.train.distillation.check_pair`."""
+        check_pair(teacher, model)
+
+    def identity(self, config: StudentRunConfig, teacher: TarFlow) -> dict[str, str]:
+        """The hash of the flow's weights, under whatever name."""
+        return {"flow": provenance.weights_hash(teacher)}
+
+    def objective(self, config: StudentRunConfig, images: Any, teacher: TarFlow) -> Distillation:
+        """Distances to the flow's states, whose RMS is measured on some of `images`. Raises as `load_perceptual`."""
+        device = process_device()
+        perceptual = {name: load_perceptual(name) for name in config.student.perceptual}
+        batch = spread_images(images, MEASURED, config.model.num_classes > 0, device)
+        noise = StepNoise(config.train.seed, 0, len(batch.x), device)
+        constants = measure_rms(teacher.to(device), batch, noise, config.model.denoiser)
+        decode = codec_of(config.model).decode
+        dropout = config.train.label_dropout
+        return Distillation(config.student, config.model, teacher, constants, dropout, perceptual, decode)
+
+    @torch.no_grad()
+    def evaluation(self, model: BackwardModel, objective: Distillation, test: Any) -> dict[str, float]:
+        """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
+        batch = spread_images(test, EVALUATED, model.config.num_classes > 0, model.device)
+        taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))
+        found: dict[str, Tensor] = objective.distances(model(taught.z, batch.y), taught.targets(model.config.denoiser))
+        return {f"test_{name}": float(distance.mean()) for name, distance in found.items()}
+
+    def parts(self, config: StudentRunConfig, teacher: TarFlowConfig | None) -> Parts:
+        """As `Kind.parts`, without perceptual distances, which `labcore.plan.frozen` counts. ValueError without a teacher."""
+        if teacher is None:
+            raise ValueError("a learned inverse needs its flow's configuration too; give flow")
+        model, flow = without_label_check(BackwardModel(config.model)), without_label_check(TarFlow(teacher))
+        plain, constants = config.student.replace(perceptual={}), torch.ones(config.model.num_states)
+        return Parts(model, Distillation(plain, config.model, flow, constants, config.train.label_dropout), flow)
+
+    def smoke(self, config: StudentRunConfig, flow: str | None = None) -> StudentRunConfig:
+        """As `Kind.smoke`; perceptual distances are the embedded encoder's."""
+        perceptual = {"efflite0": 1.0} if config.student.perceptual else {}
+        student = config.student.replace(perceptual=perceptual).model_dump()
+        return StudentRunConfig(flow=flow, **small_sections(config), student=student)
+
+    def check_shipped(self, model: TokensConfig, guidance: float) -> None:
+        """A student that ships denoises and takes guidance."""
+        if not model.denoiser or model.max_guidance < guidance:
+            raise ValueError(
+                f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and "
+                f"takes guidance up to {guidance:g} and more as an input"
+            )
+
+    def card(
+        self, name: str, model: BackwardModel, config: StudentRunConfig, record: dict[str, Any]
+    ) -> tuple[str, list[tuple[str, str]], str, str]:
+        """What comes back of encoded test images."""
+        c, back = model.config, record["brought_back"]
+        head = f"""A learned inverse (BiFlow) of `{config.flow}`, {record["parameters"]:,} parameters: noise to a clean
+{c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
+with guidance from 0 to {c.max_guidance:g} as an input;"""
+        rows = [
+            (
+                f"mean squared error of {back['n']:,} test images, encoded with training noise and brought back",
+                f"{back['learned']['image_mse']:.4f} (the exact inverse, denoised: {back['exact']['image_mse']:.4f})",
+            ),
+            (
+                "RMS of F(G(z)) - z, before denoising",
+                f"{back['learned']['cycle_rms']:.2f} (exact: {back['exact']['cycle_rms']:.1e})",
+            ),
+            (
+                "nats/dim of its images under the flow",
+                f"{back['learned']['nats_per_dim']:.3f} (the exact inverse's: {back['exact']['nats_per_dim']:.3f})",
+            ),
+        ]
+        limits = f"It inverts `{config.flow}` and no other flow; guidance above {c.max_guidance:g} it has not seen."
+        command = f"lab train --invert {config.flow} --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
+        return head, rows, limits, command

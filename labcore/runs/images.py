@@ -1,0 +1,62 @@
+"""The images of a run, or their latents: read, checked against the model, and told apart from others."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+from labcore.config import BaseRunConfig
+from labcore.data.datasets import Data
+from labcore.latents import seen_by
+from labcore.processes import process_device
+from labcore.progress import show_progress
+from labcore.spread import spread
+from labcore.train import checkpoint
+
+
+def datasets(config: BaseRunConfig) -> tuple[Any, Any]:
+    """Training and test images, or their latents; ValueError where they do not fit the model."""
+    d, m = config.data, config.model
+    parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
+    for part in parts:
+        if m.codec is None and (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
+            given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
+            raise ValueError(
+                f"the {d.name} images are {given}, the model takes {taken}; "
+                "set data.image_size and data.channels, or the model's (images of data sets are square)"
+            )
+        if m.num_classes not in (0, part.num_classes):
+            raise ValueError(
+                f"the data has {part.num_classes} classes and the model {m.num_classes}; "
+                f"set num_classes to {part.num_classes}, or 0 for an unconditional model"
+            )
+    if len(parts[1]) < 2:
+        raise ValueError(
+            f"the {d.name} data have {len(parts[1])} test image{' with data.limit=1' if d.limit == 1 else ''}; a test "
+            "likelihood needs at least 2"
+        )
+    device, (train_images, test_images) = process_device(), parts
+    training = seen_by(m, train_images, device, d.flip, progress=show_progress())
+    return training, seen_by(m, test_images, device, progress=show_progress())
+
+
+def data_fingerprint(folder: Path, training: Any) -> str:
+    """What the run in `folder` says that its data are: their fingerprint, or the older one with which it began.
+
+    Older ones are of files' names and lengths. A run that began with one goes on with it, and a warning says so.
+    """
+    found, older = training.fingerprint(), getattr(training, "older_fingerprint", None)
+    for place in checkpoint.folders(folder) if older is not None else ():
+        with contextlib.suppress(ValueError):
+            began = checkpoint.read_state(place)["run"].get("data_fingerprint")
+            if began == found or began != older():
+                return found
+            warnings.warn(
+                f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "
+                "were replaced by others of the same length since then are not noticed",
+                stacklevel=2,
+            )
+            return began
+    return found
