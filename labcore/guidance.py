@@ -56,7 +56,8 @@ def extent(guidance: Guidance) -> tuple[float, float]:
     else:
         values = [float(g) for g in guidance] if isinstance(guidance, list | tuple) else [float(guidance)]
         low, high = min(values, default=0.0), max(values, default=0.0)
-        low, high = (low, high) if all(map(math.isfinite, values)) else (math.nan, math.nan)
+        if not all(map(math.isfinite, values)):  # Python's min and max may overlook NaN
+            low, high = math.nan, math.nan
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("guidance holds NaN or infinity; give finite numbers, 0 is off")
     return low, high
@@ -77,7 +78,7 @@ def per_block(guidance: Guidance, blocks: int, like: Float[Tensor, "b t d"]) -> 
                 "One value per image is a tensor of shape (b,)"
             )
         extent(guidance)
-        return [like.new_full((batch, 1), float(g)) if float(g) else None for g in guidance]
+        return [None if float(g) == 0 else like.new_full((batch, 1), float(g)) for g in guidance]
     if isinstance(guidance, Tensor) and (guidance.ndim > 1 or (guidance.ndim == 1 and guidance.shape[0] != batch)):
         raise ValueError(
             f"guidance has shape {tuple(guidance.shape)}; allowed are a number, (b,) = ({batch},), "

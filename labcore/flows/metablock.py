@@ -109,8 +109,8 @@ class MetaBlock(nn.Module):
         """Data to noise. `layers`: the 1-based layers whose outputs come back in `hiddens`, in raster order."""
         u = self.permute(x)
         hiddens: dict[int, Tensor | None] = dict.fromkeys(layers)
-        log_scale, shift = self.next_params(u, self.condition(y), hiddens=hiddens)
-        log_scale, shift = F.pad(log_scale[:, :-1], (0, 0, 1, 0)), F.pad(shift[:, :-1], (0, 0, 1, 0))
+        next_log_scale, next_shift = self.next_params(u, self.condition(y), hiddens=hiddens)
+        log_scale, shift = _one_token_later(next_log_scale), _one_token_later(next_shift)
         z, log_det = affine_forward(u, log_scale, shift)
         hiddens = {number: self.permute(h) for number, h in hiddens.items()}
         return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
@@ -121,3 +121,8 @@ class MetaBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"order={'reversed' if self.reverse else 'raster'}, clamp={self.clamp}"
+
+
+def _one_token_later(params: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    """What follows each token, at the token itself: row i moves to i + 1, and the first row is 0, so that z_0 = x_0."""
+    return F.pad(params[:, :-1], (0, 0, 1, 0))

@@ -33,10 +33,13 @@ def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict
                 continue  # a number of a parameter, in an optimizer's state
             raise ValueError(f"{key!r} is no name of a tensor: not an ml-tarflow checkpoint")
         name = _plain(f"{prefix}{key}")
-        inner = flatten(value, f"{name}." if name else "", depth + 1) if isinstance(value, Mapping) else {name: value}
-        if twice := sorted(inner.keys() & flat.keys()):
+        if isinstance(value, Mapping):
+            inner = flatten(value, f"{name}." if name else "", depth + 1)
+        else:
+            inner = {name: value}
+        if repeated := sorted(inner.keys() & flat.keys()):
             raise ValueError(
-                f"two tensors have the name {twice[0]} once wrappers are taken off; leave one of them out of the checkpoint"
+                f"two tensors have the name {repeated[0]} once wrappers are taken off; leave one of them out of the checkpoint"
             )
         flat |= inner
     return flat
@@ -56,10 +59,11 @@ def choose_part(flat: dict[str, Any], part: str | None) -> dict[str, Any]:
             )
         part = parts[0] if parts else ""
     elif part not in parts:
-        there = ", ".join(map(repr, sorted(parts))) or "none"
-        raise ValueError(f"part was {part!r}; models in the checkpoint are: {there}")
+        names = ", ".join(map(repr, sorted(parts))) or "none"
+        raise ValueError(f"part was {part!r}; models in the checkpoint are: {names}")
     if not part:
-        return {name: value for name, value in flat.items() if not name.startswith(tuple(f"{p}." for p in parts if p))}
+        other_parts = tuple(f"{other}." for other in parts if other)
+        return {name: value for name, value in flat.items() if not name.startswith(other_parts)}
     return {name.removeprefix(f"{part}."): value for name, value in flat.items() if name.startswith(f"{part}.")}
 
 

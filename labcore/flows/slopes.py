@@ -36,16 +36,18 @@ def at_once(config: TarFlowConfig, dtype: torch.dtype = torch.float32) -> int:
     """How many images keep at most SAVED bytes, at least 1. Matrices of all pairs of tokens, which no fused attention keeps,
     are left out."""
     layers = config.num_blocks * config.layers_per_block
-    return max(1, SAVED // (dtype.itemsize * WIDTHS[config.mlp] * config.width * config.tokens * layers))
+    values_per_image = layers * config.tokens * config.width * WIDTHS[config.mlp]
+    return max(1, SAVED // (dtype.itemsize * values_per_image))
 
 
 @contextlib.contextmanager
 def _without_parameters(flow: TarFlow) -> Iterator[None]:
-    asking = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
+    """Switch off the gradients of parameters inside, and those that were on, on again after it."""
+    trainable = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
     try:
-        for p in asking:
+        for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
-        for p in asking:
+        for p in trainable:
             p.requires_grad_(True)

@@ -67,13 +67,14 @@ class TarFlow(Pretrained, nn.Module):
         """`forward` without the look at the result's values: for training steps, diagnoses and CUDA graphs."""
         self.check_images(x)
         self.check_labels(y, x.shape[0])
-        wanted = self._layers_by_block(hidden_sites)
-        tokens, log_det, latents, hiddens = self.patchify(x), 0.0, [], {}
+        layers_of = self._layers_by_block(hidden_sites)
+        tokens, log_det, latents, hiddens = self.patchify(x), 0.0, [], {}  # x^0
         for number, block in enumerate(self.blocks, 1):
-            out = block(tokens, y, wanted.get(number, ()))
+            out = block(tokens, y, layers_of.get(number, ()))
             if callback is not None:
                 callback(number, out)
-            tokens, log_det = out.z, log_det + out.log_det
+            tokens = out.z  # x^i = f^i(x^(i-1))
+            log_det = log_det + out.log_det
             latents.append(out.z)
             hiddens.update({(number, layer): h for layer, h in out.hiddens.items()})
         return FlowOutput(tokens, log_det, tuple(latents), hiddens)
@@ -163,12 +164,12 @@ class TarFlow(Pretrained, nn.Module):
         check_labels(y, batch, self.config.num_classes, ranges)
 
     def _layers_by_block(self, sites: Iterable[Site]) -> dict[int, list[int]]:
-        c, wanted = self.config, {}
+        c, layers_of = self.config, {}
         for block, layer in sites:
             if not (1 <= block <= c.num_blocks and 1 <= layer <= c.layers_per_block):
                 raise ValueError(
                     f"site ({block}, {layer}) is outside the model: blocks are 1..{c.num_blocks}, "
                     f"layers 1..{c.layers_per_block}, both counted from 1"
                 )
-            wanted.setdefault(block, []).append(layer)
-        return wanted
+            layers_of.setdefault(block, []).append(layer)
+        return layers_of

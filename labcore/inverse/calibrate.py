@@ -136,26 +136,27 @@ def calibrate(
     def keep(sweep: Sweep) -> None:
         states[sweep.block] = sweep.x
 
-    wanted = invert(flow, z, *settings, callback=keep, compiled=False).x
+    exact = invert(flow, z, *settings, callback=keep, compiled=False).x
     blocks = [_Trials(flow, z, number, states, settings, repeats) for number in range(1, len(flow.blocks) + 1)]
     compiled = _fastest_recording(blocks, _faster_ways(z), tolerance)
     for block in blocks:
         block.sequential = block.plain if compiled is False else block.recorded[compiled]
     sequential = [block.plain.method for block in blocks]
-    choices = (_choice(blocks, parts, tolerance * share, progress) for share in TIGHTER)
+    choices = (_choice(blocks, parts, tolerance * share, progress) for share in TIGHTER)  # made as they are asked for
     methods, error = sequential, 0.0
-    for tried in itertools.chain(choices, [sequential]):
-        off = float((invert(flow, z, *settings, solver=tried, compiled=compiled).x - wanted).abs().max())
-        if off <= tolerance:
-            methods, error = tried, off
+    for choice in itertools.chain(choices, [sequential]):
+        x = invert(flow, z, *settings, solver=choice, compiled=compiled).x
+        error_of_choice = float((x - exact).abs().max())
+        if error_of_choice <= tolerance:
+            methods, error = choice, error_of_choice
             break
     else:
         compiled = False
-    whole = {
+    inverses = {
         "sequential": lambda: invert(flow, z, *settings, compiled=False),
         "chosen": lambda: invert(flow, z, *settings, solver=methods, compiled=compiled),
     }
-    seconds = {name: timing.seconds for name, timing in alternate(whole, repeats, warmup=0).items()}
+    seconds = {name: timing.seconds for name, timing in alternate(inverses, repeats, warmup=0).items()}
     if seconds["chosen"] > seconds["sequential"]:  # each block's choice won by chance
         methods, compiled, error = sequential, False, 0.0
         seconds["chosen"] = seconds["sequential"]
@@ -179,12 +180,13 @@ def _choice(
     blocks: Sequence[_Trials], parts: Sequence[int], wished: float, progress: Callable[[str], None] | None
 ) -> list[Method]:
     """The fastest method of each block with an error of at most `wished`."""
-    tried = []
+    methods = []
     for block in blocks:
-        tried.append(block.best(parts, wished))
+        method = block.best(parts, wished)
+        methods.append(method)
         if progress is not None:
-            progress(f"block {block.number}: {tried[-1].segments} segments, {len(block.trials)} methods tried")
-    return tried
+            progress(f"block {block.number}: {method.segments} segments, {len(block.trials)} methods tried")
+    return methods
 
 
 def _fastest_recording(blocks: Sequence[_Trials], candidates: Sequence[bool | None], tolerance: float) -> bool | None:
@@ -211,8 +213,8 @@ class _Trials:
 
     def __init__(self, flow: TarFlow, z: Tensor, number: int, states: dict[int, Tensor], settings: tuple, repeats: int):
         self.flow, self.number, self.settings, self.repeats = flow, number, settings, repeats
-        self.given, self.wanted = states.get(number + 1, z), states[number]
-        self.bound = 2 * float(self.wanted.abs().max()) or None
+        self.z, self.exact = states.get(number + 1, z), states[number]
+        self.bound = 2 * float(self.exact.abs().max()) or None
         self.trials: list[Trial] = []
         self.plain = self.sequential = self._try(Method(segments=flow.config.tokens))
         self.recorded: dict[bool | None, Trial] = {}
@@ -241,18 +243,20 @@ class _Trials:
             warnings.simplefilter("ignore")  # a method that diverges is slow, and not chosen for that
             x, stats = solve()
             seconds = alternate({"": solve}, self.repeats, warmup=0)[""].seconds
-        error = float((x - self.wanted).abs().max())
-        found = dict(seconds=seconds, error=error, sweeps=stats.sweeps, compiled=compiled)
-        self.trials.append(Trial(block=self.number, method=method, **found))
-        return self.trials[-1]
+        error = float((x - self.exact).abs().max())
+        trial = Trial(
+            block=self.number, method=method, seconds=seconds, error=error, sweeps=stats.sweeps, compiled=compiled
+        )
+        self.trials.append(trial)
+        return trial
 
     def _solver(self, method: Method, compiled: bool | None) -> Callable[[], tuple[Tensor, BlockStats]]:
         block, (y, guidance, schedule, attn_temp) = self.flow.blocks[self.number - 1], self.settings
-        weights = token_weights(schedule, self.flow.config.tokens, self.given.device)
-        g = per_block(guidance, len(self.flow.blocks), self.given)[self.number - 1]
+        weights = token_weights(schedule, self.flow.config.tokens, self.z.device)
+        g = per_block(guidance, len(self.flow.blocks), self.z)[self.number - 1]
 
         def solve() -> tuple[Tensor, BlockStats]:
-            return invert_block(block, self.number, self.given, y, g, weights, attn_temp, method, compiled)
+            return invert_block(block, self.number, self.z, y, g, weights, attn_temp, method, compiled)
 
         return solve
 
@@ -263,11 +267,11 @@ def save(calibration: Calibration, file: Path) -> None:
     same = (calibration.model, calibration.version)
     with alone(file):
         try:
-            found = read(file) if file.is_file() else []
+            saved = read(file) if file.is_file() else []
         except ValueError as error:
             warnings.warn(f"{error}. The file is replaced now", stacklevel=2)
-            found = []
-        others = [c for c in found if (c.model, c.version) == same and _key(c) != _key(calibration)]
+            saved = []
+        others = [c for c in saved if (c.model, c.version) == same and _key(c) != _key(calibration)]
         write_json(file, [_with_checksum(c.model_dump(mode="json")) for c in [*others, calibration]])
 
 
@@ -284,13 +288,16 @@ def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance:
     how = f"make one with  lab calibrate MODEL --batch-size {batch}{' --guidance G' if guided else ''}{wish}"
     if not file.is_file():
         raise ValueError(f"there is no calibration {file}; {how}")
-    found = read(file)
-    found[0].check(flow)
-    here = (device_of(flow), str(flow.dtype).removeprefix("torch."), guided)
-    fits = [c for c in found if (c.device, c.dtype, c.guided) == here and tolerance in (None, c.tolerance)]
+    calibrations = read(file)
+    calibrations[0].check(flow)
+    device, dtype = device_of(flow), str(flow.dtype).removeprefix("torch.")
+    of_this_kind = [c for c in calibrations if (c.device, c.dtype, c.guided) == (device, dtype, guided)]
+    fits = [c for c in of_this_kind if tolerance in (None, c.tolerance)]
     if not fits:
-        has = "; ".join(f"{c.device}, {c.dtype}, batch {c.batch}, guided {c.guided}, to {c.tolerance:g}" for c in found)
-        raise ValueError(f"{file} has none for {here[0]}, {here[1]}, guided {guided}{wish}: it has {has}; {how}")
+        has = "; ".join(
+            f"{c.device}, {c.dtype}, batch {c.batch}, guided {c.guided}, to {c.tolerance:g}" for c in calibrations
+        )
+        raise ValueError(f"{file} has none for {device}, {dtype}, guided {guided}{wish}: it has {has}; {how}")
     return min(fits, key=lambda c: (c.tolerance, abs(math.log(c.batch / batch))))
 
 
@@ -298,9 +305,10 @@ def described(calibration: Calibration) -> str:
     """A table: what each block is solved by, in sampling order, with its error and its time beside the sequential one."""
     rows = [("block", "segments", "start", "last change", "sweeps", "error", "ms", "sequential ms")]
     for number in range(len(calibration.methods), 0, -1):
-        trials, chosen = [t for t in calibration.trials if t.block == number], calibration.methods[number - 1]
-        ways = [t for t in trials if t.method == chosen]
-        best = next((t for t in ways if t.compiled == calibration.compiled), ways[0])
+        chosen = calibration.methods[number - 1]
+        trials = [trial for trial in calibration.trials if trial.block == number]  # the first is the sequential one
+        of_chosen = [trial for trial in trials if trial.method == chosen]
+        best = next((trial for trial in of_chosen if trial.compiled == calibration.compiled), of_chosen[0])
         last = "exact" if chosen.tolerance is None else f"{chosen.tolerance:.0e}"
         times = (f"{1000 * best.seconds:.1f}", f"{1000 * trials[0].seconds:.1f}")
         rows.append(
@@ -308,10 +316,10 @@ def described(calibration: Calibration) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    whole = f"{calibration.speedup:.2f} times as fast as sequential, error {calibration.error:.1e}"
-    if any(t.compiled is not False for t in calibration.trials):
-        whole += {False: "", None: ", native or recorded", True: ", compiled and recorded"}[calibration.compiled]
-    return "\n".join([*lines, f"the whole inverse at batch {calibration.batch}: {whole}"])
+    summary = f"{calibration.speedup:.2f} times as fast as sequential, error {calibration.error:.1e}"
+    if any(trial.compiled is not False for trial in calibration.trials):
+        summary += {False: "", None: ", native or recorded", True: ", compiled and recorded"}[calibration.compiled]
+    return "\n".join([*lines, f"the whole inverse at batch {calibration.batch}: {summary}"])
 
 
 def device_of(flow: TarFlow) -> str:
@@ -324,12 +332,12 @@ def device_of(flow: TarFlow) -> str:
 def read(file: Path) -> list[Calibration]:
     """All calibrations in a file; ValueError where it is damaged."""
     try:
-        found = [Calibration.model_validate(_checked(entry)) for entry in read_json(file)]
+        calibrations = [Calibration.model_validate(_checked(entry)) for entry in read_json(file)]
     except (ValueError, TypeError):
-        found = []
-    if not found:
+        calibrations = []
+    if not calibrations:
         raise ValueError(f"{file} is damaged or is no calibration; delete it and calibrate anew")
-    return found
+    return calibrations
 
 
 def _with_checksum(entry: dict[str, Any]) -> dict[str, Any]:

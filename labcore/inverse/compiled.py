@@ -104,7 +104,9 @@ def fits(rows: int, device: torch.device) -> bool:
 
 def padded(rows: int) -> int:
     """The next power of two up to 64 rows, the next multiple of 16 above."""
-    return 1 << (rows - 1).bit_length() if rows <= 64 else -(-rows // 16) * 16
+    if rows <= 64:
+        return 1 << (rows - 1).bit_length()
+    return -(-rows // 16) * 16
 
 
 def token_step(
@@ -119,11 +121,12 @@ def token_step(
 ) -> Tensor:
     """Output of params_out (rows, p) after the token u (rows, d) at `position` (1,); its keys and values go into `cache`."""
     h = enter(u, position, weights, condition)
-    seen = torch.arange(cache[0][0].shape[2], device=u.device) <= position
-    turn = None if rope is None else rope[position]
+    first_layer_keys = cache[0][0]
+    seen = torch.arange(first_layer_keys.shape[2], device=u.device) <= position
+    rotation = None if rope is None else rope[position]
     for number, layer in enumerate(layers):
         keys, values = cache[number]
-        q = remember(layer, h, position, turn, temperature, keys, values)
+        q = remember(layer, h, position, rotation, temperature, keys, values)
         h = after_attention(layer, h, attention(q, keys, values, seen).flatten(1))
     return outside_autocast(h, *weights[2:])
 
@@ -131,7 +134,8 @@ def token_step(
 def enter(u: Tensor, position: Tensor, weights: tuple[Tensor, ...], condition: Tensor | None) -> Tensor:
     """Hidden rows (rows, width) of the token u (rows, d) before the first layer."""
     token_in, token_bias = weights[:2]
-    h = outside_autocast(u, token_in) + (token_bias if len(token_bias) == 1 else token_bias[position])
+    bias = token_bias if len(token_bias) == 1 else token_bias[position]
+    h = outside_autocast(u, token_in) + bias
     return h if condition is None else h + condition
 
 
@@ -139,7 +143,7 @@ def remember(
     layer: FoldedLayer,
     h: Tensor,
     position: Tensor,
-    turn: Tensor | None,
+    rotation: Tensor | None,
     temperature: Tensor | None,
     keys: Tensor,
     values: Tensor,
@@ -147,8 +151,8 @@ def remember(
     """The query (rows, heads, 1, e) of hidden rows; their key and value go into a layer's cache at `position` (1,)."""
     rows, heads, _, e = keys.shape
     q, k, v = (part[:, :, None] for part in before_attention(layer, h).view(rows, 3, heads, e).unbind(1))
-    if turn is not None:
-        q, k = rotate(q, turn), rotate(k, turn)
+    if rotation is not None:
+        q, k = rotate(q, rotation), rotate(k, rotation)
     if temperature is not None:
         q = q / temperature
     keys.index_copy_(2, position, k.to(keys.dtype))

@@ -34,16 +34,20 @@ class KVCache:
     def copy_from(self, rows: Int[Tensor, " r"], other: KVCache) -> None:
         """The first sequences become sequences `rows` of another cache, as far as that is filled."""
         self.length = other.length
-        for mine, theirs in self._with(other):
-            mine[: len(rows), :, : self.length] = theirs[rows, :, : self.length]
+        for own, source in self._paired_with(other):
+            own[: len(rows), :, : self.length] = source[rows, :, : self.length]
 
     def put(self, rows: Int[Tensor, " r"], part: KVCache, since: int, until: int) -> None:
         """Tokens since ... until - 1 of sequences `rows` as the first ones of `part` have them."""
-        for mine, theirs in self._with(part):
-            mine[rows, :, since:until] = theirs[: len(rows), :, since:until]
+        for own, source in self._paired_with(part):
+            own[rows, :, since:until] = source[: len(rows), :, since:until]
 
-    def _with(self, other: KVCache) -> list[tuple[Tensor, Tensor]]:
-        return [pair for both in zip(self.layers, other.layers, strict=True) for pair in zip(*both, strict=True)]
+    def _paired_with(self, other: KVCache) -> list[tuple[Tensor, Tensor]]:
+        """This cache's tensors, each with the same one of another cache: keys and values of the first layer, and so on."""
+        pairs = []
+        for (keys, values), (other_keys, other_values) in zip(self.layers, other.layers, strict=True):
+            pairs += [(keys, other_keys), (values, other_values)]
+        return pairs
 
 
 class BlockDecoder:
@@ -62,7 +66,9 @@ class BlockDecoder:
         temperature: Float[Tensor, " b"] | None = None,
     ):
         self.block, self.heads, self.head_dim = block, block.heads, block.head_dim
-        bias = block.token_in.bias if block.position is None else block.own_order(block.position) + block.token_in.bias
+        bias = block.token_in.bias
+        if block.position is not None:
+            bias = block.own_order(block.position) + bias
         self.token_bias = bias if bias.ndim > 1 else bias[None]  # (t or 1, width)
         self.condition = condition
         self.rope = None if block.rope is None else block.own_order(block.rope)
@@ -101,7 +107,8 @@ class BlockDecoder:
                 q, k = rotate(q, rope), rotate(k, rope)
             if self.temperature is not None:
                 q = q / self.temperature
-            keys, values = (each[:b, :, :end] for each in cache.layers[number])
+            cached_keys, cached_values = cache.layers[number]
+            keys, values = cached_keys[:b, :, :end], cached_values[:b, :, :end]
             keys[:, :, start:], values[:, :, start:] = k, v
             mixed = causal_attention(q.to(keys.dtype), keys, values, self.head_dim**-0.5)
             return mixed.transpose(1, 2).reshape(b * n, self.heads * self.head_dim)
@@ -115,9 +122,8 @@ class BlockDecoder:
 def computed_in(like: Tensor) -> torch.dtype:
     """What autocast computes float32 in, where it is on: weights and cache are cast to it once, not at every token."""
     kind = like.device.type
-    known = torch.amp.is_autocast_available(kind)
-    half = like.dtype == torch.float32 and known and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if half else like.dtype
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast and like.dtype == torch.float32 else like.dtype
 
 
 class FoldedLayer(NamedTuple):
@@ -146,8 +152,11 @@ def fold(layer: TransformerLayer) -> FoldedLayer:
 
 
 def _cast(layer: FoldedLayer, dtype: torch.dtype) -> FoldedLayer:
-    pairs = {name: tuple(x.to(dtype) for x in getattr(layer, name)) for name in ("qkv", "out", "up", "down")}
-    return layer._replace(**pairs)
+    linears = {}
+    for name in ("qkv", "out", "up", "down"):
+        weight, bias = getattr(layer, name)
+        linears[name] = weight.to(dtype), bias.to(dtype)
+    return layer._replace(**linears)
 
 
 def through(layers: list[FoldedLayer], h: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -98,68 +98,82 @@ class _Solving:
         self.params.keep(last - 1)
 
     def _sweep_until_done(self, first: int, last: int) -> None:
-        rows, part = self.all, self.params  # images that still change
-        before, exact, least = self.sweeps, first, [float("inf")] * len(self.x)
+        rows, part = self.all, self.params  # the images that are still swept, and their parameters
+        exact = first  # the first token that is not exact yet
+        sweeps_before, least_change = self.sweeps, [float("inf")] * len(self.x)
         while exact < last:
-            here = slice(None) if part is self.params else rows
-            new = self._new(part, here, exact, last)
+            where = slice(None) if part is self.params else rows
+            new = self._new(part, where, exact, last)
             if last - exact == 1:
-                self._set(here, rows, exact, last, new, None)
+                self._set(where, rows, exact, last, new, None)
                 break
-            found = _compare(new, self.x[here, exact:last], self.method)
-            least = [min(pair) for pair in zip(least, found.change, strict=True)]
-            at_end = self.sweeps - before == self.method.max_sweeps
-            bad = [_diverges(c, m, rough, at_end) for c, m, rough in zip(found.change, least, found.rough, strict=True)]
-            leaves = [at_end or d or b for d, b in zip(found.done, bad, strict=True)]
-            front = 1 + min((n for n, gone in zip(found.settled, leaves, strict=True) if not gone), default=0)
-            self._set(here, rows, exact, last, self._bounded(new, found, front), found.change)
-            if any(leaves):
-                left = [c for c, gone, b in zip(found.change, leaves, bad, strict=True) if gone and not b]
-                self.residual = max([self.residual, *left])
-                if self.method.tolerance is None and any(not (d or b) for d, b in zip(found.done, bad, strict=True)):
-                    self.converged = self.converged and not at_end
+            sweep = _compare(new, self.x[where, exact:last], self.method)
+            least_change = [min(pair) for pair in zip(least_change, sweep.change, strict=True)]
+            at_end = self.sweeps - sweeps_before == self.method.max_sweeps
+            outcome = _outcome(sweep, least_change, at_end)
+            # the first token is exact after a sweep; those that settled in every image still swept go with it
+            front = 1 + min((sweep.settled[i] for i in outcome.going_on), default=0)
+            self._set(where, rows, exact, last, self._bounded(new, sweep, front), sweep.change)
+            some_ended = len(outcome.going_on) < len(rows)
+            if some_ended:
+                self._note(sweep, outcome.finished, at_end)
                 self._merge(rows, part, first, last)
-                if any(bad):
-                    self._token_by_token(rows, part, bad, first, exact, last)
-                if all(leaves):
+                if outcome.diverged:
+                    self._token_by_token(rows, part, outcome.diverged, first, exact, last)
+                if not outcome.going_on:
                     return
             exact += front
             part.keep(exact - 1)
-            if any(leaves):
-                still = torch.tensor([i for i, gone in enumerate(leaves) if not gone], device=rows.device)
-                least = [least[i] for i in still.tolist()]
-                rows, part = rows[still], part.take(still)
+            if some_ended:
+                going_on = torch.tensor(outcome.going_on, device=rows.device)
+                least_change = [least_change[i] for i in outcome.going_on]
+                rows, part = rows[going_on], part.take(going_on)
         self._merge(rows, part, first, last)
 
-    def _new(self, part: GuidedParams, here: slice | Tensor, first: int, last: int) -> Tensor:
+    def _note(self, sweep: _Comparison, finished: list[int], at_end: bool) -> None:
+        """The largest change that images ended with, and whether all of them became exact where they were to."""
+        self.residual = max([self.residual, *(sweep.change[i] for i in finished)])
+        to_be_exact = self.method.tolerance is None
+        if to_be_exact and at_end and not all(sweep.done[i] for i in finished):
+            self.converged = False
+
+    def _new(self, part: GuidedParams, where: slice | Tensor, first: int, last: int) -> Tensor:
         """The values of tokens first ... last - 1 at the parameters of the values they have: one sweep."""
         self.sweeps += 1
-        log_scale, shift = part.after(self.x[here, first - 1 : last - 1])
-        return affine_inverse(self.z[here, first:last], log_scale, shift).to(self.x.dtype)
+        log_scale, shift = part.after(self.x[where, first - 1 : last - 1])
+        return affine_inverse(self.z[where, first:last], log_scale, shift).to(self.x.dtype)
 
-    def _set(self, here, rows: Tensor, first: int, last: int, new: Tensor, change: list[float] | None) -> None:
-        self.x[here, first:last] = new
+    def _set(
+        self, where: slice | Tensor, rows: Tensor, first: int, last: int, new: Tensor, change: list[float] | None
+    ) -> None:
+        """Give the images `rows` new values, and report the sweep. where: the same images, as an index of x."""
+        self.x[where, first:last] = new
         self.report(self, rows, first, last, change)
 
-    def _bounded(self, new: Tensor, found: _Comparison, front: int) -> Tensor:
+    def _bounded(self, new: Tensor, sweep: _Comparison, front: int) -> Tensor:
         """`new` held in the bound, but for its first `front` tokens, each image's settled ones, and images that are done."""
         if self.method.bound is None:
             return new
-        held = new.clamp(-self.method.bound, self.method.bound)
-        tokens = torch.tensor(
-            [new.shape[1] if d else max(front, n + 1) for d, n in zip(found.done, found.settled, strict=True)]
-        )
-        free = torch.arange(new.shape[1])[None] < tokens[:, None]
-        return torch.where(free[:, :, None].to(new.device), new, held)
+        all_tokens = new.shape[1]
+        free_tokens = [
+            all_tokens if done else max(front, settled + 1)
+            for done, settled in zip(sweep.done, sweep.settled, strict=True)
+        ]
+        is_free = torch.arange(all_tokens)[None] < torch.tensor(free_tokens)[:, None]
+        bounded = new.clamp(-self.method.bound, self.method.bound)
+        return torch.where(is_free[:, :, None].to(new.device), new, bounded)
 
     def _token_by_token(
-        self, rows: Tensor, part: GuidedParams, bad: list[bool], first: int, exact: int, last: int
+        self, rows: Tensor, part: GuidedParams, diverged: list[int], first: int, exact: int, last: int
     ) -> None:
-        """What diverged is no start: a NaN among later tokens gets into all through the matrix product of attention."""
+        """Solve those of `rows` at the places `diverged` sequentially, from the first token that is not exact.
+
+        Their values are no start: a NaN among later tokens gets into all through the matrix product of attention.
+        """
         self.diverged = self.diverged or exact
-        which = torch.tensor([i for i, b in enumerate(bad) if b], device=rows.device)
+        places = torch.tensor(diverged, device=rows.device)
         part.keep(exact - 1)
-        rows, part = rows[which], part.take(which)
+        rows, part = rows[places], part.take(places)
         for i in range(exact, last):
             self._set(rows, rows, i, i + 1, self._new(part, rows, i, i + 1), None)
         self._merge(rows, part, first, last)
@@ -181,8 +195,8 @@ class _Comparison(NamedTuple):
 
 
 def _compare(new: Tensor, old: Tensor, method: Method) -> _Comparison:
-    """One sweep's values beside those before; one look of the host at the device."""
-    largest, still = sweep_change(new, old)
+    """Compare one sweep's values with those before it. The host reads the device once."""
+    largest, still = sweep_change(new, old)  # of each token
     settled = still
     if method.tolerance is None or method.rule == "largest":
         change = largest.amax(1)
@@ -193,9 +207,31 @@ def _compare(new: Tensor, old: Tensor, method: Method) -> _Comparison:
     else:
         change = (new - old).square().mean((1, 2)) / new.square().mean((1, 2)).clamp(min=torch.finfo(new.dtype).tiny)
     done = still.all(-1) if method.tolerance is None else change <= method.tolerance
-    columns = [change, settled.cumprod(-1).sum(-1), done, ~still.all(-1)]
-    change, settled, done, rough = torch.stack([column.double() for column in columns]).tolist()
-    return _Comparison(change, [int(n) for n in settled], [bool(d) for d in done], [bool(r) for r in rough])
+    settled_in_front = settled.cumprod(-1).sum(-1)  # tokens before the first that has not settled
+    columns = [change, settled_in_front, done, ~still.all(-1)]
+    change, counts, done, rough = torch.stack([column.double() for column in columns]).tolist()
+    return _Comparison(change, list(map(int, counts)), list(map(bool, done)), list(map(bool, rough)))
+
+
+class _Outcome(NamedTuple):
+    """Places of images among those swept: to be solved token by token, solved as far as it goes, and to be swept again."""
+
+    diverged: list[int]
+    finished: list[int]
+    going_on: list[int]
+
+
+def _outcome(sweep: _Comparison, least_change: list[float], at_end: bool) -> _Outcome:
+    """What a sweep decides for each image. least_change: of each so far. at_end: it was the last sweep allowed."""
+    outcome = _Outcome([], [], [])
+    for i, change in enumerate(sweep.change):
+        if _diverges(change, least_change[i], sweep.rough[i], at_end):
+            outcome.diverged.append(i)
+        elif at_end or sweep.done[i]:
+            outcome.finished.append(i)
+        else:
+            outcome.going_on.append(i)
+    return outcome
 
 
 def _diverges(change: float, least: float, rough: bool, at_end: bool) -> bool:
@@ -204,11 +240,15 @@ def _diverges(change: float, least: float, rough: bool, at_end: bool) -> bool:
 
 
 def _reporter(block: MetaBlock, number: int, report: Report | None) -> Callable:
+    """The function that `_Solving` calls after every sweep: it hands a `Sweep` to `report`, or does nothing without one."""
     if report is None:
         return lambda *_: None
 
-    def told(solving: _Solving, rows: Int[Tensor, " r"], first: int, last: int, change: list[float] | None) -> None:
-        found = None if change is None else torch.tensor(change)
-        report(Sweep(number, solving.sweeps, first, last, rows, block.permute(solving.x).clone(), found))
+    def report_sweep(
+        solving: _Solving, rows: Int[Tensor, " r"], first: int, last: int, change: list[float] | None
+    ) -> None:
+        x = block.permute(solving.x).clone()
+        changes = None if change is None else torch.tensor(change)
+        report(Sweep(number, solving.sweeps, first, last, rows, x, changes))
 
-    return told
+    return report_sweep

@@ -64,17 +64,17 @@ class Workspace:
         self.cache, self.rows, self.failed = cache, rows, False
         self.token = weight.new_zeros(rows, weight.shape[1])
         self.position = torch.zeros(1, dtype=torch.long, device=keys.device)
-        given = arguments(decoder, cache, rows, self.token, self.position)
-        self.copies = tree_map_only(Tensor, torch.clone, given[2:-1])
+        _, _, *of_decoder, _ = arguments(decoder, cache, rows, self.token, self.position)
+        self.copies = tree_map_only(Tensor, torch.clone, tuple(of_decoder))
         self.given = (self.token, self.position, *self.copies, cache.layers)
         self.lengths, self.replays = prefixes(keys.shape[2]), {}
 
     def load(self, decoder: SteppedDecoder) -> None:
         """Copy the weights, classes and temperatures of a decoder in."""
-        now = arguments(decoder, self.cache, self.rows, self.token, self.position)[2:-1]
-        for mine, theirs in zip(tree_leaves(self.copies), tree_leaves(now), strict=True):
-            if isinstance(mine, Tensor):
-                mine.copy_(theirs)
+        _, _, *of_decoder, _ = arguments(decoder, self.cache, self.rows, self.token, self.position)
+        for copy, source in zip(tree_leaves(self.copies), tree_leaves(of_decoder), strict=True):
+            if isinstance(copy, Tensor):
+                copy.copy_(source)
 
     def clear(self) -> None:
         """Empty the cache: NaN of an earlier inverse would get through the mask, since 0 times NaN is NaN."""
@@ -208,12 +208,12 @@ def prefix_step(
     before, after: `remember` and `after_attention`, or programs of them.
     """
     h = enter(u, position, weights, condition)
-    turned = None if rope is None else rope[position]
+    rotation = None if rope is None else rope[position]
     dtype, device = cache[0][0].dtype, u.device
     unseen = torch.arange(length, device=device) > position
     mask = torch.zeros(1, length, dtype=dtype, device=device).masked_fill_(unseen, float("-inf"))
     for layer, (keys, values) in zip(layers, cache, strict=True):
-        q = before(layer, h, position, turned, temperature, keys, values)
+        q = before(layer, h, position, rotation, temperature, keys, values)
         h = after(layer, h, attention(q, keys[:, :, :length], values[:, :, :length], mask))
     return outside_autocast(h, *weights[2:])
 

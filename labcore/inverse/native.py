@@ -78,12 +78,14 @@ def solve(
     z = block.permute(z).contiguous()
     x, packed = torch.empty_like(z), _packed(block)
     condition, temperature = branches(block, y, z, g, attn_temp)
-    given = dict(z=z, x=x, condition=condition, temperature=temperature, guidance=g, weights=weights.to(z))
-    given = {name: tensor if tensor is None else tensor.contiguous() for name, tensor in given.items()}
-    pointers = {name: _pointer(tensor) for name, tensor in given.items()}
-    batch = _Batch(**pointers, images=len(z), tokens=z.shape[1], conditions=0 if condition is None else len(condition))
-    most = threads or torch.get_num_threads()
-    if native.library().solve_block(ctypes.byref(packed.block), ctypes.byref(batch), _INTEGER(most)):
+    arguments = dict(z=z, x=x, condition=condition, temperature=temperature, guidance=g, weights=weights.to(z))
+    # held by this name while the C code reads them: a pointer keeps nothing alive
+    arguments = {name: None if tensor is None else tensor.contiguous() for name, tensor in arguments.items()}
+    pointers = {name: _pointer(tensor) for name, tensor in arguments.items()}
+    conditions = 0 if condition is None else len(condition)
+    batch = _Batch(**pointers, images=len(z), tokens=z.shape[1], conditions=conditions)
+    threads = threads or torch.get_num_threads()
+    if native.library().solve_block(ctypes.byref(packed.block), ctypes.byref(batch), _INTEGER(threads)):
         raise MemoryError(f"there is no memory for the keys and values of {len(z)} images; invert fewer at a time")
     return block.permute(x)
 
@@ -116,13 +118,14 @@ class Packed:
 
     def _linear(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> _Linear:
         outputs, inputs = weight.shape
-        filled = weight.new_zeros(-(-outputs // PANEL) * PANEL, inputs)
-        filled[:outputs] = weight
-        bias_filled = weight.new_zeros(len(filled))
+        number_of_panels = -(-outputs // PANEL)  # the last one is filled up with zeros
+        padded_weight = weight.new_zeros(number_of_panels * PANEL, inputs)
+        padded_weight[:outputs] = weight
+        padded_bias = weight.new_zeros(len(padded_weight))
         if bias is not None:
-            bias_filled[:outputs] = bias
-        panels = filled.view(-1, PANEL, inputs).transpose(1, 2)
-        return _Linear(self._keep(panels), self._keep(bias_filled), inputs, outputs)
+            padded_bias[:outputs] = bias
+        panels = padded_weight.view(-1, PANEL, inputs).transpose(1, 2)
+        return _Linear(self._keep(panels), self._keep(padded_bias), inputs, outputs)
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -136,11 +139,11 @@ _PACKED: weakref.WeakKeyDictionary[MetaBlock, tuple[int, Packed]] = weakref.Weak
 
 def _packed(block: MetaBlock) -> Packed:
     """The block's packed weights, kept between calls for as long as its weights are the same."""
-    now = _digest(block)
-    before, packed = _PACKED.get(block, (None, None))
-    if packed is None or before != now:
+    digest = _digest(block)
+    packed_digest, packed = _PACKED.get(block, (None, None))
+    if packed is None or packed_digest != digest:
         packed = Packed(block)
-        _PACKED[block] = now, packed
+        _PACKED[block] = digest, packed
     return packed
 
 

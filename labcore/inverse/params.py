@@ -47,17 +47,20 @@ class GuidedParams:
     def take(self, rows: Int[Tensor, " r"]) -> GuidedParams:
         """The parameters of these images alone, after the same tokens; a copy."""
         part = copy.copy(self)
-        both = rows if self.g is None else torch.cat([rows, rows + self.images])
         part.images, part.g = len(rows), None if self.g is None else self.g[rows]
-        part.decoder = self.decoder.take(both)
-        part.cache = part.decoder.new_cache(len(both), len(self.weights), self.weights)
-        part.cache.copy_from(both, self.cache)
+        sequences = self._sequences(rows)
+        part.decoder = self.decoder.take(sequences)
+        part.cache = part.decoder.new_cache(len(sequences), len(self.weights), self.weights)
+        part.cache.copy_from(sequences, self.cache)
         return part
+
+    def _sequences(self, rows: Int[Tensor, " r"]) -> Int[Tensor, " n"]:
+        """Rows of the cache that belong to the images `rows`: those of the second branch follow those of the first."""
+        return rows if self.g is None else torch.cat([rows, rows + self.images])
 
     def put(self, rows: Int[Tensor, " r"], part: GuidedParams, since: int, until: int) -> None:
         """Tokens since ... until - 1 as `part`, which was taken for these images, has seen them."""
-        both = rows if self.g is None else torch.cat([rows, rows + self.images])
-        self.cache.put(both, part.cache, since, until)
+        self.cache.put(self._sequences(rows), part.cache, since, until)
 
     def after(self, u: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """(log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens seen so far."""
@@ -65,12 +68,14 @@ class GuidedParams:
         if self.g is None:
             return self.decoder.next_params(u, self.cache)
         log_scale, shift = self.decoder.next_params(torch.cat([u, u]), self.cache)
-        # row i belongs to position start + i + 1; the row after the last token is nobody's
-        rows = self.weights[start + 1 : start + n + 1]
-        rows = rows if len(rows) == n else torch.cat([rows, rows.new_zeros(1)])
-        g = (self.g * rows)[:, :, None]
-        (scale_c, scale_u), (shift_c, shift_u) = log_scale.chunk(2), shift.chunk(2)
-        return guide(scale_c, scale_u, g), guide(shift_c, shift_u, g)
+        # parameters number i belong to position start + i + 1; those after the last token to none
+        weights = self.weights[start + 1 : start + n + 1]
+        if len(weights) < n:
+            weights = torch.cat([weights, weights.new_zeros(1)])
+        g = (self.g * weights)[:, :, None]
+        scale_conditional, scale_unconditional = log_scale.chunk(2)
+        shift_conditional, shift_unconditional = shift.chunk(2)
+        return guide(scale_conditional, scale_unconditional, g), guide(shift_conditional, shift_unconditional, g)
 
 
 def branches(

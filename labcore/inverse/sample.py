@@ -86,23 +86,26 @@ def sample(
     exact = isinstance(flow, TarFlow)
     if not exact:
         check_one_pass(noise_std, guidance_schedule, attn_temp, solver, compiled)
-    labels, std = as_labels(flow, y, num), noise_level(flow, noise_std) if exact else 0.0
+    labels = as_labels(flow, y, num)
+    std = noise_level(flow, noise_std) if exact else 0.0
+    chunk = chunk_for(flow, batch_size, guidance) if exact else batch_size
     seed = secrets.randbits(31) if seed is None else seed
+    per_image = isinstance(guidance, Tensor) and guidance.ndim > 0
     images = []
-    at_once = chunk_for(flow, batch_size, guidance) if exact else batch_size
-    for start in range(0, num, at_once):
-        rows = range(start, min(start + at_once, num))
-        z = prior_noise(flow, seed, range(first + rows.start, first + rows.stop))
-        part = None if labels is None else labels[rows.start : rows.stop]
-        g = guidance[rows.start : rows.stop] if isinstance(guidance, Tensor) and guidance.ndim else guidance
-        with images_from(first + rows.start, lambda: settings_in_words(guidance, attn_temp)):
+    for start in range(0, num, chunk):
+        stop = min(start + chunk, num)
+        z = prior_noise(flow, seed, range(first + start, first + stop))
+        chunk_labels = None if labels is None else labels[start:stop]
+        chunk_guidance = guidance[start:stop] if per_image else guidance
+        with images_from(first + start, lambda: settings_in_words(guidance, attn_temp)):
             if exact:
-                x = invert(
-                    flow, z * flow.prior_var.sqrt(), part, g, guidance_schedule, attn_temp, solver, compiled=compiled
+                z = z * flow.prior_var.sqrt()  # 1 but for volume-preserving flows
+                noisy = invert(
+                    flow, z, chunk_labels, chunk_guidance, guidance_schedule, attn_temp, solver, compiled=compiled
                 ).x
-                x = denoise(flow, x, part, std)
+                x = denoise(flow, noisy, chunk_labels, std)
             else:
-                x = flow(z, part, g).x
+                x = flow(z, chunk_labels, chunk_guidance).x
                 check_result(x, "the learned inverse", advice="give less guidance")
         images.append(x)
     x = torch.cat(images)

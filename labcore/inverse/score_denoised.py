@@ -23,11 +23,11 @@ class ScoreDenoised(nn.Module):
 
     def __init__(self, model: OnePass, flow: TarFlow):
         super().__init__()
-        ours, theirs = tuple(model.config.image_shape), tuple(flow.config.image_shape)
+        drawn, taken = tuple(model.config.image_shape), tuple(flow.config.image_shape)
         if model.config.denoiser:
             raise ValueError("this learned inverse has a denoising block; the score is for one without such a block")
-        if ours != theirs:
-            raise ValueError(f"the learned inverse gives images of {ours}, the flow takes {theirs}; both need the same")
+        if drawn != taken:
+            raise ValueError(f"the learned inverse gives images of {drawn}, the flow takes {taken}; both need the same")
         self.model, self.flow, self.config = model, flow, model.config
 
     @property

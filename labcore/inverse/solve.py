@@ -91,11 +91,13 @@ def invert(
         )
     decoder_for(compiled, z.device)  # refuses other values before the first block
     tokens, stats, states = z, [], {}
-    for number in range(len(flow.blocks), 0, -1):
+    for number in range(len(flow.blocks), 0, -1):  # x^T = z back to x^0, the image
         block, method, g = flow.blocks[number - 1], methods[number - 1], strengths[number - 1]
         guess = None if guesses is None else guesses[len(flow.blocks) - number]
-        tokens, found = invert_block(block, number, tokens, y, g, weights, attn_temp, method, compiled, guess, callback)
-        stats.append(found)
+        tokens, block_stats = invert_block(
+            block, number, tokens, y, g, weights, attn_temp, method, compiled, guess, callback
+        )
+        stats.append(block_stats)
         states[number] = tokens
     _warn_of_unconverged(stats)
     _check_states(states, guidance, attn_temp)
@@ -116,11 +118,11 @@ def invert_block(
     callback: Report | None = None,
 ) -> tuple[Float[Tensor, "b t d"], BlockStats]:
     """x with block(x) = z, and how it went; raster order in and out. Arguments as in `invert` and `GuidedParams`."""
-    single = method.segments == z.shape[1]
-    if single and compiled is None and callback is None and native.fits(z):
+    token_by_token = method.segments == z.shape[1]
+    if token_by_token and compiled is None and callback is None and native.fits(z):
         x = native.solve(block, z, y, g, weights, attn_temp)
         return x, BlockStats(number, z.shape[1] - 1, None, False)
-    decoder = decoder_for(compiled, z.device) if single else BlockDecoder
+    decoder = decoder_for(compiled, z.device) if token_by_token else BlockDecoder
     params = GuidedParams(block, y, z, g, weights, attn_temp, decoder)
     with without_cudnn(z.device):
         return solve_block(block, number, z, params, method, guess, callback)
@@ -147,8 +149,9 @@ def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecode
     """The decoder of single tokens for `compiled`, as `invert` takes it. ValueError for other values."""
     if compiled not in (None, True, False):
         raise ValueError(f"compiled was {compiled!r}; allowed are True, False, and None for automatic")
-    chosen = _AUTOMATIC if compiled is None else _DECODERS if compiled else {}
-    return chosen.get(device.type, BlockDecoder)
+    if compiled is None:
+        return _AUTOMATIC.get(device.type, BlockDecoder)
+    return _DECODERS.get(device.type, BlockDecoder) if compiled else BlockDecoder
 
 
 def way_of(
@@ -168,11 +171,11 @@ def way_of(
 
 def _warn_of_unconverged(stats: Sequence[BlockStats]) -> None:
     """One UserWarning where blocks that were to be exact were ended by `max_sweeps`."""
-    ended = [found for found in stats if not found.converged]
-    if ended:
-        worst = max(ended, key=lambda found: found.residual)
+    inexact = [block_stats for block_stats in stats if not block_stats.converged]
+    if inexact:
+        worst = max(inexact, key=lambda block_stats: block_stats.residual)
         warnings.warn(
-            f"max_sweeps ended {len(ended)} of {len(stats)} blocks before they were exact: block {worst.block} still changed "
+            f"max_sweeps ended {len(inexact)} of {len(stats)} blocks before they were exact: block {worst.block} still changed "
             f"by {worst.residual:.2g}; leave max_sweeps out for exact images, or give a tolerance to accept such changes",
             stacklevel=4,
         )
@@ -187,17 +190,18 @@ def _methods(
     start: Start | None,
 ) -> list[Method]:
     """One method per block 1..T."""
-    blocks, given = len(flow.blocks), {"segments": segments, "tolerance": tolerance, "max_sweeps": max_sweeps}
+    blocks = len(flow.blocks)
+    settings = {"segments": segments, "tolerance": tolerance, "max_sweeps": max_sweeps}
     if start is not None and start not in STARTS:
         raise ValueError(
             f"start was {start!r}; allowed are {', '.join(STARTS)}, or T states (b, t, d) in sampling order"
         )
     if isinstance(solver, str):
-        methods = [named(solver, flow.config.tokens, start=start or "z", **given)] * blocks
+        methods = [named(solver, flow.config.tokens, start=start or "z", **settings)] * blocks
     else:
-        twice = [name for name, value in {**given, "start": start}.items() if value is not None]
-        if twice:
-            raise ValueError(f"{', '.join(twice)} stand in a Method; give them there, or a solver by its name")
+        refused = [name for name, value in {**settings, "start": start}.items() if value is not None]
+        if refused:
+            raise ValueError(f"{', '.join(refused)} stand in a Method; give them there, or a solver by its name")
         methods = [solver] * blocks if isinstance(solver, Method) else list(solver)
     check_methods(methods, flow.config.tokens, blocks)
     return methods
@@ -205,15 +209,15 @@ def _methods(
 
 def _guesses(flow: TarFlow, z: Tensor, start: Sequence[Tensor]) -> list[Tensor]:
     """The first T states of `start` in z's dtype; ValueError unless they are finite and of z's shape."""
-    found = list(start)[: len(flow.blocks)]
-    if len(found) < len(flow.blocks):
-        raise ValueError(f"start has {len(found)} states; one per block is needed, {len(flow.blocks)} of them")
-    for state in found:
+    states = list(start)[: len(flow.blocks)]
+    if len(states) < len(flow.blocks):
+        raise ValueError(f"start has {len(states)} states; one per block is needed, {len(flow.blocks)} of them")
+    for state in states:
         if state.shape != z.shape or not bool(state.isfinite().all()):
             raise ValueError(
                 f"a state of start has shape {tuple(state.shape)} or is not finite; z's is {tuple(z.shape)}"
             )
-    return [state.to(z) for state in found]
+    return [state.to(z) for state in states]
 
 
 def check_latents(flow: TarFlow, z: Tensor) -> None:

@@ -24,12 +24,12 @@ def initial_guess_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels =
 
     The smaller, the better the start (arXiv 2505.12849, IGM). "zeros" has z's first token, which is known.
     """
-    found = []
+    metrics = []
     for block, u, z, _ in _solved(flow, x, y):
         starts = {"z": z, "zeros": torch.cat([z[:, :1], torch.zeros_like(z[:, 1:])], 1)}
         errors = {name: _sweep(block, start, z, y) - u[:, 1:] for name, start in starts.items()}
-        found.append({name: _norm(error.mean(0)) for name, error in errors.items()})
-    return found
+        metrics.append({name: _norm(error.mean(0)) for name, error in errors.items()})
+    return metrics
 
 
 @torch.no_grad()
@@ -38,13 +38,16 @@ def convergence_ranking_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: La
 
     A large share marks a block that takes many sweeps (arXiv 2505.12849, CRM). W are the output layer's rows for each.
     """
-    found = []
+    metrics = []
     for block, u, _, log_scale in _solved(flow, x, y):
         weight = block.params_out.weight
         scales, shifts = weight.chunk(2) if block.scales else (torch.zeros_like(weight), weight)
-        found.append(_norm((torch.exp(-log_scale) * u).mean(0)) * _norm(scales) + _norm(shifts))
-    total = sum(found)  # 0 for a flow that has not been trained: then no block is tougher than another
-    return [value / total if total else 1 / len(found) for value in found]
+        scaled_mean = (torch.exp(-log_scale) * u).mean(0)
+        metrics.append(_norm(scaled_mean) * _norm(scales) + _norm(shifts))
+    total = sum(metrics)
+    if not total:  # a flow that has not been trained: no block is tougher than another
+        return [1 / len(metrics)] * len(metrics)
+    return [value / total for value in metrics]
 
 
 def _solved(flow: TarFlow, x: Tensor, y: Labels) -> Iterator[tuple[MetaBlock, Tensor, Tensor, Tensor]]:

@@ -39,9 +39,9 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        given = (grad_z.contiguous(), grad_log_det.contiguous(), *ctx.saved_tensors)
-        found = dispatch.by_twin("affine_triton", "affine_backward", *given)
-        grad_x, grad_log_scale = affine_backward_reference(*given) if found is None else found
+        arguments = (grad_z.contiguous(), grad_log_det.contiguous(), *ctx.saved_tensors)
+        gradients = dispatch.by_twin("affine_triton", "affine_backward", *arguments)
+        grad_x, grad_log_scale = affine_backward_reference(*arguments) if gradients is None else gradients
         return grad_x, grad_log_scale, -grad_x
 
 

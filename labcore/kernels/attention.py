@@ -93,7 +93,8 @@ def causal_attention(
         if found is not None:
             return found
     half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
-    return (attention_by_matmul if half_on_cpu else attention_by_sdpa)(q, k, v, scale)
+    attention = attention_by_matmul if half_on_cpu else attention_by_sdpa
+    return attention(q, k, v, scale)
 
 
 def full_attention(
@@ -104,7 +105,8 @@ def full_attention(
     On a CPU by matrix products in half precision, and for few tokens without gradients: 36 images of 51 tokens 0.55 ms a layer
     against 0.77 for torch's fused attention.
     """
-    half, short = q.dtype in (torch.bfloat16, torch.float16), q.shape[-2] <= SHORT and not torch.is_grad_enabled()
-    if q.device.type == "cpu" and (half or short):
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    short_without_gradients = q.shape[-2] <= SHORT and not torch.is_grad_enabled()
+    if q.device.type == "cpu" and (half or short_without_gradients):
         return ((q @ k.transpose(-1, -2)) * scale).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -50,31 +50,31 @@ def library() -> ctypes.CDLL | None:
 def load() -> ctypes.CDLL:
     """The library from the cache folder, compiled now where it is not there. Raises NoLibrary."""
     words = compiler()
-    name, folder_of_kept = f"token-loop-{key(words)}", cache_folder() / "native"
-    for kept in sorted(folder_of_kept.glob(f"{name}-*.so")):
+    name, folder = f"token-loop-{key(words)}", cache_folder() / "native"
+    for file in sorted(folder.glob(f"{name}-*.so")):
         try:
-            if kept.name == _name_of_kept(name, kept):
-                found = ctypes.CDLL(str(kept))
-                note_use(kept)
-                return found
-            logging.getLogger("labcore").warning("%s has changed since it was compiled; it is compiled again", kept)
-            kept.unlink()
+            if file.name == _name_in_cache(name, file):
+                library = ctypes.CDLL(str(file))
+                note_use(file)
+                return library
+            logging.getLogger("labcore").warning("%s has changed since it was compiled; it is compiled again", file)
+            file.unlink()
         except OSError:
             pass  # of another system, or not to be read: compiled again below
-    with tempfile.TemporaryDirectory(prefix="labcore-native-") as folder:
-        made = Path(folder, f"{name}.so")
+    with tempfile.TemporaryDirectory(prefix="labcore-native-") as scratch:
+        made = Path(scratch, f"{name}.so")
         build(words, made)
         try:
-            found = ctypes.CDLL(str(made))
+            library = ctypes.CDLL(str(made))
         except OSError as error:
             raise NoLibrary(f"what {words[0]} made cannot be loaded ({error})") from error
-        keep(made, folder_of_kept / _name_of_kept(name, made))
-        return found
+        keep(made, folder / _name_in_cache(name, made))
+        return library
 
 
-def _name_of_kept(name: str, made: Path) -> str:
+def _name_in_cache(name: str, file: Path) -> str:
     """What a library is called in the cache folder: its name with a digest of its contents."""
-    return f"{name}-{sha256(made)[:16]}.so"
+    return f"{name}-{sha256(file)[:16]}.so"
 
 
 def compiler() -> list[str]:
@@ -101,11 +101,11 @@ def build(words: list[str], to: Path) -> None:
     raise NoLibrary(f"{shlex.join(words)} failed: {reason}")
 
 
-def keep(made: Path, kept: Path) -> None:
+def keep(made: Path, file: Path) -> None:
     """Copy the library into the cache folder in one step, for later processes; where nothing can be written, do without."""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(kept, made.read_bytes())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, made.read_bytes())
     except OSError as error:
         logging.getLogger("labcore").info("compiled code was not kept: %s", error)
 

@@ -24,8 +24,8 @@ class ClassEmbedding(nn.Module):
             return self.weight.mean(dim=0, keepdim=True)
         if y.is_floating_point():
             return y.to(self.weight.dtype) @ self.weight
-        known = F.embedding(y.clamp_min(0), self.weight)
-        return torch.where((y < 0)[:, None], self.weight.mean(dim=0), known)
+        no_class = (y < 0)[:, None]
+        return torch.where(no_class, self.weight.mean(dim=0), F.embedding(y.clamp_min(0), self.weight))
 
     def extra_repr(self) -> str:
         return f"classes={self.weight.shape[0]}, width={self.weight.shape[1]}"
@@ -59,8 +59,10 @@ def _on_cpu(y: Tensor) -> bool:
 
 def _check_probabilities(y: Float[Tensor, "b k"]) -> None:
     """ValueError unless every row holds probabilities that sum to 1, but for rounding in their number format."""
-    rows, rounding = y.detach().double(), max(1e-3, 8 * torch.finfo(y.dtype).eps)  # our choice
-    wrong = ~((rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= rounding))
+    rows = y.detach().double()
+    rounding = max(1e-3, 8 * torch.finfo(y.dtype).eps)  # our choice
+    sums_to_1 = (rows.sum(1) - 1).abs() <= rounding
+    wrong = ~((rows >= 0).all(1) & sums_to_1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise ValueError(
@@ -94,7 +96,10 @@ def rotate(x: Float[Tensor, "b heads n head"], table: Float[Tensor, "n e 2"]) ->
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     if torch.compiler.is_compiling():
-        (even, odd), (cos, sin) = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1), table.to(wide).unbind(-1)
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
-    pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(table.to(wide))).flatten(-2).to(x.dtype)
+        even, odd = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = table.to(wide).unbind(-1)
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    else:
+        pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))  # x_2i + i x_2i+1
+        turned = torch.view_as_real(pairs * torch.view_as_complex(table.to(wide)))
+    return turned.flatten(-2).to(x.dtype)

@@ -58,7 +58,7 @@ class SwiGluMlp(nn.Module):
 
     def __init__(self, width: int, ratio: float):
         super().__init__()
-        hidden = 8 * round(width * ratio * 2 / 3 / 8 + 0.499)
+        hidden = 8 * round(width * ratio * 2 / 3 / 8 + 0.499)  # + 0.499: rounded up, but for errors of division
         self.up = nn.Linear(width, 2 * hidden)
         self.down = nn.Linear(hidden, width)
 
