@@ -68,14 +68,17 @@ class _Rebuilt(torch.autograd.Function):
     def backward(ctx, state_grad, *hidden_grads):
         leaf, log_scale, forward_z, *hiddens = ctx.saved_tensors
         scale = log_scale.to(forward_z.dtype).exp()
+        # g: the gradient at the state v, from the blocks below and from the hiddens that were computed on it
         g = torch.zeros_like(leaf) if state_grad is None else state_grad
-        used = [(h, grad) for h, grad in zip(hiddens, hidden_grads, strict=True) if grad is not None]
+        used = [i for i, grad in enumerate(hidden_grads) if grad is not None]
         if used:
-            g = g + _transposed(*zip(*used, strict=True), leaf)
+            g = g + _transposed([hiddens[i] for i in used], [hidden_grads[i] for i in used], leaf)
+        # lambda = g + (dPhi/dv)^T lambda, the product in the module's last formula
         adjoint = g
         for _ in range(ctx.sweeps):
             adjoint = g + adjoint - _transposed([forward_z], [scale * adjoint], leaf)
         w = scale * adjoint
+        # du = w goes to z; f's own output gets -w, which f's graph takes to the parameters: dtheta = -(df/dtheta)^T w
         return None, None, None, w, -w, *hidden_grads
 
 

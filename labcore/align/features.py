@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -57,11 +58,11 @@ def features(
     Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative, more than
     t - 1 or of another direction than "reverse", and states of another shape.
     """
-    found = _features(flow, x, y, sites, direction, adjoint_sweeps, states)
-    for site, hidden in found.items():
+    hiddens = _features(flow, x, y, sites, direction, adjoint_sweeps, states)
+    for site, hidden in hiddens.items():
         if is_looked_at(hidden, training=getattr(flow, "training", False)):
             check_result(hidden, "features", f"at site {site}", f"direction was {direction!r}", DIVERGED)
-    return found
+    return hiddens
 
 
 def _features(
@@ -73,6 +74,7 @@ def _features(
     adjoint_sweeps: int,
     states: FlowOutput | None,
 ) -> dict[Site, Tensor]:
+    """`features`, values not looked at: check the arguments, make the cache of states, and take the direction's way."""
     check_direction(direction, adjoint_sweeps)
     sites = check_sites(flow, sites)
     flow.check_images(x)
@@ -83,20 +85,28 @@ def _features(
     if states is not None:
         check_states(flow, tokens, states)
     if direction == "forward":
-        found = forward_hiddens(flow, x, y, sites, states)
-        return {site: found[site] for site in sites}
+        hiddens = forward_hiddens(flow, x, y, sites, states)
+        return {site: hiddens[site] for site in sites}
     if states is None:
         with torch.no_grad():
             states = flow(x, y, ())
-    cache = [state.detach() for state in (tokens, *states.latents)]
-    layers = {block: sorted(layer for b, layer in sites if b == block) for block, _ in sites}
+    cache = [state.detach() for state in (tokens, *states.latents)]  # x^0 ... x^T
+    layers = layers_by_block(sites)
     if direction == "detach":
-        found = detached_hiddens(flow, cache, y, layers)
+        hiddens = detached_hiddens(flow, cache, y, layers)
     elif direction == "reverse":
-        found = generated_hiddens(flow, cache, y, layers, lambda *args: rebuild(*args, sweeps=adjoint_sweeps))
+        hiddens = generated_hiddens(flow, cache, y, layers, partial(rebuild, sweeps=adjoint_sweeps))
     else:
-        found = generated_hiddens(flow, cache, y, layers, literal_step)
-    return {site: found[site] for site in sites}
+        hiddens = generated_hiddens(flow, cache, y, layers, literal_step)
+    return {site: hiddens[site] for site in sites}
+
+
+def layers_by_block(sites: list[Site]) -> dict[int, list[int]]:
+    """{block: its layers among the sites, in rising order}, blocks in the order of `sites`."""
+    layers: dict[int, list[int]] = {}
+    for block, layer in sites:
+        layers.setdefault(block, []).append(layer)
+    return {block: sorted(of_block) for block, of_block in layers.items()}
 
 
 def forward_hiddens(
@@ -104,29 +114,31 @@ def forward_hiddens(
 ) -> dict[Site, Tensor]:
     """Those of `states` where they are all there and carry the gradient that is wanted, else those of a new pass."""
     known = {} if states is None else states.hiddens
-    if all(site in known and (known[site].requires_grad or not torch.is_grad_enabled()) for site in sites):
+    gradient_wanted = torch.is_grad_enabled()
+    if all(site in known and (known[site].requires_grad or not gradient_wanted) for site in sites):
         return known
     return flow(x, y, sites).hiddens
 
 
 def detached_hiddens(flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]]) -> dict[Site, Tensor]:
     """Each block alone, on its cached input; cache[t - 1] is the input of block t."""
-    found = {}
-    for number, wanted in layers.items():
-        hiddens = flow.blocks[number - 1](cache[number - 1], y, wanted).hiddens
-        found.update({(number, layer): h for layer, h in hiddens.items()})
-    return found
+    hiddens = {}
+    for number, of_block in layers.items():
+        out = flow.blocks[number - 1](cache[number - 1], y, of_block)
+        hiddens.update({(number, layer): h for layer, h in out.hiddens.items()})
+    return hiddens
 
 
 def generated_hiddens(
     flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]], step: Step
 ) -> dict[Site, Tensor]:
     """From the last block down to the lowest site's, each block's input generated from its output (Algorithm 2's loop)."""
-    found, state = {}, cache[-1]
+    hiddens, state = {}, cache[-1]  # z
     for number in range(len(flow.blocks), min(layers) - 1, -1):
-        state, hiddens = step(flow.blocks[number - 1], cache[number - 1], state, y, layers.get(number, ()))
-        found.update({(number, layer): h for layer, h in hiddens.items()})
-    return found
+        block, cached = flow.blocks[number - 1], cache[number - 1]
+        state, of_block = step(block, cached, state, y, layers.get(number, ()))
+        hiddens.update({(number, layer): h for layer, h in of_block.items()})
+    return hiddens
 
 
 def literal_step(
@@ -162,8 +174,11 @@ def check_sites(flow: Flow, sites: Iterable[Site]) -> list[Site]:
     if repeated := sorted({site for site in sites if sites.count(site) > 1}):
         raise ValueError(f"sites {repeated} were given more than once; give each once")
     depths = [len(block.layers) for block in flow.blocks]
-    inside = {(block, layer) for block, depth in enumerate(depths, 1) for layer in range(1, depth + 1)}
-    if outside := [site for site in sites if site not in inside]:
+
+    def is_inside(block: int, layer: int) -> bool:
+        return 1 <= block <= len(depths) and 1 <= layer <= depths[block - 1]
+
+    if outside := [site for site in sites if not is_inside(*site)]:
         raise ValueError(
             f"sites {outside} are outside the model: (block, layer) with blocks 1..{len(depths)} and layers "
             f"1..{max(depths)}, both counted from 1"
@@ -176,12 +191,12 @@ def check_states(flow: Flow, tokens: Float[Tensor, "b t d"], states: FlowOutput)
     expected = (tuple(tokens.shape), tokens.device, torch.promote_types(tokens.dtype, torch.float32))
     given = [(tuple(s.shape), s.device, s.dtype) for s in states.latents]
     if given != [expected] * len(flow.blocks):
+        of_what = f" of {_in_words(*given[0])}" if given else ""
         raise ValueError(
-            f"states hold {len(given)} latents{f' of {_said(given[0])}' if given else ''}; this x and flow give "
-            f"{len(flow.blocks)} of {_said(expected)}. Pass what flow(x, y) returned for the same x and y, or None"
+            f"states hold {len(given)} latents{of_what}; this x and flow give "
+            f"{len(flow.blocks)} of {_in_words(*expected)}. Pass what flow(x, y) returned for the same x and y, or None"
         )
 
 
-def _said(latent: tuple[tuple[int, ...], torch.device, torch.dtype]) -> str:
-    shape, device, dtype = latent
+def _in_words(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> str:
     return f"shape {shape}, {dtype} on {device}"

@@ -67,20 +67,36 @@ def gaps(
     gradient: Callable[[Direction, int], Float[Tensor, " p"]], tokens: int, sweeps: Sequence[int]
 ) -> dict[int, SweepGap]:
     """{k: gap} of a gradient, flat, that is a function of direction and adjoint sweeps."""
-    full, own = gradient("reverse", tokens - 1), gradient("detach", 0)
+    full, detached = gradient("reverse", tokens - 1), gradient("detach", 0)
+    full_beyond = full - detached
     found = {}
     for k in sweeps:
-        part = gradient("reverse", k)
-        whole, beyond = (torch.cosine_similarity(a, b, dim=0) for a, b in ((part, full), (part - own, full - own)))
-        found[k] = SweepGap(float(whole), float(beyond), float((part - own).norm() / (full - own).norm()))
+        truncated = gradient("reverse", k)
+        beyond = truncated - detached
+        found[k] = SweepGap(
+            cosine=float(torch.cosine_similarity(truncated, full, dim=0)),
+            beyond_cosine=float(torch.cosine_similarity(beyond, full_beyond, dim=0)),
+            beyond_ratio=float(beyond.norm() / full_beyond.norm()),
+        )
     return found
 
 
 def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, " p"]:
     """The gradient in the parameters as one vector, 0 where none arrives."""
-    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-    return torch.cat([part.flatten() for part in parts])
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+    return torch.cat([g.flatten() for g in filled])
+
+
+def flat_by_block(loss: Float[Tensor, ""], flow: nn.Module, retain_graph: bool = False) -> list[Float[Tensor, " p"]]:
+    """The gradient in each block's parameters as one vector, 0 where none arrives; blocks 1 to T."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in flow.blocks]
+    return list(flat(loss, block_parameters(flow), retain_graph).split(sizes))
+
+
+def block_parameters(flow: nn.Module) -> list[nn.Parameter]:
+    """The parameters of all blocks, 1 to T."""
+    return [p for block in flow.blocks for p in block.parameters()]
 
 
 def _gradients(
@@ -93,8 +109,6 @@ def _gradients(
     for (block, layer), h in hiddens.items():
         weights = torch.randn(h.shape[1:], generator=generator(seed, "reach", block, layer)).to(h)
         total = total + (h * weights).mean()
-    blocks = [list(block.parameters()) for block in flow.blocks]
-    if not all(p.requires_grad for block in blocks for p in block):
+    if not all(p.requires_grad for p in block_parameters(flow)):
         raise ValueError("some parameters of the flow are frozen; call flow.requires_grad_(True) first")
-    sizes = [sum(p.numel() for p in block) for block in blocks]
-    return list(flat(total, [p for block in blocks for p in block]).split(sizes))
+    return flat_by_block(total, flow)

@@ -55,7 +55,8 @@ class BackwardBlock(nn.Module):
         c = config
         self.token_in = nn.Linear(c.token_dim, c.width) if embeds else None
         self.class_embedding = ClassEmbedding(c.num_classes, c.width) if c.num_classes else None
-        classes, guidances = c.class_tokens if c.num_classes else 0, c.guidance_tokens if c.max_guidance else 0
+        classes = c.class_tokens if c.num_classes else 0
+        guidances = c.guidance_tokens if c.max_guidance else 0
         self.class_tokens = nn.Parameter(torch.randn(classes, c.width) * 1e-2)
         self.guidance_tokens = nn.Parameter(torch.randn(guidances, c.width) * 1e-2)
         unturned = torch.tensor([1.0, 0.0]).expand(classes + guidances, c.head_dim // 2, 2)  # these have no position
@@ -124,11 +125,11 @@ class BackwardModel(Pretrained, nn.Module):
         self._check(z, y)
         rows = per_block(guidance, self.config.num_states, z)
         if self.guidance_embedding is None:
-            steps = [self._two(y, w) for w in rows]
+            steps = [self._two_evaluations(y, w) for w in rows]
         else:
             warn_outside(guidance, self.config.max_guidance)
             scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
-            steps = [self._one(y, self._embedded(w, y)) for w in scales]
+            steps = [self._one_evaluation(y, self._embedded(w, y)) for w in scales]
         out = self._pass(z, steps)
         check_states(self, "the learned inverse", out.states)
         return out
@@ -141,19 +142,22 @@ class BackwardModel(Pretrained, nn.Module):
         self._check(z, y)
         if self.guidance_embedding is None:
             raise ValueError("this model has no guidance input; make it with max_guidance above 0")
-        given, off = self._embedded(w, y), self._embedded(torch.zeros_like(w), y)
+        guidance, no_guidance = self._embedded(w, y), self._embedded(torch.zeros_like(w), y)
         scale = w[:, None, None]
 
         def step(block: nn.Module, h: Tensor) -> Tensor:
             with torch.no_grad():
-                unguided = block(h, None, off)
-            return blend(block(h, y, given), unguided, scale)
+                unguided = block(h, None, no_guidance)
+            return blend(block(h, y, guidance), unguided, scale)
 
         return self._pass(z, [step] * self.config.num_states)
 
     def unchecked(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"] | None) -> BackwardOutput:
         """One evaluation, values not looked at: what is exported. w: None where guidance is no input."""
-        step = self._two(y, None) if self.guidance_embedding is None else self._one(y, self._embedded(w, y))
+        if self.guidance_embedding is None:
+            step = self._two_evaluations(y, None)
+        else:
+            step = self._one_evaluation(y, self._embedded(w, y))
         return self._pass(z, [step] * self.config.num_states)
 
     def evaluations(self, guidance: float) -> int:
@@ -161,6 +165,7 @@ class BackwardModel(Pretrained, nn.Module):
         return 2 if guidance and self.guidance_embedding is None else 1
 
     def _pass(self, z: Tensor, steps: list[Step]) -> BackwardOutput:
+        """h^i = G^i(h^(i+1)) and x^i = head_i(h^i) from z to the image; steps[k] says how block k is evaluated."""
         h, states = z, []
         for block, head, step in zip(self.blocks, self.heads, steps, strict=True):
             h = step(block, h)
@@ -170,15 +175,18 @@ class BackwardModel(Pretrained, nn.Module):
         states = tuple(state.to(torch.promote_types(state.dtype, torch.float32)) for state in states)
         return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.image_shape), states)
 
-    def _two(self, y: Labels, w: Tensor | None) -> Step:
+    def _two_evaluations(self, y: Labels, w: Tensor | None) -> Step:
+        """Equation 4; one evaluation where nothing is guided (w or y None)."""
         if w is None or y is None:
             return lambda block, h: block(h, y)
         return lambda block, h: guide(block(h, y), block(h, None), w[:, None])
 
-    def _one(self, y: Labels, embedded: Tensor) -> Step:
+    def _one_evaluation(self, y: Labels, embedded: Tensor) -> Step:
+        """Equation 5: the block has guidance as an input."""
         return lambda block, h: block(h, y, embedded)
 
     def _embedded(self, w: Tensor, y: Labels) -> Tensor:
+        """The guidance input of all blocks; images without class have scale 0."""
         if y is None:
             w = torch.zeros_like(w)
         elif not y.is_floating_point():

@@ -43,17 +43,23 @@ def scales(
 def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> list[float]:
     """Root mean square of x^0 (x itself) to x^T = z over a batch of images, as the flow sees them."""
     with torch.no_grad():
-        found = rms([flow.patchify(x), *flow(x, y).latents])
-    return found.square().mean(1).sqrt().tolist()
+        of_images = rms([flow.patchify(x), *flow(x, y).latents])
+    return of_images.square().mean(1).sqrt().tolist()
 
 
 @torch.no_grad()
 def largest_parameters(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> tuple[float, float]:
     """Largest |log-scale| and largest |shift| of any block over a batch of images: what a clamp would have held."""
-    scales: list[Tensor] = []
-    states = [flow.patchify(x), *flow(x, y, callback=lambda _, block: scales.append(block.log_scale)).latents]
-    shifts = [before - after * scale.exp() for before, after, scale in zip(states, states[1:], scales, strict=False)]
-    return tuple(max(float(values.abs().amax()) for values in found) for found in (scales, shifts))
+    log_scales: list[Tensor] = []
+    out = flow(x, y, callback=lambda _, block: log_scales.append(block.log_scale))
+    inputs = [flow.patchify(x), *out.latents[:-1]]
+    # x = z exp(log_scale) + shift, solved for the shift
+    shifts = [x - z * a.exp() for x, z, a in zip(inputs, out.latents, log_scales, strict=True)]
+    return _largest(log_scales), _largest(shifts)
+
+
+def _largest(values: Sequence[Tensor]) -> float:
+    return max(float(value.abs().amax()) for value in values)
 
 
 def shares(

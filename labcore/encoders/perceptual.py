@@ -85,9 +85,14 @@ class MultiStage:
     def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, " n"]:
         _follow(self.encoder, ours)
         # one side after the other: what is compared with needs no gradient, and then keeps nothing for one
-        sides = (self.encoder.maps(x, self.stages, self.size).values() for x in (ours, theirs))
-        pairs = ((F.normalize(f, dim=1, eps=1e-6) for f in pair) for pair in zip(*sides, strict=True))
-        return torch.stack([(u - v).square().sum(1).mean((1, 2)) for u, v in pairs]).mean(0)
+        our_maps = self.encoder.maps(ours, self.stages, self.size)
+        their_maps = self.encoder.maps(theirs, self.stages, self.size)
+        of_stages = []
+        for width in self.stages:
+            u = F.normalize(our_maps[width], dim=1, eps=1e-6)
+            v = F.normalize(their_maps[width], dim=1, eps=1e-6)
+            of_stages.append((u - v).square().sum(1).mean((1, 2)))
+        return torch.stack(of_stages).mean(0)
 
 
 class Pooled:
@@ -172,19 +177,21 @@ def crops(
 
     Where is drawn on the CPU, wherever the images are: numbers that are asked of a GPU wait for all that it has to do.
     """
-    ours, theirs, constant = ours[rows], theirs[rows], not theirs.requires_grad
+    ours, theirs = ours[rows], theirs[rows]
+    constant = not theirs.requires_grad
     noise = noise.on("cpu")
     area = 0.08 + 0.92 * noise.uniform("crop area")[rows]
     aspect = (math.log(3 / 4) + math.log(16 / 9) * noise.uniform("crop aspect")[rows]).exp()
-    top, left = (noise.uniform(f"crop {side}")[rows] for side in ("top", "left"))
+    tops, lefts = noise.uniform("crop top")[rows].tolist(), noise.uniform("crop left")[rows].tolist()
     h, w = ours.shape[-2:]
-    both, cut = torch.stack([ours, theirs], dim=1), []
-    high = (h * (area / aspect).sqrt()).round().clamp(1, h).int().tolist()
-    wide = (w * (area * aspect).sqrt()).round().clamp(1, w).int().tolist()
-    for pair, y, x, dy, dx in zip(both, top.tolist(), left.tolist(), high, wide, strict=True):
-        i, j = int(y * (h - dy + 1)), int(x * (w - dx + 1))
-        cut.append(F.interpolate(pair[..., i : i + dy, j : j + dx], (size, size), mode="bicubic", antialias=True))
-    ours, theirs = torch.stack(cut).unbind(1)
+    heights = (h * (area / aspect).sqrt()).round().clamp(1, h).int().tolist()
+    widths = (w * (area * aspect).sqrt()).round().clamp(1, w).int().tolist()
+    pairs, crops_of_pairs = torch.stack([ours, theirs], dim=1), []
+    for pair, top, left, height, width in zip(pairs, tops, lefts, heights, widths, strict=True):
+        i, j = int(top * (h - height + 1)), int(left * (w - width + 1))
+        crop = pair[..., i : i + height, j : j + width]
+        crops_of_pairs.append(F.interpolate(crop, (size, size), mode="bicubic", antialias=True))
+    ours, theirs = torch.stack(crops_of_pairs).unbind(1)
     return ours, theirs.detach() if constant else theirs
 
 
@@ -198,7 +205,8 @@ def _lpips(file: Path) -> torch.nn.Module:
     """LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
     network = _lpips_network()
     state = {name: value for name, value in read_state(file).items() if name.startswith("features.")}
-    for index, layer in ((name, layer) for part in network.net.children() for name, layer in part.named_children()):
+    layers = [named for part in network.net.children() for named in part.named_children()]
+    for index, layer in layers:
         for kind in layer.state_dict():
             if (value := state.get(f"features.{index}.{kind}")) is None:
                 raise ValueError(f"{file} has no features.{index}.{kind}; it is not torchvision's VGG-16")

@@ -44,14 +44,15 @@ def _hand_on() -> None:
     """Wait for a signal, hand it to the processes, and to those that start meanwhile; with none of them yet, leave."""
     import psutil
 
-    number, told = signal.sigwait(SIGNALS), set()
+    number = signal.sigwait(SIGNALS)
+    notified: set[tuple[int, int]] = set()  # (process, signal)
     while True:
         children = psutil.Process().children()
-        if not children and not told:
+        if not children and not notified:
             os._exit(143)
         for child in children:
-            if (child.pid, number) not in told:
-                told.add((child.pid, number))
+            if (child.pid, number) not in notified:
+                notified.add((child.pid, number))
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.send_signal(signal.SIGKILL if number == signal.SIGINT else signal.SIGTERM)
         again = signal.sigtimedwait(SIGNALS, 0.2)

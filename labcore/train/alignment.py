@@ -48,7 +48,7 @@ class LikelihoodAndAlignment(Likelihood):
         logs = {"nats_per_dim": nats.detach(), "align": align.detach(), "max_log_scale": peak}
         logs |= {f"align/block{block}-layer{layer}": loss.detach() for (block, layer), loss in losses.items()}
         logs |= {f"seconds/{part}": torch.full_like(nats, seconds) for part, seconds in self._watch.seconds().items()}
-        return nats + self.config.weight * align, logs
+        return nats + self.config.weight * align, logs  # equation 5
 
     def terms(
         self, flow: nn.Module, batch: Batch, noise: StepNoise
@@ -57,7 +57,7 @@ class LikelihoodAndAlignment(Likelihood):
         return self._terms(flow, batch, noise)[:2]
 
     def _terms(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Tensor, dict[Site, Tensor], Tensor]:
-        """Those, and the largest |log_scale|."""
+        """The terms of equation 5, nats/dim and the alignment loss at each site, and the largest |log_scale|."""
         c, watch = self.config, self._watch
         watch.start(batch.x.device)
         with watch.part("encoder"):
@@ -68,5 +68,6 @@ class LikelihoodAndAlignment(Likelihood):
         with watch.part("features"):
             hiddens = features(flow, x, y, c.sites, c.direction, c.adjoint_sweeps, states=out)
         loss = LOSSES[c.loss]
-        losses = {site: loss(p, target).mean() for site, p in self.heads(hiddens).items()}
+        projected = self.heads(hiddens)
+        losses = {site: loss(p, target).mean() for site, p in projected.items()}  # equation 4, of each site
         return self.nats(flow, out), losses, peak

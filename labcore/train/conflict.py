@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from labcore.align.features import Direction
-from labcore.align.reach import SweepGap, flat, gaps
+from labcore.align.reach import SweepGap, block_parameters, flat, flat_by_block, gaps
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.types import Batch
@@ -32,13 +32,13 @@ def loss_gaps(
     flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise, sweeps: Sequence[int]
 ) -> dict[int, SweepGap]:
     """`labcore.align.reach.sweep_gaps` of the alignment loss itself, with the objective's sites and projectors."""
-    everything = [p for block in flow.blocks for p in block.parameters()]
+    parameters = block_parameters(flow)
 
     def gradient(direction: Direction, k: int) -> Tensor:
         other = copy.copy(objective)  # the same projectors and targets
         other.config = objective.config.replace(direction=direction, adjoint_sweeps=k)
         _, losses = other.terms(flow, batch, noise)
-        return flat(torch.stack(list(losses.values())).mean(), everything)
+        return flat(torch.stack(list(losses.values())).mean(), parameters)
 
     return gaps(gradient, flow.config.tokens, sweeps)
 
@@ -47,11 +47,10 @@ def conflict(flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, n
     """The gradients of nats/dim and of weight x alignment on one batch, compared in every block."""
     nats, losses = objective.terms(flow, batch, noise)
     align = objective.config.weight * torch.stack(list(losses.values())).mean()
-    blocks = [list(block.parameters()) for block in flow.blocks]
-    everything, sizes = [p for block in blocks for p in block], [sum(p.numel() for p in block) for block in blocks]
-    pair = [flat(term, everything, retain_graph=True).split(sizes) for term in (nats, align)]
-    found = []
-    for number, (a, b) in enumerate(zip(*pair, strict=True), 1):
+    of_likelihood = flat_by_block(nats, flow, retain_graph=True)
+    of_alignment = flat_by_block(align, flow, retain_graph=True)
+    conflicts = []
+    for number, (a, b) in enumerate(zip(of_likelihood, of_alignment, strict=True), 1):
         cosine = float(torch.cosine_similarity(a, b, dim=0)) if b.any() else None
-        found.append(BlockConflict(number, cosine, float(a.norm()), float(b.norm())))
-    return found
+        conflicts.append(BlockConflict(number, cosine, float(a.norm()), float(b.norm())))
+    return conflicts

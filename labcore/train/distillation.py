@@ -54,10 +54,12 @@ class Distillation(nn.Module):
         self.perceptual, self.decode = dict(perceptual or {}), decode
         if missing := config.perceptual.keys() - self.perceptual.keys():
             raise ValueError(f"no distance was given for {', '.join(sorted(missing))}")
-        self.names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)] + [IMAGE]
-        hidden = 0.0 if config.strategy == "naive" else config.align_weight / max(len(self.names) - 1, 1)
+        # x^(B-1) ... x^1, and x^0 too where the image comes after it, from a denoiser
+        state_names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)]
+        self.names = [*state_names, IMAGE]
         # 0, and not absent, for the hidden states of "naive": data parallelism waits for the gradients of all heads
-        self.weights = {name: hidden for name in self.names} | {IMAGE: config.image_weight, **config.perceptual}
+        state_weight = 0.0 if config.strategy == "naive" else config.align_weight / max(len(state_names), 1)
+        self.weights = {name: state_weight for name in state_names} | {IMAGE: config.image_weight, **config.perceptual}
         self.register_buffer("block_rms", block_rms.float().clone())
         self._flow = (flow.eval().requires_grad_(False),)  # in a tuple, where torch does not look for parameters
         self._watch = Stopwatch()
@@ -80,7 +82,7 @@ class Distillation(nn.Module):
         if c.perceptual:
             raw |= self.perceptual_distances(out.x, image, noise)
         loss = sum(
-            weight * self.mean(name, adaptive(raw[name], c.adaptive_power, c.adaptive_offset), noise)
+            weight * self.mean(name, adaptive(raw[name], c.adaptive_power, c.adaptive_offset), noise)  # equation 7
             for name, weight in self.weights.items()
         )
         logs = {f"distance/{name}": self.mean(name, d.detach(), noise) for name, d in raw.items() if self.weights[name]}
@@ -93,8 +95,9 @@ class Distillation(nn.Module):
         most = getattr(self.perceptual.get(name), "most", None)
         if most is None:
             return values.mean()
-        here = len(range(noise.total)[noise.rows])
-        return values.sum() * noise.total / (min(most, noise.total) * here)
+        images_of_step, compared = noise.total, min(most, noise.total)
+        images_of_micro_batch = len(range(images_of_step)[noise.rows])
+        return values.sum() * images_of_step / (compared * images_of_micro_batch)
 
     def taught(self, batch: Batch, noise: StepNoise) -> Trajectory:
         """The flow's trajectory of a batch."""
@@ -112,22 +115,24 @@ class Distillation(nn.Module):
         """Distances of pictures; of latents, those that the autoencoder makes of both."""
         rows = self._compared(x, noise)
         with torch.no_grad():
-            theirs = _at(rows, self.decode(image[rows]), len(x))
-        ours = _at(rows, self.decode(x[rows]), len(x))
-        return {name: self.perceptual[name](ours, theirs, noise) for name in self.config.perceptual}
+            target = _at(rows, self.decode(image[rows]), len(x))
+        drawn = _at(rows, self.decode(x[rows]), len(x))
+        return {name: self.perceptual[name](drawn, target, noise) for name in self.config.perceptual}
 
     def _compared(self, x: Tensor, noise: StepNoise) -> Int[Tensor, " n"]:
         """Rows of this micro-batch that any distance looks at, the first where it is none."""
-        most = [self.perceptual[name].most for name in self.config.perceptual]
-        if None in most:
+        numbers = [self.perceptual[name].most for name in self.config.perceptual]
+        if None in numbers:
             return torch.arange(len(x), device=x.device)
-        rows = sorted({row for each in most for row in some(noise, each)}) or [0]
-        return torch.tensor(rows).to(x.device, non_blocking=True)
+        rows: set[int] = set()
+        for most in numbers:
+            rows.update(some(noise, most))
+        return torch.tensor(sorted(rows) or [0]).to(x.device, non_blocking=True)
 
     def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, " b"]]:
         """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
-        by = scales(targets, self.config.normalise, self.block_rms)
-        return dict(zip(self.names, squared_errors(out.states, targets, by), strict=True))
+        divisors = scales(targets, self.config.normalise, self.block_rms)
+        return dict(zip(self.names, squared_errors(out.states, targets, divisors), strict=True))
 
 
 def _at(rows: Int[Tensor, " n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:

@@ -36,9 +36,9 @@ def configuration_alone() -> Iterator[None]:
     hidden = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES) and name not in LAUNCH}
     asking = sorted(name for name, value in hidden.items() if value.strip().lower() not in OFF)
     if asking and os.environ.get("RANK", "0") == "0":
-        said = ", ".join(f"{name}={hidden[name]}" for name in asking)
+        variables = ", ".join(f"{name}={hidden[name]}" for name in asking)
         warnings.warn(
-            f"ignored environment variables: {said}. The run's configuration alone decides how it is trained; set train.* "
+            f"ignored environment variables: {variables}. The run's configuration alone decides how it is trained; set train.* "
             "there, and unset these",
             stacklevel=3,
         )

@@ -36,7 +36,8 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model` after optimizer step number `step` (from 1); buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = ([own(p) for p in m.parameters()] for m in (self.model, model))
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        averages = [own(p) for p in self.model.parameters()]
+        weights = [own(p) for p in model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for copy_of_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            copy_of_buffer.copy_(buffer)
