@@ -127,17 +127,16 @@ def _execute(state: State, stop: Stop) -> None:
     early = threading.Timer(5, _import_converter)  # while the notebook computes
     early.daemon = True
     early.start()
-    given = values.get("given", values["parameters"]) | {
-        "run_dir": "."
-    }  # all other parameters keep the notebook's values
+    changed = values.get("given", values["parameters"])  # all other parameters keep the notebook's values
     try:
-        execute(source, Path(RUNNING), given, values["timeout"], Path(LOG), stop)
+        execute(source, Path(RUNNING), changed | {"run_dir": "."}, values["timeout"], Path(LOG), stop)
     finally:
         early.cancel()
     read_result(Path(RESULT))
     _without_machine(Path(RUNNING), source.name)
     write_figures(Path(RUNNING), Path("figures"))
-    packages = sorted({f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}, key=str.lower)
+    installed = {f"{package.name}=={package.version}" for package in importlib.metadata.distributions()}
+    packages = sorted(installed, key=str.lower)
     write_atomic(Path("environment.txt"), "\n".join(packages) + "\n")
     os.replace(RUNNING, NOTEBOOK)
     web_page(Path(NOTEBOOK))

@@ -81,10 +81,10 @@ def _files(folder: Path) -> Iterator[str]:
     """All files below a folder, relative to it; links are followed, but no folder within itself."""
     above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
     for place, folders, files in os.walk(folder, followlinks=True):
-        seen = above.pop(place)
+        entered = above.pop(place)  # the real folders on the way from the top to this one
         real = {name: os.path.realpath(os.path.join(place, name)) for name in folders if not name.startswith(".")}
-        folders[:] = [name for name in real if real[name] not in seen]
-        above |= {os.path.join(place, name): seen | {real[name]} for name in folders}
+        folders[:] = [name for name in real if real[name] not in entered]  # os.walk goes into these
+        above |= {os.path.join(place, name): entered | {real[name]} for name in folders}
         for name in files:
             if not name.startswith(".") and name.lower() not in NOT_COUNTED:
                 yield Path(place, name).relative_to(folder).as_posix()

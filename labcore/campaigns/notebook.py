@@ -181,13 +181,16 @@ def execute(
 def write_figures(notebook: Path, folder: Path) -> list[Path]:
     """Write the images of an executed notebook as 01.png, 02.png, ... to `folder`, in order; return their paths."""
     cells = read_object(notebook, "run the notebook again", needs=["cells"])["cells"]
-    data = [o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    if data:
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    if pictures:
         folder.mkdir(exist_ok=True)
     written = []
-    for number, picture in enumerate(data, 1):
-        written.append(folder / f"{number:02d}.png")
-        written[-1].write_bytes(base64.b64decode(picture if isinstance(picture, str) else "".join(picture)))
+    for number, picture in enumerate(pictures, 1):
+        base64_text = picture if isinstance(picture, str) else "".join(picture)
+        path = folder / f"{number:02d}.png"
+        path.write_bytes(base64.b64decode(base64_text))
+        written.append(path)
     return written
 
 

@@ -95,13 +95,15 @@ def _is_record(values: Any) -> bool:
 def _differing(one: Record, other: Record) -> list[str]:
     """Names of the parameters in which two records differ, apart from the seed."""
     a, b = _comparable(one, other), _comparable(other, one)
-    return [key for key in sorted(a.keys() | b.keys()) if key != "seed" and a.get(key) != b.get(key)]
+    names = sorted((a.keys() | b.keys()) - {"seed"})
+    return [name for name in names if a.get(name) != b.get(name)]
 
 
 def _comparable(one: Record, other: Record) -> dict[str, Any]:
     """Parameters; a path counts by its contents if both records have them, else by its last part."""
-    own, others = one.get("contents") or {}, other.get("contents") or {}
-    return without_folders(one["parameters"]) | {name: own[name] for name in own if name in others}
+    contents, other_contents = one.get("contents") or {}, other.get("contents") or {}
+    in_both = {name: contents[name] for name in contents if name in other_contents}
+    return without_folders(one["parameters"]) | in_both
 
 
 def _check_seeds(records: Sequence[Record], folder: Path) -> None:

@@ -41,13 +41,13 @@ def published(spec: str, results: Path | None = None) -> Published | None:
 
 def published_records(spec: RunSpec, runs: Sequence[Run]) -> dict[str, Record]:
     """Return the published records of these runs by id. A run is published if its parameters and its code are the same."""
-    by_id = {one["id"]: one for one in read_records(spec.results)}
-    found = {}
+    published_by_id = {one["id"]: one for one in read_records(spec.results)}
+    records = {}
     for run in runs:
-        one = by_id.get(run.id)
+        one = published_by_id.get(run.id)
         if one is not None and run.code is not None and one.get("code") == run.code:
-            found[run.id] = {**one, "row": run.row}  # a row that was renamed
-    return found
+            records[run.id] = {**one, "row": run.row}  # a row that was renamed
+    return records
 
 
 def finished_records(spec: RunSpec, runs: Sequence[Run], root: Path, again: bool = False) -> dict[str, Record]:
@@ -55,12 +55,13 @@ def finished_records(spec: RunSpec, runs: Sequence[Run], root: Path, again: bool
 
     A published record has precedence. again: a run below `root` with the notebook's present code has precedence.
     """
-    found = published_records(spec, runs)
+    records = published_records(spec, runs)
     code = {run.id: run.code for run in runs}
-    for one in collect([run for run in runs if again or run.id not in found], root):
-        if one["id"] not in found or one["code"] == code[one["id"]]:
-            found[one["id"]] = one
-    return found
+    looked_at = [run for run in runs if again or run.id not in records]
+    for one in collect(looked_at, root):
+        if one["id"] not in records or one["code"] == code[one["id"]]:
+            records[one["id"]] = one
+    return records
 
 
 def rebuild(folder: Path) -> dict[str, str]:

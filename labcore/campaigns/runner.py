@@ -56,12 +56,12 @@ def _skip_finished(runs: Sequence[Run], root: Path, progress: ProgressTable) -> 
     """Return the runs that are not finished; say how many are, and which of them ran another version of the notebook."""
     waiting, outdated = [], []
     for run in runs:
-        found = finished(run, root)
-        if found is None:
+        finished_state = finished(run, root)
+        if finished_state is None:
             waiting.append(run)
             continue
         progress.set(run.name, "done", quiet=True)
-        if None not in (run.code, found.code) and found.code != run.code:
+        if None not in (run.code, finished_state.code) and finished_state.code != run.code:
             outdated.append(run.name)
     if len(waiting) < len(runs):
         progress.say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
@@ -128,16 +128,15 @@ class _Runner:
     ):
         self.waiting, self.root, self.progress = list(runs), root, progress
         self.devices = list(visible_devices() if devices is None else devices)
-        most = max(runs, key=devices_of)
-        if self.devices and devices_of(most) > len(self.devices):
+        largest = max(runs, key=devices_of)
+        if self.devices and devices_of(largest) > len(self.devices):
             raise ValueError(
-                f"{most.name} takes {devices_of(most)} devices, one for each of its processes, and there are "
+                f"{largest.name} takes {devices_of(largest)} devices, one for each of its processes, and there are "
                 f"{len(self.devices)} here; give --set processes={len(self.devices)}"
             )
-        self.jobs = jobs or len(self.devices) // devices_of(most) or 1
-        cores = usable_cores()
-        share = max(1, cores // min(self.jobs, len(runs)))
-        self.threads = min(share, int(os.environ.get("OMP_NUM_THREADS") or share))
+        self.jobs = jobs or len(self.devices) // devices_of(largest) or 1
+        cores_of_a_run = max(1, usable_cores() // min(self.jobs, len(runs)))
+        self.threads = min(cores_of_a_run, int(os.environ.get("OMP_NUM_THREADS") or cores_of_a_run))
         self.children: list[_Child] = []
         self.elsewhere: list[Run] = []
         self.failed = 0

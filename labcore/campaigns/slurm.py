@@ -168,14 +168,14 @@ def follow(runs: Sequence[Run], root: Path, live: bool | None = None) -> int:
     Ctrl-C ends this function and leaves Slurm's jobs alone.
     """
     progress = ProgressTable([run.name for run in runs], live)
-    left = {run.name: run.folder(root) for run in runs}
-    for name, folder in left.items():
+    unfinished = {run.name: run.folder(root) for run in runs}
+    for name, folder in unfinished.items():
         progress.follow(name, folder / execute.LOG)
     try:
-        for queue in _queues(list(left.values())):
-            for name in _show_changes(left, queue, progress):
-                del left[name]
-            if not left:
+        for queue in _queues(list(unfinished.values())):
+            for name in _show_changes(unfinished, queue, progress):
+                del unfinished[name]
+            if not unfinished:
                 break
         progress.say(progress.counts())
         return 0 if set(progress.status.values()) <= {"done"} else 1

@@ -121,7 +121,7 @@ class RunSpec(Config):
             raise ValueError("a spec has rows or a grid, not both; write the grid's combinations as rows")
         if empty := [name for name, values in self.grid.items() if not values]:
             raise ValueError(f"grid gives {empty} no values; give at least one")
-        if repeated := [name for name, values in self.grid.items() if any(values.count(v) > 1 for v in values)]:
+        if repeated := [name for name, values in self.grid.items() if _has_duplicates(values)]:
             raise ValueError(f"grid gives {repeated} a value twice; give each once")
         if wrong := [row for row in self.rows if not row.strip(" .") or not row.isprintable()]:
             raise ValueError(f"rows are named {wrong}; a name is one line of letters, digits and the like")
@@ -157,10 +157,11 @@ class RunSpec(Config):
     def row_parameters(self) -> dict[str, dict[str, Any]]:
         """Return the rows' own parameters by name; one row `default` if there are neither rows nor a grid."""
         if self.grid:
-            combinations = (
-                dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
-            )
-            return {",".join(f"{k}={_plain(v)}" for k, v in row.items()): row for row in combinations}
+            rows = {}
+            for values in itertools.product(*self.grid.values()):
+                row = dict(zip(self.grid, values, strict=True))
+                rows[",".join(f"{name}={_plain(value)}" for name, value in row.items())] = row
+            return rows
         return self.rows or {"default": {}}
 
 
@@ -245,17 +246,31 @@ def resolve(
     _check_row_names(spec, only)
 
     shared = spec.parameters | _operational(spec, known, notebook)
-    code, digest = code_hash(notebook), functools.cache(contents)
+    code = code_hash(notebook)
+    digest = functools.cache(contents)  # each file or folder is read once for all runs
     runs = []
     for seed in spec.seeds[:1] if smoke else spec.seeds:
         for row, own in spec.row_parameters().items():
             changed = shared | own | forced | {"seed": seed}
             if smoke:
                 changed |= spec.smoke | {"smoke": True}
-            values, identity, held = _complete(spec, notebook, known, changed, digest)
-            given = {name: values[name] for name in changed}
-            how = (smoke, spec.timeout, spec.threads, code, held)
-            runs.append(Run(spec.name, row, seed, values, identity, notebook, given, *how))
+            filled = _complete(spec, notebook, known, changed, digest)
+            runs.append(
+                Run(
+                    spec=spec.name,
+                    row=row,
+                    seed=seed,
+                    parameters=filled.values,
+                    id=filled.id,
+                    notebook=notebook,
+                    changed={name: filled.values[name] for name in changed},
+                    smoke=smoke,
+                    timeout=spec.timeout,
+                    threads=spec.threads,
+                    code=code,
+                    contents=filled.contents,
+                )
+            )
     _check_distinct(spec, runs)
     return [run for run in runs if not only or run.row in only]
 
@@ -287,13 +302,16 @@ def _complete(
     """Check the changed parameters, add the notebook's defaults, and find what names the run."""
     check_parameters(notebook, changed, known)
     defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
-    typed = {name: _canonical(value, known[name]) for name, value in (defaults | changed).items()}
-    places = {name: located(known[name], value, spec.project) for name, value in changed.items()}
-    found = {name: place for name, place in places.items() if place is not None}
-    values = typed | {name: str(place) for name, place in found.items()}
-    held = {name: digest(place) for name, place in found.items()}
-    identity = run_id(notebook, values | {name: {"contents": held[name]} for name in held})
-    return Filled(values, identity, held)
+    values = {name: _canonical(value, known[name]) for name, value in (defaults | changed).items()}
+    in_id: dict[str, Any] = {}  # a path counts by what it holds
+    path_contents: dict[str, str] = {}
+    for name, value in changed.items():
+        place = located(known[name], value, spec.project)
+        if place is not None:
+            values[name] = str(place)
+            path_contents[name] = digest(place)
+            in_id[name] = {"contents": path_contents[name]}
+    return Filled(values, run_id(notebook, values | in_id), path_contents)
 
 
 def _check_distinct(spec: RunSpec, runs: Sequence[Run]) -> None:
@@ -343,6 +361,10 @@ def _canonical(value: Any, parameter: Parameter) -> Any:
             f"{parameter.name} was given {value!r}; allowed are numbers, texts, true, false, null and lists or "
             "mappings of them: quote a date"
         ) from None
+
+
+def _has_duplicates(values: list[Any]) -> bool:
+    return any(values.count(value) > 1 for value in values)  # values may be lists, which have no hash
 
 
 def _plain(value: Any) -> str:

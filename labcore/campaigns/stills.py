@@ -66,7 +66,10 @@ def _value(state: Mapping[str, Any]) -> str:
     """A control's name and value; nothing for a widget without one, such as a button or a layout."""
     labels, index = state.get("_options_labels"), state.get("index")
     if labels is not None:
-        chosen = index if isinstance(index, (list, tuple)) else [] if index is None else [index]
+        if index is None:
+            chosen = []
+        else:
+            chosen = index if isinstance(index, (list, tuple)) else [index]
         value = ", ".join(str(labels[i]) for i in chosen)
     elif state.get("value") is not None:
         value = state["value"]

@@ -45,8 +45,9 @@ def metric(result: dict[str, Any], path: str) -> float | None:
 
 def by_seed(records: Sequence[Record], row: str, path: str) -> dict[int, float]:
     """Return the numbers of a row at a dotted path by seed; records without such a number are left out."""
-    found = ((one["seed"], metric(one["metrics"], path)) for one in records if one["row"] == row)
-    return {seed: value for seed, value in found if value is not None}
+    of_row = [one for one in records if one["row"] == row]
+    numbers = [(one["seed"], metric(one["metrics"], path)) for one in of_row]
+    return {seed: number for seed, number in numbers if number is not None}
 
 
 def tables(records: Sequence[Record], layout: TableSpec, rows: Sequence[str] = ()) -> dict[str, str]:
@@ -60,13 +61,15 @@ def tables(records: Sequence[Record], layout: TableSpec, rows: Sequence[str] = (
     if layout.each is not None:
         records = exploded(_in_order(records, rows), layout.each)
         rows = list(dict.fromkeys(record["row"] for record in records))
-    found = {record["row"] for record in records}
-    order = [row for row in rows if row in found] + sorted(found - set(rows))
-    values = {(row, title): by_seed(records, row, path) for row in order for title, path in layout.columns.items()}
+    table_rows = {record["row"] for record in records}
+    order = [row for row in rows if row in table_rows] + sorted(table_rows - set(rows))
+    values = {}
+    for row in order:
+        for title, path in layout.columns.items():
+            values[row, title] = by_seed(records, row, path)
     means = {cell: mean_interval(list(numbers.values())) for cell, numbers in values.items() if numbers}
-    table = _Table(
-        layout, order, means, _differences(values, layout.baseline), not_run, _other_code(records, order, layout)
-    )
+    differences, other_code = _differences(values, layout.baseline), _other_code(records, order, layout)
+    table = _Table(layout, order, means, differences, not_run, other_code)
     return {"table.md": _markdown(table), "table.csv": _csv(table)}
 
 
@@ -75,11 +78,12 @@ def exploded(records: Sequence[Record], each: str) -> list[Record]:
 
     If an entry's name does not begin with the name of its run's row, that name is added in parentheses.
     """
-    return [
-        {**record, "row": name if name.startswith(record["row"]) else f"{name} ({record['row']})", "metrics": entry}
-        for record in records
-        for name, entry in record["metrics"][each].items()
-    ]
+    entries = []
+    for record in records:
+        for name, entry in record["metrics"][each].items():
+            row = name if name.startswith(record["row"]) else f"{name} ({record['row']})"
+            entries.append({**record, "row": row, "metrics": entry})
+    return entries
 
 
 def _in_order(records: Sequence[Record], rows: Sequence[str]) -> list[Record]:
@@ -110,7 +114,8 @@ def _best(table: _Table) -> dict[str, float]:
     best = {}
     for title, direction in table.layout.better.items():
         cells = [table.means[row, title] for row in table.rows if (row, title) in table.means]
-        if len(cells) > 1 and len({cell.n for cell in cells}) == 1 and cells[0].n > 1:
+        same_n = len({cell.n for cell in cells}) == 1
+        if len(cells) > 1 and same_n and cells[0].n > 1:
             means = [cell.mean for cell in cells]
             best[title] = max(means) if direction == "higher" else min(means)
     return best

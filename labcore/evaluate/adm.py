@@ -43,9 +43,9 @@ def read_reference(
     """
     path = Path(path)
     images, given = _read(path)
-    found = make_reference(images, extractor, root, progress)
+    of_images = make_reference(images, extractor, root, progress)
     if extractor.name != "inception" or not given:
-        return replace(found, about={**found.about, "moments": "of the images in the file"})
+        return replace(of_images, about={**of_images.about, "moments": "of the images in the file"})
     features = image_features(images, extractor, root)
     own: dict[str, Moments] = {}
     for layer, (mean, cov) in given.items():
@@ -56,8 +56,9 @@ def read_reference(
             )
         own[layer] = Moments(mean, cov, len(images))
     distance = {layer: Frechet(own[layer]).exact(moments(features[layer])) for layer in own}
-    about = {**found.about, "moments": "the file's", "distance": distance}
-    return Reference(own.get(POOL, found.pool), own.get(SPATIAL, found.spatial), found.features, about)
+    about = {**of_images.about, "moments": "the file's", "distance": distance}
+    pool, spatial = own.get(POOL, of_images.pool), own.get(SPATIAL, of_images.spatial)
+    return Reference(pool, spatial, of_images.features, about)
 
 
 def told_of(reference: Reference, where: Path | None) -> str:

@@ -56,11 +56,12 @@ def spectrum(x: Float[Tensor, "b k H W"], other: Float[Tensor, "b k H W"]) -> Sp
     along = torch.fft.fftfreq(side, 1 / side, device=x.device)
     ring = (along[:, None].square() + along.square()).sqrt().round().long().flatten()
     rings = side // 2 + 1
-    kept = ring < rings
-    count = torch.bincount(ring[kept], minlength=rings)
+    inside = ring < rings  # corners of the spectrum lie beyond the largest ring
+    count = torch.bincount(ring[inside], minlength=rings)
 
     def power(images: Tensor) -> Tensor:
-        each = torch.fft.fft2(images.double() - images.double().mean((2, 3), keepdim=True), norm="ortho").abs().square()
-        return torch.bincount(ring[kept], each.mean((0, 1)).flatten()[kept], minlength=rings) / count
+        centred = images.double() - images.double().mean((2, 3), keepdim=True)
+        mean_power = torch.fft.fft2(centred, norm="ortho").abs().square().mean((0, 1)).flatten()
+        return torch.bincount(ring[inside], mean_power[inside], minlength=rings) / count
 
     return Spectrum(torch.arange(rings), power(x), power(other - x))

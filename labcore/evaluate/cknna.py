@@ -86,8 +86,8 @@ def _neighbours(features: Float[Tensor, "n d"], k: int, name: str) -> _Neighbour
         raise ValueError(f"{name} point in the same direction for all {n} images, so no image is nearer than another")
     near = torch.zeros_like(cosines, dtype=torch.bool)
     near.scatter_(1, cosines.clone().fill_diagonal_(-math.inf).topk(k, dim=1).indices, True)
-    kept = cosines * near
-    own = float(_hsic(kept, kept))
+    masked = cosines * near  # m_K K
+    own = float(_hsic(masked, masked))
     if not own > 0:
         raise ValueError(
             f"{name} have s(K, K) = {own:.3g}, and CKNNA divides by its root: the {k} neighbours of the {n} images are not "

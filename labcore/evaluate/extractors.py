@@ -197,10 +197,11 @@ def _register() -> dict[str, type]:
         def forward(self, x):
             self.features_list = self.inner
             try:
-                found = dict(zip(self.inner, super().forward(x), strict=True))
+                outputs = dict(zip(self.inner, super().forward(x), strict=True))
+                outputs["spatial"] = self.caught
             finally:
-                self.features_list, found_spatial, self.caught = self.asked, self.caught, None
-            return tuple({**found, "spatial": found_spatial}[feature] for feature in self.asked)
+                self.features_list, self.caught = self.asked, None
+            return tuple(outputs[feature] for feature in self.asked)
 
         @staticmethod
         def get_provided_features_list():

@@ -140,9 +140,10 @@ def fidelity(
     for i, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", i, len(metrics))
-        statistic, known = _FUNCTIONS[metric](features, reference), floor.get("values", {}).get(metric)
+        statistic = _FUNCTIONS[metric](features, reference)
+        floor_value = floor.get("values", {}).get(metric)
         name = f"{metric}{extractor.suffix}"
-        measures[name] = measured(name, statistic, len(images), seed, resamples, known)
+        measures[name] = measured(name, statistic, len(images), seed, resamples, floor_value)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return FidelityRecord(
@@ -210,9 +211,12 @@ def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tu
     value = statistic(None, seed)
     if resamples == 0:
         return value, value, value
-    halves = (torch.randperm(n, generator=generator(seed, "half", i))[: n // 2] for i in range(resamples))
-    spread = 1.96 * float(torch.tensor([statistic(half, seed) for half in halves], dtype=torch.float64).std())
-    return value, value - spread, value + spread
+    of_halves = []
+    for i in range(resamples):
+        half = torch.randperm(n, generator=generator(seed, "half", i))[: n // 2]
+        of_halves.append(statistic(half, seed))
+    margin = 1.96 * float(torch.tensor(of_halves, dtype=torch.float64).std())
+    return value, value - margin, value + margin
 
 
 def measured(name: str, statistic: Statistic, n: int, seed: int, resamples: int, floor: float | None) -> Measure:
@@ -240,9 +244,11 @@ class Frechet:
         self.root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
     def __call__(self, other: Moments) -> float:
-        r = self.reference
+        reference = self.reference
+        # tr (R C R)^(1/2): the sum of the roots of its eigenvalues
         cross = torch.linalg.eigvalsh(self.root @ other.cov @ self.root).clamp_min(0).sqrt().sum()
-        return float((other.mean - r.mean).square().sum() + other.cov.trace() + r.cov.trace() - 2 * cross)
+        of_means = (other.mean - reference.mean).square().sum()
+        return float(of_means + other.cov.trace() + reference.cov.trace() - 2 * cross)
 
     def exact(self, other: Moments) -> float:
         from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
@@ -254,7 +260,11 @@ class Frechet:
 def _frechet(layer: str) -> Callable[[Store, Reference], Statistic]:
     def metric(features: Store, reference: Reference) -> Statistic:
         rows, distance = features[layer], Frechet(getattr(reference, layer))
-        return lambda half, _: distance.exact(moments(rows)) if half is None else distance(moments(rows, half))
+
+        def statistic(half: Tensor | None, _: int) -> float:
+            return distance.exact(moments(rows)) if half is None else distance(moments(rows, half))
+
+        return statistic
 
     return metric
 
@@ -265,11 +275,11 @@ def _kid(features: Store, reference: Reference) -> Statistic:
     rows, real = features[POOL], reference.features
 
     def statistic(half: Tensor | None, seed: int) -> float:
-        ours = rows if half is None else rows[half]
-        size = min(KID_SIZE if half is None else KID_SIZE // 2, len(ours), len(real))
+        drawn = rows if half is None else rows[half]
+        size = min(KID_SIZE if half is None else KID_SIZE // 2, len(drawn), len(real))
         subsets = KID_SUBSETS if half is None else KID_SUBSETS // 5  # cheaper for the spread
         return kid_features_to_metric(
-            ours, real, kid_subsets=subsets, kid_subset_size=size, rng_seed=seed, verbose=False
+            drawn, real, kid_subsets=subsets, kid_subset_size=size, rng_seed=seed, verbose=False
         )[KEY_METRIC_KID_MEAN]
 
     return statistic
@@ -306,10 +316,10 @@ def _manifolds(which: str) -> Callable[[Store, Reference], Statistic]:
         rows = features[POOL][:MOST_FEATURES]
 
         def statistic(half: Tensor | None, seed: int) -> float:
-            ours = rows if half is None else rows[half[half < len(rows)]]
-            real = reference.features[: len(ours)]
-            ours = ours[: len(real)]
-            return prc_features_to_metric(ours, real, save_cpu_ram=True, verbose=False)[which]
+            drawn = rows if half is None else rows[half[half < len(rows)]]
+            real = reference.features[: len(drawn)]
+            drawn = drawn[: len(real)]  # equal numbers from both sides
+            return prc_features_to_metric(drawn, real, save_cpu_ram=True, verbose=False)[which]
 
         return statistic
 

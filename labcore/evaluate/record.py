@@ -55,16 +55,16 @@ def of_samples(
     )
 
 
-def differences(part: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names in which a part was measured on something else than `of_samples` says."""
-    found = []
-    for section, values in said.items():
-        known = part.get(section)
-        known = known if isinstance(known, dict) else {}
-        found += [name for name, value in values.items() if name not in known or known[name] != value]
+def differences(part: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names in which a part was measured on something else than a `description`, which `of_samples` gives."""
+    names = []
+    for section, values in description.items():
+        recorded = part.get(section)
+        recorded = recorded if isinstance(recorded, dict) else {}
+        names += [name for name, value in values.items() if name not in recorded or recorded[name] != value]
         if section == "images":  # a setting that is left out at its default, as `compiled`
-            found += [name for name in known if name not in values]
-    return list(dict.fromkeys(found))
+            names += [name for name in recorded if name not in values]
+    return list(dict.fromkeys(names))
 
 
 def to_measure(
@@ -74,10 +74,10 @@ def to_measure(
 
     All of them, where one is missing and what is there was made by other versions: a part has one `made_with`.
     """
-    have = {name.removesuffix(suffix) for name in part["measures"]} if part else set()
-    missing = [metric for metric in wanted if metric not in have]
+    measured = {name.removesuffix(suffix) for name in part["measures"]} if part else set()
+    missing = [metric for metric in wanted if metric not in measured]
     if missing and part and part.get("made_with") != stamp:
-        return [metric for metric in (*METRICS, *pixels.METRICS) if metric in have or metric in wanted]
+        return [metric for metric in (*METRICS, *pixels.METRICS) if metric in measured or metric in wanted]
     return missing
 
 
@@ -87,17 +87,17 @@ def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         record = read_json(path)
-        found = _weights_in(record)
+        weights = _weights_in(record)
     except (ValueError, TypeError, AttributeError, KeyError):  # no JSON, or JSON of another form
-        found = set()
-    if not found:
+        weights = set()
+    if not weights:
         raise ValueError(
             f"{path} is no record of `lab evaluate` that says which weights it is of; give another file (--out), or "
             "remove this one"
         )
-    if found != {model["weights"]}:
+    if weights != {model["weights"]}:
         raise ValueError(
-            f"{path} is a record of another model (weights {', '.join(sorted(found))}, and here they are "
+            f"{path} is a record of another model (weights {', '.join(sorted(weights))}, and here they are "
             f"{model['weights']}); give another file (--out), or remove this one"
         )
     return record
@@ -105,12 +105,12 @@ def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
 
 def _weights_in(record: Any) -> set[str]:
     """Hashes of the models that the parts of a record are of. Raises where the parts are not as this module says."""
-    found = set()
+    weights = set()
     for name, part in record.items():
         if name in SIMPLE.values() and "of" in part:
-            found.add(part["of"]["weights"])
+            weights.add(part["of"]["weights"])
         elif name.startswith("fidelity"):
             for measure in part["measures"].values():
-                Measure(**measure)
-            found.add(part["images"]["model"])
-    return found
+                Measure(**measure)  # TypeError for other fields
+            weights.add(part["images"]["model"])
+    return weights
