@@ -36,8 +36,8 @@ DIGITS = 32
 def digests(folder: Path, files: Sequence[str]) -> list[str]:
     """32 hex digits of the sha256 of each file's contents; `files` are relative to `folder`. OSError for a missing one."""
     place = folder.resolve()
-    kept = cache_folder() / "contents" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:16]}.jsonl"
-    with _kept(kept) as (known, book), ThreadPoolExecutor(THREADS) as pool:
+    book_path = cache_folder() / "contents" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:16]}.jsonl"
+    with _book(book_path) as (known, book), ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(files), TOGETHER):
             stamps = {name: _stamp(place / name) for name in files[first : first + TOGETHER]}
             new = [name for name, stamp in stamps.items() if name not in known or known[name][:3] != stamp]
@@ -55,7 +55,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _kept(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
+def _book(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
     """What is known of a folder's files, and where more is written, by one process at a time: the others find it then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

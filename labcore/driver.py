@@ -14,21 +14,21 @@ import torch
 @cache
 def has_cuda() -> bool:
     """Whether torch can use a GPU here; one warning a process where the driver knows a GPU and torch cannot use it."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and (gpu := _listed()):
-        warnings.warn(problem(gpu, [str(each.message) for each in said]), stacklevel=2)
+        warnings.warn(problem(gpu, [str(warning.message) for warning in warned]), stacklevel=2)
     return available
 
 
-def problem(gpu: str, said: list[str]) -> str:
-    """The message: which GPU is not used, why, and what to do. said: torch's own warnings."""
+def problem(gpu: str, torch_warnings: list[str]) -> str:
+    """The message: which GPU is not used, why, and what to do. torch_warnings: what torch itself warned of."""
     if torch.version.cuda is None:
         reason = f"torch {torch.__version__} is built without CUDA"
         remedy = "install a torch with CUDA"
     else:
-        reason = said[0].strip().splitlines()[0] if said else "torch finds no device"
+        reason = torch_warnings[0].strip().splitlines()[0] if torch_warnings else "torch finds no device"
         remedy = f"update the NVIDIA driver, or install a torch for an older CUDA than {torch.version.cuda}"
     return f"{gpu} is not used: {reason}. Everything runs on the CPU; {remedy}"
 

@@ -80,12 +80,12 @@ def is_looked_at(x: Tensor, training: bool = False) -> bool:
     return x.device.type == "cpu" or not x.requires_grad
 
 
-def check_states(module: nn.Module, call: str, states: tuple[Tensor, ...], beside: Tensor | None = None) -> None:
-    """`NotFinite` where one of a model's states (b, ...), or the log-determinant `beside` them, is not finite; one look.
+def check_states(module: nn.Module, call: str, states: tuple[Tensor, ...], log_det: Tensor | None = None) -> None:
+    """`NotFinite` where one of a model's states (b, ...), or the log-determinant (b,), is not finite; one look.
 
     Names the first block whose state is not finite, counted from 1 in the order of the states.
     """
-    results = states if beside is None else (*states, beside)
+    results = states if log_det is None else (*states, log_det)
     if not is_looked_at(states[-1], module.training) or all_finite(*results):
         return
     for number, state in enumerate(states, 1):

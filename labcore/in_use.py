@@ -77,9 +77,9 @@ def remove(path: Path) -> bool:
         if not path.is_dir():
             path.unlink()
             return True
-        gone = path if path.name.startswith(".") else path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        os.rename(path, gone)
-        shutil.rmtree(gone)
+        hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        os.rename(path, hidden)
+        shutil.rmtree(hidden)
     return True
 
 
@@ -96,12 +96,12 @@ def left_behind(root: Path) -> list[Path]:
 
 def clean(root: Path) -> list[Path]:
     """Delete what `left_behind` finds, and return that; what cannot be deleted stays."""
-    gone = []
+    removed = []
     for path in left_behind(root):
         with contextlib.suppress(OSError):
             if remove(path):
-                gone.append(path)
-    return gone
+                removed.append(path)
+    return removed
 
 
 def files_of(path: Path) -> list[Path]:
@@ -110,8 +110,8 @@ def files_of(path: Path) -> list[Path]:
     Whoever locks the files in this order and stops at the first that is held takes no lock inside a folder that is being made.
     """
     inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else [path]
-    beside = path.with_name(f"{path.name}.lock")
-    return [beside, *inside] if beside.is_file() else inside
+    lock_file = path.with_name(f"{path.name}.lock")
+    return [lock_file, *inside] if lock_file.is_file() else inside
 
 
 def _lock(files: Sequence[Path], locks: contextlib.ExitStack) -> bool:

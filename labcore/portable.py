@@ -17,16 +17,16 @@ WITHIN = re.compile(f"{KEPT}|{FOLDERS}")
 def without_folders(value: Any) -> Any:
     """JSON values in whose texts, names of values included, only the last part of each absolute path is kept."""
     if isinstance(value, dict):
-        kept = {without_folders(key): without_folders(item) for key, item in value.items()}
-        if len(kept) < len(value):
+        portable = {without_folders(key): without_folders(item) for key, item in value.items()}
+        if len(portable) < len(value):
             raise ValueError(f"names {sorted(map(str, value))} are equal without their folders; give them other names")
-        return kept
+        return portable
     if isinstance(value, list | tuple):
         return [without_folders(item) for item in value]
     if not isinstance(value, str):
         return value
-    if whole := WHOLE.fullmatch(value):
-        return whole[1]
+    if absolute := WHOLE.fullmatch(value):
+        return absolute[1]
     return WITHIN.sub(lambda found: found["kept"] or "", value)
 
 

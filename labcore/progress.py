@@ -37,15 +37,15 @@ def _bars() -> Progress:
 
 
 def _lines() -> Progress:
-    said: dict[str, int] = {}
+    tenths_shown: dict[str, int] = {}
 
     def show(what: str, done: int, total: int) -> None:
         tenth = 10 * done // total
-        if tenth > said.get(what, -1):
-            said[what] = tenth
+        if tenth > tenths_shown.get(what, -1):
+            tenths_shown[what] = tenth
             print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
         if done >= total:
-            said.pop(what)
+            tenths_shown.pop(what)
 
     return show
 

@@ -87,11 +87,13 @@ class Store:
     def _hold(self) -> IO[bytes]:
         """The key's file, open under a shared lock. Makes the store where there is none."""
         while True:
-            there = self.folder.is_dir()
+            folder_exists = self.folder.is_dir()
             try:
                 return in_use.open_shared(self.folder / KEY)
             except (FileNotFoundError, NotADirectoryError):
-                if there and in_use.remove(self.folder):  # a store appears with its key, so this is the rest of one
+                if folder_exists and in_use.remove(
+                    self.folder
+                ):  # a store appears with its key, so this is the rest of one
                     warnings.warn(
                         f"{self.folder} had no {KEY} and was removed; its rows are computed again", stacklevel=4
                     )
@@ -118,7 +120,8 @@ class Store:
             names = ", ".join(path.name for path in damaged)
             warnings.warn(f"{self.folder}: {names} missing or damaged; its rows are computed again", stacklevel=3)
             marks = self.folder / DONE
-            for path in [marks, *(path for path in damaged if path != marks)]:
+            other_files = [path for path in damaged if path != marks]
+            for path in [marks, *other_files]:
                 with replacing(path) as new:
                     allocate(new, *self._layout[path])
 
@@ -215,15 +218,18 @@ class Store:
         """`fill` by a function that hears all its ranges at once and gives what belongs to each, in order, so that it can
         read ahead."""
         own_rank, own_world = process_share()
-        rank, world = own_rank if rank is None else rank, own_world if world is None else world
+        rank = own_rank if rank is None else rank
+        world = own_world if world is None else world
         missing = np.flatnonzero(self._marks() == 0).tolist()
         if progress is not None and missing:
             progress(self.name, self.done, self.rows)
-        mine = [i for i in missing if i % world == rank]
+        own_chunks = [i for i in missing if i % world == rank]
+        parts = [self._range(i) for i in own_chunks]
         with contextlib.ExitStack() as stack:
-            files = {path: stack.enter_context(open(path, "r+b", buffering=0)) for path in self._layout} if mine else {}
-            parts = [self._range(i) for i in mine]
-            for i, part, values in zip(mine, parts, compute(parts) if parts else (), strict=True):
+            files = {}
+            if own_chunks:
+                files = {path: stack.enter_context(open(path, "r+b", buffering=0)) for path in self._layout}
+            for i, part, values in zip(own_chunks, parts, compute(parts) if parts else (), strict=True):
                 mark = MARKED | self._write(files, part, values)
                 put_rows(files[self.folder / DONE], i, np.array([mark], "uint64"))
                 if progress is not None:
@@ -234,28 +240,29 @@ class Store:
 
     def _write(self, files: Mapping[Path, Any], part: range, values: Mapping[str, Tensor]) -> int:
         """Rows of a chunk into every array's file, on disk when this returns their checksum (zlib's CRC-32)."""
-        found = 0
+        crc = 0
         for array, path in self._files.items():
-            rows, shape = values[array].detach().cpu().numpy(), (len(part), *self._layout[path].shape[1:])
+            rows = values[array].detach().cpu().numpy()
+            shape = (len(part), *self._layout[path].shape[1:])
             if rows.shape != shape:
                 raise ValueError(f"{self.name}: rows of {array!r} have shape {rows.shape}, not {shape}")
             rows = np.ascontiguousarray(rows.astype(self._layout[path].dtype, copy=False))
             put_rows(files[path], part.start, rows)
-            found = zlib.crc32(rows.reshape(-1).view("uint8"), found)
-        return found
+            crc = zlib.crc32(rows.reshape(-1).view("uint8"), crc)
+        return crc
 
     def _wait(self, progress: Progress | None) -> None:
         """Until the other processes' chunks are there; a warning where nothing comes for long."""
-        seen, since, told = -1, time.monotonic(), False
+        last_done, last_change, warned = -1, time.monotonic(), False
         while not self.complete:
             time.sleep(POLL)
             done = self.done
             if progress is not None:
                 progress(self.name, done, self.rows)
-            if done != seen:
-                seen, since = done, time.monotonic()
-            elif not told and time.monotonic() - since > PATIENCE:
-                told = True
+            if done != last_done:
+                last_done, last_change = done, time.monotonic()
+            elif not warned and time.monotonic() - last_change > PATIENCE:
+                warned = True
                 warnings.warn(
                     f"waiting for the other processes' rows in {self.folder}, {done} of {self.rows} for {PATIENCE:g} s now. "
                     "One of them may be measuring; if none is, all machines must see one folder as LABCORE_CACHE",

@@ -59,11 +59,13 @@ class _Held(ModelMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> _Held:
         """As a module's, but that a format is kept for `computing`."""
-        args = tuple(given.dtype if isinstance(given, Tensor) else given for given in args)
-        formats = [given for given in (*args, *kwargs.values()) if isinstance(given, torch.dtype)]
-        self.asked = formats[-1] if formats else self.asked
-        where = {name: given for name, given in kwargs.items() if not isinstance(given, torch.dtype)}
-        return super().to(*(given for given in args if not isinstance(given, torch.dtype)), **where)
+        values = [value.dtype if isinstance(value, Tensor) else value for value in args]
+        formats = [value for value in (*values, *kwargs.values()) if isinstance(value, torch.dtype)]
+        if formats:
+            self.asked = formats[-1]
+        others = [value for value in values if not isinstance(value, torch.dtype)]
+        named_others = {name: value for name, value in kwargs.items() if not isinstance(value, torch.dtype)}
+        return super().to(*others, **named_others)
 
     def half(self) -> _Held:
         return self.to(torch.float16)
@@ -87,9 +89,9 @@ class _Held(ModelMixin):
     def from_pretrained(
         cls, source: str | Path, torch_dtype: torch.dtype | None = None, device_map: Any = None, **_: Any
     ) -> _Held:
-        held = cls(cls.model_class.from_pretrained(source))
-        place = device_map.get("") if isinstance(device_map, Mapping) else device_map
-        return held.to(*(given for given in (torch_dtype, place) if given is not None))
+        component = cls(cls.model_class.from_pretrained(source))
+        device = device_map.get("") if isinstance(device_map, Mapping) else device_map
+        return component.to(*(value for value in (torch_dtype, device) if value is not None))
 
 
 class HeldFlow(_Held):
@@ -161,17 +163,18 @@ class _ImagesOfClasses(DiffusionPipeline):
             raise ValueError(f"num_images was {num_images!r}; give one whole number, 1 or more")
         if class_labels is None:
             return None, num_images
-        given, one = self._numbers(class_labels)
-        if not one and num_images not in (1, len(given)):
+        labels, one = self._numbers(class_labels)
+        if not one and num_images not in (1, len(labels)):
             raise ValueError(
-                f"num_images was {num_images} beside {len(given)} class_labels, which get one image each; leave num_images "
+                f"num_images was {num_images} beside {len(labels)} class_labels, which get one image each; leave num_images "
                 "out, or give one label"
             )
-        if not given or any(not NULL <= label < classes for label in given):
+        if not labels or any(not NULL <= label < classes for label in labels):
             allowed = f"0 to {classes - 1}, and -1 for none" if classes else "none: this model knows no classes"
-            raise ValueError(f"class_labels were {given}; allowed are {allowed}")
-        given = given * num_images if one else given
-        return torch.tensor(given, device=self._execution_device), len(given)
+            raise ValueError(f"class_labels were {labels}; allowed are {allowed}")
+        if one:
+            labels = labels * num_images
+        return torch.tensor(labels, device=self._execution_device), len(labels)
 
     def _numbers(self, class_labels: Any) -> tuple[list[int], bool]:
         """Class numbers of labels or names, and whether there was one instead of a list. ValueError for other kinds."""
@@ -204,9 +207,10 @@ class _ImagesOfClasses(DiffusionPipeline):
 
     def _codec(self) -> Autoencoder:
         """The autoencoder as the lab has it, made anew where another one has been put in."""
-        if (known := getattr(self, "_known", None)) is None or known.network is not self.vae:
-            self._known = known = Autoencoder("vae", self.vae)
-        return known
+        codec = getattr(self, "_known", None)
+        if codec is None or codec.network is not self.vae:
+            codec = self._known = Autoencoder("vae", self.vae)
+        return codec
 
     @staticmethod
     def _check(guidance_scale: float, output_type: str) -> None:
@@ -256,7 +260,8 @@ class TarFlowPipeline(_ImagesOfClasses):
         y, num = self._labels(class_labels, num_images)
         with self.flow.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
             z = self._noise(num, generator) * self.model.prior_var.sqrt()
-            x = denoise(self.model, invert(self.model, z, y, guidance=guidance_scale - 1).x, y, noise_std)
+            noisy = invert(self.model, z, y, guidance=guidance_scale - 1).x
+            x = denoise(self.model, noisy, y, noise_std)
         return self._pictures(x, output_type, return_dict)
 
 

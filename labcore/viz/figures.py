@@ -289,12 +289,16 @@ def _label(
             f"{len(row_names)} row names and {len(column_names)} column names for {rows} rows and {columns} columns; "
             "give one name for each, or none"
         )
-    above, beside = ([shown(name) for name in names] for names in (column_names, row_names))
-    across, down = ([i * (side + GAP) + (side - 1) / 2 for i in range(n)] for side, n in ((w, columns), (h, rows)))
-    axes.set_xticks(across, above or [""] * columns, parse_math=False)
-    axes.set_yticks(down, beside or [""] * rows, parse_math=False)
+    above, left = [shown(name) for name in column_names], [shown(name) for name in row_names]
+    axes.set_xticks(_middles(columns, w), above or [""] * columns, parse_math=False)
+    axes.set_yticks(_middles(rows, h), left or [""] * rows, parse_math=False)
     axes.xaxis.tick_top()
     _bare(axes)
+
+
+def _middles(count: int, side: int) -> list[float]:
+    """Middles of so many images of `side` pixels that `tile` put next to each other."""
+    return [i * (side + GAP) + (side - 1) / 2 for i in range(count)]
 
 
 def _bare(axes: Axes) -> None:

@@ -91,8 +91,8 @@ def plans(on: Mapping[str, tuple[Estimate, Gpu]], held: float, title: str) -> Fi
         )
         axes.plot([gpu.memory / 1e9] * 2, [row - 0.4, row + 0.4], color="black")
         images = f"{estimate.micro_batch} images at a time" if fits else "not even one image fits"
-        told = f"{estimate.duration}, {images}" if fits else images
-        axes.text(max(estimate.memory, gpu.memory) / 1e9 + 2, row, told, va="center", fontsize=11)
+        label = f"{estimate.duration}, {images}" if fits else images
+        axes.text(max(estimate.memory, gpu.memory) / 1e9 + 2, row, label, va="center", fontsize=11)
     axes.set_yticks(range(len(on)), list(on))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.6 * max(max(e.memory, g.memory) for e, g in on.values()) / 1e9)

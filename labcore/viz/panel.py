@@ -81,10 +81,8 @@ class Panel:
         still = {"image/png": picture, "text/plain": words}
         if in_live_notebook():
             return {**self.widget._repr_mimebundle_(), **still}
-        told, under = html.escape(words), html.escape(self._with_values())
-        figure = (
-            f'<figure><img src="data:image/png;base64,{picture}" alt="{told}"><figcaption>{under}</figcaption></figure>'
-        )
+        alt, caption = html.escape(words), html.escape(self._with_values())
+        figure = f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
         return {"text/html": figure, **still}
 
     def described(self) -> str:

@@ -86,7 +86,8 @@ def arrows(
     lengths = [float(_pairs(moves).norm(dim=1).max()) for _, moves in found.values()]
     for axes, (points, moves), own in zip(panels, found.values(), lengths, strict=True):
         at, move = _pairs(points), _pairs(moves)
-        scale = (max(lengths) if one_scale else own) / (LONGEST * reach) if enlarged else 1.0
+        longest = max(lengths) if one_scale else own
+        scale = longest / (LONGEST * reach) if enlarged else 1.0
         drawn = dict(angles="xy", scale_units="xy", scale=scale, width=0.004)
         axes.quiver(*at.T.numpy(), *move.T.numpy(), color=style.COLOURS["blue"], **drawn)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))

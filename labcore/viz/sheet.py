@@ -113,7 +113,9 @@ def _names_around(
     step = (pixels.shape[1] + gap) / columns
     longest = max(_lengths(column_names, LETTERS))
     upright = longest > step - MARGIN
-    above = 0 if not column_names else longest + MARGIN if upright else LETTERS + 2 * MARGIN
+    above = 0
+    if column_names:
+        above = longest + MARGIN if upright else LETTERS + 2 * MARGIN
     sheet = Image.new("RGB", (left + pixels.shape[1], above + pixels.shape[0]), "white")
     sheet.paste(Image.fromarray(pixels.squeeze(-1).contiguous().numpy()).convert("RGB"), (left, above))
     draw = ImageDraw.Draw(sheet)

@@ -21,8 +21,9 @@ MOST = 12
 
 def described(figure: Figure) -> str:
     """Titles, axes, the names of curves with their ends, of bars and points, and those beside and above pictures."""
-    said = [figure.get_suptitle(), *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
-    return _plain("; ".join(dict.fromkeys(part for part in said if part))) or "a picture"
+    parts = [figure.get_suptitle(), *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
+    different_parts = dict.fromkeys(part for part in parts if part)
+    return _plain("; ".join(different_parts)) or "a picture"
 
 
 def grid_in_words(
