@@ -29,6 +29,7 @@ from labcore.runs.train import run_training
 from labcore.train import checkpoint
 from labcore.train.launch import Nodes, nodes_of, wait_for
 from labcore.train.log import read_log
+from labcore.train.step import Steps
 
 flow = test_distillation.flow
 folder = test_training.folder
@@ -159,19 +160,17 @@ def test_one_process_trains_in_place(folder, tmp_path):
 
 
 def test_one_process_that_stops_is_not_taken_for_done(folder, tmp_path, monkeypatch):
-    from labcore.train import loop
-
-    real = loop._Run._one_step
+    real = Steps.take
 
     def interrupt_at(self, batches):
-        if self.step == 4:
+        if self.state.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, batches)
 
-    monkeypatch.setattr(loop._Run, "_one_step", interrupt_at)
+    monkeypatch.setattr(Steps, "take", interrupt_at)
     with pytest.raises(TrainingStopped, match="stopped and saved at step 5 of 10; run the cell again to go on"):
         train_streamed(run_config(folder, steps=10), tmp_path, previews=False)
-    monkeypatch.setattr(loop._Run, "_one_step", real)
+    monkeypatch.setattr(Steps, "take", real)
     monkeypatch.setattr("labcore.runs.background.datasets", None)  # the training reads its data itself, once
     assert train_streamed(run_config(folder, steps=10), tmp_path, previews=False).finished
 

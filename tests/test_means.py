@@ -57,7 +57,7 @@ def test_other_processes_than_before_share_the_mean(values):
 
 def test_a_process_left_alone_saves_its_own_sums_without_asking(values):
     alone = means_of(0, 2, values[0])  # it has no `gather`: the other may be gone
-    saved = alone.state(alone=True)
+    saved = alone.own_state()
     again = means_of(0, 1)
     again.load(saved)
     assert torch.equal(again.sums["loss"], alone.sums["loss"]) and again.steps == 20

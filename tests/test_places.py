@@ -265,7 +265,7 @@ def test_a_training_that_is_refused_at_its_start_leaves_no_folder(typed, monkeyp
     def refuse(*_):
         raise ValueError("refused")
 
-    monkeypatch.setattr("labcore.train.loop._Run", refuse)
+    monkeypatch.setattr("labcore.train.loop.start", refuse)
     short = ["data.limit=16", "train.steps=1", "train.warmup_steps=0", "train.batch_size=2"]
     with pytest.raises(ValueError, match="refused"):
         run_training(configure("fashion-small", settings=short), typed / "run", previews=False)

@@ -16,7 +16,7 @@ from labcore.rehearsal import fitting, planned, ready, rehearse, trial
 from labcore.rehearsal.rehearse import Asked, Rehearsal
 from labcore.rehearsal.trial import Trial
 from labcore.runs.configure import as_named, configure, configure_student
-from labcore.train import loop
+from labcore.train.step import Steps
 
 CPU = Machine("cpu", "CPU with 1 thread", 1, Gpu(1e11, 1e11, 8e9))
 TINY = ("model.width=32", "model.head_dim=16", "model.num_blocks=2", "model.layers_per_block=1", "train.batch_size=8")
@@ -139,7 +139,7 @@ def test_out_of_memory_says_what_would_fit_and_leaves_nothing(tmp_path, monkeypa
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr(loop._Run, "_one_step", full)  # where a device says so; the training turns it into advice
+    monkeypatch.setattr(Steps, "take", full)  # where a device says so; the training turns it into advice
     done = lab("rehearse", "fashion-16", *settings(*TINY), "--out", "out", "--json", "record.json")
     assert done.exit_code == 1, done.output
     record = json.loads((tmp_path / "record.json").read_text())

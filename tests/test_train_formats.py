@@ -16,12 +16,13 @@ from labcore.config import AlignConfig, StudentConfig, TrainConfig
 from labcore.data.images import ImageData
 from labcore.flows.tarflow import TarFlow as Flow
 from labcore.nn.pretrained import read_tensors
-from labcore.train import checkpoint, environment, loop, monitor, precision
+from labcore.train import checkpoint, environment, monitor, precision
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.distillation import Distillation
 from labcore.train.log import read_log
 from labcore.train.loop import Hooks, train
 from labcore.train.objectives import Likelihood
+from labcore.train.step import Steps
 from labcore.types import Batch
 
 SIZES = dict(image_size=8, channels=1, patch_size=2, width=16, num_blocks=2, layers_per_block=2, head_dim=8)
@@ -153,13 +154,13 @@ def test_no_step_waits_for_the_device(waits, images, tmp_path, monkeypatch, kind
     objective = aligned() if kind == "aligned" else Likelihood()
     if kind == "inverse":
         objective = Distillation(StudentConfig(), model.config, flow_of(), torch.ones(model.config.num_states))
-    real = loop._Run._one_step
+    real = Steps.take
 
     def counted(self, batches):
         with waits:
             return real(self, batches)
 
-    monkeypatch.setattr(loop._Run, "_one_step", counted)
+    monkeypatch.setattr(Steps, "take", counted)
     train(model, objective, images, config(steps=2, log_every=100, precision=chosen), tmp_path)
     assert waits.count == 0
 
@@ -192,8 +193,8 @@ def test_auto_is_bf16_on_cuda_and_says_so(monkeypatch):
 
 
 def test_tf32_is_a_setting_of_training_that_may_change(images, tmp_path, monkeypatch, capsys):
-    states, real = [], loop._Run._one_step
-    monkeypatch.setattr(loop._Run, "_one_step", lambda self, b: states.append(tf32.describe()) or real(self, b))
+    states, real = [], Steps.take
+    monkeypatch.setattr(Steps, "take", lambda self, b: states.append(tf32.describe()) or real(self, b))
     before = tf32.describe()
     train(flow_of(), Likelihood(), images, config(steps=2), tmp_path)
     assert "precision fp32 (on cpu)\n" in capsys.readouterr().out
@@ -215,14 +216,14 @@ def test_tf32_is_a_setting_of_training_that_may_change(images, tmp_path, monkeyp
               RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried")]
 )  # fmt: skip
 def test_too_little_memory_is_one_message_and_what_was_done_is_saved(images, tmp_path, monkeypatch, error):
-    real = loop._Run._one_step
+    real = Steps.take
 
     def fills(self, batches):
-        if self.step == 3:
+        if self.state.step == 3:
             raise error
         return real(self, batches)
 
-    monkeypatch.setattr(loop._Run, "_one_step", fills)
+    monkeypatch.setattr(Steps, "take", fills)
     with pytest.raises(ValueError, match="too little memory") as caught:
         train(flow_of(), Likelihood(), images, config(), tmp_path)
     for word in (
@@ -235,7 +236,7 @@ def test_too_little_memory_is_one_message_and_what_was_done_is_saved(images, tmp
     ):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value) and checkpoint.latest(tmp_path).step == 3
-    monkeypatch.setattr(loop._Run, "_one_step", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    monkeypatch.setattr(Steps, "take", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
         train(flow_of(), Likelihood(), images, config(), tmp_path / "other")
 

@@ -24,9 +24,11 @@ from labcore.nn.pretrained import read_tensors
 from labcore.runs import train as train_module
 from labcore.runs.models import find_model
 from labcore.runs.train import initialised, run_training
-from labcore.train import checkpoint, loop
+from labcore.train import checkpoint
+from labcore.train.inputs import Inputs
 from labcore.train.log import read_log
 from labcore.train.optim import Ema, learning_rate
+from labcore.train.step import Steps
 
 MODEL = dict(
     image_size=8, channels=1, patch_size=2, width=16, num_blocks=2, layers_per_block=1, head_dim=8, num_classes=2
@@ -58,15 +60,15 @@ def folder(tmp_path_factory) -> Path:
 @contextlib.contextmanager
 def unplugged(step: int):
     """Training within fails before this step is taken, as if the machine had gone."""
-    real = loop._Run._one_step
+    real = Steps.take
 
     def fail_at(self, batches):
-        if self.step == step:
+        if self.state.step == step:
             raise OSError("the plug was pulled")
         return real(self, batches)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="plug"):
-        patch.setattr(loop._Run, "_one_step", fail_at)
+        patch.setattr(Steps, "take", fail_at)
         yield
 
 
@@ -182,14 +184,14 @@ def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path)
 
 def test_sigterm_saves_and_returns(folder, undisturbed, tmp_path, monkeypatch):
 
-    real = loop._Run._one_step
+    real = Steps.take
 
     def terminate_at(self, batches):
-        if self.step == 16:
+        if self.state.step == 16:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batches)
 
-    monkeypatch.setattr(loop._Run, "_one_step", terminate_at)
+    monkeypatch.setattr(Steps, "take", terminate_at)
     before = signal.getsignal(signal.SIGTERM)
     result = run_training(run_config(folder), tmp_path, previews=False)
     assert (result.step, result.finished) == (17, False)
@@ -293,7 +295,7 @@ def test_a_failing_evaluation_does_not_cost_the_steps(folder, tmp_path, monkeypa
 def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, monkeypatch):
     """The second micro-batch of step 17 cannot be read; after the repair the run ends as if nothing had been."""
 
-    real, calls = loop._Run._prepare, []
+    real, calls = Inputs.batch, []
 
     def fail_once(self, read, noise):
         calls.append(1)
@@ -301,7 +303,7 @@ def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, 
             raise ValueError("broken.png cannot be read")
         return real(self, read, noise)
 
-    monkeypatch.setattr(loop._Run, "_prepare", fail_once)
+    monkeypatch.setattr(Inputs, "batch", fail_once)
     with pytest.raises(ValueError, match=r"broken\.png"):
         run_training(run_config(folder), tmp_path, previews=False)
     assert checkpoint.latest(tmp_path).step == 16

@@ -85,10 +85,8 @@ class Bar:
 class RunLog:
     """The log of one run. Records later than `step` are dropped on opening: a resumed run writes them again, the same."""
 
-    def __init__(self, folder: Path, step: int, total: int, enabled: bool = True, reporter: Reporter | None = None):
-        self.enabled, self.total = enabled, total
-        if not enabled:
-            return
+    def __init__(self, folder: Path, step: int, total: int, reporter: Reporter | None = None):
+        self.total = total
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
         kept = "".join(json.dumps(r) + "\n" for r in read_log(folder) if r["step"] <= step)
@@ -105,8 +103,6 @@ class RunLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one record and show it."""
-        if not self.enabled:
-            return
         then, since = self._clock
         if step > since:
             self._clock = (time.perf_counter(), step)
@@ -122,17 +118,14 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Show a message."""
-        if self.enabled:
-            self._reporter.say(text)
+        self._reporter.say(text)
 
     def advance(self, step: int) -> None:
         """Tell the reporter that a step was done."""
-        if self.enabled:
-            self._reporter.advance(step, self.total)
+        self._reporter.advance(step, self.total)
 
     def close(self) -> None:
-        if not self.enabled:
-            return
+        """Close the files; the reporter shows its last state."""
         self._file.close()
         if self._board is not None:
             with self._without_board_on_error():
@@ -150,6 +143,19 @@ class RunLog:
                 f"tensorboard could not be written ({error.strerror or error}) and gets no more of this run; log.jsonl has all",
                 stacklevel=4,
             )
+
+
+class SilentLog:
+    """The log of a process that is not the first one: it writes and shows nothing."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def in_short(values: Mapping[str, Any]) -> str:

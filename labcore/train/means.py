@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,9 +49,15 @@ class RunningMeans:
         self.sums, self.steps = {}, 0
         return dict(zip([*summed, *peaks], values.tolist(), strict=True))
 
-    def state(self, alone: bool = False) -> dict[str, Any]:
-        """For a checkpoint; alone: this process's sums only, where the others may be gone."""
-        gather = (lambda sums: sums) if alone else self.accelerator.gather
+    def state(self) -> dict[str, Any]:
+        """The sums of every process, for a checkpoint. Every process has to ask."""
+        return self._state(self.accelerator.gather)
+
+    def own_state(self) -> dict[str, Any]:
+        """The sums of this process alone, for a checkpoint where the others may be gone."""
+        return self._state(lambda sums: sums)
+
+    def _state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         return {"running": {name: gather(self.sums[name][None]) for name in sorted(self.sums)}, "averaged": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:

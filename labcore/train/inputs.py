@@ -1,0 +1,63 @@
+"""The batches of a training: which items this process reads, and how they become images on its device."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labcore.data.loaders import Numbered, StepSampler, micro_batches
+from labcore.rng import StepNoise
+from labcore.types import Batch
+
+Prepare = Callable[[Tensor, StepNoise], tuple[Tensor, Tensor]]
+"""A data set's items on the device -> clean images (b, c, h, w), and which of them are mirrored (b,)."""
+
+
+class Inputs(NamedTuple):
+    """The batches of one process.
+
+    dataset: the items, as `labcore.train.loop.train` takes them.
+    sampler: the items of each micro-batch of this process.
+    prepare: makes images of items.
+    device: where the images go.
+    labelled: whether batches have labels; an unconditional model gets none.
+    """
+
+    dataset: Any
+    sampler: StepSampler
+    prepare: Prepare
+    device: torch.device
+    labelled: bool
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in a micro-batch."""
+        return self.sampler.batch_size // (self.sampler.accumulation * self.sampler.world)
+
+    def read(self, objective: nn.Module, num_workers: int) -> Iterator:
+        """Items of each micro-batch, read by `num_workers` processes, for `batch`.
+
+        With the images come the tensors that `objective` names by a method `beside`, where it has one.
+        """
+        # forked readers share the pages of a file that is mapped; others would be sent a copy of it
+        reads = num_workers and multiprocessing.get_start_method() == "fork"
+        beside = getattr(objective, "beside", None) if reads else None
+        return iter(micro_batches(self.dataset, self.sampler, num_workers, self.device.type == "cuda", beside))
+
+    def first(self, noise: StepNoise) -> Batch:
+        """A micro-batch of the data set's first images."""
+        return self.batch(Numbered(self.dataset).__getitems__(list(range(self.micro_batch))), noise)
+
+    def batch(self, read: tuple[Tensor, ...] | list[Tensor], noise: StepNoise) -> Batch:
+        """A batch on the device, of what was read for it. noise: the random numbers of these images."""
+        items, labels, index, *beside = read
+        x, mirrored = self.prepare(self._sent(items), noise)
+        y = self._sent(labels) if self.labelled else None
+        return Batch(x, y, index, mirrored, tuple(map(self._sent, beside)))
+
+    def _sent(self, value: Tensor) -> Tensor:
+        return value.to(self.device, non_blocking=True)
