@@ -21,6 +21,7 @@ from test_training import assert_same_run, run_config
 from labcore import BackwardModel
 from labcore.locks import locked
 from labcore.nn.pretrained import read_tensors
+from labcore.processes import birth
 from labcore.provenance import weights_hash
 from labcore.runs import detached
 from labcore.runs.background import TrainingStopped, train_streamed
@@ -110,6 +111,38 @@ def test_a_number_used_again_is_not_mistaken(tmp_path):
             detached.ask_to_stop(tmp_path)
     (tmp_path / "train.json").write_text("{")
     assert detached.read(tmp_path) is None and not detached.running(tmp_path)
+
+
+def record_of(pid: int, born: str | None) -> str:
+    """train.json of an attempt on this machine that has not ended."""
+    record = dict(command=[], about=None, host=socket.gethostname(), offset=0, began=0, status=None)
+    return json.dumps({**record, "pid": pid, "birth": born})
+
+
+def test_a_copy_of_a_folder_does_not_run(tmp_path):
+    """It names the process of the original, which a stop of the copy would have ended; its lock nobody holds."""
+    original = subprocess.Popen(python("import time; time.sleep(60)"))
+    try:
+        (tmp_path / "train.json").write_text(record_of(original.pid, birth(original.pid)))
+        assert not detached.running(tmp_path) and not detached.stop(tmp_path, timeout=1)
+        (tmp_path / "train.lock").touch()
+        assert not detached.running(tmp_path) and not detached.ask_to_stop(tmp_path)
+        assert original.poll() is None
+    finally:
+        original.kill()
+        original.wait()
+
+
+def test_a_process_of_another_container_with_this_host_name_runs(tmp_path, monkeypatch):
+    """It has another number there, or none here: the lock is held, so it is followed, and no process here gets its signal."""
+    monkeypatch.setattr(detached, "WAIT", 0.1)
+    (tmp_path / "train.json").write_text(record_of(os.getpid(), "another start 1"))
+    with locked(tmp_path / "train.lock"):
+        assert detached.running(tmp_path)
+        assert detached.start(tmp_path, python("pass"), os.environ, None) is None
+        with pytest.raises(OSError, match=f"runs on {socket.gethostname()}; stop process {os.getpid()} there"):
+            detached.ask_to_stop(tmp_path)
+    assert not detached.running(tmp_path)
 
 
 def test_a_long_past_is_shortened(tmp_path):

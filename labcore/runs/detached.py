@@ -4,11 +4,13 @@
     train.out    what it writes, attempt after attempt
     train.lock   locked by that process as long as it lives, however it ends
 
-A process is known by host, number, start time and boot, since numbers are used again.
+Whether it runs, the lock alone says. Signals go to a process known by host, number, start time and boot, since numbers are
+used again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +26,9 @@ from labcore.locks import Held, holder, locked, sign
 from labcore.processes import birth
 
 RECORD, OUTPUT, LOCK = "train.json", "train.out", "train.lock"
+WAIT = 10.0
+"""Seconds that a new attempt has to replace the record of a killed one. After them, a recorded process that is not on this
+machine while the lock is held runs in another container with the same host name."""
 SHOWN = 200
 """Lines of a run found again that are shown of what it has written so far."""
 
@@ -99,28 +104,28 @@ def _is_record(values: Any) -> bool:
 
 
 def running(folder: Path) -> bool:
-    """Whether the newest attempt still runs: by its process on this machine, by its lock on another."""
+    """Whether the newest attempt still runs: its process holds the folder's lock as long as it lives, on whatever machine.
+
+    The process's number proves nothing: a copy of the folder has it too, and in another container it is another process's.
+    """
     record = read(folder)
-    if record is None or record["status"] is not None:
-        return False
-    if record["host"] == socket.gethostname() and record["pid"] is not None:
-        return birth(record["pid"]) == record["birth"]
-    return holder(folder / LOCK) is not None
+    return record is not None and record["status"] is None and holder(folder / LOCK) is not None
 
 
 def ask_to_stop(folder: Path) -> bool:
     """Send a SIGTERM, on which a training saves and stops; False where nothing runs. OSError where it runs elsewhere."""
+    until = time.monotonic() + WAIT
     while running(folder):
         record = read(folder)
-        if record["host"] != socket.gethostname():
-            raise OSError(f"the training in {folder} runs on {record['host']}; stop process {record['pid']} there")
-        if record["pid"] is not None:
-            try:
-                os.kill(record["pid"], signal.SIGTERM)
-            except ProcessLookupError:  # it has ended since
-                continue
-            return True
-        time.sleep(0.05)  # it has been started and has not said yet who it is
+        pid, elsewhere = record["pid"], record["host"] != socket.gethostname()
+        known = not elsewhere and pid is not None  # otherwise it has been started and has not said yet who it is
+        if known and birth(pid) == record["birth"]:
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(pid, signal.SIGTERM)
+                return True
+        elif elsewhere or (known and time.monotonic() > until):
+            raise OSError(f"the training in {folder} runs on {record['host']}; stop process {pid} there")
+        time.sleep(0.05)
     return False
 
 
