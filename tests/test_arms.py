@@ -219,7 +219,7 @@ def test_verdicts():
     base = records("a", [1.0, 1.1, 0.9])
     above, below, noise = [1.5, 1.62, 1.39], [0.5, 0.62, 0.39], [1.5, 0.7, 1.0]
     assert judge(claim, base + records("b", above)).verdict == "supported"
-    assert judge(claim, base + records("b", below)).verdict == "not supported"
+    assert judge(claim, base + records("b", below)).verdict == "reversed"
     unclear = judge(claim, base + records("b", noise))
     assert unclear.verdict == "undetermined" and unclear.smallest > 0.3
     assert judge(claim, base).verdict == "not run"

@@ -351,7 +351,7 @@ def test_quality_of_rows_that_are_not_there_or_say_no_teacher():
 
 
 def test_agreed_takes_corrected_decisions():
-    assert agreed([]) == "no claim" and agreed(["supported"] * 2) == "better" and agreed(["not supported"]) == "worse"
+    assert agreed([]) == "no claim" and agreed(["supported"] * 2) == "better" and agreed(["reversed"]) == "worse"
     assert agreed(["supported", "undetermined"]) == agreed(["undetermined"]) == "undetermined"
     assert agreed(["supported", "not run"]) == "not run"
     claims = quality_claims("a", "b", [LITE0], "ways.{}")

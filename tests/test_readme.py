@@ -45,9 +45,9 @@ def test_the_alignment_verdicts(campaign):
     judged = {claim: judge(claim, campaign.records) for claim in alignment.CLAIMS}
     counts = Counter(found.verdict for found in judged.values())
     assert f"Of the {len(judged)} claims" in README and f"{counts['supported']} are **supported**" in README
-    assert f"{counts['not supported']} are **not supported**" in README
+    assert f"{counts['reversed']} are **not supported**" in README
     assert f"The other {counts['undetermined']} are **undetermined**" in README
-    decided = {"supported", "not supported"}
+    decided = {"supported", "reversed"}
     alone = [claim for claim, found in judged.items() if found.verdict in decided]
     left = [claim for claim, verdict in zip(judged, corrected([*judged.values()]), strict=True) if verdict in decided]
     assert f"for all {len(judged)}, {len(left)} of the {len(alone)} decided ones remain" in README
@@ -67,9 +67,9 @@ def test_the_alignment_verdicts(campaign):
         ("reverse", "baseline", "last.nats_per_dim", "supported", 1, 4),
         ("reverse", "forward", "last.fid_efflite0", "supported", 1, 1),
         ("forward", "baseline", "last.sfid_efflite0", "supported", 1, 0),
-        ("reverse", "detach", "last.fid_efflite0", "not supported", 1, 1),
-        ("forward", "reverse", "last.training_free", "not supported", 100, 1),
-        ("reverse-8", "reverse", "last.nats_per_dim", "not supported", 1, 4),
+        ("reverse", "detach", "last.fid_efflite0", "reversed", 1, 1),
+        ("forward", "reverse", "last.training_free", "reversed", 100, 1),
+        ("reverse-8", "reverse", "last.nats_per_dim", "reversed", 1, 4),
     ],
 )
 def test_the_differences_that_readme_tells(campaign, row, than, number, verdict, scale, digits):
@@ -288,7 +288,7 @@ def test_the_verdicts_on_learned_inverses(inverses):
     judged = [judge(claim, records) for claim in CLAIMS]
     counts = Counter(found.verdict for found in judged)
     told = README[README.index(f"Of the {len(judged)} claims that the notebook judges, {counts['supported']}") :]
-    parts = dict(zip(("supported", "not supported", "undetermined"), re.split(r"\*\*: ", told)[1:4], strict=True))
+    parts = dict(zip(("supported", "reversed", "undetermined"), re.split(r"\*\*: ", told)[1:4], strict=True))
     digits = {"fid_efflite0": 1, "image_mse": 4}
     for found in judged:
         if found.verdict == "not run":
@@ -298,10 +298,10 @@ def test_the_verdicts_on_learned_inverses(inverses):
         part = parts[found.verdict]
         assert found.claim.says in part and text in part[part.index(found.claim.says) :]
     ran = len(judged) - counts["not run"]
-    left = sum(verdict in ("supported", "not supported") for verdict in corrected(judged))
+    left = sum(verdict in ("supported", "reversed") for verdict in corrected(judged))
     assert f"correction for the {ran} that were run, all {left} decided claims remain" in told
-    assert left == counts["supported"] + counts["not supported"]
-    assert re.search(rf"\. {counts['not supported']} (is|are) \*\*not supported", told)
+    assert left == counts["supported"] + counts["reversed"]
+    assert re.search(rf"\. {counts['reversed']} (is|are) \*\*not supported", told)
     assert (
         f"{counts['undetermined']} are **undetermined**" in told
         and f"{counts['not run']} have **not been run**" in told

@@ -10,6 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
+class Size(NamedTuple):
+    """A standardised effect size with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Interval(NamedTuple):
     """A mean with half the width of its 95% confidence interval; `half` is None for a single value."""
 
@@ -33,6 +41,24 @@ class Interval(NamedTuple):
             return 1.0 if self.mean == 0 else 0.0
         t = self.mean / self.half * t_quantile(0.975, self.n - 1)
         return 2 * float(stdtr(self.n - 1, -abs(t)))
+
+    @property
+    def standardised(self) -> Size | None:
+        """The mean divided by the standard deviation of the values (Cohen's d_z, if the values are paired differences).
+
+        Its interval is exact for normal values, by the noncentral t distribution (Steiger and Fouladi 1997). None for a
+        single value, and if all values are equal.
+        """
+        from scipy.special import nctdtrinc
+
+        if not self.half:
+            return None
+        t, freedom = self.mean / self.half * t_quantile(0.975, self.n - 1), self.n - 1
+        low, high = (float(nctdtrinc(freedom, p, abs(t))) for p in (0.975, 0.025))
+        if t < 0:
+            low, high = -high, -low
+        root = math.sqrt(self.n)
+        return Size(t / root, low / root, high / root)
 
     def detectable(self, power: float = 0.8) -> float | None:
         """The true mean whose 95% interval excludes 0 on its side with this probability, if values scatter as these do.

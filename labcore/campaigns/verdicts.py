@@ -1,9 +1,9 @@
-"""Verdicts on claims, computed from a campaign's records: supported, not supported, or undetermined.
+"""Verdicts on claims, computed from a campaign's records: supported, reversed, or undetermined, always at the campaign's scale.
 
 A claim says that one row of a table is better than another in one number. The two rows are paired by seed, and the 95%
-confidence interval of the mean difference decides. If it lies on the claimed side of 0, the claim is supported; on the
-other side, it is not supported. If it contains 0, the claim is undetermined, and the verdict gives the smallest difference
-that this number of seeds would detect with a probability of 80%.
+confidence interval of the mean difference decides. If it lies on the claimed side of 0, the claim is supported; if it lies on
+the other side, the claim is reversed. If it contains 0, the claim is undetermined, and the verdict gives the smallest
+difference that this number of seeds would detect with a probability of 80%. No verdict reaches beyond the scale of its runs.
 
 If each claim is judged alone, about one in twenty true differences of zero looks decided. `corrected` judges all claims of
 a table together by Holm's method: the probability that any true difference of zero looks decided stays below 5%.
@@ -19,7 +19,7 @@ from labcore.campaigns.tables import by_seed
 
 LEVEL = 0.05
 """Largest corrected p-value that decides a claim."""
-Decision = Literal["supported", "not supported", "undetermined", "not run"]
+Decision = Literal["supported", "reversed", "undetermined", "not run"]
 
 
 class Claim(NamedTuple):
@@ -58,7 +58,7 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
     if not difference.excludes_zero:
         return Verdict(claim, "undetermined", difference)
     as_claimed = (difference.mean > 0) == (claim.direction == "higher")
-    return Verdict(claim, "supported" if as_claimed else "not supported", difference)
+    return Verdict(claim, "supported" if as_claimed else "reversed", difference)
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
@@ -74,23 +74,46 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
     ]
 
 
+def at_this_scale(decision: str) -> str:
+    """Write a decision as tables show it: no verdict reaches beyond the scale of its runs."""
+    return f"{decision} at this scale" if decision in ("supported", "reversed") else decision
+
+
+def in_words(difference: Interval | None) -> str:
+    """Write a paired difference with half its 95% interval, and its standardised size; "-" if there is none."""
+    if difference is None:
+        return "-"
+    text = f"{difference.mean:+.4g}" + (f" ± {difference.half:.2g}" if difference.half is not None else "")
+    size = difference.standardised
+    return text if size is None else f"{text}; d = {size.value:.1f} ({size.low:.1f} to {size.high:.1f})"
+
+
+def plain(verdict: Verdict) -> str:
+    """Write the verdict on a claim that is judged alone; an undetermined one says which differences would be seen."""
+    if verdict.verdict != "undetermined":
+        return at_this_scale(verdict.verdict)
+    unseen = f"below {verdict.smallest:.2g}" if verdict.smallest is not None else "of any size"
+    return f"undetermined: differences {unseen} would mostly not be seen"
+
+
+HEADS = ("claim", "in the paper", "here: difference (95%); size d (95%)", "n", "judged alone", "after Holm's correction")
+NOTE = (
+    "Difference: mean over seeds, paired by seed, with half of its 95% interval (Student's t). Size d: this mean divided by "
+    "the standard deviation of the paired differences (Cohen's d_z), with its exact 95% interval (noncentral t)."
+)
+
+
 def table(verdicts: Sequence[Verdict]) -> str:
     """Write a Markdown table: each claim judged alone, and after Holm's correction over the claims of this table."""
-    heads = ("claim", "in the paper", "here: difference (95%)", "n", "judged alone", "after Holm's correction")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     final = corrected(verdicts)
     for one, decision in zip(verdicts, final, strict=True):
-        claim, verdict, difference = one
-        here, n = "-", 0
-        if difference is not None:
-            n = difference.n
-            here = f"{difference.mean:+.4g}" + (f" ± {difference.half:.2g}" if difference.half is not None else "")
-        if verdict == "undetermined":
-            unseen = f"below {one.smallest:.2g}" if one.smallest is not None else "of any size"
-            verdict = f"undetermined: differences {unseen} would mostly not be seen"
-        lines.append(f"| {claim.says} | {claim.paper or '-'} | {here} | {n} | {verdict} | {decision} |")
+        claim, n = one.claim, one.difference.n if one.difference else 0
+        cells = (claim.says, claim.paper or "-", in_words(one.difference), n, plain(one), at_this_scale(decision))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     alone, left = (
-        sum(each in ("supported", "not supported") for each in decisions)
+        sum(each in ("supported", "reversed") for each in decisions)
         for decisions in ([one.verdict for one in verdicts], final)
     )
-    return "\n".join([*lines, "", f"Decided claims: {alone} judged alone, {left} after Holm's correction."]) + "\n"
+    counts = f"Decided claims: {alone} judged alone, {left} after Holm's correction."
+    return "\n".join([*lines, "", counts, "", NOTE]) + "\n"

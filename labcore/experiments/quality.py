@@ -52,9 +52,9 @@ def agreed(decisions: Sequence[Decision]) -> Quality:
     found = set(decisions)
     if found == {"supported"}:
         return "better"
-    if found == {"not supported"}:
+    if found == {"reversed"}:
         return "worse"
-    return "contradictory" if {"supported", "not supported"} <= found else "undetermined"
+    return "contradictory" if {"supported", "reversed"} <= found else "undetermined"
 
 
 def judge_quality(records: Sequence[dict[str, Any]], row: str, than: str, path: str = "last.{}") -> Judgement:
