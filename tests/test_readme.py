@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from labcore.experiments.claims import CLAIMS, NORM_CLAIMS
+from labcore.experiments.latent_claims import NOISE_CLAIMS
 
 from labcore import zoo
 from labcore.campaigns import results, tables
@@ -14,8 +16,6 @@ from labcore.campaigns.spec import TableSpec
 from labcore.campaigns.verdicts import Claim, corrected, judge
 from labcore.experiments import alignment, ways
 from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
-from labcore.experiments.claims import CLAIMS, NORM_CLAIMS
-from labcore.experiments.latent_claims import NOISE_CLAIMS
 from labcore.plan import plan
 from labcore.presets import MEASURED, about
 from labcore.runs.configure import as_named

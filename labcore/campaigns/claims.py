@@ -3,6 +3,7 @@
     about: what the runs are and at which scale
     source: FlowBack (arXiv 2511.22345)
     path: last.{}                              # where `quality` finds a measure in a record; default "{}"
+    figure: [reverse]                          # rows of the first figure, in order
     claims:
       - {claim: in words, row: reverse, than: baseline, measure: last.training_free, direction: higher, paper: 55.21 / 37.43}
       - {claim: in words, row: reverse, than: baseline, measure: quality, paper: FID 11.93 / 12.91}
@@ -123,6 +124,7 @@ class Claims(Config):
     source: str
     claims: list[Stated] = Field(min_length=1)
     path: str = "{}"
+    figure: list[str] = Field(default=[])
     paper_table: PaperTable | None = None
     budget: Budget | None = None
     not_run: dict[str, str] = Field(default={})

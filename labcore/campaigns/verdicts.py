@@ -96,7 +96,14 @@ def plain(verdict: Verdict) -> str:
     return f"undetermined: differences {unseen} would mostly not be seen"
 
 
-HEADS = ("claim", "in the paper", "here: difference (95%); size d (95%)", "n", "judged alone", "after Holm's correction")
+HEADS = (
+    "claim",
+    "in the paper",
+    "here: difference (95%); size d (95%)",
+    "n",
+    "judged alone",
+    "after Holm's correction",
+)
 NOTE = (
     "Difference: mean over seeds, paired by seed, with half of its 95% interval (Student's t). Size d: this mean divided by "
     "the standard deviation of the paired differences (Cohen's d_z), with its exact 95% interval (noncentral t)."

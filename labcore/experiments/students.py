@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from labcore.biflow.model import BackwardModel
@@ -68,19 +69,35 @@ def describe(config: StudentRunConfig) -> str:
     )
 
 
-def exact_ways(flow: TarFlow, guidance: float) -> dict[str, Way]:
-    """The flow's own inverse: denoised by its score, not denoised, and denoised with guidance."""
+def exact_ways(flow: TarFlow, guidance: float, more: Sequence[float] = ()) -> dict[str, Way]:
+    """The flow's own inverse: denoised by its score, not denoised, and denoised with guidance. more: further guidances."""
     found = {"exact, score": exact(flow), "exact, no denoising": exact(flow, score=False)}
-    return found | ({"exact, score, guided": exact(flow, guidance)} if flow.config.num_classes else {})
+    if flow.config.num_classes:
+        found["exact, score, guided"] = exact(flow, guidance)
+        found |= {f"exact, score, guided {w:g}": exact(flow, w) for w in more}
+    return found
 
 
-def learned_ways(arm: str, model: BackwardModel, flow: TarFlow, guidance: float) -> dict[str, Way]:
-    """What an arm's model gives: denoised in the ways there are, with and without guidance."""
+def learned_ways(
+    arm: str, model: BackwardModel, flow: TarFlow, guidance: float, more: Sequence[float] = ()
+) -> dict[str, Way]:
+    """What an arm's model gives: denoised in the ways there are, with and without guidance. more: further guidances."""
     if not model.config.denoiser:
         return {f"{arm}, no denoising": learned(model), f"{arm}, score": learned(model, flow=flow)}
     found = {arm: learned(model, has_states=arm != "naive")}
     if model.config.max_guidance:
         found = {f"{arm}, w = 0": found[arm], f"{arm}, 1 evaluation": learned(model, guidance)}
+        found |= {f"{arm} {w:g}, 1 evaluation": learned(model, w) for w in more}
     elif arm == "hidden-alignment" and model.config.num_classes:
         found[f"{arm}, guided, 2 evaluations"] = learned(model, guidance)
+        found |= {f"{arm}, guided {w:g}, 2 evaluations": learned(model, w) for w in more}
     return found
+
+
+def same_teacher(way: str) -> str:
+    """The way of the exact inverse, denoised by its score, of the teacher that a row of a campaign's table has.
+
+    A row names its teacher, where that is not the campaign's, at its end in parentheses.
+    """
+    other = re.search(r" \(.*\)$", way)
+    return "exact, score" + (other[0] if other else "")

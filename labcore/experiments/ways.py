@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.model import BackwardModel
-from labcore.config import BackwardConfig, TarFlowConfig
+from labcore.config import BackwardConfig, DataConfig, TarFlowConfig
 from labcore.data.batch import spread_images
+from labcore.data.class_names import HasClasses
 from labcore.data.datasets import Data, to_memory
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.flops import count_flops
+from labcore.experiments.drawn import keep
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
@@ -27,6 +30,7 @@ from labcore.latents import to_pixels
 from labcore.nn.classifier import Classifier
 from labcore.nn.patch import unpatchify
 from labcore.presets.biflow import LATENTS, MODERN, SIZES
+from labcore.provenance import weights_hash
 from labcore.rng import normal_per_item
 from labcore.runs import own_data
 from labcore.runs.models import find_model
@@ -99,14 +103,88 @@ def noise(
     return z * flow.prior_var.sqrt(), y
 
 
-def draw(way: Way, flow: TarFlow, num: int, seed: int) -> ImageData:
-    """`num` images as uint8, each class in turn, the same z for every way."""
-    parts = [
-        to_uint8(to_pixels(flow, way.image(*noise(flow, min(BATCH, num - start), seed, start))).clamp(-1, 1)).cpu()
-        for start in range(0, num, BATCH)
-    ]
+def draw(way: Way, flow: TarFlow, num: int, seed: int, moments: Moments | None = None) -> ImageData:
+    """`num` images as uint8, each class in turn, the same z for every way. moments: of z, in place of the prior's 0 and 1."""
+    parts = []
+    for start in range(0, num, BATCH):
+        z, y = noise(flow, min(BATCH, num - start), seed, start)
+        z = z if moments is None else moments.mean + moments.std * z
+        parts.append(_as_pixels(flow, way.image(z, y)))
     classes = max(flow.config.num_classes, 1)
     return ImageData(torch.cat(parts), torch.arange(num) % classes, tuple(map(str, range(classes))), "samples", "drawn")
+
+
+def bring_back(way: Way, flow: TarFlow, data: Any, num: int, seed: int) -> ImageData:
+    """Up to `num` images of `data`, encoded by the flow with training noise and brought back by `way`, as uint8.
+
+    They have the labels of the encoded images; 0 where the flow has no classes.
+    """
+    x, y = some_images(flow, data, num)
+    parts = []
+    for start in range(0, len(x), BATCH):
+        rows = slice(start, start + BATCH)
+        labels = None if y is None else y[rows]
+        parts.append(_as_pixels(flow, way.image(_encoded(flow, x[rows], labels, seed, start), labels)))
+    labels = torch.zeros(len(x), dtype=torch.long) if y is None else y.cpu()
+    names = tuple(map(str, range(max(flow.config.num_classes, 1))))
+    return ImageData(torch.cat(parts), labels, names, "samples", "brought back")
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each value of encoded z (t, d), over images."""
+
+    mean: Float[Tensor, "t d"]
+    std: Float[Tensor, "t d"]
+
+    def summary(self) -> dict[str, float]:
+        """How far z is from N(0, 1): the root mean square of the means, and the smallest, mean and largest deviation."""
+        return {
+            "mean_rms": float(self.mean.square().mean().sqrt()),
+            "std_least": float(self.std.min()),
+            "std_mean": float(self.std.mean()),
+            "std_most": float(self.std.max()),
+        }
+
+
+@torch.no_grad()
+def z_moments(flow: TarFlow, data: Any, num: int, seed: int) -> Moments:
+    """Moments of z of up to `num` images of `data`, encoded with training noise; ValueError below 2 images."""
+    x, y = some_images(flow, data, num)
+    if len(x) < 2:
+        raise ValueError(f"moments of z were asked for over {len(x)} images; give at least 2")
+    z = torch.cat(
+        [
+            _encoded(flow, x[start : start + BATCH], None if y is None else y[start : start + BATCH], seed, start)
+            for start in range(0, len(x), BATCH)
+        ]
+    )
+    return Moments(z.mean(0), z.std(0))
+
+
+@torch.no_grad()
+def _encoded(flow: TarFlow, x: Tensor, y: Tensor | None, seed: int, first: int) -> Float[Tensor, "n t d"]:
+    """z of images with the training noise of the images first ... of a seed."""
+    eps = normal_per_item(seed, "ways", range(first, first + len(x)), tuple(x.shape[1:])).to(x)
+    return flow(x + flow.config.noise_std * eps, y).z
+
+
+def _as_pixels(flow: TarFlow, x: Tensor) -> Tensor:
+    return to_uint8(to_pixels(flow, x).clamp(-1, 1)).cpu()
+
+
+def keep_drawn(
+    run: str | Path,
+    name: str,
+    drawn: ImageData,
+    by: TarFlow | BackwardModel,
+    flow: TarFlow,
+    data: Data,
+    taught: Sequence[str],
+    seed: int,
+) -> Path:
+    """Keep the images that the way `name` drew (`labcore.experiments.drawn.keep`); by: the model that made them."""
+    made = {"seed": seed, "way": name, "from": drawn.split, "model": weights_hash(by), "flow": weights_hash(flow)}
+    return keep(run, name, drawn, made, DataConfig(**data._asdict()), flow.config, taught)
 
 
 @torch.no_grad()
@@ -133,10 +211,19 @@ def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) ->
 
 
 def quality(
-    drawn: ImageData, data: Data, classifier: Classifier | None, metrics: list[str], seed: int, device: Any
+    drawn: ImageData,
+    data: Data,
+    classifier: Classifier | None,
+    metrics: list[str],
+    seed: int,
+    device: Any,
+    model: HasClasses | None = None,
 ) -> dict[str, float]:
-    """`labcore.runs.scoring.scores_by_name` of drawn images (full names), and the share recognised."""
-    found = scores_by_name(drawn, data, metrics, seed, device) if metrics else {}
+    """`labcore.runs.scoring.scores_by_name` of drawn images (full names), and the share recognised.
+
+    model: the labels of the drawn images are in the order of its classes; None: in the data's.
+    """
+    found = scores_by_name(drawn, data, metrics, seed, device, model) if metrics else {}
     if classifier is not None:
         found["recognised"] = recognised(classifier, to_float(drawn.images), drawn.labels).accuracy
     return found

@@ -1,0 +1,78 @@
+"""The first figure of a campaign: paired differences from a baseline with 95% intervals, a line a row, a panel a measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from labcore.viz import style
+from labcore.viz.figures import _figure, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BETTER, WORSE, UNDECIDED = style.COLOURS["blue"], style.COLOURS["red"], "#777777"
+COLUMNS = 4
+"""Panels beside each other: more leave no room for names of rows that the last row of a seminar can read."""
+
+
+@_styled
+def differences(found: Mapping[Any, Mapping[str, Any]], rows: Sequence[str], than: str) -> Figure:
+    """A panel for each measure, a line for each row of a table; 0 is the row's baseline.
+
+    found: {measure: {row: difference}}, of `labcore.experiments.evidence.differences`: measures have title and better
+    ("lower", "higher" or None), differences mean, half (None for one seed) and taught. rows: in order, also those without
+    numbers. than: the baseline in words. Blue: the whole interval is on the better side; red: on the worse one; grey: it
+    contains 0, or the measure has no better side. Open circles: the judge's network taught.
+    """
+    columns = min(COLUMNS, len(found))
+    lines = -(-len(found) // columns)
+    figure = _figure((style.WIDTH, lines * (1.35 + 0.36 * len(rows)) + 0.6))
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes, (measure, by_row) in zip(panels, found.items(), strict=False):
+        _panel(axes, measure, by_row, rows)
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    for first in panels[::columns]:
+        first.set_yticks(range(len(rows)), [fill(row, 24) for row in rows], fontsize=12)
+    figure.suptitle(f"difference from {than}, paired by seed, with 95% intervals", fontsize=14)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=12, columnspacing=1.2)
+    return figure
+
+
+def _panel(axes: Axes, measure: Any, by_row: Mapping[str, Any], rows: Sequence[str]) -> None:
+    axes.axvline(0, color="black", linewidth=1.2)
+    for place, row in enumerate(rows):
+        if (one := by_row.get(row)) is None:
+            continue
+        colour = _colour(one, measure.better)
+        face = "white" if one.taught else colour
+        how = dict(fmt="o", color=colour, markerfacecolor=face, markersize=8, elinewidth=2.6, markeredgewidth=2)
+        axes.errorbar(one.mean, place, xerr=one.half, capsize=0, **how)
+    arrow = {"lower": "\n$\\leftarrow$ better", "higher": "\nbetter $\\rightarrow$", None: "\n"}[measure.better]
+    axes.set_title(measure.title, fontsize=13)
+    axes.set_xlabel(arrow.strip() or "no better side", fontsize=12)
+    axes.locator_params(axis="x", nbins=3)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.12)
+
+
+def _colour(one: Any, better: str | None) -> str:
+    if better is None or one.half is None or abs(one.mean) <= one.half:
+        return UNDECIDED
+    return BETTER if (one.mean > 0) == (better == "higher") else WORSE
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    dot = dict(marker="o", markersize=8, linewidth=2.6, markeredgewidth=2)
+    return [
+        Line2D([], [], color=BETTER, label="better", **dot),
+        Line2D([], [], color=WORSE, label="worse", **dot),
+        Line2D([], [], color=UNDECIDED, label="undetermined", **dot),
+        Line2D([], [], color="black", markerfacecolor="white", label="its judge taught", **dot),
+    ]
