@@ -7,20 +7,24 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from labcore.experiments.claims import CLAIMS, NORM_CLAIMS
-from labcore.experiments.latent_claims import NOISE_CLAIMS
 
 from labcore import zoo
 from labcore.campaigns import results, tables
+from labcore.campaigns.claims import load_claims
 from labcore.campaigns.spec import TableSpec
 from labcore.campaigns.verdicts import Claim, corrected, judge
-from labcore.experiments import alignment, ways
+from labcore.experiments import ways
 from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
 from labcore.plan import plan
 from labcore.presets import MEASURED, about
 from labcore.runs.configure import as_named
 
 ROOT = Path(__file__).parent.parent
+STATED = "[stated claims](papermill_runs/claims/{}.yaml)"
+ALIGNMENT, NORMS, INVERSES, NOISE = (
+    load_claims(name).of_numbers
+    for name in ("01_alignment_strategies", "03_trajectory_norms", "04_learned_vs_analytic_inverse", "07_latent_256")
+)
 README = " ".join((ROOT / "README.md").read_text().split())
 
 
@@ -42,10 +46,13 @@ def test_the_alignment_table(campaign):
 
 
 def test_the_alignment_verdicts(campaign):
-    judged = {claim: judge(claim, campaign.records) for claim in alignment.CLAIMS}
+    judged = {claim: judge(claim, campaign.records) for claim in ALIGNMENT}
     counts = Counter(found.verdict for found in judged.values())
-    assert f"Of the {len(judged)} claims" in README and f"{counts['supported']} are **supported**" in README
-    assert f"{counts['reversed']} are **not supported**" in README
+    assert (
+        f"Of the {len(judged)} [stated claims](papermill_runs/claims/01_alignment_strategies.yaml), " in README
+        and f"{counts['supported']} are **supported**" in README
+    )
+    assert f"{counts['reversed']} are **reversed**" in README
     assert f"The other {counts['undetermined']} are **undetermined**" in README
     decided = {"supported", "reversed"}
     alone = [claim for claim, found in judged.items() if found.verdict in decided]
@@ -73,7 +80,7 @@ def test_the_alignment_verdicts(campaign):
     ],
 )
 def test_the_differences_that_readme_tells(campaign, row, than, number, verdict, scale, digits):
-    (claim,) = (c for c in alignment.CLAIMS if (c.row, c.than, c.number) == (row, than, number))
+    (claim,) = (c for c in ALIGNMENT if (c.row, c.than, c.number) == (row, than, number))
     found = judge(claim, campaign.records)
     mean, half = scale * found.difference.mean, scale * found.difference.half
     assert found.verdict == verdict
@@ -220,7 +227,7 @@ def norms() -> results.Published:
 def test_what_readme_tells_of_the_clamp(norms):
     assert {r["seed"] for r in norms.records} == {0, 1, 2, 3, 4} and len(norms.records) == 25
     assert {(r["parameters"]["steps"], r["parameters"]["precision"]) for r in norms.records} == {(600, "fp32")}
-    judged = {(c.row, c.number): judge(c, norms.records) for c in NORM_CLAIMS}
+    judged = {(c.row, c.number): judge(c, norms.records) for c in NORMS}
 
     def told(row: str, number: str, digits: tuple[int, int]) -> str:
         found = judged[row, number].difference
@@ -285,9 +292,13 @@ def test_the_table_of_learned_inverses(inverses):
 def test_the_verdicts_on_learned_inverses(inverses):
     """Each claim stands under its verdict, with its difference; counts too."""
     records = tables.exploded(inverses.records, "ways")
-    judged = [judge(claim, records) for claim in CLAIMS]
+    judged = [judge(claim, records) for claim in INVERSES]
     counts = Counter(found.verdict for found in judged)
-    told = README[README.index(f"Of the {len(judged)} claims that the notebook judges, {counts['supported']}") :]
+    told = README[
+        README.index(
+            f"Of the {len(judged)} [stated claims](papermill_runs/claims/04_learned_vs_analytic_inverse.yaml), "
+        ) :
+    ]
     parts = dict(zip(("supported", "reversed", "undetermined"), re.split(r"\*\*: ", told)[1:4], strict=True))
     digits = {"fid_efflite0": 1, "image_mse": 4}
     for found in judged:
@@ -301,7 +312,7 @@ def test_the_verdicts_on_learned_inverses(inverses):
     left = sum(verdict in ("supported", "reversed") for verdict in corrected(judged))
     assert f"correction for the {ran} that were run, all {left} decided claims remain" in told
     assert left == counts["supported"] + counts["reversed"]
-    assert re.search(rf"\. {counts['reversed']} (is|are) \*\*not supported", told)
+    assert re.search(rf"\. {counts['reversed']} (is|are) \*\*reversed", told)
     assert (
         f"{counts['undetermined']} are **undetermined**" in told
         and f"{counts['not run']} have **not been run**" in told
@@ -321,7 +332,7 @@ def test_the_noise_of_latents():
     """The table, the verdicts, what the notebook says of them, and what the preset tells."""
     campaign = results.published("07_latent_256")
     assert campaign.table.split("\n\n")[0] in (ROOT / "README.md").read_text()
-    low, high = (judge(claim, campaign.records) for claim in NOISE_CLAIMS)
+    low, high = (judge(claim, campaign.records) for claim in NOISE)
     assert {low.verdict, high.verdict} == {"undetermined"}
     told = [f"{-found.difference.mean:.1f} ± {found.difference.half:.1f}" for found in (low, high)]
     assert f"0.2 is lower than 0.1 by {told[0]} and than 0.3 by {told[1]}, both **undetermined**" in README

@@ -1,5 +1,7 @@
 """Ways from noise to images: identities of each, what is measured of them, arms and claims of the inversion students."""
 
+import re
+
 import pytest
 import torch
 from conftest import perturbed
@@ -9,18 +11,19 @@ from labcore.biflow.edit import inpaint
 from labcore.biflow.model import BackwardModel
 from labcore.biflow.norm_control import largest_parameters, shares, trajectory_rms
 from labcore.campaigns import tables
+from labcore.campaigns.claims import load_claims
 from labcore.campaigns.spec import load_spec
 from labcore.config import BackwardConfig
 from labcore.data import load
 from labcore.data.images import ImageData
 from labcore.data.transforms import to_uint8
 from labcore.evaluate.classifier import recognised
-from labcore.experiments import claims, students, ways
+from labcore.experiments import students, ways
 from labcore.flows.tarflow import TarFlow
 from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.nn.patch import unpatchify
 from labcore.presets import REPORTED
-from labcore.rng import StepNoise
+from labcore.rng import StepNoise, normal_per_item
 from labcore.runs import teachers
 from labcore.runs.models import find_model, run_section
 from labcore.train.classification import SHIFT, CrossEntropy, coarse, shifted
@@ -201,37 +204,78 @@ def test_arms(tmp_path, flow):
         students.student("naive", place, 24, 10, 4, 11, 0)
 
 
-def test_claims_are_about_ways_that_the_campaign_has(flow):
-    """Every row of a claim is a way of some row of the spec; numbers are those of a way's record."""
-    spec = load_spec("04_learned_vs_analytic_inverse")
-    records = []
-    for row, parameters in spec.row_parameters().items():
-        (arm,) = parameters["arms"]
+def ways_of(flow, parameters) -> list[str]:
+    """Names of all rows that a run with these parameters of notebook 04 has."""
+    names = []
+    for arm in parameters["arms"]:
+        more = parameters.get("more_guidances", [])
         if arm == "exact":
-            names = students.exact_ways(flow, 0.5)
+            here = students.exact_ways(flow, 0.5, more)
         else:
-            chosen = students.ARMS[arm]
-            made = BackwardModel(BackwardConfig(**{**SIZE, **chosen.model}))
-            names = students.learned_ways(arm, made, flow, 0.5)
-        records.append({"row": row, "seed": 0, "metrics": {"ways": {name: {"fid_efflite0": 1.0} for name in names}}})
+            made = BackwardModel(BackwardConfig(**{**SIZE, **students.ARMS[arm].model}))
+            here = students.learned_ways(arm, made, flow, 0.5, more)
+        names += [*here, *(f"{next(iter(here))}, {kind} z" for kind in ("encoded", "fitted"))]
+    return names
+
+
+@pytest.mark.parametrize("name", ["04_learned_vs_analytic_inverse", "biflow_16"])
+def test_claims_are_about_ways_that_the_campaign_has(name, flow):
+    """Every row of a claim and of the figure is a way of some row of the spec; numbers are those of a way's record."""
+    spec, stated = load_spec(name), load_claims(name)
+    records = [
+        {"row": row, "seed": 0, "metrics": {"ways": {way: {"fid_efflite0": 1.0} for way in ways_of(flow, parameters)}}}
+        for row, parameters in spec.row_parameters().items()
+    ]
     known = {record["row"] for record in tables.exploded(records, "ways")}
     assert len(known) == sum(len(record["metrics"]["ways"]) for record in records)
-    for claim in claims.CLAIMS:
-        assert {claim.row, claim.than} <= known, claim.says
-        assert claim.number in spec.table.columns.values()
+    for claim in stated.claims:
+        assert {claim.row, claim.than} <= known, claim.claim
+        assert claim.measure in {*spec.table.columns.values(), "quality"}
+    assert {*stated.figure, *map(students.same_teacher, stated.figure)} <= known
     table = tables.tables(records, spec.table, list(spec.row_parameters()))["table.md"]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == [
         "exact, score",
         "exact, no denoising",
         "exact, score, guided",
     ]
-    assert "| hidden-alignment (teacher at 25%) |" in table
+
+
+def test_rows_are_compared_with_the_exact_inverse_of_their_teacher():
+    assert students.same_teacher("naive (teacher 10,000)") == "exact, score (teacher 10,000)"
+    assert students.same_teacher("guided, w = 0") == "exact, score"
+
+
+def test_the_papers_numbers_in_claims_are_those_of_the_presets():
     norms = load_spec("03_trajectory_norms").row_parameters()
-    assert {name for claim in claims.NORM_CLAIMS for name in (claim.row, claim.than)} <= norms.keys()
-    assert all(value in claims.paper_table() for value in ("44.46", "36.93", "2.39"))
-    known = {paper.fid for papers in REPORTED.values() for paper in papers}
-    told = [*(row[1] for row in claims.PAPER), *(claim.paper for claim in claims.CLAIMS)]
-    assert {float(number) for numbers in told for number in numbers.split(" / ") if number} <= known
+    assert {
+        name for claim in load_claims("03_trajectory_norms").claims for name in (claim.row, claim.than)
+    } <= norms.keys()
+    stated = load_claims("biflow_16")
+    text = stated.paper_table.markdown()
+    assert all(value in text for value in ("44.46", "36.93", "2.39"))
+    known = {f"{paper.fid:.2f}" for papers in REPORTED.values() for paper in papers if paper.fid}
+    told = [row[1] for row in stated.paper_table.rows] + [one.paper for one in stated.claims]
+    told += [one.paper for one in load_claims("04_learned_vs_analytic_inverse").claims]
+    assert {number for numbers in told for number in re.findall(r"\d+\.\d+", numbers)} <= known
+
+
+def test_moments_of_encoded_z_and_images_brought_back(flow, test):
+    """The exact inverse of z, encoded with noise, is the noisy image; z drawn with fitted moments has these."""
+    moments = ways.z_moments(flow, test, 6, 3)
+    x, y = ways.some_images(flow, test, 6)
+    eps = normal_per_item(3, "ways", range(6), tuple(x.shape[1:])).to(x)
+    with torch.no_grad():
+        z = flow(x + flow.config.noise_std * eps, y).z
+    assert torch.allclose(moments.mean, z.mean(0)) and torch.allclose(moments.std, z.std(0))
+    assert moments.summary()["std_least"] <= moments.summary()["std_mean"] <= moments.summary()["std_most"]
+    back = ways.bring_back(ways.exact(flow, score=False), flow, test, 6, 3)
+    assert torch.equal(back.labels, y.cpu())
+    noisy = to_uint8((x + flow.config.noise_std * eps).clamp(-1, 1))
+    assert int((back.images.int() - noisy.int()).abs().max()) <= 1
+    plain, fitted = (ways.draw(ways.exact(flow), flow, 4, 0, m) for m in (None, ways.Moments(0 * z[0], 0 * z[0] + 1)))
+    assert torch.equal(plain.images, fitted.images)
+    with pytest.raises(ValueError, match="over 1 images; give at least 2"):
+        ways.z_moments(flow, test, 1, 0)
 
 
 def test_sizes_of_states_and_their_shares(flow, test):
