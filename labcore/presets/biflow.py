@@ -64,7 +64,8 @@ def _flow(
     size: dict[str, Any], clamp: float | None, noise_std: float, train: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     model = {**size, **MODERN, "affine_clamp": clamp, "noise_std": noise_std}
-    data = dict(name="fashion-mnist-12k", image_size=16) if size["image_size"] == 16 else IMAGENET
+    embedded = {16: dict(name="fashion-mnist-12k", image_size=16), 28: dict(name="fashion-mnist-12k")}
+    data = embedded.get(size["image_size"], IMAGENET)
     return {"model": model, "data": data, "train": train}
 
 
@@ -73,16 +74,19 @@ FLOWS: dict[str, dict[str, dict[str, Any]]] = {
     "itarflow-16-unclamped": _flow({**PICTURES, "width": 64}, None, 0.1, {**MINUTES, **SMALL_FLOW}),
     "itarflow-16-longer": _flow({**PICTURES, "width": 64}, CLAMP, 0.1, {**LONGER, **SMALL_FLOW}),
     "itarflow-16-longer-unclamped": _flow({**PICTURES, "width": 64}, None, 0.1, {**LONGER, **SMALL_FLOW}),
+    "itarflow-28": _flow({**PICTURES, "image_size": 28, "width": 64}, CLAMP, 0.1, {**LONGER, **SMALL_FLOW}),
     **{f"itarflow-256-{size}": _flow({**LATENTS, **s}, CLAMP, 0.2, EPOCHS_160) for size, s in SIZES.items()},
     "itarflow-256-b-unclamped": _flow({**LATENTS, **SIZES["b"]}, None, 0.2, EPOCHS_160),
 }
 """The flows, each trained by likelihood on noisy images."""
 
 UNKNOWN = "unknown: neither the paper nor we have timed it"
+PILOT = "training-free accuracy 0.76 and Bayes accuracy 0.82 in a pilot of one seed"
 NORMS = "-0.483 nats/dim, in papermill_runs/results/03_trajectory_norms"
 ABOUT: dict[str, tuple[str, str]] = {
     "itarflow-16": ("5 minutes on one processor core", NORMS),
     "itarflow-16-unclamped": ("5 minutes on one processor core", NORMS),
+    "itarflow-16-longer": ("4 minutes on one processor core", PILOT),
 }
 """Cost and expected numbers of the small flows."""
 FLOW_PAPERS: dict[str, tuple[Paper, ...]] = {
