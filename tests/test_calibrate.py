@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from labcore import TarFlow, invert, provenance
 from labcore.cli.app import app
+from labcore.data.datasets import Data
 from labcore.evaluate.generate import Sampling
 from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, read, save
 from labcore.inverse.methods import Method
 from labcore.inverse.toughness import convergence_ranking_metric, initial_guess_metric
 from labcore.runs import measuring
-from labcore.runs.evaluation import Data
 from labcore.timing import Timing
 
 

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from labcore import TarFlow, processes, zoo
 from labcore.cli.app import app
 from labcore.data import load
+from labcore.data.datasets import Data
 from labcore.evaluate import generate as generate_module
-from labcore.evaluate import statistics
+from labcore.evaluate import session, statistics
 from labcore.evaluate.generate import Sampling
+from labcore.evaluate.session import METRICS, EvaluationRequest, evaluate_model, metric_requests
 from labcore.jsonfile import write_json
 from labcore.progress import show_progress, table
-from labcore.runs import evaluation
-from labcore.runs.evaluation import METRICS, Data, evaluate_model, plan
 
 LAB = CliRunner()
 
@@ -131,8 +131,8 @@ def test_a_record_is_added_to_and_nothing_is_measured_twice(model, folder, tmp_p
     assert first["likelihood"]["high"] - first["likelihood"]["nats_per_dim"] == pytest.approx(spread)
     _, second = evaluated(*words, "--limit", 20, "--metrics", "bayes", out=out)
     assert second["likelihood"] == first["likelihood"] and second["bayes_accuracy"]["n"] == 20
-    monkeypatch.setattr(evaluation, "likelihood", lambda *_, **__: pytest.fail("measured again"))
-    monkeypatch.setattr(evaluation, "bayes_accuracy", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(session, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(session, "bayes_accuracy", lambda *_, **__: pytest.fail("measured again"))
     said, third = evaluated(*words, "--limit", 20, "--metrics", "bayes,likelihood,classify", out=out)
     assert said.count("; was in ") == 2 and "nats per image" in said
     assert {name: third[name] for name in second} == second and "training_free_accuracy" in third
@@ -145,9 +145,11 @@ def test_two_evaluations_at_once_keep_each_others_parts(model, folder, tmp_path)
 
     def say(name: str, value: object) -> None:
         if name == "likelihood":
-            evaluate_model(flow, data, ["classify"], limit=20, out=out)
+            evaluate_model(flow, data, EvaluationRequest(["classify"], limit=20), out)
 
-    found = evaluate_model(flow, data, ["likelihood", "bayes"], limit=20, out=out, say=say, about={"note": "first"})
+    found = evaluate_model(
+        flow, data, EvaluationRequest(["likelihood", "bayes"], limit=20, about={"note": "first"}), out, say=say
+    )
     kept = json.loads(out.read_text())
     assert {"likelihood", "bayes_accuracy", "training_free_accuracy"} <= kept.keys() and kept["note"] == "first"
     assert found == kept
@@ -160,7 +162,7 @@ def test_what_was_measured_is_kept_beside_a_file_that_came_meanwhile(model, fold
         out.write_text("notes")
 
     with pytest.warns(UserWarning, match=r"r\.json is no record .* What was measured is in .*r-[0-9a-f]{16}\.json"):
-        found = evaluate_model(flow, data, ["likelihood", "bayes"], limit=20, out=out, say=say)
+        found = evaluate_model(flow, data, EvaluationRequest(["likelihood", "bayes"], limit=20), out, say=say)
     (beside,) = tmp_path.glob("r-*.json")
     assert json.loads(beside.read_text()) == found and "bayes_accuracy" in found
     assert out.read_text() == "notes"
@@ -181,9 +183,9 @@ def test_an_evaluation_that_was_killed_keeps_its_parts(model, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "training_free_accuracy", killed)
+        patch.setattr(session, "training_free_accuracy", killed)
         lab("evaluate", model, "--limit", 20, "--metrics", "likelihood,classify", "--out", out)
-    monkeypatch.setattr(evaluation, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(session, "likelihood", lambda *_, **__: pytest.fail("measured again"))
     _, record = evaluated(model, "--limit", 20, "--metrics", "likelihood,classify", out=out)
     assert record["likelihood"]["n"] == record["training_free_accuracy"]["n"] == 20
 
@@ -201,7 +203,7 @@ def test_measures_of_the_same_images_share_a_part(model, folder, tmp_path, monke
     assert set(third["fidelity_efflite0"]["measures"]) == {"is_efflite0", "kid_efflite0", "recall_efflite0"}
     assert "; was in" not in said and third["fidelity_efflite0"]["made_with"] == part["made_with"], "one stamp a part"
 
-    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr(session, "generate", lambda *_, **__: pytest.fail("drawn"))
     assert evaluated(*words, "--metrics", "kid_efflite0", out=out)[1] == third
     other = [word if word != 0.5 else 0.25 for word in words]
     said, kept = evaluated(*other, "--metrics", "kid_efflite0", out=out, code=2)
@@ -215,7 +217,7 @@ def test_a_record_in_the_older_layout_is_kept(tmp_path):
         old[part].pop("of", None)
     old["fidelity_efflite0"].pop("of", None)
     out.write_text(json.dumps(old))
-    record = evaluate_model(flow, Data("fashion-mnist-12k"), ["classify"], limit=20, out=out)
+    record = evaluate_model(flow, Data("fashion-mnist-12k"), EvaluationRequest(["classify"], limit=20), out)
     assert record == json.loads(out.read_text()) and record["training_free_accuracy"]["n"] == 20
     assert {**record, "training_free_accuracy": None} == {**old, "training_free_accuracy": None}
 
@@ -242,13 +244,13 @@ def test_a_record_of_another_model_is_left_alone(model, tmp_path):
 
 def test_a_library_call_refuses_at_the_start(model, tmp_path):
     flow, data = TarFlow.from_pretrained(model), Data("nowhere")
-    for options, what in (
-        ({"seed": 2**32}, "allowed are 0..4294967295"),
-        ({"limit": 0}, "limit was 0; give at least 1 image"),
-        ({"out": tmp_path}, "is a folder; give the name of a file"),
+    for options, out, what in (
+        ({"seed": 2**32}, None, "allowed are 0..4294967295"),
+        ({"limit": 0}, None, "limit was 0; give at least 1 image"),
+        ({}, tmp_path, "is a folder; give the name of a file"),
     ):
         with pytest.raises((ValueError, OSError), match=what):
-            evaluate_model(flow, data, **options)
+            evaluate_model(flow, data, EvaluationRequest(**options), out)
 
 
 def test_json_has_no_nan_and_what_was_there_stays(tmp_path):
@@ -350,10 +352,10 @@ def test_too_few_reference_images_are_refused_before_drawing(model, folder, monk
 def test_an_unconditional_flow_cannot_classify(tmp_path):
     flow = perturbed(0.02, torch.float32, num_classes=0)
     with pytest.raises(ValueError, match="bayes, classify: this flow is unconditional"):
-        plan(["classify", "bayes"], flow, None)
+        metric_requests(["classify", "bayes"], flow, None)
     with pytest.raises(ValueError, match="the names are"):
-        plan([], flow, None)
-    assert plan(["fid", "likelihood", "fid", "kid_efflite0"], flow, Sampling(num=3000)).by_extractor == {
+        metric_requests([], flow, None)
+    assert metric_requests(["fid", "likelihood", "fid", "kid_efflite0"], flow, Sampling(num=3000)).by_extractor == {
         "inception": ["fid"],
         "efflite0": ["kid"],
     }
@@ -377,7 +379,7 @@ def test_a_learned_inverse_is_measured_by_its_images(learned, folder, tmp_path, 
         "model": found["of"]["weights"]
     }
     assert found["measures"]["kid_efflite0"]["value"] > 2 * abs(found["measures"]["kid_efflite0"]["floor"])
-    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("drawn again"))
+    monkeypatch.setattr(session, "generate", lambda *_, **__: pytest.fail("drawn again"))
     assert evaluated(learned, "--data", folder, *words, out=out)[1] == record
 
 
@@ -451,13 +453,13 @@ def test_pixels_of_a_model_with_classes_in_another_order(folder, tmp_path, monke
     data, how = Data("folder", str(folder), 28, 1), Sampling(num=100, chunk=50)
     out = tmp_path / "r.json"
     with pytest.warns(UserWarning, match="taken by name"):
-        first = evaluate_model(flow, data, ["power_pixels"], how, out=out)
-        both = evaluate_model(flow, data, ["variance_pixels"], how, out=out)
+        first = evaluate_model(flow, data, EvaluationRequest(["power_pixels"], how), out)
+        both = evaluate_model(flow, data, EvaluationRequest(["variance_pixels"], how), out)
         assert both["fidelity_pixels"]["measures"].keys() == {"power_pixels", "variance_pixels"}
         power = both["fidelity_pixels"]["measures"]["power_pixels"]
         assert power == first["fidelity_pixels"]["measures"]["power_pixels"]
-        monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pytest.fail("measured again"))
-        assert evaluate_model(flow, data, ["power_pixels", "variance_pixels"], how, out=out) == both
+        monkeypatch.setattr(session, "generate", lambda *_, **__: pytest.fail("measured again"))
+        assert evaluate_model(flow, data, EvaluationRequest(["power_pixels", "variance_pixels"], how), out) == both
 
 
 def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tmp_path):
@@ -467,17 +469,17 @@ def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tm
         ("variance_pixels", "compares images of one class, and some have no class"),
     ):
         with pytest.raises(ValueError, match=message):
-            plan([metric], colour, Sampling(num=200))
+            metric_requests([metric], colour, Sampling(num=200))
     with pytest.raises(ValueError, match="power_pixels needs at least 100 generated images, given 50"):
-        plan(["power_pixels"], colour, Sampling(num=50))
+        metric_requests(["power_pixels"], colour, Sampling(num=50))
     many = perturbed(0.02, torch.float32, num_classes=60)
     alone = r"needs 2 images of each class drawn; classes 50, 51, 52, 53, 54 and 5 more have 1 of 110 images"
     with pytest.raises(ValueError, match=alone):
-        plan(["variance_pixels"], many, Sampling(num=110))
-    plan(["variance_pixels"], many, Sampling(num=120))
-    plan(["variance_pixels"], many, Sampling(num=100, classes=(3, 9)))
+        metric_requests(["variance_pixels"], many, Sampling(num=110))
+    metric_requests(["variance_pixels"], many, Sampling(num=120))
+    metric_requests(["variance_pixels"], many, Sampling(num=100, classes=(3, 9)))
     with pytest.raises(ValueError, match="some have no class"):
-        plan(["variance_pixels"], many, Sampling(num=120, classes="none"))
+        metric_requests(["variance_pixels"], many, Sampling(num=120, classes="none"))
     done = lab(
         "evaluate", model, *SETTINGS, "--classes", "none", "--metrics", "variance_pixels", "--out", tmp_path / "a"
     )

@@ -150,7 +150,7 @@ def test_a_later_judge_needs_the_folder_only(tmp_path, few):
     assert one["n"] == 110 and one["made"] == MADE and one["taught"] == [LITE0]
     assert one["judges"] == {"classifier": "independent", "pixels": "independent"}
     names = measures_of(["classifier", "pixels"], 110, 10)
-    assert one["measures"] == experiment.scores_by_name(some(), Data.of(CLOTHES), names, 5, "cpu")
+    assert one["measures"] == experiment.metric_values(some(), Data.of(CLOTHES), names, 5, "cpu")
     json.dumps(found)
 
 

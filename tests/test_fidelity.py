@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from labcore.data import ImageData
-from labcore.evaluate import extractors
+from labcore.evaluate import extractors, references
 from labcore.evaluate import fidelity as module
 from labcore.evaluate.extractors import Extractor, find_inception, load_extractor
 from labcore.evaluate.fidelity import (
@@ -540,35 +540,33 @@ def test_every_metric_has_a_function():
 
 
 def test_statistics_that_changed_are_refused_and_made_again_in_the_cache(tmp_path, monkeypatch):
-    from labcore.runs import evaluation
 
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
     path = tmp_path / "statistics" / "some.safetensors"
     save_reference(make_reference(images(120, 1), tiny()), path)
-    assert evaluation._found_reference(path) is not None
+    assert references._found_reference(path) is not None
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"contents have changed since it was saved \(sha256 differs\)"):
         load_reference(path)
     with pytest.warns(UserWarning, match=r"sha256 differs.* is made again now"):
-        assert evaluation._found_reference(path) is None
+        assert references._found_reference(path) is None
     other = path.rename(tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match="sha256 differs"):
-        evaluation._found_reference(other)
+        references._found_reference(other)
 
 
 def test_a_new_reference_opens_the_features_of_each_split_once(root, monkeypatch):
     """Opening compares them with their checksums, which takes long for many images."""
-    from labcore.evaluate import statistics
-    from labcore.runs import evaluation
+    from labcore.evaluate import references, statistics
 
     splits = {"train": images(120, 1), "test": images(100, 5, name="held-out")}
-    monkeypatch.setattr(evaluation.Data, "split", lambda self, name: splits[name])
+    monkeypatch.setattr(references.Data, "split", lambda self, name: splits[name])
     monkeypatch.setattr(module, "METRICS", ("precision",))
     opened, store = [], statistics.Store
     monkeypatch.setattr(statistics, "Store", lambda *args: opened.append(args[1]) or store(*args))
     said = []
-    found = evaluation.reference_of(evaluation.Data("noise"), tiny(), progress=lambda name, *_: said.append(name))
+    found = references.reference_of(references.Data("noise"), tiny(), progress=lambda name, *_: said.append(name))
     assert opened == ["noise-train-tiny", "held-out-train-tiny"] and set(opened) < set(said)
     assert found.about["floor"]["n"] == 100

@@ -15,10 +15,10 @@ from labcore.encoders import load as load_encoder
 from labcore.evaluate import pixels
 from labcore.evaluate.extractors import NAMES, load_extractor
 from labcore.evaluate.fidelity import fidelity, with_floor
+from labcore.evaluate.pixel_reference import Data, pixel_reference_of
 from labcore.evaluate.pixels import PixelReference, high_power, make_pixel_reference, pixel_measures, split_judge
 from labcore.evaluate.statistics import make_reference
-from labcore.runs.pixel_reference import Data, pixel_reference_of
-from labcore.runs.scoring import scores_by_name
+from labcore.evaluate.values import metric_values
 
 
 @pytest.fixture(autouse=True)
@@ -269,12 +269,12 @@ def test_a_reference_is_kept_and_made_anew_where_damaged(root, monkeypatch):
     assert PixelReference.from_dict(gaps.as_dict()).variance.isnan().tolist() == [False, True]
 
 
-def test_scores_by_name_of_several_judges(monkeypatch):
+def test_metric_values_of_several_judges(monkeypatch):
     monkeypatch.setattr(Data, "split", lambda self, which: clothes(split=which, num=150))
     data = Data("fashion-mnist-12k", image_size=16, channels=1)
     drawn = clothes(split="test", num=110)
     names = ["recall_classifier", "power_pixels", "fid_classifier", "variance_pixels"]
-    found = scores_by_name(drawn, data, names, 0, "cpu")
+    found = metric_values(drawn, data, names, 0, "cpu")
     assert list(found) == names and found["variance_pixels"] == pytest.approx(1, abs=0.3)
     want = pixel_measures(drawn, pixel_reference_of(data), ["power"], resamples=0).measures["power_pixels"].value
     assert found["power_pixels"] == want

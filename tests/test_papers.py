@@ -12,7 +12,7 @@ from labcore.campaigns.spec import Run, load_spec, resolve
 from labcore.experiments.beside import drawn_otherwise, reported
 from labcore.presets import REPORTED
 from labcore.runs.configure import as_named
-from labcore.runs.measuring import Measuring
+from labcore.runs.evaluate import RunEvaluation
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -219,9 +219,9 @@ def runs(spec: str) -> dict[str, Run]:
     return {run.row: run for run in resolve(load_spec(spec))}
 
 
-def measuring(run: Run) -> Measuring:
+def measuring(run: Run) -> RunEvaluation:
     p = run.parameters
-    return Measuring(
+    return RunEvaluation(
         p["samples"],
         p["guidances"],
         p["extractor"],

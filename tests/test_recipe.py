@@ -10,18 +10,19 @@ from test_data_sets import write_idx_set
 
 from labcore.config import StudentRunConfig
 from labcore.data import load
+from labcore.data.datasets import Data
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.generate import Sampling
+from labcore.evaluate.session import EvaluationRequest
 from labcore.evaluate.statistics import make_reference, save_reference
 from labcore.experiments import recipe
 from labcore.experiments.beside import CHOSEN, beside_paper, differences, drawn_otherwise, reported
-from labcore.experiments.smoke import small_measuring
+from labcore.experiments.smoke import small_evaluation
 from labcore.nn.pretrained import CONFIG
 from labcore.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named
-from labcore.runs.evaluation import Data
-from labcore.runs.measuring import Measuring, evaluate_streamed, image_metrics, measured
+from labcore.runs.evaluate import RunEvaluation, evaluate_run, evaluate_streamed, image_metrics
 from labcore.spread import spread
 
 pytestmark = pytest.mark.usefixtures("as_users_run", "own_cache")
@@ -57,9 +58,9 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures
     with pytest.raises(ValueError, match="did you mean 'fashion-16'"):
         recipe.ready_to_train("fashion-61", tmp_path)
     with pytest.raises(ValueError, match=r"guidances were \[\]; give at least one"):
-        measured(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, []))
+        evaluate_run(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, RunEvaluation(100, []))
     with pytest.raises(ValueError, match=r"guidances were \[1.0, 1.0\]"):
-        measured(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, Measuring(100, [1.0, 1.0]))
+        evaluate_run(recipe.ready_to_train("fashion-16", tmp_path), tmp_path, tmp_path, RunEvaluation(100, [1.0, 1.0]))
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
@@ -84,7 +85,7 @@ def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
     assert (run.train.seed, run.train.steps, run.data.image_size) == (1, 40, 16)
     given = recipe.ready_to_train("biflow-16-w64-naive", tmp_path, flow="fashion-itarflow")
     assert given.flow == "fashion-itarflow" and len(trained) == 1
-    assert small_measuring(given, tmp_path).guidances == (0.0,)
+    assert small_evaluation(given, tmp_path).guidances == (0.0,)
 
 
 def test_a_smoke_size_needs_one_process_whatever_its_spec_says(tmp_path):
@@ -135,12 +136,12 @@ def test_a_saved_flow_without_its_run_does_not_say_on_what_to_train(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (Measuring(2000, extractor="incepton"), "extractor was 'incepton'; there are inception, efflite0"),
-        (Measuring(2000, (0.5, 0.50000001)), "give a list with each once"),
-        (Measuring(2000, 0.5), "give a list with each once"),
-        (Measuring(2000, ()), "guidances were \\[\\]; give at least one"),
-        (Measuring(0), "samples was 0; give 100 or more"),
-        (Measuring(2000, attn_temp=-1.0), "attn_temp"),
+        (RunEvaluation(2000, extractor="incepton"), "extractor was 'incepton'; there are inception, efflite0"),
+        (RunEvaluation(2000, (0.5, 0.50000001)), "give a list with each once"),
+        (RunEvaluation(2000, 0.5), "give a list with each once"),
+        (RunEvaluation(2000, ()), "guidances were \\[\\]; give at least one"),
+        (RunEvaluation(0), "samples was 0; give 100 or more"),
+        (RunEvaluation(2000, attn_temp=-1.0), "attn_temp"),
     ],
 )
 def test_measuring_that_cannot_be_is_refused_before_training(how, message):
@@ -151,16 +152,16 @@ def test_measuring_that_cannot_be_is_refused_before_training(how, message):
 def test_all_missing_files_are_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    how = Measuring(2049, reference=tmp_path / "nope.safetensors")
+    how = RunEvaluation(2049, reference=tmp_path / "nope.safetensors")
     with pytest.raises(FileNotFoundError) as told:
         recipe.check("flowback-256-reverse", [], str(tmp_path / "pictures"), how)
     assert all(part in str(told.value) for part in ("sd-vae-ft-ema", "dinov2", "nope.safetensors", "there is no"))
     with pytest.raises(FileNotFoundError, match="vgg16"):
-        recipe.check("biflow-256-b-lpips", [], str(tmp_path), Measuring(2049, extractor="efflite0"))
+        recipe.check("biflow-256-b-lpips", [], str(tmp_path), RunEvaluation(2049, extractor="efflite0"))
     with pytest.raises(ValueError, match=r"attn_temp was 0\.3; a learned inverse has none"):
-        recipe.check("biflow-256-b-lpips", [], str(tmp_path), Measuring(2049, attn_temp=0.3))
+        recipe.check("biflow-256-b-lpips", [], str(tmp_path), RunEvaluation(2049, attn_temp=0.3))
     recipe.check("flowback-256-reverse", [], None, how, small=True)
-    recipe.check("fashion-16", [], None, Measuring(2000, extractor="efflite0"))
+    recipe.check("fashion-16", [], None, RunEvaluation(2000, extractor="efflite0"))
 
 
 def test_measures_are_the_papers_where_there_are_enough_images():
@@ -175,14 +176,14 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
         "flowback-64-baseline", tmp_path, pictures, settings=["train.steps=1000", "train.warmup_steps=10"]
     )
     found = {"accuracy": 0.25, "best": {"guidance": 1.5, "fid": 20.0, "sfid": 40.0, "is": 30.0}}
-    said = beside_paper("flowback-64-baseline", run, found, Measuring(2049))
+    said = beside_paper("flowback-64-baseline", run, found, RunEvaluation(2049))
     assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
     assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
     assert "2,049 drawn images and not 4,096" in said and "train.steps is 1000 and not the preset's 400000" in said
     same = recipe.ready_to_train("flowback-64-baseline", tmp_path, pictures)
     of_training = "Compared with statistics of the training images here; papers seldom say of which images theirs are."
     of_classes = "model.num_classes is 2 and not the preset's 1000."
-    assert differences("flowback-64-baseline", same, Measuring(4096, [2.0])) == [
+    assert differences("flowback-64-baseline", same, RunEvaluation(4096, [2.0])) == [
         of_training,
         of_classes,
         CHOSEN["flowback"],
@@ -190,7 +191,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     changed = recipe.ready_to_train(
         "flowback-64-reverse-7-8-l6", tmp_path, pictures, settings=["align.encoder=clip-b", "data.limit=10"]
     )
-    said = differences("flowback-64-reverse-7-8-l6", changed, Measuring(4096, limit=10))
+    said = differences("flowback-64-reverse-7-8-l6", changed, RunEvaluation(4096, limit=10))
     for part in (
         "align.encoder is clip-b",
         "data.limit is 10 and",
@@ -199,11 +200,11 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     ):
         assert any(part in line for line in said), part
     other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
-    said = beside_paper("flowback-64-baseline", same, other, Measuring(4096, extractor="efflite0"))
+    said = beside_paper("flowback-64-baseline", same, other, RunEvaluation(4096, extractor="efflite0"))
     assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
     own = recipe.ready_to_train("fashion-16", tmp_path)
     assert "No paper reports this preset" in beside_paper(
-        "fashion-16", own, other, Measuring(4096, extractor="efflite0")
+        "fashion-16", own, other, RunEvaluation(4096, extractor="efflite0")
     )
 
 
@@ -223,28 +224,28 @@ def test_a_papers_numbers_and_its_line():
 @pytest.mark.parametrize(
     ("preset", "how", "fid", "differences"),
     [
-        ("tarflow-imagenet-128", Measuring(50_000, [1.5], noise_std=0.1477), 5.06, []),
-        ("tarflow-imagenet-128", Measuring(50_000, [1.5]), 5.03, []),  # drawn as nobody says: TARFlow's own number
-        ("tarflow-imagenet-64-uncond", Measuring(50_000, [0.2], attn_temp=0.3, noise_std=0.0474), 14.67, []),
-        ("tarflow-imagenet-64-uncond", Measuring(50_000, [0.0]), 18.42, []),
-        ("tarflow-afhq-256", Measuring(50_000, [3.4], noise_std=0.0828), 13.60, []),
+        ("tarflow-imagenet-128", RunEvaluation(50_000, [1.5], noise_std=0.1477), 5.06, []),
+        ("tarflow-imagenet-128", RunEvaluation(50_000, [1.5]), 5.03, []),  # drawn as nobody says: TARFlow's own number
+        ("tarflow-imagenet-64-uncond", RunEvaluation(50_000, [0.2], attn_temp=0.3, noise_std=0.0474), 14.67, []),
+        ("tarflow-imagenet-64-uncond", RunEvaluation(50_000, [0.0]), 18.42, []),
+        ("tarflow-afhq-256", RunEvaluation(50_000, [3.4], noise_std=0.0828), 13.60, []),
         (
             "tarflow-afhq-256",
-            Measuring(50_000, [3.0]),
+            RunEvaluation(50_000, [3.0]),
             13.60,
             ["Guidances 3 and not 3.4", "the flow's own noise_std and not"],
         ),
-        ("flowback-64-baseline-1000k", Measuring(4096, [3.0]), 11.76, []),
-        ("flowback-64-baseline-1000k", Measuring(50_000, [3.0]), 4.21, []),
-        ("itarflow-256-b", Measuring(50_000, [0.0, 1.0]), 6.83, []),
-        ("itarflow-256-b", Measuring(50_000, [0.0]), 44.46, []),
-        ("itarflow-256-xl", Measuring(50_000, [0.0]), 4.54, ["No guidance, and the paper's number has some"]),
-        ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0]), 36.93, []),
-        ("biflow-256-b-hidden-alignment", Measuring(50_000, [0.0, 0.5]), 6.90, []),
-        ("biflow-256-b-naive", Measuring(50_000, [0.5]), 43.41, ["the paper's number has none"]),
-        ("biflow-256-b-no-denoiser", Measuring(50_000), 100.51, []),
-        ("biflow-256-b-no-denoiser", Measuring(50_000, denoising="none"), 100.51, []),
-        ("biflow-256-b-no-denoiser", Measuring(50_000, denoising="score"), 42.62, []),
+        ("flowback-64-baseline-1000k", RunEvaluation(4096, [3.0]), 11.76, []),
+        ("flowback-64-baseline-1000k", RunEvaluation(50_000, [3.0]), 4.21, []),
+        ("itarflow-256-b", RunEvaluation(50_000, [0.0, 1.0]), 6.83, []),
+        ("itarflow-256-b", RunEvaluation(50_000, [0.0]), 44.46, []),
+        ("itarflow-256-xl", RunEvaluation(50_000, [0.0]), 4.54, ["No guidance, and the paper's number has some"]),
+        ("biflow-256-b-hidden-alignment", RunEvaluation(50_000, [0.0]), 36.93, []),
+        ("biflow-256-b-hidden-alignment", RunEvaluation(50_000, [0.0, 0.5]), 6.90, []),
+        ("biflow-256-b-naive", RunEvaluation(50_000, [0.5]), 43.41, ["the paper's number has none"]),
+        ("biflow-256-b-no-denoiser", RunEvaluation(50_000), 100.51, []),
+        ("biflow-256-b-no-denoiser", RunEvaluation(50_000, denoising="none"), 100.51, []),
+        ("biflow-256-b-no-denoiser", RunEvaluation(50_000, denoising="score"), 42.62, []),
     ],
 )
 def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences):
@@ -256,8 +257,8 @@ def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences)
 
 def test_a_learned_inverse_has_no_noise_std():
     with pytest.raises(ValueError, match=r"noise_std was 0\.1; a learned inverse has none"):
-        Measuring(2000, noise_std=0.1).check(as_named("biflow-16-w64-naive")[0].model)
-    assert Measuring(2000, noise_std=0.1).sampling(0.0, "linear", 0).noise_std == 0.1
+        RunEvaluation(2000, noise_std=0.1).check(as_named("biflow-16-w64-naive")[0].model)
+    assert RunEvaluation(2000, noise_std=0.1).sampling(0.0, "linear", 0).noise_std == 0.1
 
 
 @pytest.mark.slow
@@ -267,37 +268,32 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     test = load("fashion-mnist-12k", "test")
     save_reference(make_reference(spread(test, 128), load_extractor("efflite0")), reference)
     data, how = Data("fashion-mnist-12k"), Sampling(num=128, guidance=0.5, seed=2, chunk=32, guidance_schedule="linear")
+    request = EvaluationRequest(["classify", "precision_efflite0"], how, reference, 20, how.seed)
     said = []
     two = evaluate_streamed(
         Path("fashion-tarflow"),
         data,
-        ["classify", "precision_efflite0"],
-        how,
+        request,
         tmp_path / "two.json",
-        reference,
-        20,
         2,
         said.append,
     )
-    one = evaluate_streamed(
-        Path("fashion-tarflow"), data, ["classify", "precision_efflite0"], how, tmp_path / "one.json", reference, 20
-    )
+    one = evaluate_streamed(Path("fashion-tarflow"), data, request, tmp_path / "one.json")
     kept = "fidelity_efflite0"
     assert one[kept]["images"] == two[kept]["images"] and one[kept]["measures"] == two[kept]["measures"]
     assert one["training_free_accuracy"]["accuracy"] == two["training_free_accuracy"]["accuracy"]
     assert any("precision_efflite0" in line for line in said)
     assert (tmp_path / "two" / "train.json").is_file()
+    classify = EvaluationRequest(["classify"], how, limit=20, seed=how.seed)
     with monkeypatch.context() as patch:  # what was killed has no status, and no new record either
         patch.setattr("labcore.runs.detached.Output.stream", lambda self, show: None)
         patch.setattr("labcore.runs.detached.start", lambda folder, *_: SimpleNamespace(poll=lambda: None))
         patch.setattr("labcore.runs.detached.running", lambda folder: False)
         with pytest.raises(RuntimeError, match="measuring was killed"):
-            evaluate_streamed(
-                Path("fashion-tarflow"), data, ["classify"], how, tmp_path / "two.json", None, 20, 2, said.append
-            )
+            evaluate_streamed(Path("fashion-tarflow"), data, classify, tmp_path / "two.json", 2, said.append)
     with pytest.raises(RuntimeError, match="measuring ended with status"):
         gone = tmp_path / "gone"
-        evaluate_streamed(gone, data, ["classify"], how, tmp_path / "no.json", None, 20, 2, said.append)
+        evaluate_streamed(gone, data, classify, tmp_path / "no.json", 2, said.append)
 
 
 @pytest.mark.slow
@@ -309,5 +305,6 @@ def test_two_processes_share_the_latents_of_a_test_set(tmp_path, monkeypatch):
     d, out = config.data, tmp_path / "record.json"
     data = Data(d.name, d.path, d.image_size, d.channels, d.crop)
     how = Sampling(num=4, guidance_schedule="linear")
-    found = evaluate_streamed(tmp_path / "run", data, ["likelihood"], how, out, None, 40, 2, lambda line: None)
+    request = EvaluationRequest(["likelihood"], how, limit=40)
+    found = evaluate_streamed(tmp_path / "run", data, request, out, 2, lambda line: None)
     assert found["likelihood"]["n"] == 40

@@ -80,7 +80,7 @@ class TestOwnData:
     def test_an_arms_reference_has_the_runs_crop(self, tmp_path, monkeypatch):
         config, seen = run_config(tmp_path, crop="adm"), []
         monkeypatch.setattr(alignment, "generate", lambda *_: None)
-        monkeypatch.setattr(alignment, "scores_by_name", lambda drawn, data, *_: seen.append(data) or {})
+        monkeypatch.setattr(alignment, "metric_values", lambda drawn, data, *_: seen.append(data) or {})
         alignment.fidelity(perturbed(), config, ["fid_efflite0"], 10, 0)
         assert seen == [Data("folder", str(tmp_path), 8, 3, "adm")] == [Data.of(config.data)]
 
@@ -104,7 +104,7 @@ class TestOwnData:
         monkeypatch.setattr("labcore.evaluate.extractors.load_extractor", lambda name: extractor)
         monkeypatch.setattr("labcore.evaluate.fidelity.refused", lambda *_: [])
         found = SimpleNamespace(about={"n": 5, "data": "pets/train"})
-        monkeypatch.setattr("labcore.runs.evaluation.reference_of", lambda data, *_: seen.append(data) or found)
+        monkeypatch.setattr("labcore.evaluate.session.reference_of", lambda data, *_: seen.append(data) or found)
         done = CliRunner().invoke(app, ["stats", str(run), "--out", str(tmp_path / "s.safetensors")])
         assert done.exit_code == 0, done.output
         assert seen == [Data("folder", str(pictures), 8, 3)]
@@ -145,7 +145,7 @@ class TestSpread:
         flow, seen = perturbed(dtype=torch.float32), []
         monkeypatch.setattr(flow_kind, "EVALUATED", 5)
         monkeypatch.setattr(flow_kind.monitor, "round_trip_error", lambda flow, x, y: seen.append(y.tolist()) or 0.0)
-        logged = FLOW.evaluation(flow, None, by_class())
+        logged = FLOW.evaluation(flow, torch.nn.Identity(), by_class())
         assert seen == [[0, 1, 2, 3]]
         assert logged["test_nats_per_dim"] == likelihood(flow, by_class().subset(range(0, 20, 4))).nats_per_dim
 

@@ -142,9 +142,11 @@ def test_the_command_line_draws_so(noisy, flow, tmp_path):
 
 def test_words_for_several_processes_name_the_denoising(tmp_path):
     from labcore.data.datasets import Data
-    from labcore.runs.measuring import _words
+    from labcore.evaluate.session import EvaluationRequest
+    from labcore.runs.evaluate import _words
 
     data = Data("fashion-mnist-12k")
-    words = _words(tmp_path, data, ["fid"], Sampling(num=4), tmp_path / "a.json", None, None, "score")
+    request = EvaluationRequest(["fid"], Sampling(num=4))
+    words = _words(tmp_path, data, request, tmp_path / "a.json", "score")
     assert words[words.index("--denoising") + 1] == "score"
-    assert "--denoising" not in _words(tmp_path, data, ["fid"], Sampling(num=4), tmp_path / "a.json", None, None)
+    assert "--denoising" not in _words(tmp_path, data, request, tmp_path / "a.json")

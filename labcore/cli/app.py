@@ -170,9 +170,9 @@ def evaluate(
     """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
     from labcore.data.class_names import class_numbers
     from labcore.evaluate.generate import Sampling
+    from labcore.evaluate.session import EvaluationRequest, check_out, evaluate_model, metric_requests
     from labcore.progress import show_progress, table
     from labcore.runs.denoising import find_denoised
-    from labcore.runs.evaluation import check_out, evaluate_model, plan
     from labcore.runs.own_data import source_of
 
     flow = find_denoised(model, denoising).to(device())
@@ -190,27 +190,15 @@ def evaluate(
             compiled=compiled,
             chunk=batch_size,
         )
-    plan(names, flow, sampling)
+    metric_requests(names, flow, sampling)
     if out:
         check_out(out, flow)
     source = source_of(model, flow.config, data, path, crop)
     _share(num_processes)
     _say_data(source)
     found: list[tuple[str, Any]] = []
-    evaluate_model(
-        flow,
-        source,
-        names,
-        sampling,
-        reference,
-        limit,
-        seed,
-        out,
-        {"model": model},
-        show_progress(),
-        lambda name, value: found.append((name, value)),
-        tf32,
-    )
+    request = EvaluationRequest(names, sampling, reference, limit, seed, tf32, {"model": model})
+    evaluate_model(flow, source, request, out, show_progress(), lambda name, value: found.append((name, value)))
     if found:
         typer.echo(table(found))
     if out and found:
@@ -239,10 +227,10 @@ def stats(
     from labcore.evaluate import fidelity
     from labcore.evaluate.adm import is_reference, told_of
     from labcore.evaluate.extractors import load_extractor
+    from labcore.evaluate.references import reference_of, reference_of_batch
     from labcore.evaluate.statistics import file_name
     from labcore.files import cache_folder, check_file
     from labcore.progress import show_progress, table
-    from labcore.runs.evaluation import reference_of, reference_of_batch
     from labcore.runs.models import find_sampler
     from labcore.runs.own_data import is_model, named, source_of
 

@@ -50,7 +50,7 @@ KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's and the paper's
 IS_SPLIT = 5000  # images a split of the inception score, as in ADM's evaluator
 
 
-class Measure(NamedTuple):
+class Metric(NamedTuple):
     """One metric: value, 95% interval (low, high), n generated images, and the floor: the same for held-out real images."""
 
     value: float
@@ -70,7 +70,7 @@ class FidelityRecord:
     extractor, weights hash, resize, floor's n; resamples; made_with: versions, revision, device; is_split: images a split of
     the inception score."""
 
-    measures: dict[str, Measure]
+    measures: dict[str, Metric]
     images: dict[str, Any]
     reference: dict[str, Any]
     resamples: int
@@ -143,7 +143,7 @@ def fidelity(
         statistic = _FUNCTIONS[metric](features, reference)
         floor_value = floor.get("values", {}).get(metric)
         name = f"{metric}{extractor.suffix}"
-        measures[name] = measured(name, statistic, len(images), seed, resamples, floor_value)
+        measures[name] = metric_of(name, statistic, len(images), seed, resamples, floor_value)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return FidelityRecord(
@@ -219,7 +219,7 @@ def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tu
     return value, value - margin, value + margin
 
 
-def measured(name: str, statistic: Statistic, n: int, seed: int, resamples: int, floor: float | None) -> Measure:
+def metric_of(name: str, statistic: Statistic, n: int, seed: int, resamples: int, floor: float | None) -> Metric:
     """A metric of `n` images with its interval, which ends at `BOUNDS`. ValueError for one that is NaN or infinite.
 
     name: full, as fid_efflite0.
@@ -231,7 +231,7 @@ def measured(name: str, statistic: Statistic, n: int, seed: int, resamples: int,
             "look at some images, or leave the metric out"
         )
     least, most = BOUNDS.get(name.partition("_")[0], (-math.inf, math.inf))
-    return Measure(value, min(value, max(low, least)), max(value, min(high, most)), n, floor)
+    return Metric(value, min(value, max(low, least)), max(value, min(high, most)), n, floor)
 
 
 class Frechet:

@@ -32,7 +32,7 @@ from labcore.evaluate.fidelity import (
     Statistic,
     check_request,
     described,
-    measured,
+    metric_of,
     split_name,
 )
 from labcore.evaluate.fidelity import NAMES as OF_FEATURES
@@ -157,7 +157,7 @@ def pixel_measures(
     measures, values = {}, reference.about.get("floor", {}).get("values", {})
     for metric in metrics:
         name, statistic = f"{metric}_{NAME}", (_power if metric == "power" else _variance)(images, reference)
-        measures[name] = measured(name, statistic, len(images), seed, resamples, values.get(metric))
+        measures[name] = metric_of(name, statistic, len(images), seed, resamples, values.get(metric))
     made = made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"})
     made_with = {"seed": seed, **provenance.stamp("timm", "torch-fidelity")}
     return FidelityRecord(measures, made, described(reference), resamples, made_with)

@@ -16,7 +16,7 @@ from typing import Any
 
 from labcore import provenance
 from labcore.evaluate import pixels
-from labcore.evaluate.fidelity import METRICS, Measure
+from labcore.evaluate.fidelity import METRICS, Metric
 from labcore.files import sha256_of
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import read_json
@@ -111,6 +111,6 @@ def _weights_in(record: Any) -> set[str]:
             weights.add(part["of"]["weights"])
         elif name.startswith("fidelity"):
             for measure in part["measures"].values():
-                Measure(**measure)  # TypeError for other fields
+                Metric(**measure)  # TypeError for other fields
             weights.add(part["images"]["model"])
     return weights

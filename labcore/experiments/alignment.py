@@ -21,6 +21,7 @@ from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, traini
 from labcore.evaluate.cknna import cknna
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.probe import probe_sites
+from labcore.evaluate.values import metric_values
 from labcore.experiments.along import steps_to_reach
 from labcore.experiments.drawn import keep
 from labcore.experiments.judges import judges_for, measures_of, taught
@@ -33,7 +34,6 @@ from labcore.presets import flowback
 from labcore.rng import StepNoise
 from labcore.runs.configure import at_length, configure
 from labcore.runs.images import datasets
-from labcore.runs.scoring import scores_by_name
 from labcore.runs.train import initialised
 from labcore.train import checkpoint
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
@@ -241,7 +241,7 @@ def fidelity(
     drawn = generate(flow, Sampling(num=num, guidance=GUIDANCE, seed=seed))
     if keep_in is not None:
         keep(keep_in, drawn.fingerprint(), drawn, drawn.made, config.data, flow.config, taught(config))
-    return scores_by_name(drawn, Data.of(config.data), metrics, seed, flow.device, flow.config)
+    return metric_values(drawn, Data.of(config.data), metrics, seed, flow.device, flow.config)
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:

@@ -10,7 +10,7 @@ from labcore.config import BaseRunConfig, TrainConfig
 from labcore.evaluate.extractors import suffix_of
 from labcore.presets import REPORTED, UNREPORTED, Paper
 from labcore.runs.configure import as_named
-from labcore.runs.measuring import DRAWN, FEW, Measuring
+from labcore.runs.evaluate import DRAWN, FEW, RunEvaluation
 
 CHOSEN = {
     "tarflow": "The averaged weights are measured, which TARFlow does not have; its code keeps the last ones.",
@@ -22,8 +22,8 @@ CHOSEN = {
 """In what every run of a family may differ from the paper's, by the first word of its presets."""
 
 
-def beside_paper(preset: str, config: BaseRunConfig, found: dict[str, Any], how: Measuring) -> str:
-    """A Markdown table of `measured` beside what the paper reports of `preset`, and in what the two differ."""
+def beside_paper(preset: str, config: BaseRunConfig, found: dict[str, Any], how: RunEvaluation) -> str:
+    """A Markdown table of `evaluate_run` beside what the paper reports of `preset`, and in what the two differ."""
     paper, ours = reported(preset, how), {**found, **found["best"]}
     theirs = paper.numbers()
     suffix = suffix_of(how.extractor)
@@ -38,13 +38,13 @@ def beside_paper(preset: str, config: BaseRunConfig, found: dict[str, Any], how:
     return "\n".join([*lines, "", told, *(f"- {each}" for each in differences(preset, config, how))])
 
 
-def reported(preset: str, how: Measuring) -> Paper:
+def reported(preset: str, how: RunEvaluation) -> Paper:
     """What a paper reports of `preset` drawn as `how` says: of several entries, the first with the fewest differences."""
     papers = REPORTED.get(preset, ())
     return min(papers, key=lambda paper: len(drawn_otherwise(paper, how)), default=UNREPORTED)
 
 
-def drawn_otherwise(paper: Paper, how: Measuring) -> list[str]:
+def drawn_otherwise(paper: Paper, how: RunEvaluation) -> list[str]:
     """In what the drawing of images differs from the paper's, where the paper says it, as sentences."""
     found, scales = [], ", ".join(f"{g:g}" for g in how.guidances)
     if paper.samples not in (None, how.samples):
@@ -79,7 +79,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
     return {key: (flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)}
 
 
-def differences(preset: str, config: BaseRunConfig, how: Measuring) -> list[str]:
+def differences(preset: str, config: BaseRunConfig, how: RunEvaluation) -> list[str]:
     """Why a run's numbers and the paper's are not of the same thing, as sentences; none where no paper reports it."""
     paper, full = reported(preset, how), as_named(preset)[0]
     if not paper.numbers():

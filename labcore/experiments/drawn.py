@@ -19,10 +19,10 @@ from torch import Tensor
 
 from labcore.config import DataConfig, TokensConfig
 from labcore.data.datasets import Data
+from labcore.evaluate.values import metric_values
 from labcore.experiments.judges import measures_of, roles
 from labcore.files import check_writable, replacing
 from labcore.jsonfile import parse_json
-from labcore.runs.scoring import scores_by_name
 
 FOLDER = "drawn"
 SCHEMA = 2
@@ -160,6 +160,6 @@ def judge_again(
         found[str(file.relative_to(folder).with_suffix(""))] = {
             **{key: about[key] for key in ("n", "made", "taught")},
             "judges": roles(judges, about["taught"]),
-            "measures": scores_by_name(drawn, compared, names, seed, device, drawn),
+            "measures": metric_values(drawn, compared, names, seed, device, drawn),
         }
     return found

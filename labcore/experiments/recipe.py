@@ -20,7 +20,7 @@ from labcore.latents.weights import find as find_autoencoder
 from labcore.presets import ALL
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named, configure, configure_student
-from labcore.runs.measuring import Measuring
+from labcore.runs.evaluate import RunEvaluation
 from labcore.runs.models import run_section
 from labcore.runs.teachers import train_if_missing
 from labcore.train.distillation import SAME
@@ -109,7 +109,7 @@ def _trained_flow(
     return str(train_if_missing(before, processes, show, plain).joinpath(*stopped))
 
 
-def check(preset: str, settings: Sequence[str], data_path: str | None, how: Measuring, small: bool = False) -> None:
+def check(preset: str, settings: Sequence[str], data_path: str | None, how: RunEvaluation, small: bool = False) -> None:
     """Refuse now, and not after days of training, what cannot come to its end.
 
     ValueError for measuring that does not fit; FileNotFoundError with all files that are missing here: weights of the

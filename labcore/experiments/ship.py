@@ -17,17 +17,18 @@ import torch
 from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import BaseRunConfig, with_present_names
+from labcore.data.datasets import Data
 from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.generate import Sampling
+from labcore.evaluate.session import EvaluationRequest, evaluate_model
 from labcore.experiments import ways
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler, sample
 from labcore.inverse.solve import invert
 from labcore.jsonfile import write_json
 from labcore.kinds import kind_of, kind_of_sections
-from labcore.runs.evaluation import Data, evaluate_model
 from labcore.runs.models import find_model, find_sampler
 from labcore.train import checkpoint
 from labcore.train.log import read_log
@@ -128,7 +129,8 @@ def recognition(model: Sampler, guidance: float) -> dict[str, Any]:
 def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
     """FID and the like against the embedded training images, into `out`, as `lab evaluate` does."""
     sampling = Sampling(num=COMPARED, guidance=GUIDANCE, seed=0)
-    return evaluate_model(model, Data("fashion-mnist-12k"), METRICS, sampling, out=out, about={"model": name})
+    request = EvaluationRequest(METRICS, sampling, about={"model": name})
+    return evaluate_model(model, Data("fashion-mnist-12k"), request, out)
 
 
 def training_record(model: Sampler, run: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from labcore.experiments.recipe import ready_to_train
 from labcore.processes import process_device
 from labcore.runs.background import train_streamed
 from labcore.runs.denoising import Denoising
+from labcore.runs.evaluate import RunEvaluation, evaluate_run
 from labcore.runs.folder import check_new
-from labcore.runs.measuring import Measuring, measured
 from labcore.spread import spread
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
@@ -30,7 +30,7 @@ DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
 def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train, draw, decode and measure `preset` in `folder`, which is new; a learned inverse after the flow that it inverts.
 
-    Returns what `labcore.runs.measuring.measured` does. Raises ValueError for an unknown preset, and for a folder that is
+    Returns what `labcore.runs.evaluate.evaluate_run` does. Raises ValueError for an unknown preset, and for a folder that is
     there.
     """
     check_new(folder)
@@ -40,16 +40,16 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     done(f"{preset} at its smoke size is ready to be trained")
     train_streamed(config, folder / "run")
     done("trained for two steps, saved, and drawn from")
-    found = measured(config, folder / "run", folder / "measures", small_measuring(config, folder))
+    found = evaluate_run(config, folder / "run", folder / "measures", small_evaluation(config, folder))
     done(f"measured of {DRAWN} images and {TESTED} test images")
     return found
 
 
-def small_measuring(config: BaseRunConfig, folder: Path, denoising: Denoising | None = None) -> Measuring:
+def small_evaluation(config: BaseRunConfig, folder: Path, denoising: Denoising | None = None) -> RunEvaluation:
     """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
     training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
     """
     images, path = Data.of(config.data).split("test"), folder / "reference.safetensors"
     save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)
     guidance = min(0.5, getattr(config.model, "max_guidance", 0.5)) if config.model.num_classes else 0.0
-    return Measuring(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED, denoising=denoising)
+    return RunEvaluation(DRAWN, (guidance,), EXTRACTOR, path, limit=TESTED, denoising=denoising)

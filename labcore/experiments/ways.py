@@ -22,6 +22,7 @@ from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.flops import count_flops
 from labcore.experiments.drawn import keep
+from labcore.evaluate.values import metric_values
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
@@ -34,7 +35,6 @@ from labcore.provenance import weights_hash
 from labcore.rng import normal_per_item
 from labcore.runs import own_data
 from labcore.runs.models import find_model
-from labcore.runs.scoring import scores_by_name
 from labcore.timing import alternate
 
 BATCH = 100
@@ -219,11 +219,11 @@ def quality(
     device: Any,
     model: HasClasses | None = None,
 ) -> dict[str, float]:
-    """`labcore.runs.scoring.scores_by_name` of drawn images (full names), and the share recognised.
+    """`labcore.evaluate.values.metric_values` of drawn images (full names), and the share recognised.
 
     model: the labels of the drawn images are in the order of its classes; None: in the data's.
     """
-    found = scores_by_name(drawn, data, metrics, seed, device, model) if metrics else {}
+    found = metric_values(drawn, data, metrics, seed, device, model) if metrics else {}
     if classifier is not None:
         found["recognised"] = recognised(classifier, to_float(drawn.images), drawn.labels).accuracy
     return found

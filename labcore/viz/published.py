@@ -21,7 +21,7 @@ def by_guidance(
 ) -> Figure:
     """Measures of drawn images against guidance, a panel a measure, with 95% intervals, and dashed lines to hold them to.
 
-    images: of `labcore.runs.measuring.measured`, guidance -> name -> value, low, high, n, floor. The floor is what held-out
+    images: of `labcore.runs.evaluate.evaluate_run`, guidance -> name -> value, low, high, n, floor. The floor is what held-out
     real images score. paper: its numbers by the same names, of the same extractor. best: the guidance that is marked.
     """
     names = list(next(iter(images.values())))

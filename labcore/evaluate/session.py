@@ -1,4 +1,4 @@
-"""Measuring a model: any of the metrics, in the order asked for, into one record that is on disk after each of them.
+"""One session that evaluates a model: the requested metrics in their order, into one record, on disk after each of them.
 
 What a record holds already (`labcore.evaluate.record`) is not measured again, and what was not asked for stays. Samples and
 features are stores (`labcore.store`): the same call again goes on where a killed one was, several processes share the work,
@@ -8,9 +8,10 @@ and a metric asked for later draws nothing again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,6 @@ from labcore.data.datasets import Data
 from labcore.evaluate import (
     Accuracy,
     LikelihoodRecord,
-    adm,
     extractors,
     fidelity,
     likelihood,
@@ -34,38 +34,53 @@ from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.bayes import bayes_accuracy
 from labcore.evaluate.extractors import Extractor, load_extractor
 from labcore.evaluate.generate import Sampling, generate
+from labcore.evaluate.pixel_reference import pixel_reference_of
+from labcore.evaluate.references import reference_of
 from labcore.evaluate.statistics import (
     Reference,
     describe,
-    file_name,
     image_features,
     load_reference,
-    make_reference,
-    save_reference,
 )
-from labcore.files import cache_folder, check_file
+from labcore.files import check_file
 from labcore.flows.tarflow import TarFlow
-from labcore.in_use import note_use
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import pixel_shape, seen_by, square_pixels
 from labcore.processes import process_share
 from labcore.progress import Progress
-from labcore.runs.pixel_reference import pixel_reference_of, test_split
 from labcore.spread import spread
 from labcore.types import NULL
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES, *pixels.NAMES)
 
 
-class Plan(NamedTuple):
-    """What is to be measured: metrics of one test set, and per extractor (or "pixels") those of generated images."""
+class EvaluationRequest(NamedTuple):
+    """What is asked of a model in one session.
+
+    metrics: names out of `METRICS`. sampling: how images are drawn; None: none are. reference: a file of `lab stats`; None:
+    statistics of the train split. limit: so many images of the test split, evenly spread; None: all. seed: 0..2**32-1.
+    tf32: float32 products and convolutions on a GPU in TensorFloat-32; `made_with` says which. about: further entries of
+    the record.
+    """
+
+    metrics: Sequence[str] = ("likelihood",)
+    sampling: Sampling | None = None
+    reference: str | Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    tf32: bool = False
+    about: Mapping[str, Any] = MappingProxyType({})
+
+
+class MetricRequests(NamedTuple):
+    """Requested metrics, sorted: those of one test set, and per extractor (or "pixels") those of generated images."""
 
     simple: list[str]
     by_extractor: dict[str, list[str]]
 
 
-def plan(metrics: Sequence[str], flow: Sampler, sampling: Sampling | None) -> Plan:
+def metric_requests(metrics: Sequence[str], flow: Sampler, sampling: Sampling | None) -> MetricRequests:
     """Sort the metrics, and refuse now what would fail later: unknown names, too few samples, no classes or likelihood."""
     simple, by_extractor = [], {}
     for name in dict.fromkeys(metrics):
@@ -94,46 +109,39 @@ def plan(metrics: Sequence[str], flow: Sampler, sampling: Sampling | None) -> Pl
             continue
         extractors.check_channels(extractor, pixel_shape(flow.config)[0])
         fidelity.check_enough(wanted, extractor, sampling.num, "generated")
-    return Plan(simple, by_extractor)
+    return MetricRequests(simple, by_extractor)
 
 
 def evaluate_model(
     flow: Sampler,
     data: Data,
-    metrics: Sequence[str] = ("likelihood",),
-    sampling: Sampling | None = None,
-    reference: str | Path | None = None,
-    limit: int | None = None,
-    seed: int = 0,
+    request: EvaluationRequest,
     out: Path | None = None,
-    about: dict[str, Any] | None = None,
     progress: Progress | None = None,
     say: Callable[[str, Any], None] = lambda name, value: None,
-    tf32: bool = False,
 ) -> dict[str, Any]:
-    """Measure a flow or a learned inverse and return the record; `out` has it as JSON after each part.
+    """Evaluate a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
-    data: test split for likelihood and classification; train split for reference statistics, unless `reference` is a file
-    of `lab stats` (measures of pixels compare with the train split always). limit: so many images of the test split, evenly
-    spread. seed: 0..2**32-1. A record of the same weights at `out` is added to. `say(name, value)` hears each result. tf32:
-    float32 products and convolutions on a GPU in TensorFloat-32; `made_with` says which. Raises ValueError, OSError and
-    FileNotFoundError before anything is drawn.
+    data: test split for likelihood and classification; train split for reference statistics, unless the request names a
+    file (metrics of pixels compare with the train split always). A record of the same weights at `out` is added to.
+    `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
     """
-    todo = plan(metrics, flow, sampling)
-    check_limit(limit)
-    fidelity.check_seed(seed)
+    sampling, about = request.sampling, dict(request.about)
+    todo = metric_requests(request.metrics, flow, sampling)
+    check_limit(request.limit)
+    fidelity.check_seed(request.seed)
     known = check_out(out, flow) if out is not None else {}
-    book = _Book({**known, **(about or {})}, out, record.identity(flow), seed, say, dict(about or {}))
-    prepared = [_prepare(name, wanted, flow, data, reference) for name, wanted in todo.by_extractor.items()]
+    book = _Book({**known, **about}, out, record.identity(flow), request.seed, say, about)
+    prepared = [_prepare(name, wanted, flow, data, request.reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
-    with tf32_switch.use(tf32):
+    with tf32_switch.use(request.tf32):
         if todo.simple:
-            test = matched(flow.config, spread(data.split("test"), limit))
+            test = matched(flow.config, spread(data.split("test"), request.limit))
             test = seen_by(
                 flow.config, test, flow.device, progress=progress
             )  # by all processes, which share its latents
             for name in todo.simple if process_share()[0] == 0 else ():
-                _measure_test_set(book, name, flow, test)
+                _evaluate_test_set(book, name, flow, test)
         for comparison in comparisons:
             _compare(book, comparison, flow, data, sampling, progress)
     return book.record
@@ -175,7 +183,7 @@ class _Book(NamedTuple):
         self.say(name, f"{value}; was in {self.out}")
 
 
-def _measure_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
+def _evaluate_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
     """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
@@ -239,7 +247,7 @@ def _compare(
     extractor, wanted, reference, said, known = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
     missing = record.to_measure(known, wanted, extractor.suffix, stamp)
-    measures = {name: fidelity.Measure(**values) for name, values in known["measures"].items()} if known else {}
+    measures = {name: fidelity.Metric(**values) for name, values in known["measures"].items()} if known else {}
     for metric in wanted:
         if metric not in missing and process_share()[0] == 0:
             book.say_known(name := f"{metric}{extractor.suffix}", measures[name])
@@ -291,83 +299,6 @@ def _prepare(
     found.check(extractor, **square_pixels(flow.config))
     fidelity.check_enough(metrics, name, found.about["n"], "reference")
     return extractor, metrics, found
-
-
-def reference_of(
-    data: Data, extractor: Extractor, path: Path | None = None, progress: Progress | None = None
-) -> Reference:
-    """Statistics of the train split, with the floor from the test split; read from `path` or the cache where they are.
-
-    Several processes share the features; the first one writes the file. A damaged file in the cache is made again, with a
-    warning; a damaged file elsewhere is a ValueError.
-    """
-    train = data.split("train")
-    if path is not None:
-        check_file(path)
-    path = path or cache_folder() / "statistics" / file_name(train, extractor)
-    found = _found_reference(path)
-    if found is not None:
-        found.check(extractor, train.image_size, train.channels)
-        if found.about["fingerprint"] != train.fingerprint():
-            raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
-        return found
-    reference = make_reference(train, extractor, progress=progress)
-    test = test_split(data)
-    if test is not None:
-        reference = fidelity.with_floor(reference, test, extractor, progress)
-    if process_share()[0] == 0:
-        save_reference(reference, path)
-    return reference
-
-
-def _found_reference(path: Path) -> Reference | None:
-    """The statistics in a file; None where there is none, and, after a warning, for a file of the cache that cannot be used."""
-    if not path.is_file():
-        return None
-    cached = path.parent == cache_folder() / "statistics"
-    try:
-        found = load_reference(path)
-    except ValueError as error:
-        if not cached:
-            raise
-        warnings.warn(f"{error}. The file is in the cache and is made again now", stacklevel=3)
-        return None
-    if cached:
-        note_use(path)
-    return found
-
-
-def reference_of_batch(
-    batch: Path, extractor: Extractor, path: Path | None, progress: Progress | None = None
-) -> Reference:
-    """Statistics out of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without one."""
-    if path is None:
-        raise ValueError(f"give --out, where the statistics of {batch.name} go, and that to `lab evaluate --reference`")
-    if adm.is_reference(path):
-        raise ValueError(f"--out was {path}; statistics are a file of their own, as {path.stem}.safetensors")
-    check_file(path)
-    found = adm.read_reference(batch, extractor, progress=progress)
-    save_reference(found, path)
-    return found
-
-
-def scores(
-    drawn: Any,
-    data: Data,
-    metrics: Sequence[str],
-    seed: int,
-    device: torch.device | str,
-    extractor: str = "efflite0",
-    reference: str | Path | None = None,
-) -> dict[str, float]:
-    """`labcore.evaluate.fidelity` of drawn images without intervals, by the metrics' names.
-
-    extractor: by default the embedded encoder. reference: statistics of `lab stats`; None: those of the data's train split.
-    """
-    network = load_extractor(extractor).to(device)
-    statistics = reference_of(data, network) if reference is None else load_reference(reference)
-    record = fidelity.fidelity(drawn, statistics, network, metrics, seed=seed, resamples=0)
-    return {name: float(measure.value) for name, measure in record.measures.items()}
 
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {

@@ -1,4 +1,4 @@
-"""Measures of a trained run for a notebook's cell: in place with one process, in the background and streamed with several.
+"""Evaluation of a trained run in a notebook's cell: in place with one process, in the background with several.
 
 Images and features are stores on disk, so whatever was killed: the cell, run again, goes on where it was.
 """
@@ -15,13 +15,13 @@ from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.record import SIMPLE
+from labcore.evaluate.session import EvaluationRequest, evaluate_model
 from labcore.files import check_file
 from labcore.jsonfile import read_object
 from labcore.kinds import kind_of
 from labcore.processes import process_device
 from labcore.runs import detached
 from labcore.runs.denoising import Denoising, check_denoising, find_denoised
-from labcore.runs.evaluation import evaluate_model
 from labcore.train.launch import Nodes, command, environment
 from labcore.train.log import print_line
 
@@ -31,8 +31,8 @@ FEW = ("precision", "recall")
 """What is measured in their place where there are too few images for a covariance."""
 
 
-class Measuring(NamedTuple):
-    """What is measured of a trained run.
+class RunEvaluation(NamedTuple):
+    """What is asked of a trained run.
 
     samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
     extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
@@ -76,10 +76,10 @@ class Measuring(NamedTuple):
         return Sampling(num=self.samples, noise_std=self.noise_std, **how)
 
 
-def measured(
-    config: BaseRunConfig, model: Path, out: Path, how: Measuring, show: Callable[[str], None] = print_line
+def evaluate_run(
+    config: BaseRunConfig, model: Path, out: Path, how: RunEvaluation, show: Callable[[str], None] = print_line
 ) -> dict[str, Any]:
-    """Measures of a trained run, by name: of the test set, and of drawn images for each guidance.
+    """Return the metrics of a trained run, by name: of the test set, and of drawn images for each guidance.
 
     model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
     Raises as `evaluate_streamed`; ValueError for no guidance.
@@ -95,9 +95,8 @@ def measured(
         sampling = how.sampling(guidance, kind.guidance_schedule, config.train.seed)
         scored = "-score" if how.denoising == "score" else ""
         path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}{scored}.json"
-        found = evaluate_streamed(
-            model, data, metrics, sampling, path, how.reference, how.limit, how.processes, show, how.denoising
-        )
+        request = EvaluationRequest(metrics, sampling, how.reference, how.limit, sampling.seed)
+        found = evaluate_streamed(model, data, request, path, how.processes, show, how.denoising)
         record = {**found, **record}
         measures = found[f"fidelity{suffix}"]["measures"]
         images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
@@ -124,25 +123,22 @@ def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
 def evaluate_streamed(
     model: Path,
     data: Data,
-    metrics: Sequence[str],
-    sampling: Sampling,
+    request: EvaluationRequest,
     out: Path,
-    reference: str | Path | None = None,
-    limit: int | None = None,
     num_processes: int = 1,
     show: Callable[[str], None] = print_line,
     denoising: Denoising | None = None,
 ) -> dict[str, Any]:
-    """`labcore.runs.evaluation.evaluate_model` of a run's folder or a saved model, on `num_processes` devices; the record.
+    """`labcore.evaluate.session.evaluate_model` of a run's folder or a saved model, on `num_processes` devices; the record.
 
-    out: where the record goes; one of the same model is added to. The seed is the sampling's. show takes each line. Raises as
-    `evaluate_model`, and RuntimeError with its last lines where several processes failed.
+    out: where the record goes; one of the same model is added to. show takes each line. Raises as `evaluate_model`, and
+    RuntimeError with its last lines where several processes failed.
     """
     if num_processes == 1:
         said = lambda name, value: show(f"{name:24s} {value}")  # noqa: E731
         flow = find_denoised(model, denoising).to(process_device())
-        return evaluate_model(flow, data, metrics, sampling, reference, limit, sampling.seed, out, say=said)
-    words = _words(model, data, metrics, sampling, out, reference, limit, denoising)
+        return evaluate_model(flow, data, request, out, say=said)
+    words = _words(model, data, request, out, denoising)
     folder, env = out.with_suffix(""), environment(num_processes)
     check_file(folder / detached.RECORD)
     again = detached.running(folder)
@@ -150,7 +146,7 @@ def evaluate_streamed(
         raise ValueError(f"another measuring runs in {folder}; wait for it, or give another folder")
     process = detached.start(folder, command("labcore.cli", words, num_processes, Nodes()), env, words)
     if process is None and not again:  # another notebook was quicker
-        return evaluate_streamed(model, data, metrics, sampling, out, reference, limit, num_processes, show, denoising)
+        return evaluate_streamed(model, data, request, out, num_processes, show, denoising)
     try:
         status = detached.Output(folder, again).stream(show)
     except KeyboardInterrupt:
@@ -169,28 +165,23 @@ def evaluate_streamed(
 
 
 def _words(
-    model: Path,
-    data: Data,
-    metrics: Sequence[str],
-    sampling: Sampling,
-    out: Path,
-    reference: str | Path | None,
-    limit: int | None,
-    denoising: Denoising | None = None,
+    model: Path, data: Data, request: EvaluationRequest, out: Path, denoising: Denoising | None = None
 ) -> list[str]:
-    """The words of `lab evaluate` for the same."""
-    s = sampling
+    """Return the words of `lab evaluate` for the same."""
+    s = request.sampling
+    if s is None or s.seed != request.seed or request.tf32 or request.about:
+        raise ValueError("several processes need a sampling of the request's seed, and neither tf32 nor about")
     if s.solver != "sequential" or s.classes not in ("each", "none"):
         raise ValueError("several processes draw with the sequential solver and each class in turn, or none")
     folder = data.name == "folder"
     given = {
-        "--metrics": ",".join(metrics),
+        "--metrics": ",".join(request.metrics),
         "--num-samples": s.num,
         "--data": data.path if folder else data.name,
         "--path": None if folder else data.path,
         "--crop": data.crop,
-        "--reference": reference,
-        "--limit": limit,
+        "--reference": request.reference,
+        "--limit": request.limit,
         "--classes": s.classes,
         "--guidance": s.guidance,
         "--schedule": s.guidance_schedule,
