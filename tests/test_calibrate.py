@@ -13,11 +13,12 @@ from labcore import TarFlow, invert, provenance
 from labcore.cli.app import app
 from labcore.data.datasets import Data
 from labcore.evaluate.generate import Sampling
+from labcore.evaluate.session import EvaluationRequest
 from labcore.inverse import calibrate as module
 from labcore.inverse.calibrate import calibrate, load, read, save
 from labcore.inverse.methods import Method
 from labcore.inverse.toughness import convergence_ranking_metric, initial_guess_metric
-from labcore.runs import measuring
+from labcore.runs.evaluate import _words
 from labcore.timing import Timing
 
 
@@ -236,7 +237,7 @@ def test_the_command_line_says_how_tokens_are_computed(tmp_path, monkeypatch):
     assert drawn[3][0] == found.methods
     for compiled, word in ((None, None), (True, "--compiled"), (False, "--no-compiled")):
         how = Sampling(num=4, compiled=compiled)
-        words = measuring._words(tmp_path / "one", Data("fashion-mnist-12k"), ["fid"], how, tmp_path / "o", None, None)
+        words = _words(tmp_path / "one", Data("fashion-mnist-12k"), EvaluationRequest(["fid"], how), tmp_path / "o")
         assert [w for w in words if w.endswith("compiled")] == ([] if word is None else [word])
 
 

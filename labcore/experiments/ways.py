@@ -21,8 +21,8 @@ from labcore.data.images import ImageData
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.flops import count_flops
-from labcore.experiments.drawn import keep
 from labcore.evaluate.values import metric_values
+from labcore.experiments.drawn import keep
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import prior_noise
