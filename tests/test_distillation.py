@@ -23,7 +23,7 @@ from labcore.provenance import weights_hash
 from labcore.runs.configure import configure_run, configure_student
 from labcore.runs.models import find_model, find_sampler
 from labcore.runs.train import run_training
-from labcore.train import checkpoint
+from labcore.train import checkpoint, same_run
 from labcore.train.log import read_log
 
 FLOW = dict(
@@ -192,10 +192,8 @@ def test_files_and_checkpoints_of_earlier_versions_are_read_by_the_present_names
     assert configure_run(file=file) == run
     changed = configure_run(file=file, settings=["inversion.adaptive_power=0.25"])
     assert changed.student == run.student.replace(adaptive_power=0.25)
-    assert checkpoint.changes(former, values, frozenset()) == []
-    assert checkpoint.changes(former, changed.model_dump(mode="json"), frozenset()) == [
-        "student.adaptive_power was 0.5, now 0.25"
-    ]
+    assert same_run.changes(former, values) == []
+    assert same_run.changes(former, changed.model_dump(mode="json")) == ["student.adaptive_power was 0.5, now 0.25"]
     with pytest.raises(ValueError, match="inversion is the former name of student: give student alone"):
         StudentRunConfig(**former, student={})
 

@@ -26,7 +26,7 @@ from labcore.runs import detached
 from labcore.runs.config_paths import anchored
 from labcore.runs.configure import configure, configure_run
 from labcore.runs.train import run_training
-from labcore.train import checkpoint
+from labcore.train import same_run
 from labcore.train.log import RunLog, read_log
 
 ROOT = Path(labcore.__file__).parents[1]
@@ -219,12 +219,12 @@ def test_every_key_that_may_hold_a_path_is_known():
 
 def test_an_encoder_is_known_by_its_file_and_by_its_path_in_earlier_checkpoints(typed):
     config = {"align": {"weights": "encoder.pth"}}
-    now = {"align": {"weights": str(typed / "encoder.pth")}, checkpoint.ENCODER: "1234"}
-    moved = {"align": {"weights": "/elsewhere/encoder.pth"}, checkpoint.ENCODER: "1234"}
-    assert checkpoint.changes(config, now, checkpoint.MAY_CHANGE) == []
-    assert checkpoint.changes(config, moved, checkpoint.MAY_CHANGE)
-    assert checkpoint.changes(now, moved, checkpoint.MAY_CHANGE) == []
-    assert checkpoint.changes(now, {**moved, checkpoint.ENCODER: "5678"}, checkpoint.MAY_CHANGE)
+    now = {"align": {"weights": str(typed / "encoder.pth")}, same_run.ENCODER: "1234"}
+    moved = {"align": {"weights": "/elsewhere/encoder.pth"}, same_run.ENCODER: "1234"}
+    assert same_run.changes(config, now) == []
+    assert same_run.changes(config, moved)
+    assert same_run.changes(now, moved) == []
+    assert same_run.changes(now, {**moved, same_run.ENCODER: "5678"})
 
 
 # refused runs leave no folder

@@ -37,7 +37,7 @@ from labcore.runs import images as run_images
 from labcore.runs import own_data
 from labcore.spread import spread, spread_rows
 from labcore.terminal import printable
-from labcore.train.checkpoint import changes
+from labcore.train.same_run import changes
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 
@@ -195,7 +195,7 @@ class TestContents:
             assert run_images.data_fingerprint(tmp_path, data) == data.older_fingerprint()
         state["run"]["data_fingerprint"] = "other"
         assert run_images.data_fingerprint(tmp_path, data) == data.fingerprint()
-        (said,) = changes(state["run"], {"data_fingerprint": data.fingerprint()}, set())
+        (said,) = changes(state["run"], {"data_fingerprint": data.fingerprint()})
         assert said.startswith("the fingerprint of the images, their order, labels and classes was 'other'")
 
 
@@ -214,7 +214,7 @@ class TestNames:
             TarFlowConfig(**SMALL, class_names=("a", "b"))
         before = run_config().model_dump(mode="json")
         del before["model"]["class_names"]
-        assert changes(before, config.model_dump(mode="json"), set()) == []
+        assert changes(before, config.model_dump(mode="json")) == []
 
     def test_another_order_is_matched_by_name(self):
         config, data = TarFlowConfig(**SMALL, class_names=NAMES), by_class()

@@ -1,6 +1,7 @@
 """FSDP2 on the CPU, by gloo: the same training as on one process, and the same files."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import test_training
@@ -13,7 +14,11 @@ from labcore.runs.background import train_streamed
 from labcore.train import checkpoint, shard
 from labcore.train.log import read_log
 from labcore.train.loop import Trained
-from labcore.train.optim import Ema
+from labcore.train.means import RunningMeans
+from labcore.train.optim import Ema, make_optimizer
+from labcore.train.saving import Saving
+from labcore.train.state import TrainState
+from labcore.train.strategies import strategy_for
 
 folder = test_training.folder
 one_thread = test_training.one_thread
@@ -37,21 +42,58 @@ def assert_close_runs(a, b, rel=1e-3):
         assert value.shape == sb[name].shape and value.dtype == sb[name].dtype and value.device == sb[name].device, name
 
 
-def test_a_process_holds_its_part_only():
-    """Process 0 of a pretended group of two: DDP in disguise would pass every other test."""
+@pytest.fixture
+def first_of_two():
+    """This process as number 0 of a pretended group of two, as accelerate would say it; nothing is exchanged."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    flow = perturbed(dtype=torch.float32)
-    trained, ema = Trained(flow, torch.nn.Module()), Ema(flow, 0.9)
-    total = sum(p.numel() for p in flow.parameters())
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        shard.shard_(trained, flow, ema.model, "cpu")
-        for model in (flow, ema.model):
-            held = sum(shard.own(p).numel() for p in model.parameters())
-            assert total / 2 <= held < 0.6 * total
-    finally:
-        torch.distributed.destroy_process_group()
+    yield SimpleNamespace(
+        num_processes=2,
+        process_index=0,
+        is_main_process=True,
+        device=torch.device("cpu"),
+        gather=lambda tensor: torch.cat([tensor, tensor]),
+        prepare=lambda *given: given,
+        prepare_model=lambda model, evaluation_mode: model,
+        prepare_optimizer=lambda optimizer: optimizer,
+    )
+    torch.distributed.destroy_process_group()
+
+
+def state_of(accelerator) -> TrainState:
+    """A new training of a small flow, whole."""
+    flow = perturbed(dtype=torch.float32)
+    trained = Trained(flow, torch.nn.Module())
+    optimizer = make_optimizer(trained.parameters(), TrainConfig(steps=2))
+    return TrainState(trained, Ema(flow, 0.9), optimizer, RunningMeans(accelerator), None)
+
+
+def test_a_process_holds_its_part_only(first_of_two):
+    """DDP in disguise would pass every other test."""
+    state = state_of(first_of_two)
+    total = sum(p.numel() for p in state.model.parameters())
+    strategy = strategy_for(first_of_two, state, TrainConfig(steps=2, parallel="fsdp2"))
+    for model in (state.model, state.ema.model):
+        held = sum(shard.own(p).numel() for p in model.parameters())
+        assert total / 2 <= held < 0.6 * total
+    mine = [p for group in state.optimizer.param_groups for p in group["params"]]
+    assert sum(shard.own(p).numel() for p in mine) < 0.6 * total
+    assert sum(p.numel() for p in strategy.whole(state.ema.model).parameters()) == total
+
+
+@pytest.mark.parametrize(("parallel", "steps"), [("ddp", [3]), ("fsdp2", [])])
+def test_after_an_error_a_process_saves_alone_where_it_holds_everything(first_of_two, tmp_path, parallel, steps):
+    """The other processes may be gone: neither strategy may ask them."""
+    state = state_of(first_of_two)
+    strategy = strategy_for(first_of_two, state, TrainConfig(steps=4, parallel=parallel))
+    saving = Saving(tmp_path, {"precision": "fp32", "run": {}}, 3, state, strategy)
+    first_of_two.gather = lambda tensor: pytest.fail("asked a process that may be gone")
+    saving.rescue()
+    assert not checkpoint.folders(tmp_path)  # no step was done
+    state.step = 3
+    saving.rescue()
+    assert [checkpoint.read(folder).step for folder in checkpoint.folders(tmp_path)] == steps
 
 
 @pytest.mark.slow

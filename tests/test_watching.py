@@ -11,8 +11,8 @@ from test_training import run_config
 from labcore.campaigns.notebook import execute
 from labcore.runs import watching
 from labcore.runs.background import train_streamed
-from labcore.train.checkpoint import AnotherRun
 from labcore.train.log import Lines, read_log, training_seconds
+from labcore.train.same_run import AnotherRun
 
 folder = test_training.folder
 one_thread = test_training.one_thread

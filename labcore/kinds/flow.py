@@ -21,7 +21,7 @@ from labcore.processes import process_device
 from labcore.progress import show_progress
 from labcore.provenance import file_hash
 from labcore.spread import spread, spread_rows
-from labcore.train import checkpoint, monitor
+from labcore.train import monitor, same_run
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.objectives import Likelihood
 from labcore.train.targets import Cached, Computed
@@ -51,7 +51,7 @@ class FlowKind(Kind):
         if config.align is None:
             return {}
         found = encoders.find_weights(encoders.spec(config.align.encoder), config.align.weights)
-        return {checkpoint.ENCODER: file_hash(found)}
+        return {same_run.ENCODER: file_hash(found)}
 
     def objective(self, config: RunConfig, images: Any, teacher: TarFlow | None) -> nn.Module:
         """The likelihood, or that and the alignment. Encoder tokens of `images` that are kept on disk are computed here.

@@ -27,6 +27,7 @@ from labcore.train import checkpoint
 from labcore.train.launch import command, environment, nodes_of
 from labcore.train.log import Lines, Reporter, check_records, found_finished
 from labcore.train.loop import TrainResult
+from labcore.train.same_run import AnotherRun, changes, check_same_run
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -157,14 +158,14 @@ def _about_here(config: BaseRunConfig, folder: Path, found: checkpoint.Checkpoin
     """What a run in `folder` is of; AnotherRun where the checkpoint found there has other settings."""
     about = _about(config, data_fingerprint(folder, datasets(config)[0]))
     if found:
-        checkpoint.check_same_run(found, about, checkpoint.MAY_CHANGE)
+        check_same_run(found, about)
     return about
 
 
 def _check_same(config: BaseRunConfig, folder: Path, about: dict[str, Any]) -> None:
     """AnotherRun where the training that runs in `folder` has other settings."""
-    if changed := checkpoint.changes(about, _about(config, about.get("data_fingerprint")), checkpoint.MAY_CHANGE):
-        raise checkpoint.AnotherRun(
+    if changed := changes(about, _about(config, about.get("data_fingerprint"))):
+        raise AnotherRun(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
             "or another folder (in a notebook: another run_dir) to start anew"
         )

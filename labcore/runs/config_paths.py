@@ -3,7 +3,7 @@
     data.path       pictures                                     align.weights   the encoder's file
     model.codec     an autoencoder's folder, or a name           flow            of a learned inverse: a folder, or a name
 
-A resumed run may find them elsewhere, since it knows their contents: see `labcore.train.checkpoint.MAY_CHANGE`.
+A resumed run may find them elsewhere, since it knows their contents: see `labcore.train.same_run.MAY_CHANGE`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from labcore.train.inputs import Inputs, Prepare
 from labcore.train.means import RunningMeans
 from labcore.train.optim import Ema, make_optimizer
 from labcore.train.recompute import recompute_layers, transformer_layers
+from labcore.train.same_run import check_same_run
 from labcore.train.saving import Saving
 from labcore.train.state import Trained, TrainState
 from labcore.train.step import Steps
@@ -107,7 +108,7 @@ def _checkpoint(task: Task, world: PartialState) -> checkpoint.Checkpoint | None
     """The checkpoint to go on from, the same for every process; None for a new run."""
     found = checkpoint.latest(task.folder)
     if found:
-        checkpoint.check_same_run(found, task.run, checkpoint.MAY_CHANGE)
+        check_same_run(found, task.run)
     if world.num_processes > 1:
         _check_same_step(found.step if found else 0, task.folder)
     return found
