@@ -210,30 +210,8 @@ def _hits(probe: nn.Module, features: Tensor, labels: Tensor, batch: int) -> int
 
 
 def _check(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int) -> None:
-    for name, x, y in (("training", train, train_labels), ("test", test, test_labels)):
-        if x.ndim != 2 or not x.is_floating_point():
-            raise ValueError(f"{name} features are {x.dtype} of shape {tuple(x.shape)}; give floating (images, width)")
-        if x.shape[1] == 0:
-            raise ValueError(f"the {name} features have width 0, and tell nothing; give features of width 1 or more")
-        if y.shape != (len(x),):
-            raise ValueError(f"{len(x)} {name} features have labels of shape {tuple(y.shape)}; give one label for each")
-        if y.dtype != torch.int64:
-            raise ValueError(
-                f"{name} labels are {y.dtype}; give int64 class numbers, as labels.long() makes of integers"
-            )
-        if len(x) < 2:
-            raise ValueError(f"the {name} set has {len(x)} images; a probe needs at least 2")
-        if not bool(x.isfinite().all()):
-            bad = int((~x.isfinite()).any(dim=1).sum())
-            raise ValueError(
-                f"the {name} features of {bad} of {len(x)} images hold NaN or infinity: the flow diverged, or the images "
-                "are not in [-1, 1]; leave these images out, or give another checkpoint"
-            )
-        if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
-            raise ValueError(
-                f"{name} labels run from {int(y.min())} to {int(y.max())}; {num_classes} classes allow 0 to "
-                f"{num_classes - 1}. Renumber the labels, or give the right num_classes"
-            )
+    _check_set("training", train, train_labels, num_classes)
+    _check_set("test", test, test_labels, num_classes)
     if train.shape[1] != test.shape[1]:
         raise ValueError(
             f"training features are {train.shape[1]} wide and test features {test.shape[1]}; take both from one site"
@@ -241,4 +219,29 @@ def _check(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
     if int(train_labels.min()) == int(train_labels.max()):
         raise ValueError(
             f"all {len(train)} training labels are {int(train_labels[0])}; give images of two classes or more"
+        )
+
+
+def _check_set(name: str, x: Tensor, y: Tensor, num_classes: int) -> None:
+    """ValueError unless features and labels of one set fit each other and the number of classes."""
+    if x.ndim != 2 or not x.is_floating_point():
+        raise ValueError(f"{name} features are {x.dtype} of shape {tuple(x.shape)}; give floating (images, width)")
+    if x.shape[1] == 0:
+        raise ValueError(f"the {name} features have width 0, and tell nothing; give features of width 1 or more")
+    if y.shape != (len(x),):
+        raise ValueError(f"{len(x)} {name} features have labels of shape {tuple(y.shape)}; give one label for each")
+    if y.dtype != torch.int64:
+        raise ValueError(f"{name} labels are {y.dtype}; give int64 class numbers, as labels.long() makes of integers")
+    if len(x) < 2:
+        raise ValueError(f"the {name} set has {len(x)} images; a probe needs at least 2")
+    if not bool(x.isfinite().all()):
+        bad = int((~x.isfinite()).any(dim=1).sum())
+        raise ValueError(
+            f"the {name} features of {bad} of {len(x)} images hold NaN or infinity: the flow diverged, or the images "
+            "are not in [-1, 1]; leave these images out, or give another checkpoint"
+        )
+    if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(
+            f"{name} labels run from {int(y.min())} to {int(y.max())}; {num_classes} classes allow 0 to "
+            f"{num_classes - 1}. Renumber the labels, or give the right num_classes"
         )
