@@ -25,14 +25,14 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """What torch.compile, FSDP and activation checkpointing put into the names of a module that they wrap."""
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file with a checksum of its values. Raises as safetensors' save_file.
 
-    Equal tensors make equal files, byte for byte.
+    metadata: further texts for the file's header. Equal tensors and metadata make equal files, byte for byte.
     """
     from safetensors.torch import save_file
 
-    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
+    save_file(tensors, path, metadata={**(metadata or {}), "format": "pt", CHECKSUM: checksum(tensors)})
     _sort_metadata(path)
 
 
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     tensors = _with_safetensors(path, lambda: load_file(path))
-    expected = _metadata(path).get(CHECKSUM)
+    expected = read_metadata(path).get(CHECKSUM)
     if expected not in (None, checksum(tensors)):
         raise ValueError(
             f"{path} is damaged: its values have changed since it was saved (sha256 differs); copy it again"
@@ -71,6 +71,17 @@ def read_formats(path: Path) -> dict[str, str]:
     def read() -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+
+    return _with_safetensors(path, read)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file. Raises as `read_shapes`."""
+    from safetensors import safe_open
+
+    def read() -> dict[str, str]:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
 
     return _with_safetensors(path, read)
 
@@ -181,13 +192,6 @@ def _with_safetensors(path: Path, read: Callable[[], dict]) -> dict:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); copy or download it again"
         ) from None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -176,3 +176,46 @@ def test_equal_tensors_make_equal_files(tmp_path):
     assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(20)}) == 1
     read = read_tensors(tmp_path / "0.safetensors")
     assert read.keys() == tensors.keys() and all(torch.equal(read[k], tensors[k]) for k in tensors)
+
+
+@pytest.mark.parametrize("change", [dict(noise_std=0.2), dict(affine_clamp=3.0), dict(head_dim=4)], ids=str)
+def test_a_changed_setting_is_refused(tmp_path, change):
+    """None of these shows in the weights' names and shapes, and all of them change results."""
+    flow = perturbed(dtype=torch.float32)
+    change_config(flow.save_pretrained(tmp_path), **change)
+    (name, value), saved = *change.items(), getattr(flow.config, next(iter(change)))
+    with pytest.raises(ValueError, match=rf"{name} was {saved!r}, now {value!r}.*make TarFlow\(config.replace"):
+        TarFlow.from_pretrained(tmp_path)
+
+
+def test_names_of_classes_and_the_place_of_the_autoencoder_may_be_edited(tmp_path):
+    flow = perturbed(dtype=torch.float32)
+    names = [f"class {i}" for i in range(flow.config.num_classes)]
+    change_config(flow.save_pretrained(tmp_path), class_names=names, codec="elsewhere/vae")
+    again = TarFlow.from_pretrained(tmp_path)
+    assert again.config.class_names == tuple(names) and again.config.codec == "elsewhere/vae"
+
+
+def test_a_model_saved_before_headers_had_its_configuration_loads(tmp_path):
+    flow = perturbed(dtype=torch.float32)
+    weights = flow.save_pretrained(tmp_path) / "model.safetensors"
+    write_tensors(read_tensors(weights), weights)
+    assert TarFlow.from_pretrained(tmp_path).config == flow.config
+
+
+def test_a_setting_that_is_newer_than_the_files_has_its_default(tmp_path):
+    flow = perturbed(dtype=torch.float32)
+    weights = flow.save_pretrained(tmp_path) / "model.safetensors"
+    values = json.loads((tmp_path / "config.json").read_text())
+    old = {k: v for k, v in values.items() if k not in ("affine_clamp", "norm", "model", "schema")}
+    change_config(tmp_path, **old)
+    write_tensors(read_tensors(weights), weights, {"config": json.dumps(old)})
+    assert TarFlow.from_pretrained(tmp_path).config == flow.config
+
+
+def test_a_damaged_configuration_in_the_header_is_a_message(tmp_path):
+    weights = perturbed(dtype=torch.float32).save_pretrained(tmp_path) / "model.safetensors"
+    for text in ("{", "[]", '{"width": 1}'):
+        write_tensors(read_tensors(weights), weights, {"config": text})
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged: the configuration in its header"):
+            TarFlow.from_pretrained(tmp_path)

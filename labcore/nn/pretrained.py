@@ -19,6 +19,7 @@ from labcore.memory import keep_freed_memory
 from labcore.tensors import (
     check_architecture,
     load_strictly,
+    read_metadata,
     read_shapes,
     read_tensors,
     stored_tensors,
@@ -26,6 +27,10 @@ from labcore.tensors import (
 )
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+SAVED_WITH = "config"
+"""Key in the header of the weights' file: the JSON of the configuration that the weights were saved with."""
+MAY_BE_EDITED = frozenset({"class_names", "codec"})
+"""Settings that may be edited in config.json: what classes are called, and where the autoencoder is."""
 Model = TypeVar("Model", bound="Pretrained")
 
 
@@ -38,7 +43,8 @@ class Pretrained:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write weights and configuration to `folder` (made if missing); `dtype` stores floating weights in it.
 
-        What the folder held stays until the new files are complete. The weights get a checksum, which loading verifies.
+        What the folder held stays until the new files are complete. The weights' file gets a checksum of its values and a copy
+        of the configuration, which loading compares.
         Raises OSError where the files cannot be written, and ValueError for a `dtype` that cannot hold the weights.
         """
         from safetensors import SafetensorError
@@ -47,7 +53,7 @@ class Pretrained:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / CONFIG) as config, replacing(folder / WEIGHTS) as weights:
-                write_tensors(tensors, weights)
+                write_tensors(tensors, weights, {SAVED_WITH: json.dumps(_not_editable(self.config))})
                 config.write_text(json.dumps(describe(self), indent=2) + "\n")
                 sync(config)  # both files are complete before the first one, the weights, is replaced
         except (OSError, SafetensorError) as error:
@@ -62,8 +68,8 @@ class Pretrained:
         """The model saved in a folder, or in a hub repository "owner/name"; in eval mode, on the CPU.
 
         Weights become float32, whatever the file holds. The process keeps freed memory from then on (`labcore.memory`).
-        Raises FileNotFoundError when there is nothing at `source`, and ValueError when the files are damaged, of another
-        model, or of a newer version of labcore.
+        In config.json only class_names and codec may be edited. Raises FileNotFoundError when there is nothing at `source`, and
+        ValueError when the files are damaged, of another model, or of a newer version of labcore.
         """
         folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
         missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
@@ -74,6 +80,7 @@ class Pretrained:
         config = read_config(cls, folder / CONFIG)
         weights = folder / WEIGHTS
         check_architecture(lambda: cls(config), config.least_weights, read_shapes(weights), weights)
+        _check_saved_with(cls, config, folder)
         model = cls(config)
         load_strictly(model, read_tensors(weights), weights)
         keep_freed_memory()
@@ -169,6 +176,35 @@ def read_config(cls: type[Pretrained], path: Path) -> Config:
         return cls.config_class(**values)
     except ValueError as error:
         raise ValueError(f"{path} does not describe a {cls.__name__}: {error}") from None
+
+
+def _not_editable(config: Config) -> dict[str, Any]:
+    """JSON values of the settings that config.json and the weights' file must agree on."""
+    return config.model_dump(mode="json", exclude=set(MAY_BE_EDITED))
+
+
+def _check_saved_with(cls: type[Pretrained], config: Config, folder: Path) -> None:
+    """ValueError where config.json differs from the configuration in the header of the weights' file.
+
+    Files of earlier versions have none in their header. Both are read by the same class, so that a setting that is newer than
+    the files has its default in both.
+    """
+    text = read_metadata(folder / WEIGHTS).get(SAVED_WITH)
+    if text is None:
+        return
+    try:
+        saved = _not_editable(cls.config_class(**parse_json(text)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged: the configuration in its header cannot be read ({error}); copy the model again"
+        ) from None
+    now = _not_editable(config)
+    if changed := [f"{name} was {saved[name]!r}, now {now[name]!r}" for name in now if now[name] != saved[name]]:
+        raise ValueError(
+            f"{folder / CONFIG} has changed since the weights were saved with it ({'; '.join(changed)}); only "
+            f"{' and '.join(sorted(MAY_BE_EDITED))} may be edited. Put the old values back or copy the model again. For a "
+            f"model with other values, make {cls.__name__}(config.replace(...)), load these weights into it and save it"
+        )
 
 
 def _download(name: str, revision: str | None) -> Path:
