@@ -14,8 +14,11 @@ from test_apple import apple_state
 
 from labcore import TarFlow
 from labcore.config import TarFlowConfig
+from labcore.encoders.weights import read_state
+from labcore.latents import weights as autoencoders
 from labcore.runs.models import find_model
 from labcore.tensors import stored_tensors
+from labcore.torchfile import check_records
 from labcore.train import checkpoint
 
 
@@ -71,6 +74,48 @@ def test_checkpoints_without_checksums_still_load(tmp_path):
     state = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in state.items() if k not in ("sha256", "digest")}))
     assert checkpoint.latest(tmp_path).step == 1
+
+
+def flip_in(path, values):
+    """Flip the lowest bit of the exponent of the third of these numbers, wherever they lie in a file."""
+    where = path.read_bytes().index(values.numpy().tobytes()) + 8
+    flip(path, 8 * where + 23)
+
+
+@pytest.mark.parametrize("kind", ["ml-tarflow", "encoder", "autoencoder", "an older checkpoint"])
+def test_one_flipped_bit_in_a_file_of_torch_save_is_seen(tmp_path, kind):
+    """torch.load does not compare the checksums in it: without a look at them another weight is loaded."""
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    read, path = check_records, tmp_path / "w.pth"
+    if kind == "ml-tarflow":
+        read = lambda path: TarFlow.from_apple(path, 8, 2)  # noqa: E731
+    elif kind == "encoder":
+        read = read_state
+    elif kind == "autoencoder":
+        path = tmp_path / "diffusion_pytorch_model.bin"
+        (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+        read = lambda path: autoencoders._check_file(tmp_path, "AutoencoderTiny")  # noqa: E731
+    else:
+        path = tmp_path / checkpoint.TRAINING
+        read = lambda path: checkpoint.read_training(checkpoint.Checkpoint(tmp_path, {"step": 1}), "cpu")  # noqa: E731
+    torch.save({"optimizer": values, "objective": 0, "scaler": 0, "running": 0, "averaged": 0}, path)
+    flip_in(path, values)
+    other = torch.load(path, weights_only=True)["optimizer"]
+    assert int((other != values).sum()) == 1
+    with pytest.raises(ValueError, match=r"is damaged"):
+        read(path)
+
+
+def test_files_of_torch_save_without_checksums_are_read(tmp_path):
+    state = {"weight": torch.randn(50)}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "new.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("old.pth", "new.pth"):
+        assert torch.equal(read_state(tmp_path / name)["weight"], state["weight"])
 
 
 def test_a_state_of_another_step_is_damage(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from labcore.encoders.specs import EncoderSpec
 from labcore.files import weights_folder
 from labcore.tensors import FLOATING, first_not_finite
+from labcore.torchfile import check_records
 
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage of EfficientNet-Lite0."""
@@ -111,6 +112,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(damaged.format(error)) from None
+    check_records(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from labcore.config import TarFlowConfig
 from labcore.flows.parts import choose_part, flatten
 from labcore.tensors import check_architecture, load_strictly
+from labcore.torchfile import check_records
 
 # ml-tarflow's name inside a block -> ours; {l} is the layer
 BLOCK_NAMES = {
@@ -135,6 +136,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}; give the .pth that ml-tarflow's train.py saved")
+    check_records(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

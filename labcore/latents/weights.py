@@ -11,6 +11,7 @@ from torch import nn
 from labcore.files import weights_folder
 from labcore.jsonfile import read_json
 from labcore.tensors import first_not_finite, read_formats
+from labcore.torchfile import check_records
 
 KNOWN = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
@@ -72,6 +73,7 @@ def _check_file(folder: Path, kind: str) -> None:
     import diffusers
 
     values, file = read_json(folder / CONFIG), next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    check_records(file)
     if too_large := [name for name, value in values.items() if _largest(value) > MOST[name == "layers_per_block"]]:
         raise ValueError(f"{folder / CONFIG} has sizes that no autoencoder has, first {too_large[0]}; copy it again")
     network = getattr(diffusers, kind)

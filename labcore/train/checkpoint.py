@@ -26,6 +26,7 @@ import torch
 from labcore.files import check_contents, check_sizes, making_folder, remove_folder, sha256, sha256_of, sync_all
 from labcore.jsonfile import parse_json
 from labcore.locks import Held, locked
+from labcore.torchfile import check_records
 
 FOLDER, STATE, TRAINING, LOCK = "checkpoints", "state.json", "training.pt", ".lock"
 
@@ -181,6 +182,7 @@ def is_checkpoint(folder: Path) -> bool:
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
     """Optimizer, objective and scaler state, tensors and plain values only; ValueError where the file is something else."""
     try:
+        check_records(checkpoint.path / TRAINING)  # checkpoints of earlier versions have no sha256
         training = torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise ValueError(
