@@ -97,7 +97,7 @@ def test_one_flipped_bit_in_a_file_of_torch_save_is_seen(tmp_path, kind):
         read = lambda path: autoencoders._check_file(tmp_path, "AutoencoderTiny")  # noqa: E731
     else:
         path = tmp_path / checkpoint.TRAINING
-        read = lambda path: checkpoint.read_training(checkpoint.Checkpoint(tmp_path, {"step": 1}), "cpu")  # noqa: E731
+        read = lambda path: checkpoint.read_training(checkpoint.Checkpoint(tmp_path, {"step": 1}), torch.device("cpu"))  # noqa: E731
     torch.save({"optimizer": values, "objective": 0, "scaler": 0, "running": 0, "averaged": 0}, path)
     flip_in(path, values)
     other = torch.load(path, weights_only=True)["optimizer"]

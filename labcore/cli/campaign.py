@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ def run(
 
     _check_options(smoke, publish, cluster, profile, detach, jobs)
     loaded = load_spec(spec)
-    chosen = resolve(loaded, smoke, only or (), dict(_parameter(text) for text in set_ or ()))
+    chosen = resolve(loaded, smoke, only or (), _parameters(set_ or ()))
     root = (root or loaded.project / FOLDER / "executed").resolve()
     published = {} if again else published_records(loaded, chosen)
     if dry_run:
@@ -168,6 +169,17 @@ def presets(
         for key, part in sections.items()
     }
     typer.echo(yaml.safe_dump(plain, sort_keys=False).rstrip())
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """All NAME=VALUE by name. Raises ValueError for a name that is given twice."""
+    chosen: dict[str, Any] = {}
+    for text in texts:
+        name, value = _parameter(text)
+        if name in chosen:
+            raise ValueError(f"--set gives {name} twice, as {chosen[name]!r} and {value!r}; give it once")
+        chosen[name] = value
+    return chosen
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -11,7 +11,8 @@ from labcore.terminal import show_any_character
 
 
 class Commands(typer.core.TyperGroup):
-    """The commands; a value that is empty text, as of an unset variable in a script, is refused for all of them."""
+    """The commands. Refused for all of them: a value that is empty text, as of an unset variable in a script, and an option
+    that is given twice, of which only the last one would count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer's, after the check."""
@@ -20,3 +21,23 @@ class Commands(typer.core.TyperGroup):
             if word == "" or re.fullmatch(r"--[\w-]+=", word):
                 ctx.fail(f"{word.rstrip('=') or before} was given an empty value; give a value, or leave it out")
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer's, after the check."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and (twice := _given_twice(command, ctx, rest)):
+            ctx.fail(f"{twice} was given more than once; give it once")
+        return name, command, rest
+
+
+def _given_twice(command: Any, ctx: Any, words: list[str]) -> str | None:
+    """The name of an option that may be given once, has a value or an opposite, and is there more than once; else None."""
+    parser = command.make_parser(ctx)
+    parser.allow_interspersed_args = True  # the context is the group's, whose options come first
+    try:
+        _, _, order = parser.parse_args(list(words))
+    except Exception:  # what is wrong with the words is said when the command reads them
+        return None
+    options = [each for each in order if each.param_type_name == "option" and not (each.multiple or each.count)]
+    valued = [each for each in options if not each.is_flag or each.secondary_opts]
+    return next((each.opts[0] for i, each in enumerate(valued) if each in valued[:i]), None)

@@ -45,6 +45,12 @@ def chosen(
     if data is not None:
         given = data_section(data)
     given |= {key: value for key, value in (("image_size", image_size), ("channels", channels)) if value is not None}
+    said = {name.partition("=")[0].strip() for name in settings}
+    for key, value in given.items():
+        if f"data.{key}" in said and getattr(config.data, key) not in (None, value):
+            raise ValueError(
+                f"data.{key} is {getattr(config.data, key)!r} in the settings and {value!r} by an option; give one of them"
+            )
     return Planned(config.replace(data={**config.data.model_dump(), **given}), flow)
 
 

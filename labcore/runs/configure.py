@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ def configure(
         raise ValueError(f"--align was {align!r}; a {kind.name} is aligned with nothing: leave it out")
     sections = _sections(values, kind.sections)
     _choose_data(sections["data"], data, image_size, channels)
-    chosen = _settings(sections, settings)
+    chosen = _settings(sections, settings, _data_options(data, image_size, channels))
     if data is not None or image_size is not None or channels is not None:
         found = Data.of(DataConfig(**sections["data"])).split("train")
         follow = dict(image_size=found.image_size, channels=found.channels, num_classes=found.num_classes)
@@ -77,6 +77,10 @@ def configure(
             chosen.add(("model", "num_classes"))  # an unconditional model stays one, whatever the folders are called
         sections["model"].update({k: v for k, v in follow.items() if ("model", k) not in chosen})
     if align not in (None, "off"):
+        if ("align", "direction") in chosen and sections["align"]["direction"] != align:
+            raise ValueError(
+                f"--align was {align!r} and the setting align.direction {sections['align']['direction']!r}; give one of them"
+            )
         sections["align"]["direction"] = align
     if align == "off" and any(section == "align" for section, _ in chosen):
         raise ValueError("--align off takes no align settings; leave one of them out")
@@ -111,7 +115,7 @@ def configure_student(
     _choose_data(sections["data"], data, image_size, channels)
     if data is not None and image_size is None:
         sections["data"] |= square_pixels(find_model(flow).config)
-    _settings(sections, settings)
+    _settings(sections, settings, _data_options(data, image_size, channels))
     return anchored(StudentRunConfig(flow=flow, **sections))
 
 
@@ -195,11 +199,33 @@ def data_section(data: str) -> dict[str, Any]:
     return dict(name=data, path=None, crop=None) if data in NAMES else dict(name="folder", path=from_anywhere(data))
 
 
-def _settings(sections: dict[str, dict[str, Any]], settings: Sequence[str]) -> set[tuple[str, str]]:
-    """Put single settings in their sections; which they were. A warm-up that nobody set is a quarter of given steps at most."""
-    chosen = set()
+def _data_options(data: str | None, image_size: int | None, channels: int | None) -> dict[tuple[str, str], str]:
+    """Settings that options of the command line have set, with what the option is called."""
+    options = {("data", "image_size"): image_size and "--image-size", ("data", "channels"): channels and "--channels"}
+    options["data", "name"] = data and "--data"
+    options["data", "path"] = data and data not in NAMES and "--data"
+    return {setting: option for setting, option in options.items() if option}
+
+
+def _settings(
+    sections: dict[str, dict[str, Any]], settings: Sequence[str], options: Mapping[tuple[str, str], str] | None = None
+) -> set[tuple[str, str]]:
+    """Put single settings in their sections; which they were. A warm-up that nobody set is a quarter of given steps at most.
+
+    options: settings that have their value of an option of this name; ValueError where a setting says something else.
+    """
+    chosen: set[tuple[str, str]] = set()
     for setting in settings:
         section, key, value = _setting(setting, sections)
+        if (section, key) in chosen:
+            raise ValueError(
+                f"the settings give {section}.{key} twice, as {sections[section][key]!r} and {value!r}; give it once"
+            )
+        option = (options or {}).get((section, key))
+        if option and value != sections[section].get(key):
+            raise ValueError(
+                f"{option} gives {section}.{key} {sections[section].get(key)!r}, and the settings {value!r}; give one of them"
+            )
         sections[section][key] = value
         chosen.add((section, key))
     train = sections["train"]
