@@ -291,3 +291,15 @@ def test_the_presets_have_these_numbers_and_no_others():
     ] + [{"fid": fid} for fid in NOT_DRAWN.values()]
     assert sorted(map(str, (key(numbers) for _, numbers in told))) == sorted(map(str, map(key, wanted)))
     assert {preset: n["fid"] for preset, n in told if n.get("fid") in NOT_DRAWN.values()} == NOT_DRAWN
+
+
+@pytest.mark.parametrize("guidances", [[1.5], [0.0], [1.0, 2.0]])
+@pytest.mark.parametrize("preset", NOT_DRAWN)
+def test_a_number_whose_drawing_was_not_found_never_stands_there_as_if_drawn_alike(preset, guidances):
+    """With a denoising that is nobody's, TARFlow's own number was the nearest, and no difference was named."""
+    for noise_std in (None, 0.1):
+        how = Measuring(50_000, guidances, "inception", attn_temp=1.0, noise_std=noise_std)
+        assert drawn_otherwise(reported(preset, how), how)
+    (unknown,) = (paper for paper in REPORTED[preset] if paper.fid == NOT_DRAWN[preset])
+    (said,) = drawn_otherwise(unknown, how)
+    assert said == "How the paper's images were drawn (guidance, denoising) was not found."

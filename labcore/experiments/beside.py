@@ -49,7 +49,10 @@ def drawn_otherwise(paper: Paper, how: RunEvaluation) -> list[str]:
     found, scales = [], ", ".join(f"{g:g}" for g in how.guidances)
     if paper.samples not in (None, how.samples):
         found.append(f"{how.samples:,} drawn images and not {paper.samples:,}: FID falls with their number.")
-    if paper.guidance == "chosen":
+    if paper.guidance is None:
+        if {"fid", "sfid", "is"} & paper.numbers().keys():
+            found.append("How the paper's images were drawn (guidance, denoising) was not found.")
+    elif paper.guidance == "chosen":
         if not any(how.guidances):
             found.append("No guidance, and the paper's number has some.")
     elif paper.guidance == 0:
