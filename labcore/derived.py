@@ -16,7 +16,7 @@ from torch import Tensor
 from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.spread import spread, spread_rows
-from labcore.store import Rows, Store
+from labcore.store import Rows, Store, is_there
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -49,6 +49,17 @@ class Derived(NamedTuple):
     device: torch.device | str = "cpu"
 
 
+def known_as(dataset: Any, is_kept: Callable[[str], bool]) -> str:
+    """The fingerprint under which something of a data set is kept: its own, or where only that is kept, its former one.
+
+    Data sets of folders have a former one, `named_fingerprint`, which says as much of their contents.
+    """
+    own = dataset.fingerprint()
+    if hasattr(dataset, "named_fingerprint") and not is_kept(own) and is_kept(dataset.named_fingerprint()):
+        return dataset.named_fingerprint()
+    return own
+
+
 def derive(
     what: Derived,
     dataset: Images,
@@ -71,9 +82,14 @@ def derive(
         raise ValueError(f"limit={limit}: give 1 or more images, or None for all")
     rows = spread_rows(len(dataset), limit)
     dataset = spread(dataset, limit)
-    data = {"name": dataset.name, "split": dataset.split, "fingerprint": dataset.fingerprint()}
-    key = {"data": data, "flipped": flipped, "version": what.version, "input": INPUT_VERSION, **what.recipe}
-    store = Store(root, what.name, key, len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
+    layout = (len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
+
+    def key(fingerprint: str) -> dict[str, Any]:
+        data = {"name": dataset.name, "split": dataset.split, "fingerprint": fingerprint}
+        return {"data": data, "flipped": flipped, "version": what.version, "input": INPUT_VERSION, **what.recipe}
+
+    known = known_as(dataset, lambda fingerprint: is_there(root, what.name, key(fingerprint), *layout))
+    store = Store(root, what.name, key(known), *layout)
 
     def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for part, (pixels, _) in zip(parts, parts_of(dataset, parts, what.device, num_workers), strict=True):

@@ -53,6 +53,17 @@ class Rows(NamedTuple):
     dtype: str
 
 
+def _whole_key(key: Mapping[str, Any], rows: int, arrays: Mapping[str, Rows], chunk: int) -> dict[str, Any]:
+    layout = {array: [list(shape), dtype] for array, (shape, dtype) in arrays.items()}
+    fixed = {"store": LAYOUT, "rows": rows, "chunk": chunk, "arrays": layout}
+    return json.loads(json.dumps({**key, **fixed}, sort_keys=True))
+
+
+def is_there(root: Path, name: str, key: Mapping[str, Any], rows: int, arrays: Mapping[str, Rows], chunk: int) -> bool:
+    """Whether there is a folder for the store that `Store` makes or opens with these arguments."""
+    return (Path(root) / f"{name}-{sha256_of(_whole_key(key, rows, arrays, chunk))[:16]}").is_dir()
+
+
 class Store:
     """`rows` rows of the named arrays, in chunks of `chunk` rows, under `root`/`name`-<hash of key>.
 
@@ -67,9 +78,7 @@ class Store:
     ):
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows={rows}, chunk={chunk}: a store has at least 1 row and chunks of at least 1")
-        layout = {array: [list(shape), dtype] for array, (shape, dtype) in arrays.items()}
-        fixed = {"store": LAYOUT, "rows": rows, "chunk": chunk, "arrays": layout}
-        self.key = json.loads(json.dumps({**key, **fixed}, sort_keys=True))
+        self.key = _whole_key(key, rows, arrays, chunk)
         self.rows, self.chunk, self.name = rows, chunk, name
         self.folder = Path(root) / f"{name}-{sha256_of(self.key)[:16]}"
         self._files = {array: self.folder / f"{array}.npy" for array in sorted(arrays)}

@@ -298,7 +298,7 @@ def test_the_presets_have_these_numbers_and_no_others():
 def test_a_number_whose_drawing_was_not_found_never_stands_there_as_if_drawn_alike(preset, guidances):
     """With a denoising that is nobody's, TARFlow's own number was the nearest, and no difference was named."""
     for noise_std in (None, 0.1):
-        how = Measuring(50_000, guidances, "inception", attn_temp=1.0, noise_std=noise_std)
+        how = RunEvaluation(50_000, guidances, "inception", attn_temp=1.0, noise_std=noise_std)
         assert drawn_otherwise(reported(preset, how), how)
     (unknown,) = (paper for paper in REPORTED[preset] if paper.fid == NOT_DRAWN[preset])
     (said,) = drawn_otherwise(unknown, how)

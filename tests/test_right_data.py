@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import os
 import struct
@@ -26,8 +27,9 @@ from labcore.data import ImageData, ImageFolderData, fashion_mnist, load
 from labcore.data.arrow import ArrowData
 from labcore.data.class_names import class_numbers, matched, with_names
 from labcore.data.datasets import Data, mixed, renumbered, to_memory
-from labcore.data.picture import read_picture
+from labcore.data.picture import PICTURE_VERSION, read_picture
 from labcore.data.splits import split_of
+from labcore.derived import Derived, derive
 from labcore.evaluate import accuracy, adm, hidden_features, likelihood
 from labcore.experiments import alignment, along
 from labcore.hub.pipelines import TarFlowPipeline
@@ -197,6 +199,61 @@ class TestContents:
         assert run_images.data_fingerprint(tmp_path, data) == data.fingerprint()
         (said,) = changes(state["run"], {"data_fingerprint": data.fingerprint()})
         assert said.startswith("the fingerprint of the images, their order, labels and classes was 'other'")
+
+
+class TestFoldersThatMove:
+    """A data set is its contents: the name of its folder is no part of a fingerprint, as it was in earlier versions."""
+
+    @pytest.fixture(params=["pictures", "arrow", "parquet"])
+    def kind(self, request):
+        return request.param
+
+    def data(self, folder, kind, write=True, value=0):
+        if kind == "pictures":
+            return ImageFolderData(tree(folder, "train/cat", "test/cat") if write else folder, "train", 8)
+        table = rows([0, 1]).map(lambda row: {"note": value})
+        if write and kind == "arrow":
+            datasets.DatasetDict(train=table, test=table).save_to_disk(folder)
+        elif write:
+            folder.mkdir(parents=True)
+            for split in ("train", "test"):
+                table.to_parquet(folder / f"{split}.parquet")
+        return ArrowData(folder, "train", 8)
+
+    def test_a_renamed_folder_is_the_same_data(self, tmp_path, kind):
+        before = self.data(tmp_path / "pets", kind)
+        own, named = before.fingerprint(), before.named_fingerprint()
+        (tmp_path / "pets").rename(tmp_path / "animals")
+        after = self.data(tmp_path / "animals", kind, write=False)
+        assert after.fingerprint() == own and after.named_fingerprint() != named
+
+    def test_former_fingerprints_are_what_they_were(self, tmp_path):
+        """sha256 of name, split, size, channels and classes, and of each file's path, label and contents."""
+        data = self.data(tmp_path / "pets", "pictures")
+        header = ("pets", "train", 8, 3, ("cat",)) + ((PICTURE_VERSION,) if PICTURE_VERSION > 1 else ())
+        digest = hashlib.sha256(repr(header).encode())
+        contents_of = hashlib.sha256((tmp_path / "pets" / "train" / "cat" / "0.bmp").read_bytes()).hexdigest()[:32]
+        digest.update(repr(("train/cat/0.bmp", 0, contents_of)).encode())
+        assert data.named_fingerprint() == digest.hexdigest()[:16]
+
+    def test_a_run_that_began_with_the_folders_name_goes_on(self, tmp_path, monkeypatch, kind, recwarn):
+        data = self.data(tmp_path / "pets", kind)
+        state = {"run": {"data_fingerprint": data.named_fingerprint()}}
+        monkeypatch.setattr(run_images.checkpoint, "folders", lambda run: [run])
+        monkeypatch.setattr(run_images.checkpoint, "read_state", lambda place: state)
+        assert run_images.data_fingerprint(tmp_path, data) == data.named_fingerprint()
+        assert not [w for w in recwarn if "goes on so" in str(w.message)]
+
+    def test_what_was_kept_under_the_folders_name_is_found(self, tmp_path, monkeypatch):
+        data, computed = self.data(tmp_path / "pets", "pictures"), []
+        what = Derived("sums", lambda x: computed.append(len(x)) or x.sum((1, 2, 3))[:, None], (1,), {}, 2, 1)
+        with monkeypatch.context() as before:
+            before.setattr(ImageFolderData, "fingerprint", ImageFolderData.named_fingerprint)
+            first = derive(what, data, tmp_path / "kept").clone()
+        assert torch.equal(derive(what, data, tmp_path / "kept"), first) and len(computed) == 1
+        picture(tmp_path / "pets" / "train" / "cat" / "0.bmp", 200)
+        derive(what, ImageFolderData(tmp_path / "pets", "train", 8), tmp_path / "kept")
+        assert len(computed) == 2
 
 
 class TestNames:

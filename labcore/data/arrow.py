@@ -151,17 +151,27 @@ class ArrowData:
         return len(self.classes)
 
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 over name, split, size, channels, classes, crop, labels, and the files' names and
-        contents, those of pictures beside the table too. Files are read once (`labcore.contents`)."""
+        """16 hex digits of the sha256 over split, size, channels, classes, crop, labels, and the files' names and contents,
+        those of pictures beside the table too. Where the folder is and what it is called do not matter. Files are read once
+        (`labcore.contents`)."""
+        return self._fingerprint((), self._contents())
+
+    def named_fingerprint(self) -> str:
+        """What `fingerprint` was while it held the folder's name."""
+        return self._fingerprint((self.name,), self._contents())
+
+    def _contents(self) -> tuple[Any, ...]:
+        """Names in the folder and hashes of all files, and the hashes of the rows of subsets."""
         files = [os.path.relpath(file, self.path) for file in self._files] + self._beside()
-        return self._fingerprint((*zip(files, digests(self.path, files), strict=True), *self._chosen))
+        return (*zip(files, digests(self.path, files), strict=True), *self._chosen)
 
     def older_fingerprint(self) -> str:
         """What `fingerprint` was before it read the files: with the lengths of the table's files instead of contents."""
-        return self._fingerprint((*((file.name, file.stat().st_size) for file in self._files), *self._chosen))
+        sizes = ((file.name, file.stat().st_size) for file in self._files)
+        return self._fingerprint((self.name,), (*sizes, *self._chosen))
 
-    def _fingerprint(self, sources: tuple[Any, ...]) -> str:
-        header = (self.name, self.split, self.image_size, self.channels, self.classes, self.crop, sources)
+    def _fingerprint(self, name: tuple[str, ...], sources: tuple[Any, ...]) -> str:
+        header: tuple[Any, ...] = (*name, self.split, self.image_size, self.channels, self.classes, self.crop, sources)
         header += () if PICTURE_VERSION == 1 else (PICTURE_VERSION,)
         digest = hashlib.sha256(repr(header).encode())
         digest.update(self.labels.numpy().tobytes())

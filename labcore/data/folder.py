@@ -111,16 +111,21 @@ class ImageFolderData:
         return len(self.classes)
 
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 over name, split, size, channels, classes, crop, and every file's path, label and
-        contents. Files are read once; their hashes are kept (`labcore.contents`)."""
-        return self._fingerprint(digests(self.path, self.files))
+        """16 hex digits of the sha256 over split, size, channels, classes, crop, and every file's path in the folder, label
+        and contents. Where the folder is and what it is called do not matter. Files are read once; their hashes are kept
+        (`labcore.contents`)."""
+        return self._fingerprint((), digests(self.path, self.files))
+
+    def named_fingerprint(self) -> str:
+        """What `fingerprint` was while it held the folder's name."""
+        return self._fingerprint((self.name,), digests(self.path, self.files))
 
     def older_fingerprint(self) -> str:
         """What `fingerprint` was before it read the files: with their lengths in bytes instead of their contents."""
-        return self._fingerprint([(self.path / file).stat().st_size for file in self.files])
+        return self._fingerprint((self.name,), [(self.path / file).stat().st_size for file in self.files])
 
-    def _fingerprint(self, contents: Sequence[Any]) -> str:
-        header = (self.name, self.split, self.image_size, self.channels, self.classes)
+    def _fingerprint(self, name: tuple[str, ...], contents: Sequence[Any]) -> str:
+        header: tuple[Any, ...] = (*name, self.split, self.image_size, self.channels, self.classes)
         header += () if self.crop == "fit" else (self.crop,)
         header += () if PICTURE_VERSION == 1 else (PICTURE_VERSION,)
         digest = hashlib.sha256(repr(header).encode())

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from labcore.data.datasets import Data
+from labcore.derived import known_as
 from labcore.evaluate import adm, fidelity
 from labcore.evaluate.extractors import Extractor
 from labcore.evaluate.pixel_reference import test_split
@@ -33,11 +34,13 @@ def reference_of(
     train = data.split("train")
     if path is not None:
         check_file(path)
-    path = path or cache_folder() / "statistics" / file_name(train, extractor)
+    place = cache_folder() / "statistics"
+    kept_as = known_as(train, lambda fingerprint: (place / file_name(train, extractor, fingerprint)).is_file())
+    path = path or place / file_name(train, extractor, kept_as)
     found = _found_reference(path)
     if found is not None:
         found.check(extractor, train.image_size, train.channels)
-        if found.about["fingerprint"] != train.fingerprint():
+        if found.about["fingerprint"] != known_as(train, lambda fingerprint: found.about["fingerprint"] == fingerprint):
             raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
         return found
     reference = make_reference(train, extractor, progress=progress)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from labcore import provenance
+from labcore.derived import known_as
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
 from labcore.files import cache_folder, make_folder, replacing, sha256_of
 from labcore.finite import check_result, images_from
@@ -27,7 +28,7 @@ from labcore.jsonfile import parse_json
 from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.rng import generator
-from labcore.store import Rows, Store
+from labcore.store import Rows, Store, is_there
 from labcore.tensors import checksum
 
 SCHEMA = 2
@@ -100,11 +101,15 @@ def image_features(
                     )
             yield found
 
-    key = {"what": "features", "data": dataset.fingerprint(), **extractor.identity}
+    def key(fingerprint: str) -> dict[str, Any]:
+        return {"what": "features", "data": fingerprint, **extractor.identity}
+
     arrays = {layer: Rows((width,), "float32") for layer, width in extractor.widths.items()}
     name = f"{dataset.name}-{dataset.split}" if dataset.split in ("train", "test") else dataset.name
     where = root or cache_folder() / "fidelity"
-    store = Store(where, f"{name}-{extractor.name}", key, len(dataset), arrays, CHUNK)
+    named, layout = f"{name}-{extractor.name}", (len(dataset), arrays, CHUNK)
+    known = known_as(dataset, lambda fingerprint: is_there(where, named, key(fingerprint), *layout))
+    store = Store(where, named, key(known), *layout)
     return store.fill_in_turn(compute, progress)
 
 
@@ -170,10 +175,14 @@ def check_varied(features: Store, why: str) -> None:
         raise ValueError(f"all {len(pool)} images are the same to the extractor: {why}")
 
 
-def file_name(dataset: Any, extractor: Extractor) -> str:
-    """What the statistics of `dataset` are called: data, extractor, the hashes of both, and the version of features."""
+def file_name(dataset: Any, extractor: Extractor, fingerprint: str | None = None) -> str:
+    """What the statistics of `dataset` are called: data, extractor, the hashes of both, and the version of features.
+
+    fingerprint: of the data set, where it is known by a former one.
+    """
+    fingerprint = fingerprint or dataset.fingerprint()
     weights, version = extractor.identity["weights"], extractor.identity["feature_version"]
-    return f"{dataset.name}-{dataset.split}-{extractor.name}-{weights}-v{version}-{dataset.fingerprint()}.safetensors"
+    return f"{dataset.name}-{dataset.split}-{extractor.name}-{weights}-v{version}-{fingerprint}.safetensors"
 
 
 def save_reference(reference: Reference, path: Path) -> None:

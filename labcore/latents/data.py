@@ -79,6 +79,10 @@ class LatentData:
         """Equal images and equal autoencoder, equal digits."""
         return self._fingerprint(self.pictures.fingerprint())
 
+    def named_fingerprint(self) -> str:
+        """The same with the named fingerprint of images that have one."""
+        return self._fingerprint(getattr(self.pictures, "named_fingerprint", self.pictures.fingerprint)())
+
     def older_fingerprint(self) -> str:
         """The same with the older fingerprint of images that have one."""
         return self._fingerprint(getattr(self.pictures, "older_fingerprint", self.pictures.fingerprint)())

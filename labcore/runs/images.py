@@ -43,15 +43,20 @@ def datasets(config: BaseRunConfig) -> tuple[Any, Any]:
 
 
 def data_fingerprint(folder: Path, training: Any) -> str:
-    """What the run in `folder` says that its data are: their fingerprint, or the older one with which it began.
+    """What the run in `folder` says that its data are: their fingerprint, or a former one with which it began.
 
-    Older ones are of files' names and lengths. A run that began with one goes on with it, and a warning says so.
+    Former ones hold the name of the data's folder. The oldest ones are of files' names and lengths: a run that began with one
+    goes on with it, and a warning says so.
     """
     found, older = training.fingerprint(), getattr(training, "older_fingerprint", None)
     for place in checkpoint.folders(folder) if older is not None else ():
         with contextlib.suppress(ValueError):
             began = checkpoint.read_state(place)["run"].get("data_fingerprint")
-            if began == found or began != older():
+            if began == found:
+                return found
+            if began == training.named_fingerprint():
+                return began
+            if began != older():
                 return found
             warnings.warn(
                 f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "

@@ -61,8 +61,13 @@ def train_if_missing(
         "path": None,
     }  # where the pictures lie does not matter: `data` says which they are
     folder = _place(values, training.fingerprint())
-    if hasattr(training, "older_fingerprint") and (older := _place(values, training.older_fingerprint())).is_dir():
-        folder = older  # made when fingerprints were of names and lengths
+    for former in ("named_fingerprint", "older_fingerprint"):  # of folders made by earlier versions
+        if (
+            not folder.is_dir()
+            and hasattr(training, former)
+            and (old := _place(values, getattr(training, former)())).is_dir()
+        ):
+            folder = old
     make_folder(folder.parent)
     with locked(folder.with_suffix(".lock")):
         if not (folder / "model" / "config.json").is_file():
