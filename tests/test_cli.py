@@ -159,6 +159,7 @@ def test_a_folder_of_pictures(tmp_path):
         ("train --out OUT --align forward --set align.direction=reverse", "--align was 'forward' and the setting"),
         ("train --out OUT --image-size 28 --set data.image_size=14", "--image-size gives data.image_size 28"),
         ("train --out OUT --data fashion-mnist --set data.name=folder", "--data gives data.name 'fashion-mnist'"),
+        ("train --out OUT --set train.min_lr=1", "min_lr 1 is above lr"),
         ("train --out OUT --out OTHER", "--out was given more than once"),
         ("train --out OUT --previews --no-previews", "--previews was given more than once"),
         ("sample fashion-tarflow --out OUT --seed 1 --seed 2", "--seed was given more than once"),

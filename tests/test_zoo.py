@@ -11,6 +11,7 @@ from labcore.evaluate import bayes_accuracy, likelihood
 from labcore.evaluate.classifier import recognised
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
+from labcore.tensors import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,8 @@ def test_the_readme_says_what_is_on_record():
     assert f"differ by at most {max(v for k, v in theirs['differences'].items() if 'inverse' in k):.1e}" in readme
     assert f"{1 / ups['training step, batch 256, float32 against float32']:.2f} of ml-tarflow's time" in readme
     assert round(1 / ups["training step, batch 256, bfloat16 against float32"], 1) == 0.5
+
+
+@pytest.mark.parametrize("name", [*zoo.NAMES, zoo.CLASSIFIER])
+def test_shipped_weights_carry_a_checksum_and_their_configuration(name):
+    assert {"sha256", "config"} <= read_metadata(zoo.path(name) / "model.safetensors").keys()

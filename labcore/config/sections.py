@@ -266,6 +266,10 @@ class TrainConfig(Config):
     def _fits(self) -> TrainConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if self.min_lr > self.lr:
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is above lr {self.lr:g}, to which the warm-up leads; give min_lr at most {self.lr:g}"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas were {self.betas}; each must be at least 0 and below 1")
         if self.batch_size % self.accumulation:
