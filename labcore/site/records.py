@@ -1,0 +1,41 @@
+"""Committed records as Markdown: where they lie, a table, and a line that says how a record was made. Needs the checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labcore.jsonfile import read_object
+
+CHECKOUT = Path(__file__).parent.parent.parent
+BENCHMARKS = CHECKOUT / "benchmarks" / "results"
+CPU = "x86-64-cpu--2-threads"
+"""The machine whose records the pages show, as it is in the names of its files."""
+
+
+def benchmark(part: str) -> dict[str, Any]:
+    """Read the committed record of a part of `make bench`. Raises ValueError if there is none, or if it is damaged."""
+    return read_object(BENCHMARKS / f"{part}-{CPU}.json", f"make it with `make bench BENCH='--only {part} --save'`")
+
+
+def made_with(part: str) -> str:
+    """Say which record the numbers are from, and how it was made: a link, the device, torch and the git revision."""
+    record = benchmark(part)
+    link = f"[{part}](../benchmarks/results/{part}-{CPU}.json)"
+    return f"Record: {link}; {record['device']}, torch {record['torch']}, revision {record['revision']}."
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a Markdown table; cells are written as they print."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def target(value: float, wanted: float | None, at_most: bool = False) -> str:
+    """Say a target and whether a measured value reaches it; "-" without a target."""
+    if wanted is None:
+        return "-"
+    reached = value <= wanted if at_most else value >= wanted
+    return f"{'at most ' if at_most else ''}{wanted:g}: {'reached' if reached else 'missed'}"

@@ -1,0 +1,90 @@
+"""What ships and what can be trained, as Markdown: measures of the shipped models, and all presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from labcore import presets, zoo
+from labcore.jsonfile import read_object
+from labcore.site.records import table
+
+
+def _record(name: str, file: str = "record.json") -> dict[str, Any]:
+    return read_object(zoo.path(name) / file, "restore it from git")
+
+
+def caption() -> str:
+    """The sentence below README's picture."""
+    one = _record("fashion-tarflow")
+    bayes = one["bayes_accuracy"]
+    return (
+        f"*Samples of `fashion-tarflow`, which is in the package: {one['parameters']:,} parameters, trained in "
+        f"{one['training_seconds'] / 60:.0f} minutes on one CPU core; guidance 1. It classifies {bayes['accuracy']:.1%} of the "
+        f"{bayes['n']:,} test images correctly (Bayes' rule), and its inverse is exact to {one['round_trip_error']:.0e}. "
+        "[Card with all numbers](labcore/zoo/fashion-tarflow/README.md).*\n"
+    )
+
+
+def flow_measures() -> str:
+    """Six metrics of the samples of fashion-tarflow beside held-out real images, and its accuracy."""
+    found = _record("fashion-tarflow", "evaluation.json")
+    fidelity = found["fidelity_efflite0"]
+    lines = [
+        [f"`{name}`", f"{m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})", f"{m['floor']:.{2 if abs(m['floor']) < 1e-3 else 4}g}"]
+        for name, m in fidelity["measures"].items()
+    ]
+    bayes, free = found["bayes_accuracy"], found["training_free_accuracy"]
+    heads = [f"{fidelity['images']['num']:,} samples, guidance {fidelity['images']['guidance']:g}, denoised", "the flow (95% interval)"]
+    return "\n".join(
+        [
+            table([*heads, "held-out real images"], lines),
+            f"On {bayes['n']:,} test images its accuracy is {_share(bayes)} by Bayes' rule and {_share(free)} training-free. "
+            "Record: [evaluation.json](../labcore/zoo/fashion-tarflow/evaluation.json).",
+            "",
+        ]
+    )
+
+
+def aligned_pair() -> str:
+    """The flow that ships and the same run with alignment, one seed each."""
+    names = ("fashion-tarflow", "fashion-r-repa")
+    records = [_record(name) for name in names]
+    fids = [_record(name, "evaluation.json")["fidelity_efflite0"]["measures"]["fid_efflite0"] for name in names]
+    lines = [
+        ["training-free accuracy", *(_share(one["training_free_accuracy"]) for one in records)],
+        ["FID (efflite0)", *(f"{fid['value']:.2f} ({fid['low']:.2f} to {fid['high']:.2f})" for fid in fids)],
+        ["nats/dim", *(_nats(one["likelihood"]) for one in records)],
+        ["samples recognised without guidance", *(_share(one["recognised"]["0"]) for one in records)],
+    ]
+    heads = [f"{records[0]['steps']:,} steps, one seed (95% interval)", "`fashion-tarflow`: no alignment"]
+    return table([*heads, "`fashion-r-repa`: `reverse`, weight 0.1"], lines)
+
+
+def judge() -> str:
+    """The accuracy of the classifier that judges samples."""
+    found = _record(zoo.CLASSIFIER)["accuracy"]
+    return f"Its accuracy is {_share(found)} on {found['n']:,} test images.\n"
+
+
+def preset_list() -> str:
+    """Every preset with its cost and its expected numbers."""
+    names = (*presets.PRESETS, *presets.STUDENTS)
+    return table(["preset", "cost", "expected numbers"], ([f"`{name}`", *presets.about(name)[1:]] for name in names))
+
+
+def _share(found: dict[str, Any]) -> str:
+    return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+
+
+def _nats(found: dict[str, Any]) -> str:
+    return f"{found['nats_per_dim']:.4f}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "caption": caption,
+    "flow-measures": flow_measures,
+    "aligned-pair": aligned_pair,
+    "judge": judge,
+    "presets": preset_list,
+}

@@ -1,0 +1,295 @@
+"""What the benchmarks measured, as Markdown: one function for each generated part of the speed page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from labcore.campaigns import results
+from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
+from labcore.site.records import benchmark, made_with, table, target
+
+
+def foundation() -> str:
+    """Speed-up over ml-tarflow on equal weights, differences of the results, and the training step."""
+    found = benchmark("foundation")["ml_tarflow"]
+    speed_up = {row["case"]: row["speed_up"] for row in found["timings"]}
+    batches = (1, 16, 100)
+    rows = [
+        [name, *(f"{speed_up[f'inverse, batch {batch}, guidance {guidance}']:.1f}" for batch in batches)]
+        for name, guidance in (("sequential inverse", "0"), ("with guidance 1.5", "1.5"))
+    ]
+    inverse = max(value for name, value in found["differences"].items() if "inverse" in name)
+    step = speed_up["training step, batch 256, float32 against float32"]
+    bfloat = speed_up["training step, batch 256, bfloat16 against float32"]
+    return "\n".join(
+        [
+            table(["speed-up over ml-tarflow", *(f"batch {batch}" for batch in batches)], rows),
+            f"- z differs by {found['differences']['z']:g}; images of the inverse differ by at most {inverse:.1e} of the "
+            "largest value.",
+            f"- A training step at batch 256 takes {1 / step:.2f} times ml-tarflow's time in float32, and {1 / bfloat:.2f} "
+            "times with bfloat16 autocast.",
+            "",
+            made_with("foundation"),
+            "",
+        ]
+    )
+
+
+def _rows(record: dict[str, Any], part: str) -> list[Row]:
+    return [Row(**row) for row in record[part]]
+
+
+def inverse() -> str:
+    """The fastest way without Jacobi sweeps for each case, its speed-up over ml-tarflow, and time over the lower bound."""
+    cases: dict[tuple[int, int, float], dict[str, Row]] = {}
+    for row in _rows(benchmark("speed"), "perturbed"):
+        if (row.task, row.precision, row.blocks) == (INVERSE, "fp32", 4):
+            cases.setdefault((row.tokens, row.batch, row.guidance), {})[row.way] = row
+    lines = []
+    for (tokens, batch, g), ways in cases.items():
+        best = min((row for name, row in ways.items() if name != THEIRS), key=lambda row: row.ms)
+        lines.append([f"{tokens:,}", batch, f"{g:g}", best.way, f"{ways[THEIRS].ms / best.ms:.1f}", f"{best.floor:.1f}"])
+    heads = ["tokens", "images", "guidance", "fastest way", "speed-up over ml-tarflow", "time / lower bound"]
+    return f"{table(heads, lines)}\n{made_with('speed')}\n"
+
+
+def targets() -> str:
+    """Targets of the exact inverse at 49 tokens, measured values, and whether they were reached."""
+    lines = []
+    for row in benchmark("speed")["targets"]:
+        name = f"speed-up, {_images(row['batch'])}" + (f", guidance {row['guidance']:g}" if row["guidance"] else "")
+        lines.append([name, f"{row['times as fast']:.1f}", target(row["times as fast"], row["wanted"])])
+    return table(["at 49 tokens", "measured", "target"], lines)
+
+
+def calibrated() -> str:
+    """Speed-up of a calibrated and of a compiled inverse of the shipped flow over ml-tarflow's inverse."""
+    ms = {
+        (row.batch, row.guidance, row.way): row.ms
+        for row in _rows(benchmark("speed"), "shipped")
+        if row.task == INVERSE and row.precision == "fp32"
+    }
+    lines = [
+        [_images(batch), f"{g:g}", *(f"{ms[batch, g, THEIRS] / ms[batch, g, way]:.1f}" for way in ("calibrated", "compiled"))]
+        for batch in (1, 16)
+        for g in (0.0, 1.0)
+    ]
+    heads = ["fashion-tarflow", "guidance", "speed-up, calibrated to an error of 1e-4", "speed-up, compiled tokens"]
+    return f"{table(heads, lines)}\n{made_with('speed')}\n"
+
+
+def where() -> str:
+    """Where the time of an inverse goes, by torch's profiler."""
+    found = {(row["batch"], row.get("guidance"), row.get("forward", False)): row for row in benchmark("where")["shares"]}
+    parts = ("matrix products", "attention", "copies, into the cache above all", "normalisation", "activation", "all others")
+    lines = []
+    for (batch, g, forward), row in found.items():
+        task = "forward pass" if forward else "inverse" + (f", guidance {g:g}" if g else "")
+        lines.append(
+            [
+                f"{task}, {_images(batch)}",
+                f"{row['ms']:,.0f}",
+                *(f"{row[part]:.0%}" for part in parts),
+                f"{1 - row['of the profiled time in operators']:.0%}",
+                f"{row['operators']:,}",
+            ]
+        )
+
+    def products(row: dict[str, Any]) -> float:
+        return row["ms"] * row["matrix products"] * row["of the profiled time in operators"]
+
+    longer = products(found[100, 0.0, False]) / products(found[100, None, True])
+    heads = ["49 tokens", "ms", "matrix products", "attention", "copies", "normalisation", "activation", "other operators"]
+    return "\n".join(
+        [
+            table([*heads, "outside of operators", "operators called"], lines),
+            f"The matrix products of an inverse of 100 images take {longer:.1f} times as long as the same products in the "
+            "forward pass: they have 100 rows each, one for each image.",
+            "",
+            made_with("where"),
+            "",
+        ]
+    )
+
+
+def training() -> str:
+    """Speed-up of a training step by torch.compile and by bfloat16 autocast."""
+    ms = {
+        (row.tokens, row.batch, row.precision, row.way): row.ms
+        for row in _rows(benchmark("speed"), "perturbed")
+        if row.task == STEP and row.blocks == 4
+    }
+    compiled = [time / ms[*case, "compiled"] for (*case, way), time in ms.items() if way == OURS]
+    bfloat = {batch: ms[49, batch, "fp32", OURS] / ms[49, batch, "bf16", OURS] for batch in (100, 1)}
+    lines = [
+        ["`train.compile=true`, over all cases", f"{min(compiled):.2f} to {max(compiled):.2f}"],
+        *([f"bfloat16 autocast, {_images(batch)} of 49 tokens", f"{up:.1f}"] for batch, up in bfloat.items()),
+    ]
+    return f"{table(['training step', 'speed-up over plain float32'], lines)}\n{made_with('speed')}\n"
+
+
+def student() -> str:
+    """One pass of a student against the guided inverse and score denoising of ml-tarflow, and its training step."""
+    found = benchmark("inversion")
+    lines = [
+        [
+            row["tokens"],
+            _images(row["batch"]),
+            f"{row['ms an image']['learned']:.1f}",
+            f"{row['ms an image']['ml-tarflow']:,.0f}",
+            f"{row['ml-tarflow / learned']:.0f}",
+            target(row["ml-tarflow / learned"], row["wanted"]),
+        ]
+        for row in found["sampling"]
+    ]
+    heads = ["tokens", "batch", "student, ms an image", "ml-tarflow, ms an image", "speed-up", "target"]
+    steps = ", ".join(f"{row['guided / plain']:.1f} at {row['tokens']} tokens" for row in found["training step"])
+    return "\n".join(
+        [
+            table(heads, lines),
+            f"Training with guidance as an input takes longer than a plain step of training, by a factor of {steps}.",
+            "",
+            made_with("inversion"),
+            "",
+        ]
+    )
+
+
+def alignment() -> str:
+    """Speed and memory of the parallel generative pass, and the training step of each direction."""
+    found = benchmark("align")
+    generation = [
+        [f"`{_direction(row['way'])}`", f"{row['times as fast']:.0f}", f"{row['memory ratio']:.0%}"]
+        for row in found["generation"]
+        if "times as fast" in row
+    ]
+    steps = [
+        [f"`{_direction(row['way'])}`", f"{row['/ likelihood']:.2f}", target(row["/ likelihood"], row["allowed"], True)]
+        for row in found["training step"]
+        if "/ likelihood" in row
+    ]
+    return "\n".join(
+        [
+            table(["generative pass with its gradient", "speed-up over token by token", "memory"], generation),
+            table(["training step, two aligned blocks", "time / step without alignment", "target"], steps),
+            made_with("align"),
+            "",
+        ]
+    )
+
+
+def measures() -> str:
+    """Time of classification and of scoring samples."""
+    lines = [
+        [row["classes"], f"{row['training-free / forward']:.1f}", f"{row['Bayes / training-free']:,.1f}"]
+        for row in benchmark("classification")["classification"]
+    ]
+    fidelity = benchmark("fidelity")["fidelity"]
+    peaks = [row["peak MB"] / 1000 for row in fidelity]
+    numbers = [row["n"] for row in fidelity]
+    heads = ["classes", "training-free pass / forward pass", "Bayes' rule / training-free pass"]
+    return "\n".join(
+        [
+            table(heads, lines),
+            f"Scoring {fidelity[0]['n']:,} samples with all six metrics of `efflite0` takes {fidelity[0]['seconds']:.0f} s, "
+            f"if the statistics of the training images exist; the peak of memory is {min(peaks):.1f} to {max(peaks):.1f} GB "
+            f"for {min(numbers):,} to {max(numbers):,} samples.",
+            "",
+            made_with("classification"),
+            made_with("fidelity"),
+            "",
+        ]
+    )
+
+
+def panels() -> str:
+    """How long the first picture of notebook 05 and a slider's pictures take."""
+    found = benchmark("panels")["panels"]
+    lines = [
+        [what, f"{found[key] / scale:.{digits}f} {unit}", _at_most(found[key], found[allowed], scale, unit)]
+        for what, key, allowed, scale, unit, digits in (
+            ("first picture after the notebook is opened", "first picture s", "first picture allowed s", 1, "s", 1),
+            ("36 images after a slider is released, median", "median ms", "median allowed ms", 1, "ms", 0),
+            ("the same, 95th percentile", "95th percentile ms", "95th percentile allowed ms", 1, "ms", 0),
+        )
+    ]
+    return f"{table(['notebook 05 in Chromium', 'measured', 'target'], lines)}\n{made_with('panels')}\n"
+
+
+def batch() -> str:
+    """What `lab run` takes beside the notebook's own cells."""
+    found = benchmark("batch")["batch"]
+    beyond, kernel, skipped = (found[key] for key in ("run beyond its cells s", "of which a bare kernel s", "200 done, skipped s"))
+    lines = [
+        ["one run, beyond the notebook's cells", f"{beyond:.1f} s", _at_most(beyond, found["allowed"], 1, "s")],
+        ["of which the start of an empty kernel", f"{kernel:.1f} s", "-"],
+        ["200 finished runs, skipped", f"{skipped:.2f} s", _at_most(skipped, found["allowed to skip"], 1, "s")],
+    ]
+    return f"{table(['`lab run`', 'measured', 'target'], lines)}\n{made_with('batch')}\n"
+
+
+def guess() -> str:
+    """What a student's guess saves a Jacobi solver, and how near a start must be to the solution to save half of the sweeps."""
+    rows = benchmark("guess")["rows"]
+    lines = [
+        [_images(row["batch"]), row["seed"], f"{row['learned off']:.2f}", row["sweeps from learned"], row["sweeps from z"]]
+        for row in rows
+    ]
+    heads = ["images", "seed", "distance of the student's guess (RMS)", "sweeps from the guess", "sweeps from z"]
+    return "\n".join([table(heads, lines), made_with("guess"), "", _near_starts()])
+
+
+def _near_starts() -> str:
+    """The share of sweeps that is left from a start at a distance from the solution, in the campaign of notebook 06."""
+    published = results.published("06_inverse_solvers")
+    if published is None:
+        return ""
+    distances = ("0.1", "0.03", "0.01", "0.003", "0.001")
+    lines = []
+    for row in ("batch 1", "batch 16"):
+        found = [one["metrics"]["by_distance"] for one in published.records if one["row"] == row]
+        shares = [[each[d][0] / each["1.0"][0] for each in found] for d in distances if d in found[0]]
+        lines.append([row, *(f"{min(each):.0%} to {max(each):.0%}" for each in shares)])
+    known = [d for d in distances if d in found[0]]
+    return (
+        table(["start at this distance from the solution (RMS)", *known], lines)
+        + f"\nShare of the sweeps that a start at distance 1 needs, over {len(found)} seeds. Record: campaign "
+        "`06_inverse_solvers`.\n"
+    )
+
+
+def gpu() -> str:
+    """The table of the GPU benchmark, or the sentence that it has not been run."""
+    from benchmarks.gpu.table import committed  # the checkout's, which this command needs anyway
+
+    return committed()
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"
+
+
+def _direction(way: str) -> str:
+    return {"literal": "reverse-literal", "reverse, 8 sweeps": "reverse, 8 adjoint sweeps"}.get(way, way)
+
+
+def _at_most(value: float, allowed: float, scale: float, unit: str) -> str:
+    return f"at most {allowed / scale:g} {unit}: {'reached' if value <= allowed else 'missed'}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "speed-foundation": foundation,
+    "speed-inverse": inverse,
+    "speed-targets": targets,
+    "speed-calibrated": calibrated,
+    "speed-where": where,
+    "speed-training": training,
+    "speed-student": student,
+    "speed-alignment": alignment,
+    "speed-measures": measures,
+    "speed-panels": panels,
+    "speed-batch": batch,
+    "speed-guess": guess,
+    "speed-gpu": gpu,
+}
