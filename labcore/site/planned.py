@@ -45,7 +45,8 @@ def decoded_pictures() -> str:
 def recomputed() -> str:
     """What computing activations again costs and saves."""
     found = {
-        again: plan(*as_named("flowback-256-reverse-p1-1000k", [f"train.recompute={again}"])) for again in ("true", "false")
+        again: plan(*as_named("flowback-256-reverse-p1-1000k", [f"train.recompute={again}"]))
+        for again in ("true", "false")
     }
     times = found["true"].flops / found["false"].flops
     saved = found["false"].activations / found["true"].activations

@@ -31,11 +31,18 @@ def flow_measures() -> str:
     found = _record("fashion-tarflow", "evaluation.json")
     fidelity = found["fidelity_efflite0"]
     lines = [
-        [f"`{name}`", f"{m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})", f"{m['floor']:.{2 if abs(m['floor']) < 1e-3 else 4}g}"]
+        [
+            f"`{name}`",
+            f"{m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})",
+            f"{m['floor']:.{2 if abs(m['floor']) < 1e-3 else 4}g}",
+        ]
         for name, m in fidelity["measures"].items()
     ]
     bayes, free = found["bayes_accuracy"], found["training_free_accuracy"]
-    heads = [f"{fidelity['images']['num']:,} samples, guidance {fidelity['images']['guidance']:g}, denoised", "the flow (95% interval)"]
+    heads = [
+        f"{fidelity['images']['num']:,} samples, guidance {fidelity['images']['guidance']:g}, denoised",
+        "the flow (95% interval)",
+    ]
     return "\n".join(
         [
             table([*heads, "held-out real images"], lines),

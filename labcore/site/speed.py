@@ -49,7 +49,9 @@ def inverse() -> str:
     lines = []
     for (tokens, batch, g), ways in cases.items():
         best = min((row for name, row in ways.items() if name != THEIRS), key=lambda row: row.ms)
-        lines.append([f"{tokens:,}", batch, f"{g:g}", best.way, f"{ways[THEIRS].ms / best.ms:.1f}", f"{best.floor:.1f}"])
+        lines.append(
+            [f"{tokens:,}", batch, f"{g:g}", best.way, f"{ways[THEIRS].ms / best.ms:.1f}", f"{best.floor:.1f}"]
+        )
     heads = ["tokens", "images", "guidance", "fastest way", "speed-up over ml-tarflow", "time / lower bound"]
     return f"{table(heads, lines)}\n{made_with('speed')}\n"
 
@@ -71,7 +73,11 @@ def calibrated() -> str:
         if row.task == INVERSE and row.precision == "fp32"
     }
     lines = [
-        [_images(batch), f"{g:g}", *(f"{ms[batch, g, THEIRS] / ms[batch, g, way]:.1f}" for way in ("calibrated", "compiled"))]
+        [
+            _images(batch),
+            f"{g:g}",
+            *(f"{ms[batch, g, THEIRS] / ms[batch, g, way]:.1f}" for way in ("calibrated", "compiled")),
+        ]
         for batch in (1, 16)
         for g in (0.0, 1.0)
     ]
@@ -81,8 +87,17 @@ def calibrated() -> str:
 
 def where() -> str:
     """Where the time of an inverse goes, by torch's profiler."""
-    found = {(row["batch"], row.get("guidance"), row.get("forward", False)): row for row in benchmark("where")["shares"]}
-    parts = ("matrix products", "attention", "copies, into the cache above all", "normalisation", "activation", "all others")
+    found = {
+        (row["batch"], row.get("guidance"), row.get("forward", False)): row for row in benchmark("where")["shares"]
+    }
+    parts = (
+        "matrix products",
+        "attention",
+        "copies, into the cache above all",
+        "normalisation",
+        "activation",
+        "all others",
+    )
     lines = []
     for (batch, g, forward), row in found.items():
         task = "forward pass" if forward else "inverse" + (f", guidance {g:g}" if g else "")
@@ -100,7 +115,16 @@ def where() -> str:
         return row["ms"] * row["matrix products"] * row["of the profiled time in operators"]
 
     longer = products(found[100, 0.0, False]) / products(found[100, None, True])
-    heads = ["49 tokens", "ms", "matrix products", "attention", "copies", "normalisation", "activation", "other operators"]
+    heads = [
+        "49 tokens",
+        "ms",
+        "matrix products",
+        "attention",
+        "copies",
+        "normalisation",
+        "activation",
+        "other operators",
+    ]
     return "\n".join(
         [
             table([*heads, "outside of operators", "operators called"], lines),
@@ -220,7 +244,9 @@ def panels() -> str:
 def batch() -> str:
     """What `lab run` takes beside the notebook's own cells."""
     found = benchmark("batch")["batch"]
-    beyond, kernel, skipped = (found[key] for key in ("run beyond its cells s", "of which a bare kernel s", "200 done, skipped s"))
+    beyond, kernel, skipped = (
+        found[key] for key in ("run beyond its cells s", "of which a bare kernel s", "200 done, skipped s")
+    )
     lines = [
         ["one run, beyond the notebook's cells", f"{beyond:.1f} s", _at_most(beyond, found["allowed"], 1, "s")],
         ["of which the start of an empty kernel", f"{kernel:.1f} s", "-"],
@@ -233,7 +259,13 @@ def guess() -> str:
     """What a student's guess saves a Jacobi solver, and how near a start must be to the solution to save half of the sweeps."""
     rows = benchmark("guess")["rows"]
     lines = [
-        [_images(row["batch"]), row["seed"], f"{row['learned off']:.2f}", row["sweeps from learned"], row["sweeps from z"]]
+        [
+            _images(row["batch"]),
+            row["seed"],
+            f"{row['learned off']:.2f}",
+            row["sweeps from learned"],
+            row["sweeps from z"],
+        ]
         for row in rows
     ]
     heads = ["images", "seed", "distance of the student's guess (RMS)", "sweeps from the guess", "sweeps from z"]
