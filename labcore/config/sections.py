@@ -25,12 +25,12 @@ class TokensConfig(Config):
     image_size: (
         Pixels | tuple[Pixels, Pixels]
     )  # pixels, or values of latents: one number for square images, else (height, width)
-    channels: Annotated[int, Field(gt=0, le=2**12)] = 3
+    channels: Annotated[int, Field(gt=0, le=2**12)] = 3  # 1 grey, 3 RGB; of latents as many as the codec has
     patch_size: Pixels  # pixels; one token is channels x patch x patch values
     width: Width  # Ch, hidden width of the transformers
     num_blocks: Width  # T of TARFlow, B of BiFlow: the flow's autoregressive blocks
     layers_per_block: Width  # K, attention + MLP layers in each block
-    head_dim: Width = 64
+    head_dim: Width = 64  # width of an attention head; divides width
     num_classes: int = Field(default=0, ge=0, le=2**24)  # 0: unconditional
     class_names: tuple[str, ...] | None = None  # of 0, 1, ...: from the data of the training; None: not known
     codec: str | None = (
@@ -152,9 +152,9 @@ class TarFlowConfig(TokensConfig):
 
     noise: Literal["gaussian", "uniform"] = "gaussian"  # what training adds: N(0, noise_std^2), or dequantisation
     noise_std: NonNegativeFloat | None = None  # in units of pixels in [-1, 1]; None: 0.1 for gaussian, 0 for uniform
-    positions: Literal["learned", "rope"] = "learned"
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    positions: Literal["learned", "rope"] = "learned"  # position embedding
+    mlp: Literal["gelu", "swiglu"] = "gelu"  # activation of the MLP
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"  # normalisation of the layers
     affine_clamp: PositiveFloat | None = None  # c: log_scale and shift of each branch are held in [-c, c]
     volume_preserving: bool = False  # shift only, log_scale = 0; the prior then has a learned variance
 
@@ -207,7 +207,7 @@ class BackwardConfig(TokensConfig):
 class DataConfig(Config):
     """Which images, and what is done to them before the objective sees them."""
 
-    name: Literal["fashion-mnist-12k", "fashion-mnist", "folder"] = "fashion-mnist-12k"
+    name: Literal["fashion-mnist-12k", "fashion-mnist", "folder"] = "fashion-mnist-12k"  # the data set
     path: str | None = None  # where "folder" or the files of "fashion-mnist" are
     image_size: Pixels | None = None  # None: as the data has it; folders need one
     channels: Literal[1, 3] | None = None  # None: as the data has it
@@ -223,27 +223,27 @@ class TrainConfig(Config):
     the same model on one process or eight.
     """
 
-    steps: Count
-    batch_size: Count = 256
+    steps: Count  # optimizer steps
+    batch_size: Count = 256  # images of a step, over all processes and micro-batches
     accumulation: Count = 1  # micro-batches per step and process
-    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
-    lr: PositiveFloat = 1e-4
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)  # random seed of everything in the run
+    lr: PositiveFloat = 1e-4  # peak learning rate of the warm-up and the cosine
     min_lr: NonNegativeFloat = 1e-6  # start of the warm-up and end of the cosine
-    warmup_steps: int = Field(default=0, ge=0, lt=2**31)
-    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = Field(default=0, ge=0, lt=2**31)  # steps of a linear warm-up; fewer than steps
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     weight_decay: NonNegativeFloat = 1e-4  # on all parameters, as ml-tarflow
     clip_norm: PositiveFloat | None = 1.0  # our choice; ml-tarflow does not clip
-    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)  # share of labels replaced by "no class", for guidance
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
     tf32: bool = False  # on a GPU: float32 products and convolutions in TensorFloat-32
     compile: bool = False  # torch.compile of the model
     recompute: bool = False  # layers compute their activations again in the backward pass, and keep their inputs alone
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
-    num_workers: int = Field(default=0, ge=0, le=1024)
-    log_every: Count = 50
-    eval_every: Count = 1000
-    save_every: Count = 1000
+    num_workers: int = Field(default=0, ge=0, le=1024)  # processes that read images
+    log_every: Count = 50  # steps between records of the log
+    eval_every: Count = 1000  # steps between test likelihoods and previews
+    save_every: Count = 1000  # steps between checkpoints
     keep: Count = 3  # newest checkpoints that stay on disk
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
@@ -287,10 +287,10 @@ class AlignConfig(Config):
     """
 
     direction: Literal["forward", "detach", "reverse", "reverse-literal"] = "reverse"  # see labcore.align.features
-    sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)
+    sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)  # (block, layer) pairs, from 1
     weight: PositiveFloat = 0.1  # lambda, beside nats per dimension
     adjoint_sweeps: int = Field(default=0, ge=0, le=MOST_TOKENS)  # 0 is the paper's stop-gradient on the context
-    loss: Literal["cosine", "nt-xent", "mse"] = "cosine"
+    loss: Literal["cosine", "nt-xent", "mse"] = "cosine"  # see labcore.align.losses
     encoder: str = "efficientnet-lite0"  # the paper's is dinov2-b; this one's weights are in a package
     weights: str | None = None  # the encoder's file, where it is not where `lab doctor` looks
     stage: Width | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
@@ -298,7 +298,7 @@ class AlignConfig(Config):
     image_size: PositiveInt | None = (
         None  # of a folder's pictures, read again for the encoder; None: what the flow sees
     )
-    projectors: Literal["shared", "per-site"] = "shared"
+    projectors: Literal["shared", "per-site"] = "shared"  # one projector for all sites, or one for each
     projector_width: Width | None = None  # None: the flow's width
 
     @model_validator(mode="after")
@@ -323,7 +323,9 @@ class StudentConfig(Config):
     The paper gives no weights, no p and c of equation 7 and no guidance range: these are our choice, after related code.
     """
 
-    strategy: Literal["naive", "hidden-distillation", "hidden-alignment"] = "hidden-alignment"
+    strategy: Literal["naive", "hidden-distillation", "hidden-alignment"] = (
+        "hidden-alignment"  # which states are compared
+    )
     normalise: Literal["none", "block", "sample"] = "block"  # states and targets, by the target's RMS: see norm_control
     align_weight: PositiveFloat = 1.0  # of the mean over the hidden states
     image_weight: NonNegativeFloat = 1.0  # of the squared error of the image

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from labcore import presets, zoo
+from labcore.campaigns.spec import load_spec, resolve
+from labcore.config import StudentRunConfig
 from labcore.jsonfile import read_object
+from labcore.runs.configure import as_named
+from labcore.runs.kinds import AnyRun
 from labcore.site.records import table
 
 
@@ -80,6 +85,40 @@ def preset_list() -> str:
     return table(["preset", "cost", "expected numbers"], ([f"`{name}`", *presets.about(name)[1:]] for name in names))
 
 
+PAPER_SPECS = {
+    "tarflow": "ImageNet at 64 and 128; the downsampled ImageNet64 for rows without classes; AFHQ at 256",
+    "flowback_64": "ImageNet",
+    "flowback_64_million": "ImageNet",
+    "flowback_latent_256": "ImageNet",
+    "flowback_latent_256_million": "ImageNet",
+    "itarflow_latent_256": "ImageNet",
+    "biflow_latent_256": "ImageNet",
+}
+"""Specs with rows of papers, and their pictures."""
+
+
+def paper_needs() -> str:
+    """Sizes of pictures and files of weights that the rows of the papers' specs need."""
+    lines = []
+    for name, pictures in PAPER_SPECS.items():
+        configs = [as_named(run.parameters["preset"])[0] for run in resolve(load_spec(name))]
+        sizes = sorted({one.data.image_size for one in configs})
+        needed = Counter(file for one in configs for file in _weights(one))
+        files = ", ".join(
+            f"`{file}` ({'all' if rows == len(configs) else f'{rows} of {len(configs)}'} rows)"
+            for file, rows in sorted(needed.items())
+        )
+        lines.append([f"`{name}`", pictures, ", ".join(map(str, sizes)), files or "none"])
+    return table(["spec", "pictures", "pixels", "weights"], lines)
+
+
+def _weights(config: AnyRun) -> set[str]:
+    """The files of weights that a run needs, without those of FID."""
+    if isinstance(config, StudentRunConfig):
+        return {*config.student.perceptual, config.model.codec} - {None}
+    return {config.align.encoder if config.align else None, config.model.codec} - {None}
+
+
 def _share(found: dict[str, Any]) -> str:
     return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
@@ -94,4 +133,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "aligned-pair": aligned_pair,
     "judge": judge,
     "presets": preset_list,
+    "paper-needs": paper_needs,
 }

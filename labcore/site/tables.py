@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 
 from labcore.files import write_atomic
-from labcore.site import findings, planned, shipped, speed
+from labcore.site import findings, planned, settings, shipped, speed
 from labcore.site.records import CHECKOUT
 
-RECORDED: dict[str, Callable[[], str]] = {**findings.BLOCKS, **shipped.BLOCKS, **speed.BLOCKS}
+RECORDED: dict[str, Callable[[], str]] = {**findings.BLOCKS, **settings.BLOCKS, **shipped.BLOCKS, **speed.BLOCKS}
 """Made from committed records, in seconds."""
 COUNTED: dict[str, Callable[[], str]] = planned.BLOCKS
 """Counted from the code of the presets, in minutes."""
