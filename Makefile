@@ -5,7 +5,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-gpu test-slurm test-browser lab site lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,8 +45,14 @@ test-browser: $(READY)  ## notebooks in JupyterLab and Chromium, which is instal
 lab: $(READY)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-site: $(READY)  ## the executed notebooks as a site in site/ (hours; SITE=--smoke: minutes)
+docs: $(READY)  ## the pages of README and docs, with the API reference, in site/ (under two minutes)
+	$(BIN)/python -m labcore.site.docs site
+
+site: $(READY)  ## the same with all notebooks executed (hours; SITE=--smoke: minutes)
 	$(BIN)/python -m labcore.site.build site $(SITE)
+
+tables: $(READY)  ## write the generated parts of README and docs anew, from records (minutes)
+	$(BIN)/python -m labcore.site.tables
 
 lint: $(READY)  ## ruff over code and notebooks, and no outputs in notebooks
 	$(BIN)/ruff check .
