@@ -392,10 +392,6 @@ def test_without_a_record_the_table_says_so_and_a_toy_is_none(tmp_path):
     assert table.committed(tmp_path) == table.table(example())
 
 
-def test_readme_has_the_table_of_the_committed_records():
-    assert table.committed() in (Path(__file__).parent.parent / "README.md").read_text()
-
-
 @pytest.mark.slow
 def test_the_command_from_end_to_end(tmp_path, reference):
     words = [

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "runs": BELOW_RUNS | {"viz"},
     "experiments": BELOW_RUNS | {"runs", "campaigns"},
     "rehearsal": BELOW_RUNS | {"runs", "experiments"},
-    "site": L0 | {"campaigns"},
+    "site": BELOW_RUNS | {"runs", "campaigns", "experiments"},  # tables are made from records and presets
     "cli": BELOW_RUNS | {"runs", "campaigns", "experiments", "rehearsal", "site"},
 }
 HEAVY = {

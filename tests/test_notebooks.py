@@ -173,9 +173,8 @@ def test_there_are_notebooks():
 
 
 @every_notebook
-def test_is_in_the_readmes(path):
+def test_is_in_the_readme(path):
     assert f"]({path.name})" in (FOLDER / "README.md").read_text()
-    assert f"  {path.stem} " in (FOLDER.parent / "README.md").read_text()
 
 
 @every_notebook

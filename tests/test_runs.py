@@ -354,14 +354,6 @@ def test_committed_tables_come_from_committed_records(path):
         assert (path.parent / name).read_text() == text
 
 
-def test_readme_shows_committed_tables_as_they_are():
-    readme = (RESULTS[0].parents[3] / "README.md").read_text()
-    shown = [path.parent for path in RESULTS if f"papermill_runs/results/{path.parent.name})" in readme]
-    assert shown
-    for folder in shown:
-        assert (folder / "table.md").read_text().split("\n\n")[0] in readme, folder.name
-
-
 def test_lab_runs_lists_filters_and_compares(tmp_path, root):
     runs = toy_runs(tmp_path, rows={"one": {}, "two": {"scale": 2.0}}, seeds=[0, 1])
     for run in runs[1:]:

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 from pathlib import Path
 
 import nbformat
@@ -14,7 +13,6 @@ from typer.testing import CliRunner
 from labcore.campaigns.parameters import SIZE, check_parameters, code_cells, read_parameters
 from labcore.campaigns.spec import load_spec, resolve, run_id
 from labcore.cli.app import app
-from labcore.encoders.specs import SPECS as ENCODERS
 from labcore.runs.configure import as_named
 
 ROOT = Path(__file__).parent.parent
@@ -393,21 +391,3 @@ def test_rows_without_classes_are_of_the_downsampled_pictures():
     for run in resolve(load_spec("tarflow")):
         classes = as_named(run.parameters["preset"])[0].model.num_classes
         assert ("downsampled" in run.parameters["data_path"]) is (classes == 0)
-
-
-def test_the_readme_says_what_the_rows_of_papers_need():
-    """By spec: sizes of pictures and weights, as its table has them."""
-    lines = (Path(__file__).parent.parent / "papermill_runs" / "README.md").read_text().splitlines()
-    rows = [line for line in lines if re.match(r" +\| `(tarflow|flowback|itarflow|biflow)", line)]
-    weights = {*ENCODERS, "sd-vae-ft-ema", "lpips", "convnextv2"}
-    told = 0
-    for specs, pictures, needed in (row.split("|")[1:4] for row in rows):
-        found = {w for w in re.findall(r"`([^`]+)`", needed) if w in weights}
-        for spec in re.findall(r"`([^`]+)`", specs):
-            configs = [as_named(run.parameters["preset"])[0] for run in resolve(load_spec(spec))]
-            aligned = {c.align.encoder for c in configs if getattr(c, "align", None)}
-            compared = {name for c in configs if hasattr(c, "student") for name in c.student.perceptual}
-            assert found == aligned | compared | {c.model.codec for c in configs if c.model.codec}, spec
-            assert {*map(int, re.findall(r"\b\d+\b", pictures))} == {c.data.image_size for c in configs}, spec
-            told += 1
-    assert told == 7

@@ -96,8 +96,6 @@ def test_the_classifier_is_a_judge():
     card, record = (folder / "README.md").read_text(), json.loads((folder / "record.json").read_text())
     assert min(record[key]["accuracy"] for key in ("accuracy", "at_16_pixels")) >= 0.9
     assert record["accuracy"]["n"] == 10_000
-    readme = " ".join((zoo.FOLDER.parent.parent / "README.md").read_text().split())
-    assert f"right on {record['accuracy']['accuracy']:.1%} of 10,000 test images" in readme
     assert f"{record['accuracy']['accuracy']:.1%} ({record['accuracy']['low']:.1%}" in card
     assert f"{record['at_16_pixels']['accuracy']:.1%} (" in card and f"{record['parameters']:,} parameters" in card
     assert record["weights"] == weights_hash(judge) and (folder / "model.safetensors").stat().st_size < 1e6
@@ -152,46 +150,6 @@ def test_samples_look_like_their_class_to_the_flow_itself(shipped):
 def test_an_unknown_name_lists_the_names():
     with pytest.raises(ValueError, match="fashion-tarflow"):
         zoo.load("fashion")
-
-
-def bench(part: str, readme: str) -> dict:
-    """The committed record of a part of the benchmark, which the README links to."""
-    (path,) = (zoo.FOLDER.parent.parent / "benchmarks" / "results").glob(f"{part}-*.json")
-    assert f"benchmarks/results/{path.name}" in readme
-    return json.loads(path.read_text())
-
-
-def test_the_readme_says_what_is_on_record():
-    """Every number in README comes from a committed record."""
-    root = zoo.FOLDER.parent.parent
-    readme = (root / "README.md").read_text()
-    record = json.loads((zoo.path("fashion-tarflow") / "record.json").read_text())
-    assert f"{record['parameters']:,} parameters" in readme
-    assert f"{record['bayes_accuracy']['accuracy']:.1%} of the {record['bayes_accuracy']['n']:,} test images" in readme
-    assert f"after {record['training_seconds'] / 60:.0f} minutes" in readme
-    assert f"inverts to {record['round_trip_error']:.0e}" in readme
-    evaluation = json.loads((zoo.path("fashion-tarflow") / "evaluation.json").read_text())
-    for name, m in evaluation["fidelity_efflite0"]["measures"].items():
-        floor = f"{m['floor']:.{2 if abs(m['floor']) < 1e-3 else 4}g}"
-        assert f"| `{name}` | {m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g}) | {floor} |" in readme
-    bayes, free = (evaluation[f"{name}_accuracy"]["accuracy"] for name in ("bayes", "training_free"))
-    assert f"right in {bayes:.1%} by Bayes' rule and in {free:.1%} training-free" in readme
-    ten, thousand = bench("classification", readme)["classification"]
-    words = " ".join(readme.split())
-    assert (
-        f"{ten['training-free / forward']:.1f} times a forward pass with 10 classes and "
-        f"{thousand['training-free / forward']:.1f} with 1,000; Bayes' rule takes "
-        f"{ten['Bayes / training-free']:.1f} and {thousand['Bayes / training-free']:.0f} times as long"
-    ) in words
-    assert f"in {bench('fidelity', readme)['fidelity'][0]['seconds']:.0f} s on two cores" in words
-    theirs = bench("foundation", readme)["ml_tarflow"]
-    ups = {row["case"]: row["speed_up"] for row in theirs["timings"]}
-    for name, guidance in (("sequential inverse", "0"), ("with guidance", "1.5")):
-        cells = " | ".join(f"{ups[f'inverse, batch {b}, guidance {guidance}']:.1f}" for b in (1, 16, 100))
-        assert f"| {name} | {cells} |" in readme
-    assert f"differ by at most {max(v for k, v in theirs['differences'].items() if 'inverse' in k):.1e}" in readme
-    assert f"{1 / ups['training step, batch 256, float32 against float32']:.2f} of ml-tarflow's time" in readme
-    assert round(1 / ups["training step, batch 256, bfloat16 against float32"], 1) == 0.5
 
 
 @pytest.mark.parametrize("name", [*zoo.NAMES, zoo.CLASSIFIER])

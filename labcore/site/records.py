@@ -33,7 +33,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def target(value: float, wanted: float | None, at_most: bool = False) -> str:
+def target(value: int | float, wanted: int | float | None, at_most: bool = False) -> str:
     """Say a target and whether a measured value reaches it; "-" without a target."""
     if wanted is None:
         return "-"

@@ -18,7 +18,6 @@ from labcore import config
 from labcore.site.records import table
 from labcore.strict import Config
 
-
 NAME = re.compile(r"\w+")
 WORDS = {
     **dict.fromkeys(("Pixels", "Count", "Width", "PositiveInt"), "int"),

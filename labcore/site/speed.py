@@ -306,7 +306,7 @@ def _direction(way: str) -> str:
     return {"literal": "reverse-literal", "reverse, 8 sweeps": "reverse, 8 adjoint sweeps"}.get(way, way)
 
 
-def _at_most(value: float, allowed: float, scale: float, unit: str) -> str:
+def _at_most(value: int | float, allowed: int | float, scale: int | float, unit: str) -> str:
     return f"at most {allowed / scale:g} {unit}: {'reached' if value <= allowed else 'missed'}"
 
 

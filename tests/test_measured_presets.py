@@ -1,0 +1,57 @@
+"""Cost and expected numbers of the small presets are those of their committed campaigns."""
+
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from labcore.experiments.latent_claims import NOISE_CLAIMS
+
+from labcore.campaigns import results
+from labcore.campaigns.verdicts import judge
+from labcore.presets import MEASURED, about
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def minutes_of_training(records: list[dict], steps: int) -> int:
+    """Minutes of `steps` steps at the mean pace that the records' logs have."""
+    lines = " ".join(line for one in records for line in one["log"])
+    seconds = [float(text) for text in re.findall(r"seconds_per_step ([0-9.]+)", lines)]
+    assert seconds
+    return round(steps * fmean(seconds) / 60)
+
+
+def test_the_preset_of_the_alignment_campaign():
+    cost, numbers = MEASURED["fashion-16"]
+    baseline = [r for r in results.published("01_alignment_strategies").records if r["row"] == "baseline"]
+    assert f"accuracy {fmean(r['metrics']['last']['training_free'] for r in baseline):.2f}" in numbers
+    assert f"{minutes_of_training(baseline, 400)} minutes" in cost
+
+
+@pytest.mark.parametrize(("row", "preset"), [("clamp 3", "itarflow-16"), ("no clamp", "itarflow-16-unclamped")])
+def test_the_presets_of_the_campaign_of_norms(row, preset):
+    found = [r for r in results.published("03_trajectory_norms").records if r["row"] == row]
+    cost, numbers = about(preset)[1:]
+    assert f"{fmean(r['metrics']['last']['nats_per_dim'] for r in found):.3f} nats/dim" in numbers
+    assert f"{minutes_of_training(found, 600)} minutes" in cost
+
+
+def test_the_preset_of_the_campaign_of_latents():
+    records = results.published("07_latent_256").records
+    last = [r["metrics"]["last"] for r in records if r["row"] == "sigma 0.2"]
+    fid, share = (fmean(one[name] for one in last) for name in ("fid", "recognised"))
+    cost, numbers = about("latent-small")[1:]
+    assert f"FID {fid:.1f} (efflite0), {share:.0%} recognised" in numbers
+    minutes = [r["seconds"] / 60 for r in records]
+    assert f"{min(minutes):.0f} to {max(minutes) + 0.5:.0f} minutes" in cost
+
+
+def test_the_numbers_in_the_notebook_of_latents():
+    records = results.published("07_latent_256").records
+    text = (NOTEBOOKS / "07_latent_256.ipynb").read_text()
+    rows = [[r["metrics"]["last"]["recognised"] for r in records if r["row"] == f"sigma {s}"] for s in (0.1, 0.2, 0.3)]
+    assert ", ".join(f"{fmean(row):.0%}" for row in rows) in text
+    for claim in NOISE_CLAIMS:
+        found = judge(claim, records).difference
+        assert f"{-found.mean:.1f} ± {found.half:.1f}" in text
