@@ -48,6 +48,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """The pages in the order of the navigation; README comes before them, notebooks after them."""
 LINK = re.compile(r"\]\(\s*<?([^)\s>#]+)(?:#[^)\s>]*)?>?[^)]*\)")
 """A Markdown link or picture, and the address without its anchor."""
+STYLE = ".md-typeset table code { word-break: normal; }\n.md-typeset table:not([class]) th { min-width: 4rem; }\n"
+"""Names in tables are not broken within a word."""
 NOT_EXECUTED = "*This notebook is shown without outputs. `make site` executes it.*"
 
 
@@ -91,7 +93,9 @@ SETTINGS: dict[str, Any] = {
         "attr_list",
         "pymdownx.highlight",
         "pymdownx.superfences",
+        {"toc": {"toc_depth": "2-3"}},
     ],
+    "extra_css": ["pages.css"],
     "use_directory_urls": False,  # so that pages can be opened as files
     "validation": {"links": {"anchors": "warn", "unrecognized_links": "warn"}},
 }
@@ -113,6 +117,7 @@ def build(folder: Path, shown: Callable[[Path], Path] | None = None, checkout: P
         _copy_notebook(source, (shown or latest(folder))(source), mirror / "notebooks" / source.name)
     for file in _linked(checkout):
         _copy(checkout / file, mirror / file)
+    write_atomic(mirror / "pages.css", STYLE)
     _render(folder, _navigation(checkout, notebooks), checkout)
     return folder / "site" / "index.html"
 

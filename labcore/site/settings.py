@@ -72,7 +72,7 @@ def _short(annotation: ast.expr) -> str:
         if annotation.value.id == "Annotated" and isinstance(inner, ast.Tuple):
             return _short(inner.elts[0])
     if isinstance(annotation, ast.BinOp):
-        return f"{_short(annotation.left)} | {_short(annotation.right)}"
+        return f"{_short(annotation.left)} or {_short(annotation.right)}"
     return NAME.sub(lambda found: WORDS.get(found[0], found[0]), ast.unparse(annotation))
 
 

@@ -26,8 +26,8 @@ def caption() -> str:
     return (
         f"*Samples of `fashion-tarflow`, which is in the package: {one['parameters']:,} parameters, trained in "
         f"{one['training_seconds'] / 60:.0f} minutes on one CPU core; guidance 1. It classifies {bayes['accuracy']:.1%} of the "
-        f"{bayes['n']:,} test images correctly (Bayes' rule), and its inverse is exact to {one['round_trip_error']:.0e}. "
-        "[Card with all numbers](labcore/zoo/fashion-tarflow/README.md).*\n"
+        f"{bayes['n']:,} test images correctly (Bayes' rule), and the error of a round trip is "
+        f"{one['round_trip_error']:.0e} (float32). [Card with all numbers](labcore/zoo/fashion-tarflow/README.md).*\n"
     )
 
 
