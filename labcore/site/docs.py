@@ -105,7 +105,7 @@ def build(folder: Path, shown: Callable[[Path], Path] | None = None, checkout: P
     """Make the pages; return the index page.
 
     shown: the file to show for a notebook of the checkout; None shows those that were executed in `folder` before. Raises
-    ValueError if the checkout has no notebooks, and subprocess.CalledProcessError if MkDocs fails, as for a dead link.
+    ValueError if the checkout has no notebooks, or if MkDocs finds a dead link or another fault.
     """
     folder = folder.resolve()
     notebooks = sorted((checkout / "notebooks").glob("*.ipynb"))
@@ -209,8 +209,12 @@ def _render(folder: Path, navigation: list[dict[str, Any]], checkout: Path) -> N
     settings = {**SETTINGS, "plugins": plugins, "nav": navigation, "docs_dir": "docs", "site_dir": "site"}
     config = folder / "mkdocs.yml"
     write_atomic(config, yaml.safe_dump(settings, sort_keys=False))
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", str(config)]
-    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    made = subprocess.run(
+        command, cwd=folder, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    if made.returncode:
+        raise ValueError(f"MkDocs did not make the pages; correct the pages that it names:\n{made.stderr}{made.stdout}")
     for page in (folder / "site").rglob("*.html"):
         page.write_text(without_net(page.read_text(encoding="utf-8")), encoding="utf-8")
 

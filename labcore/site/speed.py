@@ -25,8 +25,8 @@ def foundation() -> str:
     return "\n".join(
         [
             table(["speed-up over ml-tarflow", *(f"batch {batch}" for batch in batches)], rows),
-            f"- z differs by at most {found['differences']['z']:g}, and images of the inverse differ by at most {inverse:.1e} of the "
-            "largest value.",
+            f"- z differs by at most {found['differences']['z']:g}, and images of the inverse differ by at most "
+            f"{inverse:.1e} of the largest value.",
             f"- A training step at batch 256 takes {1 / step:.2f} times ml-tarflow's time in float32, and {1 / bfloat:.2f} "
             "times with bfloat16 autocast.",
             "",
