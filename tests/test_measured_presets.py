@@ -8,6 +8,7 @@ import pytest
 from labcore.experiments.latent_claims import NOISE_CLAIMS
 
 from labcore.campaigns import results
+from labcore.campaigns.claims import load_claims
 from labcore.campaigns.verdicts import judge
 from labcore.presets import MEASURED, about
 
@@ -52,6 +53,6 @@ def test_the_numbers_in_the_notebook_of_latents():
     text = (NOTEBOOKS / "07_latent_256.ipynb").read_text()
     rows = [[r["metrics"]["last"]["recognised"] for r in records if r["row"] == f"sigma {s}"] for s in (0.1, 0.2, 0.3)]
     assert ", ".join(f"{fmean(row):.0%}" for row in rows) in text
-    for claim in NOISE_CLAIMS:
+    for claim in load_claims("07_latent_256").of_numbers:
         found = judge(claim, records).difference
         assert f"{-found.mean:.1f} ± {found.half:.1f}" in text

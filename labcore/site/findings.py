@@ -9,25 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from labcore.campaigns import results, verdicts
+from labcore.campaigns.claims import load_claims
 from labcore.campaigns.records import Record
 from labcore.campaigns.spec import TableSpec
 from labcore.campaigns.tables import exploded, tables
-from labcore.campaigns.verdicts import Claim, Verdict, corrected, judge
-from labcore.experiments import alignment
-from labcore.experiments.claims import CLAIMS as INVERSE_CLAIMS
-from labcore.experiments.claims import NORM_CLAIMS
-from labcore.experiments.latent_claims import NOISE_CLAIMS
+from labcore.campaigns.verdicts import Verdict, corrected, judge
 from labcore.site.records import table
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
-CLAIMS: dict[str, Sequence[Claim]] = {
-    ALIGNMENT: alignment.CLAIMS,
-    NORMS: NORM_CLAIMS,
-    INVERSES: INVERSE_CLAIMS,
-    NOISE: NOISE_CLAIMS,
-}
-"""Campaign -> the claims that its notebook judges."""
+CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
+"""The campaigns with published records, in the order of the page."""
 
 HEADLINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ALIGNMENT: (
@@ -57,20 +49,23 @@ def records(campaign: str) -> list[Record]:
 
 @cache
 def judged(campaign: str) -> list[Verdict]:
-    """Judge all claims of a campaign, each alone."""
-    return [judge(claim, records(campaign)) for claim in CLAIMS[campaign]]
+    """Judge all claims that a campaign states of numbers, each alone."""
+    return [judge(claim, records(campaign)) for claim in load_claims(campaign).of_numbers]
 
 
 def headlines() -> str:
     """A few claims of each campaign with the measured difference, judged alone and together."""
     lines = []
     for campaign, chosen in HEADLINES.items():
-        decisions = dict(zip(CLAIMS[campaign], corrected(judged(campaign)), strict=True))
-        by_key = {(one.claim.row, one.claim.than, one.claim.number): one for one in judged(campaign)}
+        alone = judged(campaign)
+        by_key = {
+            (one.claim.row, one.claim.than, one.claim.number): (one, decision)
+            for one, decision in zip(alone, corrected(alone), strict=True)
+        }
         for row, than, number, says in chosen:
-            found = by_key[row, than, number]
+            found, decision = by_key[row, than, number]
             n = found.difference.n if found.difference else 0
-            lines.append([says, difference(found), n, found.verdict, decisions[found.claim]])
+            lines.append([says, difference(found), n, found.verdict, decision])
     return table(["claim", "difference (95% interval)", "seeds", "judged alone", "with Holm's correction"], lines)
 
 
@@ -86,16 +81,17 @@ def difference(found: Verdict) -> str:
 
 
 def counts() -> str:
-    """How many claims of each campaign are supported, not supported, undetermined and not run."""
+    """How many claims of each campaign are supported, reversed, undetermined and not run."""
     lines = []
-    for campaign in CLAIMS:
+    for campaign in CAMPAIGNS:
         found = judged(campaign)
         number = Counter(one.verdict for one in found)
-        left = sum(verdict in ("supported", "not supported") for verdict in corrected(found))
-        decided = number["supported"] + number["not supported"]
-        kinds = ("supported", "not supported", "undetermined", "not run")
-        lines.append([f"`{campaign}`", len(found), *(number[kind] for kind in kinds), f"{left} of {decided}"])
-    heads = ["campaign", "claims", "supported", "not supported", "undetermined", "not run"]
+        left = sum(verdict in ("supported", "reversed") for verdict in corrected(found))
+        decided = number["supported"] + number["reversed"]
+        kinds = ("supported", "reversed", "undetermined", "not run")
+        stated = f"[`{campaign}`](../papermill_runs/claims/{campaign}.yaml)"
+        lines.append([stated, len(found), *(number[kind] for kind in kinds), f"{left} of {decided}"])
+    heads = ["campaign", "claims", "supported", "reversed", "undetermined", "not run"]
     return table([*heads, "decided claims that remain after Holm's correction"], lines)
 
 

@@ -1,6 +1,6 @@
 """The settings of a run as Markdown: each field of a configuration with its type, default and meaning.
 
-The meaning is the comment on the field's lines in `labcore/config.py`, or the string below the field.
+The meaning is the comment on the field's lines in `labcore/config`, or the string below the field.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Any
 from labcore import presets, zoo
 from labcore.campaigns.spec import load_spec, resolve
 from labcore.config import StudentRunConfig
+from labcore.config.runs import BaseRunConfig
 from labcore.jsonfile import read_object
 from labcore.runs.configure import as_named
-from labcore.runs.kinds import AnyRun
 from labcore.site.records import table
 
 
@@ -112,7 +112,7 @@ def paper_needs() -> str:
     return table(["spec", "pictures", "pixels", "weights"], lines)
 
 
-def _weights(config: AnyRun) -> set[str]:
+def _weights(config: BaseRunConfig) -> set[str]:
     """The files of weights that a run needs, without those of FID."""
     if isinstance(config, StudentRunConfig):
         return {*config.student.perceptual, config.model.codec} - {None}
