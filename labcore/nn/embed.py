@@ -25,7 +25,8 @@ class ClassEmbedding(nn.Module):
         if y.is_floating_point():
             return y.to(self.weight.dtype) @ self.weight
         no_class = (y < 0)[:, None]
-        return torch.where(no_class, self.weight.mean(dim=0), F.embedding(y.clamp_min(0), self.weight))
+        of_class = F.embedding(y.clamp_min(0), self.weight)  # before the mean: autograd adds gradients in this order
+        return torch.where(no_class, self.weight.mean(dim=0), of_class)
 
     def extra_repr(self) -> str:
         return f"classes={self.weight.shape[0]}, width={self.weight.shape[1]}"

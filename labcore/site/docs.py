@@ -156,7 +156,7 @@ def _navigation(checkout: Path, notebooks: list[Path]) -> list[dict[str, Any]]:
     ways = ["notebooks/README.md"] if (checkout / "notebooks" / "README.md").is_file() else []
     pages = [*ways, *({title(source): f"notebooks/{source.name}"} for source in notebooks)]
     return [
-        {"labcore": "README.md"},
+        {"Overview": "README.md"},
         *({name: files} for name, files in sections.items() if files),
         {"Notebooks": pages},
     ]
