@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from labcore.experiments.latent_claims import NOISE_CLAIMS
 
 from labcore.campaigns import results
 from labcore.campaigns.claims import load_claims

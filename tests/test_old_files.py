@@ -9,7 +9,7 @@ from labcore.config import BackwardConfig, RunConfig, StudentRunConfig, TarFlowC
 from labcore.evaluate.record import load_record
 from labcore.kinds import FLOW, STUDENT, kind_of, kind_of_sections
 from labcore.runs.configure import configure_run
-from labcore.train import checkpoint
+from labcore.train import same_run
 
 MODEL = dict(image_size=28, channels=1, patch_size=4, width=64, num_blocks=8, layers_per_block=2, head_dim=32)
 MODEL |= dict(num_classes=10, mlp_ratio=4.0)
@@ -54,7 +54,7 @@ def test_a_run_s_configuration(name, tmp_path):
     file.write_text(yaml.safe_dump(old))
     if kind is FLOW:  # a student's file reads the flow too: tests/test_distillation.py
         assert configure_run(file=file).train == direct.train
-    assert checkpoint.changes(old, direct.model_dump(mode="json"), checkpoint.MAY_CHANGE) == []
+    assert same_run.changes(old, direct.model_dump(mode="json")) == []
 
 
 @pytest.mark.parametrize("name", MODELS)
