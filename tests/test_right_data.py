@@ -106,7 +106,7 @@ class TestOwnData:
         monkeypatch.setattr("labcore.evaluate.extractors.load_extractor", lambda name: extractor)
         monkeypatch.setattr("labcore.evaluate.fidelity.refused", lambda *_: [])
         found = SimpleNamespace(about={"n": 5, "data": "pets/train"})
-        monkeypatch.setattr("labcore.evaluate.session.reference_of", lambda data, *_: seen.append(data) or found)
+        monkeypatch.setattr("labcore.evaluate.references.reference_of", lambda data, *_: seen.append(data) or found)
         done = CliRunner().invoke(app, ["stats", str(run), "--out", str(tmp_path / "s.safetensors")])
         assert done.exit_code == 0, done.output
         assert seen == [Data("folder", str(pictures), 8, 3)]
