@@ -122,7 +122,7 @@ def test_what_a_run_keeps_on_disk():
     assert on_disk(RunConfig(model=MODEL, train=TRAIN)) == {} == on_disk(as_named("biflow-16-w64-naive")[0])
     computed = as_named("flowback-64-reverse-7-8-l6", ["align.image_size=null", "align.targets=computed"])[0]
     assert on_disk(computed) == {}
-    with pytest.raises(ValueError, match="encoder was 'nope'; there are"):
+    with pytest.raises(ValueError, match="unknown encoder 'nope'; there are"):
         plan(as_named("flowback-64-reverse-7-8-l6", ["align.encoder=nope"])[0])
 
 
