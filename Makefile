@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10
+AGAIN := and not again
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-all test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +29,11 @@ test: $(READY)  ## the tests that run in minutes
 	$(PYTEST) -m "not slow and not gpu and not slurm and not browser"
 
 test-slow: $(READY)  ## notebooks, faults, many processes
-	$(PYTEST) -m "slow and not gpu and not slurm and not browser"
+	$(PYTEST) -m "slow $(AGAIN) and not gpu and not slurm and not browser"
+
+test-all: $(READY)  ## every test that this machine can run, also those that repeat others (hours)
+	.ci/run --all
+	$(MAKE) test-gpu
 
 test-gpu: $(READY)  ## the tests of tests/gpu on a CUDA device; one line where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \

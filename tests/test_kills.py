@@ -10,13 +10,15 @@ import time
 import pytest
 import toys
 import yaml
+from in_turn import in_turn
 from test_run_faults import alive, kernel_in
 
 from labcore.campaigns import state
 from labcore.campaigns.spec import load_spec, resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run")]
-KILLS = 20
+KILLS = 5
+"""In each of four tests."""
 SMALL = dict(batch_size=16, width=32, num_blocks=2, scored_images=50, classified_images=20)
 TIMES = {"seconds", "seconds_per_step", "images_per_second", "time", "training_seconds"}
 
@@ -50,8 +52,9 @@ def outcome(run, root) -> dict:
     }
 
 
-def test_sigkill_at_random_moments_of_real_training(tmp_path):
-    seed = int(os.environ.get("LABCORE_FAULT_SEED", "0"))
+@pytest.mark.parametrize("part", in_turn(range(4), 4))
+def test_sigkill_at_random_moments_of_real_training(tmp_path, part):
+    seed = f"{os.environ.get('LABCORE_FAULT_SEED', '0')}.{part}"
     rng, kills, hit = random.Random(seed), 0, dict.fromkeys(("runner", "run", "kernel"), 0)
     calm, rough = spec_in(tmp_path / "calm"), spec_in(tmp_path / "rough")
     roots = [path.parent.parent / "executed" for path in (calm, rough)]

@@ -115,6 +115,22 @@ def test_campaigns_work_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+INNER = {"kernels", "inverse.decode", "inverse.fixed_point", "inverse.params"}
+"""What runs once a token, or once a layer of it: `make test` leaves its annotations unchecked."""
+
+
+def test_annotations_with_shapes_are_checked(pytestconfig):
+    """The list in pyproject.toml names what is there, and every module with shapes but the inner loops."""
+    (option,) = [word for word in pytestconfig.getini("addopts") if word.startswith("--jaxtyping-packages=")]
+    *checked, _ = option.partition("=")[2].split(",")
+    names = {".".join(("labcore", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    within = lambda name, packages: any(f"{name}.".startswith(f"{each}.") for each in packages)  # noqa: E731
+    assert all(any(within(name, [each]) for name in names) for each in checked)
+    with_shapes = {name for name, path in names.items() if "from jaxtyping import" in path.read_text()}
+    inner = {f"labcore.{name}" for name in INNER}
+    assert {name for name in with_shapes if not within(name, checked)} == {n for n in with_shapes if within(n, inner)}
+
+
 def test_public_names():
     for name in labcore.__all__:
         assert getattr(labcore, name) is not None

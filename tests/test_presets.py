@@ -4,6 +4,8 @@ from statistics import fmean
 
 import pytest
 import torch
+from in_turn import once
+from test_smoke import RECIPES, smoke_key
 from typer.testing import CliRunner
 
 from labcore import TarFlow
@@ -170,13 +172,9 @@ def test_the_command_line_lists_them():
     assert "--data IMAGE_FOLDER" in one and "direction: reverse" in one
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
-def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
-    config = FLOW.smoke(config_of(name))
-    assert run_training(config, tmp_path, previews=False).finished
-    assert checkpoint.latest(tmp_path).step == 2
-    full = config_of(name)
+def test_a_smoke_size_keeps_blocks_and_alignment(name):
+    config, full = FLOW.smoke(config_of(name)), config_of(name)
     assert (config.model.num_blocks, config.model.layers_per_block) == (
         full.model.num_blocks,
         full.model.layers_per_block,
@@ -186,17 +184,22 @@ def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
         assert config.align.sites == full.align.sites and config.align.direction == full.align.direction
 
 
-def smoke_of(name: str, flow: str = "flow") -> StudentRunConfig:
-    return STUDENT.smoke(distillation_of(name), flow)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", once(PRESETS, smoke_key, elsewhere=RECIPES))
+def test_two_steps_at_smoke_size(name, tmp_path, own_cache):
+    """Each smoke size once: rows that differ in nothing else have the same, and test_smoke.py runs some."""
+    assert run_training(FLOW.smoke(config_of(name)), tmp_path, previews=False).finished
+    assert checkpoint.latest(tmp_path).step == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", {str(smoke_of(name)): name for name in STUDENTS}.values())
+@pytest.mark.parametrize("name", once({smoke_key(name): name for name in STUDENTS}.values(), smoke_key, RECIPES))
 def test_two_steps_of_a_learned_inverse_at_smoke_size(name, tmp_path, own_cache):
     """Each smoke size once: rows of two widths have the same."""
     full = distillation_of(name)
     teacher = FLOW.smoke(config_of(full.flow.split("/")[1]))
-    config = smoke_of(name, str(TarFlow(teacher.model).save_pretrained(tmp_path / "flow")))
+    flow = TarFlow(teacher.model).save_pretrained(tmp_path / "flow")
+    config = STUDENT.smoke(full, str(flow))
     assert run_training(config, tmp_path / "run", previews=False).finished
     assert checkpoint.latest(tmp_path / "run").step == 2
     assert (config.model.num_states, config.model.handover) == (full.model.num_states, full.model.handover)

@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import toys
+from in_turn import in_turn
 from test_runs import command, execute_once, expected, result, toy_runs
 
 from labcore import locks
@@ -176,14 +177,16 @@ def test_a_killed_runner_takes_its_runs_with_it(tmp_path, root):
     assert result(run, root) == expected(run)
 
 
-def test_sigkill_at_random_moments_of_a_sweep(tmp_path, root):
-    seed, kills, rounds = int(os.environ.get("LABCORE_FAULT_SEED", "0")), 0, 0
+@pytest.mark.parametrize("part", in_turn(range(4), 4))
+def test_sigkill_at_random_moments_of_a_sweep(tmp_path, root, part):
+    """Five kills in each of four tests."""
+    seed, kills, rounds = f"{os.environ.get('LABCORE_FAULT_SEED', '0')}.{part}", 0, 0
     rng = random.Random(seed)
     changes = dict(rows={"one": {}, "two": {"scale": 2.0}}, seeds=[0, 1, 2], parameters={"steps": 40})
     runs = toy_runs(tmp_path, **changes)
     spec = tmp_path / "papermill_runs" / "specs" / "toy.yaml"
     hit = dict.fromkeys(("runner", "run", "kernel"), 0)
-    while kills < 20:
+    while kills < 5:
         rounds += 1
         if all(runner.finished(run, root) for run in runs):
             shutil.rmtree(runs[rng.randrange(6)].folder(root))  # something left to kill

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from in_turn import in_turn
 
 TESTS = Path(__file__).parent
 NOTEBOOKS = sorted(path.stem for path in (TESTS.parent / "notebooks").glob("*.ipynb"))
@@ -84,7 +85,7 @@ def test_everything_that_takes_a_flow_gives_the_same_there():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", in_turn(NOTEBOOKS, 5))
 def test_every_notebook_goes_there(name, tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
     run("second_device.py", "notebook", name, str(tmp_path))
