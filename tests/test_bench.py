@@ -45,6 +45,7 @@ def test_ways_run_in_turn():
 
 
 # A generous limit: on a busy machine an inverse takes so long that the default would leave "calibrated" out.
+@pytest.mark.slow
 def test_rows_of_every_case_with_measured_errors():
     flow = perturbed(dtype=torch.float32)
     seen = []

@@ -195,6 +195,7 @@ def test_both_attentions_are_one_function(n, m):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["raise RuntimeError('out of memory')", "pass"])
 def test_readers_do_not_keep_a_process_from_ending(end):
     """torch and multiprocessing tell readers that are left to end by a signal, and wait for them."""

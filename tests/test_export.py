@@ -36,6 +36,7 @@ def test_a_graph_gives_the_models_images(tmp_path, changes):
             torch.testing.assert_close(graph(*given), model(*given).x, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_shipped_one_runs_without_labcore(tmp_path):
     model, path = zoo.load("fashion-biflow"), tmp_path / "inverse.pt2"
     export(model, path)

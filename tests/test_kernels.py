@@ -25,6 +25,7 @@ from labcore.kernels.attention import (
 from labcore.kernels.change import sweep_change
 
 
+@pytest.mark.slow
 def test_triton_twins_are_their_references():
     pytest.importorskip("triton")
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "TRITON_INTERPRET": "1"}

@@ -75,6 +75,7 @@ def test_what_is_missing(own_cache, monkeypatch, tmp_path):
         load_perceptual("convnextv2")
 
 
+@pytest.mark.slow
 def test_lpips_with_a_backbone_from_a_file(images, tmp_path):
     lpips = pytest.importorskip("lpips")
     from torchvision.models import vgg16

@@ -137,6 +137,7 @@ def test_an_encoder_in_every_step_is_counted():
     assert found.held - cached.held == own
 
 
+@pytest.mark.slow
 def test_distances_of_decoded_latents_are_counted():
     """Two decodings, one with a gradient computed again on the way back, and an encoder's pass over both sides."""
     sizes = dict(image_size=8, channels=4, patch_size=2, codec=RANDOM, positions="rope")
@@ -177,6 +178,7 @@ def _weights(autoencoder: str) -> int:
     return 4 * sum(p.numel() for p in untrained(autoencoder).parameters())
 
 
+@pytest.mark.slow
 def test_stable_diffusions_decoder_has_the_published_size():
     """49 million parameters and 308 giga multiply-adds a picture of 256 pixels, by BiFlow's paper."""
     config, teacher = as_named("biflow-256-b-lpips")
@@ -230,6 +232,7 @@ def test_named_presets_bring_their_flow():
     assert as_named("fashion-16")[1] is None
 
 
+@pytest.mark.slow
 def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
     from labcore.data import throughput
 

@@ -22,6 +22,7 @@ def run_code(code: str) -> str:
     return run("-c", textwrap.dedent(code) + "from second_device import done\ndone()\n")
 
 
+@pytest.mark.slow
 def test_what_a_gpu_refuses_is_refused_and_the_rest_has_the_cpus_numbers():
     code = """
         import pytest, torch
@@ -53,6 +54,7 @@ def test_what_a_gpu_refuses_is_refused_and_the_rest_has_the_cpus_numbers():
     run_code(code)
 
 
+@pytest.mark.slow
 def test_everything_that_takes_a_flow_gives_the_same_there():
     code = """
         from conftest import perturbed

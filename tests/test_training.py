@@ -154,6 +154,7 @@ def test_a_log_that_was_cut_is_said_on_resuming(folder, tmp_path):
         assert run_training(run_config(folder), tmp_path, previews=False).finished
 
 
+@pytest.mark.slow
 def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path):
     """The same command, killed without warning between two checkpoints and in the middle of an epoch, and given again."""
     config, run = tmp_path / "run.yaml", tmp_path / "run"
