@@ -8,31 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from labcore.progress import Progress
-from labcore.reading import parts_of
+from labcore.reading import Images, parts_of
 from labcore.spread import spread, spread_rows
 from labcore.store import Rows, Store, is_there
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-
-@runtime_checkable
-class Images(Protocol):
-    """A data set with a fingerprint, whose batches are uint8 images (b, c, h, w) and labels."""
-
-    name: str
-    split: str
-
-    def __len__(self) -> int: ...
-
-    def fingerprint(self) -> str: ...
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]: ...
 
 
 class Derived(NamedTuple):
@@ -49,15 +35,16 @@ class Derived(NamedTuple):
     device: torch.device | str = "cpu"
 
 
-def known_as(dataset: Any, is_kept: Callable[[str], bool]) -> str:
+def known_as(dataset: Images, is_kept: Callable[[str], bool]) -> str:
     """The fingerprint under which something of a data set is kept: its own, or where only that is kept, its former one.
 
     Data sets of folders have a former one, `named_fingerprint`, which says as much of their contents.
     """
     own = dataset.fingerprint()
-    if hasattr(dataset, "named_fingerprint") and not is_kept(own) and is_kept(dataset.named_fingerprint()):
-        return dataset.named_fingerprint()
-    return own
+    if is_kept(own):
+        return own
+    former = dataset.named_fingerprint()
+    return former if former is not None and is_kept(former) else own
 
 
 def derive(
@@ -72,9 +59,9 @@ def derive(
 ) -> Tensor:
     """Every image's row, (n, *shape), mapped from a file; row i is image i. Meant for reading.
 
-    flipped: of the images mirrored left to right. limit: so many images, evenly spread, as a store of its own. num_workers:
-    processes that read and decode the images; None for `labcore.reading.readers`. Raises ValueError where values are not
-    finite in `dtype`, OSError at once where the disk has no room for all rows.
+    dataset: of uint8 images (c, h, w). flipped: of the images mirrored left to right. limit: so many images, evenly spread,
+    as a store of its own. num_workers: processes that read and decode the images; None for `labcore.reading.readers`.
+    Raises ValueError where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; {what.name} are kept as {' or '.join(DTYPES)}")

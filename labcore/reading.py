@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,8 +23,34 @@ MOST_READERS = 8
 """Processes that read; our choice."""
 
 
+@runtime_checkable
+class Images(Protocol):
+    """The part of a data set (`labcore.data.protocol.Dataset`) that reading its items needs.
+
+    name, split: where the items are from. decodes: whether reading an item costs time, so that processes should share it.
+    """
+
+    name: str
+    split: str
+    decodes: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch: items (b, ...), and their labels, int64 (b,)."""
+
+    def subset(self, indices: Sequence[int]) -> Images:
+        """The items at `indices`, in that order."""
+
+    def fingerprint(self) -> str:
+        """A text that is the same for equal data sets, and another for others."""
+
+    def named_fingerprint(self) -> str | None:
+        """The fingerprint of earlier versions, with the name of the data's folder in it; None where they had the same."""
+
+
 def parts_of(
-    dataset, parts: Sequence[range], device: torch.device | str = "cpu", num_workers: int | None = None
+    dataset: Images, parts: Sequence[range], device: torch.device | str = "cpu", num_workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images uint8 (b, c, h, w), labels (b,)) of each range of rows, in order; the images on `device`.
 
@@ -39,14 +66,12 @@ def parts_of(
     return ((images.to(device, non_blocking=True), labels) for images, labels in loader)
 
 
-def readers(dataset, count: int) -> int:
+def readers(dataset: Images, count: int) -> int:
     """How many processes should read `count` images of a data set: none for few images, or where none are decoded.
 
     Half the cores of this process's share of the machine, at most 8.
     """
-    while not hasattr(dataset, "decodes") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset  # inside torch's Subset
-    if count < FEW or not getattr(dataset, "decodes", False):
+    if count < FEW or not dataset.decodes:
         return 0
     cores = usable_cores()
     return min(MOST_READERS, cores // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
@@ -80,9 +105,6 @@ def _end_when_told() -> None:
     os._exit(0)
 
 
-def as_batch(items) -> tuple[Tensor, ...]:
-    """A data set's `__getitems__` returns a batch already; a list of (image, label) items is stacked."""
-    if isinstance(items, tuple):
-        return items
-    images, labels = zip(*items, strict=True)
-    return torch.stack(images), torch.as_tensor(labels)
+def as_batch(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The batch itself: a data set's `__getitems__` has stacked its items already."""
+    return batch

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
+
+from labcore.reading import Images
+
+D = TypeVar("D", bound=Images)
 
 
 def spread_rows(length: int, most: int | None) -> list[int]:
@@ -12,13 +16,8 @@ def spread_rows(length: int, most: int | None) -> list[int]:
     return [i * length // most for i in range(most)]
 
 
-def spread(images: Any, most: int | None) -> Any:
-    """Up to `most` images of a data set, evenly spread over it; None: all. What has no `subset` becomes torch's Subset."""
+def spread(images: D, most: int | None) -> D:
+    """Up to `most` images of a data set, evenly spread over it; None: all."""
     if most is None or most >= len(images):
         return images
-    rows = spread_rows(len(images), most)
-    if hasattr(images, "subset"):
-        return images.subset(rows)
-    from torch.utils.data import Subset
-
-    return Subset(images, rows)
+    return images.subset(spread_rows(len(images), most))

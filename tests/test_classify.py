@@ -9,6 +9,8 @@ from conftest import OPTIONS, perturbed
 import labcore.evaluate
 from labcore import zoo
 from labcore.data import load
+from labcore.data.picture_set import with_values
+from labcore.data.spiral import Spiral
 from labcore.data.transforms import to_float
 from labcore.evaluate import accuracy, bayes_accuracy, bayes_scores, class_scores, classify, training_free_accuracy
 from labcore.evaluate.bayes import wilson as wilson_at_its_old_place
@@ -136,7 +138,7 @@ def test_any_classifier_has_an_accuracy(shipped, test_set):
     first = accuracy(lambda flow, x: torch.zeros(len(x), dtype=torch.int64), shipped, test_set, batch_size=999)
     assert first.accuracy == int((test_set.labels == 0).sum()) / 2000 and first.n == 2000
     assert first.low < first.accuracy < first.high
-    subset = torch.utils.data.Subset(test_set, range(5))
+    subset = test_set.subset(range(5))
     assert accuracy(lambda flow, x: test_set.labels[:5], shipped, subset).accuracy == 1.0
 
 
@@ -151,7 +153,7 @@ def test_accuracy_refuses(measure, shipped, test_set):
     with pytest.raises(ValueError, match="10 classes and the flow 5"):
         measure(perturbed(image_size=28, channels=1, patch_size=7), test_set)
     with pytest.raises(ValueError, match="5"):
-        measure(perturbed(image_size=28, channels=1, patch_size=7), torch.utils.data.Subset(test_set, [0]))
+        measure(perturbed(image_size=28, channels=1, patch_size=7), test_set.subset([0]))
     with pytest.raises(ValueError, match="unconditional"):
         measure(perturbed(num_classes=0), test_set)
     with pytest.raises(ValueError, match="at least 1 image"):
@@ -184,31 +186,19 @@ def test_a_diverged_flow_has_no_accuracy(test_set):
             measure(flow, test_set, limit=20)
 
 
-class Labelled:
-    """Images of the test set with labels of one's own."""
-
-    def __init__(self, images, labels):
-        self.images, self.labels = images, labels
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitems__(self, indices):
-        return self.images[indices], self.labels[indices]
-
-
 @pytest.mark.parametrize("label", [-1, 10])
 def test_labels_that_are_no_class_are_refused(label, shipped, test_set):
     labels = test_set.labels[:9].clone()
     labels[7] = label
+    unlabelled = with_values(test_set.subset(range(9)), labels=labels)
     with pytest.raises(ValueError, match=rf"image 7 has the label {label}, and the flow's classes are 0..9"):
-        training_free_accuracy(shipped, Labelled(test_set.images[:9], labels), batch_size=4)
-    assert training_free_accuracy(shipped, Labelled(test_set.images[:9], labels), limit=2).n == 2  # images 0 and 4
+        training_free_accuracy(shipped, unlabelled, batch_size=4)
+    assert training_free_accuracy(shipped, unlabelled, limit=2).n == 2  # images 0 and 4
 
 
 def test_a_share_of_nothing_is_refused(shipped, test_set):
     with pytest.raises(ValueError, match="no images"):
-        training_free_accuracy(shipped, torch.utils.data.Subset(test_set, []))
+        training_free_accuracy(shipped, Spiral(10).draw(0, seed=0))
     for right, total in ((0, 0), (5, 3), (-1, 3)):
         with pytest.raises(ValueError, match=f"{right} right of {total}"):
             labcore.evaluate.wilson(right, total)

@@ -201,17 +201,13 @@ def test_readers_do_not_keep_a_process_from_ending(end):
     """torch and multiprocessing tell readers that are left to end by a signal, and wait for them."""
     code = f"""
         import torch
+        from labcore.data import ImageData
         from labcore.data.loaders import in_order
 
-        class Images:
-            def __len__(self):
-                return 100
-
-            def __getitem__(self, row):
-                return torch.zeros(1, 2, 2, dtype=torch.uint8), 0
+        images = ImageData(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), torch.zeros(100).long(), ("a",), "grey", "test")
 
         def work():
-            batches = iter(in_order(Images(), 10, num_workers=1))
+            batches = iter(in_order(images, 10, num_workers=1))
             next(batches)
             {end}
             return batches

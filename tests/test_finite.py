@@ -11,6 +11,7 @@ from labcore import denoise, invert, sample, zoo
 from labcore.align.features import features
 from labcore.biflow.edit import change_class, inpaint
 from labcore.biflow.trajectory import trajectory
+from labcore.data.images import ImageData
 from labcore.data.transforms import quantize, save_png, tile, to_uint8
 from labcore.encoders import untrained
 from labcore.evaluate.classifier import recognised
@@ -204,20 +205,9 @@ def test_stores_take_nothing_that_is_not_finite(tmp_path):
     with pytest.raises(NotFinite):
         generate(flow, Sampling(num=2), tmp_path)
 
-    class Data:
-        name, split = "toy", "test"
-
-        def __len__(self):
-            return 3
-
-        def fingerprint(self):
-            return "0"
-
-        def __getitems__(self, indices):
-            return torch.zeros(len(indices), 3, 8, 8, dtype=torch.uint8), torch.zeros(len(indices), dtype=torch.int64)
-
+    black = ImageData(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3).long(), ("a",), "toy", "test")
     with pytest.raises(NotFinite, match="first is image 0"):
-        hidden_features(flow, Data(), [(1, 1)], tmp_path)
+        hidden_features(flow, black, [(1, 1)], tmp_path)
 
 
 def test_an_error_counts_from_the_callers_first_image_and_travels():

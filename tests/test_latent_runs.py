@@ -13,7 +13,7 @@ from labcore.biflow.model import BackwardModel
 from labcore.cli.app import app
 from labcore.config import BackwardConfig, DataConfig, RunConfig, StudentConfig, TarFlowConfig
 from labcore.data import load
-from labcore.data.transforms import floats, to_float
+from labcore.data.transforms import to_float
 from labcore.encoders.perceptual import some
 from labcore.evaluate import likelihood
 from labcore.evaluate.generate import Sampling, generate
@@ -65,16 +65,16 @@ def test_training_sees_drawn_latents_of_images_and_of_mirrored_ones(cache, codec
     items, labels = data.__getitems__(list(range(40)))
     assert torch.equal(labels, images.labels) and items.shape == (40, 2, 8, 8, 8)
     noise = StepNoise(0, 0, 40, "cpu")
-    x, mirrored = data.prepare(items, noise)
+    x, mirrored = data.to_model_input(items, noise, mirror=True)
     assert 5 < int(mirrored.sum()) < 35
     pixels = to_float(images.images)
     pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
     eps = noise.normal("latents", (4, 8, 8))
     torch.testing.assert_close(x, codec.final(codec.raw(pixels), eps), atol=2e-2, rtol=2e-2)  # float16 on disk
-    again, _ = data.prepare(items, StepNoise(0, 1, 40, "cpu"))
+    again, _ = data.to_model_input(items, StepNoise(0, 1, 40, "cpu"), mirror=True)
     assert (again - x).abs().mean() > 1e-3
     torch.testing.assert_close(
-        floats(data, items), codec.final(codec.raw(to_float(images.images))), atol=2e-2, rtol=2e-2
+        data.floats(items), codec.final(codec.raw(to_float(images.images))), atol=2e-2, rtol=2e-2
     )
 
 
@@ -82,9 +82,9 @@ def test_draws_do_not_depend_on_how_a_step_is_shared(cache, codec, images):
     data = LatentData(codec, images, mirror=True)
     items, _ = data.__getitems__(list(range(8)))
     noise = StepNoise(3, 5, 8, "cpu")
-    whole, mirrored = data.prepare(items, noise)
+    whole, mirrored = data.to_model_input(items, noise, mirror=True)
     for rows in (slice(0, 4), slice(4, 8)):
-        part, there = data.prepare(items[rows], noise.share(rows))
+        part, there = data.to_model_input(items[rows], noise.share(rows), mirror=True)
         assert torch.equal(part, whole[rows]) and torch.equal(there, mirrored[rows])
 
 

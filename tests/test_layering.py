@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "campaigns": L0 - {"config"},  # notebooks run from a spec: could be lifted out, and needs neither torch nor flows
     "kernels": L0,
     "nn": L0 | {"kernels"},
-    **dict.fromkeys(("data", "latents"), L0),
+    "data": L0,
+    "latents": L0 | {"data"},  # the latents of a data set are a data set
     "encoders": L0 | {"kernels", "nn"},  # the lab's own classifier is one of them
     "flows": L0 | {"nn", "kernels"},
     **dict.fromkeys(("inverse", "align", "biflow"), BELOW_L4),

@@ -118,7 +118,7 @@ def test_how_many_processes_read(pictures, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16))
     shipped = load("fashion-mnist-12k", "test")
     assert reading.readers(pictures, 100_000) == 8
-    assert reading.readers(torch.utils.data.Subset(pictures, [0]), 100_000) == 8
+    assert reading.readers(pictures.subset([0]), 100_000) == 8
     assert reading.readers(pictures, 12) == 0 and reading.readers(shipped, 100_000) == 0  # few; none are decoded
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert reading.readers(pictures, 100_000) == 1

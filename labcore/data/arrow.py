@@ -16,7 +16,6 @@ Other usual names of splits count too (`labcore.data.splits`).
 
 from __future__ import annotations
 
-import copy
 import glob
 import hashlib
 import io
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from labcore.contents import digests
 from labcore.data.picture import PICTURE_VERSION, Crop, check_how, is_grey, read_picture, why
+from labcore.data.picture_set import PictureSet, with_values
 from labcore.data.splits import split_of
 from labcore.hints import first_line
 
@@ -47,8 +47,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 """Endings by which a folder of pictures is told, where Parquet files lie in it too."""
 
 
-class ArrowData:
-    """A split ("train" or "test") of such a folder, with the interface of ImageFolderData.
+class ArrowData(PictureSet):
+    """A split ("train" or "test") of such a folder, read from its rows: a `labcore.data.Dataset`.
 
     Every item is uint8 (channels, image_size, image_size) with a label. The column of images is the one of that kind; the
     labels are the one column of classes, or else one of whole numbers named "label". Classes are those of the train split;
@@ -138,17 +138,11 @@ class ArrowData:
             )
         return 1 if grey else 3
 
-    def subset(self, indices: Sequence[int]) -> ArrowData:
+    def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> ArrowData:
         """The images at `indices`, in that order, under the same name, split and classes; IndexError for one outside."""
-        part, index = copy.copy(self), torch.as_tensor(indices)
-        part.labels = self.labels[index]
-        part._rows = self._rows.select(index.tolist())
-        part._chosen = (*self._chosen, hashlib.sha256(index.numpy().tobytes()).hexdigest())
-        return part
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+        index = torch.as_tensor(indices)
+        chosen = (*self._chosen, hashlib.sha256(index.numpy().tobytes()).hexdigest())
+        return with_values(self, labels=self.labels[index], _rows=self._rows.select(index.tolist()), _chosen=chosen)
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over split, size, channels, classes, crop, labels, and the files' names and contents,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from labcore.data.loaders import Numbered
-from labcore.data.transforms import floats
+from labcore.data.protocol import Dataset
 from labcore.spread import spread_rows
 from labcore.types import Batch
 
 
-def spread_images(data: Any, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
+def spread_images(data: Dataset, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
     """Up to `most` images as a batch, evenly spread over a data set, which a folder of classes has sorted by class."""
     num = min(most, len(data))
     pixels, y, index = Numbered(data).__getitems__(spread_rows(len(data), num))
-    x = floats(data, pixels).to(device)
+    x = data.floats(pixels).to(device)
     return Batch(x, y.to(device) if labels else None, index, torch.zeros(num, dtype=torch.bool, device=device))

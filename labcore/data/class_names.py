@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from labcore.config import BaseRunConfig, TokensConfig
 from labcore.data.datasets import renumbered
+from labcore.data.protocol import Dataset
 from labcore.types import NULL
 
 AnyRun = TypeVar("AnyRun", bound=BaseRunConfig)
@@ -34,7 +35,7 @@ def with_names(config: AnyRun, classes: Names) -> AnyRun:
     return config.replace(model=m.replace(class_names=classes).model_dump())
 
 
-def matched(config: HasClasses, images: Any) -> Any:
+def matched(config: HasClasses, images: Dataset) -> Dataset:
     """The images with labels in the order of the model's classes.
 
     The same names in another order are renumbered, and a warning says so. Names that are only numbers say nothing: classes

@@ -10,10 +10,8 @@ Each split is "train" or "test".
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +23,8 @@ from labcore.data.arrow import ArrowData, is_arrow
 from labcore.data.folder import ImageFolderData
 from labcore.data.images import ImageData, resize, to_channels
 from labcore.data.picture import CROPS, Crop
+from labcore.data.picture_set import with_values
+from labcore.data.protocol import Dataset
 from labcore.rng import generator
 from labcore.spread import spread
 
@@ -45,7 +45,7 @@ class Data(NamedTuple):
         """The images of a run's configuration, all of them: `limit` and `flip` are the training's."""
         return cls(**{field: getattr(config, field) for field in cls._fields})
 
-    def split(self, split: str) -> Any:
+    def split(self, split: str) -> Dataset:
         """The images of "train" or "test"; raises as `load`."""
         return load(self.name, split, self.path, self.image_size, self.channels, self.crop)
 
@@ -110,29 +110,23 @@ def load(
     return ImageData(images, data.labels, data.classes, name, split)
 
 
-def renumbered(images: Any, names: tuple[str, ...]) -> Any:
+def renumbered(images: Dataset, names: tuple[str, ...]) -> Dataset:
     """A data set with its labels in another order of the same classes; ValueError where `names` are not its classes."""
     if sorted(names) != sorted(images.classes):
         raise ValueError(
             f"names are {names}, and the classes of {images.name} {images.classes}; give these in any order"
         )
     labels = torch.tensor([names.index(name) for name in images.classes])[images.labels]
-    if isinstance(images, ImageData):
-        return dataclasses.replace(images, labels=labels, classes=names)
-    part = copy.copy(images)
-    part.labels, part.classes = labels, names
-    return part
+    return with_values(images, labels=labels, classes=names)
 
 
-def to_memory(images: Any) -> ImageData:
-    """A data set of pictures as ImageData, for small ones: it takes n * channels * image_size**2 bytes."""
-    if isinstance(images, ImageData):
-        return images
-    pixels = torch.stack([images[row][0] for row in range(len(images))])
-    return ImageData(pixels, images.labels.clone(), images.classes, images.name, images.split)
+def to_memory(images: Dataset) -> ImageData:
+    """A copy of a data set of pictures as ImageData, for small ones: it takes n * channels * image_size**2 bytes."""
+    pixels, labels = images.__getitems__(range(len(images)))
+    return ImageData(pixels, labels, images.classes, images.name, images.split)
 
 
-def mixed(images: Any, most: int | None, seed: int) -> ImageData:
+def mixed(images: Dataset, most: int | None, seed: int) -> ImageData:
     """Up to `most` pictures, evenly spread, in memory and in a random order, so that any first ones are of all classes."""
     held = to_memory(spread(images, most))
     return held.subset(torch.randperm(len(held), generator=generator(seed, "mixed", held.split)))

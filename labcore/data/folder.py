@@ -11,7 +11,6 @@ as numbers where all names are whole numbers.
 How a file becomes a square is in `labcore.data.picture`. The hold-out rule is our choice.
 """
 
-import copy
 import hashlib
 import os
 import warnings
@@ -26,6 +25,7 @@ from torch import Tensor
 from labcore.contents import digests
 from labcore.data.images import ImageData
 from labcore.data.picture import PICTURE_VERSION, Crop, check_how, is_grey, read_picture, refuse_program
+from labcore.data.picture_set import PictureSet, with_values
 from labcore.data.splits import split_of
 
 HOLD_OUT = 10  # every 10th file is test where the folder has no split of its own
@@ -37,8 +37,8 @@ LAYOUT = (
 )
 
 
-class ImageFolderData:
-    """A split ("train" or "test") of a folder of class folders, with the interface of ImageData.
+class ImageFolderData(PictureSet):
+    """A split ("train" or "test") of a folder of class folders, read from its files: a `labcore.data.Dataset`.
 
     Every item is uint8 (channels, image_size, image_size) with a label; classes are the folders' names, sorted.
     channels: 1 grey, 3 RGB; None takes what the files are, which must then all be the same (a file beyond the checked
@@ -99,16 +99,10 @@ class ImageFolderData:
     def _read(self, index: int) -> UInt8[Tensor, "c s s"]:
         return read_picture(self.path / self.files[index], self.image_size, self.channels, self.crop)
 
-    def subset(self, indices: Sequence[int]) -> "ImageFolderData":
+    def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> "ImageFolderData":
         """The images at `indices`, in that order, under the same name, split and classes; IndexError for one outside."""
-        part = copy.copy(self)
-        part.files = tuple(self.files[i] for i in indices)
-        part.labels = self.labels[torch.as_tensor(indices)]
-        return part
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+        files = tuple(self.files[i] for i in indices)
+        return with_values(self, files=files, labels=self.labels[torch.as_tensor(indices)])
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over split, size, channels, classes, crop, and every file's path in the folder, label

@@ -1,24 +1,24 @@
 """A data set held in memory: uint8 images (n, c, h, w), int64 labels (n,), and the names of the classes.
 
-Images stay uint8 until the loader; scaling to [-1, 1], dequantisation and noise happen there, not here.
+How it is read, and divided, is in `labcore.data.picture_set`.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+from labcore.data.picture_set import HeldPictures
 
 RESIZE_CHUNK = 1024  # images resized at a time, so that float copies stay small
 LUMA = (19595, 38470, 7471)  # ITU-R BT.601 (0.299, 0.587, 0.114) in 1/65536, as in Pillow
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ImageData:
+class ImageData(HeldPictures):
     """Square images with class labels, in memory.
 
     images: uint8 (n, c, h, w) with h = w; labels: int64 (n,) in 0..len(classes)-1; classes: a name for each label;
@@ -58,58 +58,9 @@ class ImageData:
                 f"{len(self.classes) - 1}. Renumber the labels or name every class."
             )
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __repr__(self) -> str:
         c, h, w = self.images.shape[1:]
         return f"ImageData({self.name!r}, {self.split!r}: {len(self):,} of {c}x{h}x{w}, {self.num_classes} classes)"
-
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "c h w"], int]:
-        """One image (c, h, w), a view, and its label."""
-        return self.images[index], int(self.labels[index])
-
-    def __getitems__(
-        self, indices: Sequence[int] | Int[Tensor, " b"]
-    ) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
-        """A batch in one indexing operation. DataLoader calls this and hands the result to its collate_fn, which must
-        therefore be the identity (the batch is collated already)."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
-        return self.images[index], self.labels[index]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images, in pixels."""
-        return self.images.shape[-1]
-
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> "ImageData":
-        """The images at `indices`, in that order, under the same name, split and classes.
-
-        Raises ValueError if there are none, or one is outside -n..n-1, or they are not integers (a mask, say).
-        """
-        index = torch.as_tensor(indices)
-        if index.numel() == 0:
-            raise ValueError("subset: no indices were given; give at least one.")
-        if index.dtype == torch.bool or index.is_floating_point() or index.ndim != 1:
-            raise ValueError(
-                f"subset: indices are {index.dtype} of shape {tuple(index.shape)}; they must be a list of integers. "
-                "Turn a mask into indices with mask.nonzero().flatten()."
-            )
-        if int(index.min()) < -len(self) or int(index.max()) >= len(self):
-            raise ValueError(
-                f"subset: indices run from {int(index.min())} to {int(index.max())}, but the set has {len(self)} "
-                f"images; use 0 to {len(self) - 1}."
-            )
-        index = index.to(torch.int64)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over name, split, classes, shape, labels and pixels: equal sets, equal digits."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from labcore.reading import as_batch, loader_of, readers
+from labcore.reading import Images, loader_of, readers
 from labcore.rng import generator
 
 
@@ -75,7 +75,7 @@ Beside = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def micro_batches(
-    dataset, sampler: StepSampler, num_workers: int = 0, pin: bool = False, beside: Beside | None = None
+    dataset: Images, sampler: StepSampler, num_workers: int = 0, pin: bool = False, beside: Beside | None = None
 ) -> DataLoader:
     """(images uint8 (b, c, h, w), labels int64 (b,), rows int64 (b,)) for each micro-batch of `sampler`.
 
@@ -87,19 +87,18 @@ def micro_batches(
 class Numbered:
     """A data set whose batches say which of its rows they are, and hold what lies beside these."""
 
-    def __init__(self, dataset, beside: Beside | None = None):
+    def __init__(self, dataset: Images, beside: Beside | None = None):
         self.dataset, self.beside = dataset, beside
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, ...]:
-        read = getattr(self.dataset, "__getitems__", lambda rows: [self.dataset[i] for i in rows])
         index = torch.tensor(rows)
-        return (*as_batch(read(rows)), index, *(self.beside(index) if self.beside else ()))
+        return (*self.dataset.__getitems__(rows), index, *(self.beside(index) if self.beside else ()))
 
 
-def in_order(dataset, batch_size: int, num_workers: int | None = None) -> DataLoader:
+def in_order(dataset: Images, batch_size: int, num_workers: int | None = None) -> DataLoader:
     """Every image once, in order: for evaluation. The last batch may be smaller. num_workers: None for `readers`."""
     return loader_of(
         dataset, readers(dataset, len(dataset)) if num_workers is None else num_workers, batch_size=batch_size

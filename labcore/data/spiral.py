@@ -9,17 +9,42 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.distributions import Categorical, MultivariateNormal
-from torch.utils.data import TensorDataset
 
+from labcore.data.picture_set import HeldPictures
+from labcore.files import sha256_of
 from labcore.rng import generator
+from labcore.tensors import checksum
 
 LINKS, FROM, TO, TURN = 6, 0.25, 0.85, 1.8
 """Normals of an arm, the radii of its first and last, and by how many radians it turns a unit of radius; our choice."""
 ALONG, ACROSS = 0.085, 0.05
 """Standard deviations of a normal along and across its arm; our choice."""
+
+
+class SpiralData(HeldPictures):
+    """Pictures drawn from a spiral: a `labcore.data.Dataset`. image_size is (1, 2), as the pictures are not square."""
+
+    name, split = "spiral", "drawn"
+
+    def __init__(self, images: UInt8[Tensor, "n 1 1 2"], labels: Int64[Tensor, " n"], classes: tuple[str, ...]):
+        self.images, self.labels, self.classes = images, labels, classes
+
+    @property
+    def tensors(self) -> tuple[UInt8[Tensor, "n 1 1 2"], Int64[Tensor, " n"]]:
+        """The pictures and their labels."""
+        return self.images, self.labels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        height, width = self.images.shape[-2:]
+        return height, width
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the sha256 over pictures, labels and number of classes."""
+        return sha256_of([checksum({"images": self.images, "labels": self.labels}), self.num_classes])[:16]
 
 
 class Spiral:
@@ -46,7 +71,7 @@ class Spiral:
     def num_classes(self) -> int:
         return len(self.means)
 
-    def draw(self, num: int, seed: int) -> TensorDataset:
+    def draw(self, num: int, seed: int) -> SpiralData:
         """`num` pictures as training takes them, uint8 (1, 1, 2), of classes in turn.
 
         Greys are rounded to 256, which moves a pixel by less than 0.004; the rare pixel beyond black or white is cut off.
@@ -57,7 +82,7 @@ class Spiral:
         noise = torch.randn(num, 2, 1, generator=random, dtype=torch.float64)
         points = self.means[y, link] + (torch.linalg.cholesky(self.covariances)[y, link] @ noise)[..., 0]
         pixels = ((points.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return TensorDataset(pixels.view(num, *self.image_shape), y)
+        return SpiralData(pixels.view(num, *self.image_shape), y, tuple(f"arm {k}" for k in range(self.num_classes)))
 
     def log_prob(
         self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0

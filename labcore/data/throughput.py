@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from labcore.data.loaders import StepSampler, micro_batches
+from labcore.data.protocol import Dataset
 
 SECONDS = 10.0
 """Of measuring; our choice."""
 
 
-def images_per_second(dataset: Any, batch_size: int, num_workers: int = 0, seconds: float = SECONDS) -> float:
+def images_per_second(dataset: Dataset, batch_size: int, num_workers: int = 0, seconds: float = SECONDS) -> float:
     """Images a second of shuffled batches, after the first batch, for at least so many seconds; nothing is computed with them.
 
     What the system has read lately it reads again from memory, so a set that has just been copied seems faster than it is.

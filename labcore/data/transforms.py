@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -29,11 +28,6 @@ def to_float(pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels have dtype {pixels.dtype}; to_float takes uint8 0..255")
     return pixels.float() / 127.5 - 1
-
-
-def floats(dataset: Any, items: Tensor) -> Float[Tensor, "b c h w"]:
-    """What a flow sees of a batch of the data set's items: `to_float` of images; a set of latents has its own way."""
-    return getattr(dataset, "floats", to_float)(items)
 
 
 def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from labcore.derived import Derived, Images, derive
+from labcore.derived import Derived, derive
 from labcore.encoders.frozen import ENCODER_VERSION, Encoder
 from labcore.files import cache_folder
 from labcore.progress import Progress
+from labcore.reading import Images
 
 CHUNK = 32
 """Images encoded at a time, and rows of one chunk of the store; our choice (see `Encoder` on the CPU)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from labcore.data.loaders import in_order
-from labcore.data.transforms import floats
+from labcore.data.protocol import Dataset
 from labcore.flows.tarflow import TarFlow
 from labcore.spread import spread, spread_rows
 
@@ -41,7 +41,7 @@ def wilson(right: int, total: int, z: float = 1.959964) -> Accuracy:
 def accuracy(
     classifier: Callable[[TarFlow, Tensor], Tensor],
     flow: TarFlow,
-    dataset: Any,
+    dataset: Dataset,
     limit: int | None = None,
     batch_size: int = 250,
 ) -> Accuracy:
@@ -51,11 +51,11 @@ def accuracy(
     for an empty data set, one with another number of classes than the flow, or with labels outside of the flow's classes
     (-1, say), and for a limit or batch size below 1.
     """
-    classes, given = require_classes(flow), _classes_of(dataset)
-    if given not in (None, classes):
+    classes = require_classes(flow)
+    if dataset.num_classes != classes:
         raise ValueError(
-            f"the data set has {given} classes and the flow {classes}; give the data that the flow was trained on, or a "
-            "flow trained on these classes"
+            f"the data set has {dataset.num_classes} classes and the flow {classes}; give the data that the "
+            "flow was trained on, or a flow trained on these classes"
         )
     check_limit(limit)
     if batch_size < 1:
@@ -66,7 +66,7 @@ def accuracy(
     right = total = 0
     for pixels, labels in in_order(dataset, batch_size):
         truth = _checked_labels(torch.as_tensor(labels), classes, rows[total:])
-        found = classifier(flow, floats(dataset, pixels).to(flow.device, flow.dtype)).cpu()
+        found = classifier(flow, dataset.floats(pixels).to(flow.device, flow.dtype)).cpu()
         right, total = right + int((found == truth).sum()), total + len(pixels)
     return wilson(right, total)
 
@@ -112,10 +112,3 @@ def _checked_labels(labels: Tensor, classes: int, rows: Sequence[int]) -> Tensor
             "without a class out"
         )
     return labels
-
-
-def _classes_of(dataset: Any) -> int | None:
-    """Classes of a data set, also inside torch's Subset; None where it does not say."""
-    while not hasattr(dataset, "num_classes") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    return getattr(dataset, "num_classes", None)

@@ -6,12 +6,11 @@ ml-tarflow's MNIST notebook does this on clean images. It is exact and costs K p
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from labcore.data.protocol import Dataset
 from labcore.evaluate.accuracy import (
     Accuracy,
     accuracy,
@@ -44,6 +43,6 @@ def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " 
     return bayes_scores(flow, x).argmax(dim=1)
 
 
-def bayes_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
+def bayes_accuracy(flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250) -> Accuracy:
     """Accuracy of `bayes_classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
     return accuracy(bayes_classify, flow, dataset, limit, batch_size)

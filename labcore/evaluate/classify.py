@@ -12,12 +12,11 @@ added, and ml-tarflow's notebook adds none when it classifies.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from labcore.data.protocol import Dataset
 from labcore.evaluate.accuracy import (
     Accuracy,
     accuracy,
@@ -55,6 +54,8 @@ def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     return class_scores(flow, x).argmax(dim=1)
 
 
-def training_free_accuracy(flow: TarFlow, dataset: Any, limit: int | None = None, batch_size: int = 250) -> Accuracy:
+def training_free_accuracy(
+    flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250
+) -> Accuracy:
     """Accuracy of `classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
     return accuracy(classify, flow, dataset, limit, batch_size)

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore import provenance
+from labcore.data.protocol import Dataset
 from labcore.evaluate import extractors
 from labcore.evaluate.extractors import LOGITS, POOL, SPATIAL, Extractor
 from labcore.evaluate.statistics import MOST_FEATURES, Moments, Reference, check_varied, image_features, moments
@@ -111,7 +112,7 @@ def check_enough(metrics: Sequence[str], extractor: Extractor | str, n: int, who
 
 
 def fidelity(
-    images: Any,
+    images: Dataset,
     reference: Reference,
     extractor: Extractor,
     metrics: Sequence[str] = METRICS,
@@ -178,7 +179,9 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed was {seed}; allowed are 0..{MOST_SEED}")
 
 
-def with_floor(reference: Reference, test: Any, extractor: Extractor, progress: Progress | None = None) -> Reference:
+def with_floor(
+    reference: Reference, test: Dataset, extractor: Extractor, progress: Progress | None = None
+) -> Reference:
     """`reference` with the metrics of held-out real images in it: what a perfect model would get at their number."""
     metrics = [metric for metric in METRICS if enough(metric, extractor, min(len(test), reference.about["n"]))]
     if not metrics:

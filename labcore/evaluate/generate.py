@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from labcore import provenance, tf32
 from labcore.config import Config
+from labcore.data.picture_set import HeldPictures, with_values
 from labcore.data.transforms import to_uint8
-from labcore.files import cache_folder
+from labcore.files import cache_folder, sha256_of
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import noise_level
 from labcore.inverse.methods import Method, Solver
@@ -93,25 +94,26 @@ class Sampling(Config):
         return values
 
 
-class SampleSet:
-    """Drawn images with the interface of a data set: len, `__getitems__`, fingerprint; uint8 (n, c, h, w) mapped from disk."""
+class SampleSet(HeldPictures):
+    """Drawn images, a `labcore.data.Dataset`: uint8 (n, c, h, w), mapped from disk, and labels (n,), -1 for no class.
 
-    def __init__(self, store: Store, labels: Int64[Tensor, " n"], made: dict[str, Any]):
-        self.store, self.labels, self.made = store, labels, made
+    classes: names of the classes that the labels number. made: how the images were drawn, JSON values.
+    """
+
+    def __init__(self, store: Store, labels: Int64[Tensor, " n"], classes: tuple[str, ...], made: dict[str, Any]):
+        self.store, self.labels, self.classes, self.made = store, labels, classes, made
         self.images: UInt8[Tensor, "n c h w"] = store["images"]
         self.name, self.split = "samples", store.folder.name
+        self._chosen: tuple[list[int], ...] = ()  # rows of subsets
 
-    def __len__(self) -> int:
-        return self.store.rows
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
-        """A batch: images, and their classes (-1 for none)."""
-        index = torch.as_tensor(indices)
-        return self.images[index], self.labels[index]
+    def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> SampleSet:
+        """The images at `indices`, in that order, in memory. Raises as `HeldPictures.subset`."""
+        return with_values(super().subset(indices), _chosen=(*self._chosen, torch.as_tensor(indices).tolist()))
 
     def fingerprint(self) -> str:
         """Equal settings and weights, equal digits."""
-        return self.store.folder.name
+        name = self.store.folder.name
+        return sha256_of([name, *self._chosen])[:16] if self._chosen else name
 
     @property
     def image_size(self) -> int:
@@ -120,10 +122,6 @@ class SampleSet:
         if height != width:
             raise ValueError(f"samples of {height} x {width} pixels are not square; measures of them need that")
         return width
-
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
 
 
 def generate(
@@ -169,4 +167,5 @@ def generate(
     )
     everything = sampling.labels(flow, range(sampling.num))  # after the store, which knows whether there is room
     labels = torch.full((sampling.num,), -1) if everything is None else everything
-    return SampleSet(store.fill(draw, progress), labels, {**made, "model": key["model"]})
+    classes = c.class_names or tuple(map(str, range(k)))
+    return SampleSet(store.fill(draw, progress), labels, classes, {**made, "model": key["model"]})

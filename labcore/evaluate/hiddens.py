@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labcore.data.transforms import floats
+from labcore.data.protocol import Dataset
 from labcore.evaluate.accuracy import check_limit
 from labcore.files import cache_folder
 from labcore.finite import DIVERGED, check_result, images_from
@@ -65,7 +65,7 @@ def _checked_site(site: Any) -> Site:
 
 def hidden_features(
     flow: TarFlow,
-    dataset: Any,
+    dataset: Dataset,
     sites: Iterable[Site],
     root: Path | None = None,
     limit: int | None = None,
@@ -102,7 +102,7 @@ def hidden_features(
 
     @torch.no_grad()
     def compute(part: range, pixels: Tensor) -> dict[str, Tensor]:
-        x = floats(dataset, pixels).to(flow.device, flow.dtype)
+        x = dataset.floats(pixels).to(flow.device, flow.dtype)
         with images_from(part.start):
             means = {site: _token_mean(h) for site, h in flow(x, hidden_sites=sites).hiddens.items()}
             check_result(torch.cat(list(means.values()), 1), "hidden_features", advice=DIVERGED)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.data.loaders import in_order
-from labcore.data.transforms import bits_per_dim, dequantize, floats
+from labcore.data.protocol import Dataset
+from labcore.data.transforms import bits_per_dim, dequantize
 from labcore.evaluate.accuracy import check_limit
 from labcore.finite import images_from
 from labcore.flows.tarflow import TarFlow
@@ -55,7 +56,7 @@ class LikelihoodRecord(NamedTuple):
 @torch.no_grad()
 def likelihood(
     flow: TarFlow,
-    dataset: Any,
+    dataset: Dataset,
     conditional: bool = True,
     limit: int | None = None,
     batch_size: int = 250,
@@ -75,7 +76,7 @@ def likelihood(
     conditional = conditional and flow.config.num_classes > 0
     nats, start = [], 0
     for pixels, labels in in_order(dataset, batch_size):
-        x = continuous(flow, floats(dataset, pixels), range(start, start + len(pixels)), seed).to(
+        x = continuous(flow, dataset.floats(pixels), range(start, start + len(pixels)), seed).to(
             flow.device, flow.dtype
         )
         with images_from(start):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 from labcore.data.class_names import HasClasses, matched
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.evaluate import pixels
 from labcore.evaluate.statistics import describe
 from labcore.files import cache_folder, make_folder, sha256_of
@@ -51,7 +51,7 @@ def _found(path: Path) -> pixels.PixelReference | None:
     return found
 
 
-def test_split(data: Data) -> Any | None:
+def test_split(data: Data) -> Dataset | None:
     """The test split of a data set; None where it has none."""
     try:
         return data.split("test")

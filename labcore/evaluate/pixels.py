@@ -25,6 +25,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from labcore import provenance
+from labcore.data.protocol import Dataset
 from labcore.evaluate.fidelity import (
     FEWEST,
     RESAMPLES,
@@ -96,7 +97,7 @@ def high_power(x: Float[Tensor, "b c n n"], cutoff: float = CUTOFF) -> Float64[T
     return torch.stack([power[:, rings == r].mean(1) for r in high]).mean(0)
 
 
-def squared_distances(dataset: Any, classes: int) -> Float64[Tensor, " n"]:
+def squared_distances(dataset: Dataset, classes: int) -> Float64[Tensor, " n"]:
     """n_k / (n_k - 1) |x - mean of its class|^2 / values of x, for each image: its mean over class k is the unbiased V_k.
 
     NaN for images without a class (label below 0) and for the image of a class that has one only.
@@ -115,7 +116,7 @@ def squared_distances(dataset: Any, classes: int) -> Float64[Tensor, " n"]:
     return torch.cat(found)
 
 
-def make_pixel_reference(dataset: Any, test: Any | None = None) -> PixelReference:
+def make_pixel_reference(dataset: Dataset, test: Dataset | None = None) -> PixelReference:
     """Statistics of all images of `dataset` (any of labcore.data); with `test`, the floor: the measures of held-out images."""
     classes, powers = len(dataset.classes), []
     sums = _ClassSums(classes, dataset)
@@ -137,7 +138,7 @@ def make_pixel_reference(dataset: Any, test: Any | None = None) -> PixelReferenc
 
 
 def pixel_measures(
-    images: Any,
+    images: Dataset,
     reference: PixelReference,
     metrics: Sequence[str] = METRICS,
     made: dict[str, Any] | None = None,
@@ -192,7 +193,7 @@ def check_number(metric: str, n: int) -> None:
         raise ValueError(f"{metric}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
 
 
-def _power(images: Any, reference: PixelReference) -> Statistic:
+def _power(images: Dataset, reference: PixelReference) -> Statistic:
     power = torch.cat([high_power(_scaled(pixels)) for pixels, _ in _parts(images)])
 
     def statistic(half: Int64[Tensor, " m"] | None, _: int) -> float:
@@ -202,7 +203,7 @@ def _power(images: Any, reference: PixelReference) -> Statistic:
     return statistic
 
 
-def _variance(images: Any, reference: PixelReference) -> Statistic:
+def _variance(images: Dataset, reference: PixelReference) -> Statistic:
     classes, labels = len(reference.variance), _labels(images)
     if bool((labels >= classes).any()):
         raise ValueError(f"variance_{NAME} needs images of classes 0..{classes - 1}; some have another one")
@@ -230,22 +231,22 @@ def _named(classes: Sequence[int], most: int = 5) -> str:
     return f"classes {', '.join(map(str, classes[:most]))}{more} have 1"
 
 
-def _comparable(reference: PixelReference, images: Any) -> bool:
+def _comparable(reference: PixelReference, images: Dataset) -> bool:
     """Whether `variance` of these images can be computed."""
     labels = _labels(images)
     return bool((labels >= 0).all()) and not _few(labels) and not _lacking(reference, images)
 
 
-def _lacking(reference: PixelReference, images: Any) -> list[int]:
+def _lacking(reference: PixelReference, images: Dataset) -> list[int]:
     """Classes of the images whose real variance is not known, or is 0."""
     return [k for k in _labels(images).unique().tolist() if not float(reference.variance[k]) > 0]
 
 
-def _labels(dataset: Any) -> Int64[Tensor, " n"]:
+def _labels(dataset: Dataset) -> Int64[Tensor, " n"]:
     return torch.as_tensor(dataset.labels).long().cpu()
 
 
-def _parts(dataset: Any) -> Iterator[tuple[Float64[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+def _parts(dataset: Dataset) -> Iterator[tuple[Float64[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
     """Pixels 0..255 as float64, and labels, some hundred images at a time."""
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     for pixels, labels in parts_of(dataset, parts, torch.device("cpu")):
@@ -263,7 +264,7 @@ class _ClassSums:
     Images without a class are left out. Sums of whole numbers are exact, so images that are all alike have variance 0.
     """
 
-    def __init__(self, classes: int, dataset: Any):
+    def __init__(self, classes: int, dataset: Dataset):
         self.count, self.squared = torch.zeros(2, classes, dtype=torch.float64)
         self.total = torch.zeros(classes, dataset.channels * dataset.image_size**2, dtype=torch.float64)
 

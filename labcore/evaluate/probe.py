@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from labcore import provenance
 from labcore.config import Config
+from labcore.data.protocol import Dataset
 from labcore.evaluate.accuracy import Accuracy, check_limit, wilson
 from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
 from labcore.flows.tarflow import TarFlow
@@ -129,8 +130,8 @@ def linear_probe(
 
 def probe_sites(
     flow: TarFlow,
-    train: Any,
-    test: Any,
+    train: Dataset,
+    test: Dataset,
     sites: Iterable[Site] | None = None,
     config: ProbeConfig | None = None,
     seed: int = 0,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore import provenance
+from labcore.data.protocol import Dataset
 from labcore.evaluate import pixels
 from labcore.evaluate.fidelity import METRICS, Metric
 from labcore.files import sha256_of
@@ -30,7 +31,7 @@ def identity(model: Sampler) -> dict[str, str]:
     return {"weights": provenance.weights_hash(model), "config": sha256_of(model.config.computation())[:16]}
 
 
-def of_test_set(model: Mapping[str, str], test: Any, seed: int | None) -> dict[str, Any]:
+def of_test_set(model: Mapping[str, str], test: Dataset, seed: int | None) -> dict[str, Any]:
     """`of` for a test set, or for some of its images, which have a fingerprint of their own; seed None where none is used.
 
     `limit` stood for the first images of a test set in earlier records; None is all that `fingerprint` is of.

@@ -20,6 +20,7 @@ from labcore import provenance
 from labcore import tf32 as tf32_switch
 from labcore.data.class_names import matched
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.evaluate import (
     Accuracy,
     LikelihoodRecord,
@@ -183,7 +184,7 @@ class _Book(NamedTuple):
         self.say(name, f"{value}; was in {self.out}")
 
 
-def _evaluate_test_set(book: _Book, name: str, flow: TarFlow, test: Any) -> None:
+def _evaluate_test_set(book: _Book, name: str, flow: TarFlow, test: Dataset) -> None:
     """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
@@ -264,7 +265,7 @@ def _compare(
 
 
 def _result(
-    images: Any,
+    images: Dataset,
     extractor: Extractor | pixels.Pixels,
     metrics: list[str],
     reference: Reference | None,

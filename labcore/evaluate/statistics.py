@@ -20,6 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from labcore import provenance
+from labcore.data.protocol import Dataset
 from labcore.derived import known_as
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
 from labcore.files import cache_folder, make_folder, replacing, sha256_of
@@ -78,7 +79,7 @@ class Reference:
 
 
 def image_features(
-    dataset: Any,
+    dataset: Dataset,
     extractor: Extractor,
     root: Path | None = None,
     progress: Progress | None = None,
@@ -135,7 +136,7 @@ def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, " m"] | None = None
     return Moments(mean, cov / (n - 1), n)
 
 
-def describe(dataset: Any, extractor: Any) -> dict[str, Any]:
+def describe(dataset: Dataset, extractor: Any) -> dict[str, Any]:
     """What statistics of `dataset` are of, and what made the features: an `Extractor`, or `pixels.Pixels` in its place."""
     return {
         "data": f"{dataset.name}/{dataset.split}",
@@ -148,7 +149,7 @@ def describe(dataset: Any, extractor: Any) -> dict[str, Any]:
 
 
 def make_reference(
-    dataset: Any, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
+    dataset: Dataset, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
 ) -> Reference:
     """Statistics of all images of `dataset`. Raises ValueError for fewer than 2 images, and for images that are all the
     same."""
@@ -175,7 +176,7 @@ def check_varied(features: Store, why: str) -> None:
         raise ValueError(f"all {len(pool)} images are the same to the extractor: {why}")
 
 
-def file_name(dataset: Any, extractor: Extractor, fingerprint: str | None = None) -> str:
+def file_name(dataset: Dataset, extractor: Extractor, fingerprint: str | None = None) -> str:
     """What the statistics of `dataset` are called: data, extractor, the hashes of both, and the version of features.
 
     fingerprint: of the data set, where it is known by a former one.

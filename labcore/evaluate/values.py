@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from labcore.data.class_names import HasClasses
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.evaluate import fidelity, pixels
 from labcore.evaluate.extractors import load_extractor
 from labcore.evaluate.pixel_reference import pixel_reference_of
@@ -18,7 +18,7 @@ from labcore.evaluate.statistics import load_reference
 
 
 def metric_values(
-    drawn: Any,
+    drawn: Dataset,
     data: Data,
     names: Sequence[str],
     seed: int,
@@ -42,7 +42,7 @@ def metric_values(
 
 
 def extractor_values(
-    drawn: Any,
+    drawn: Dataset,
     data: Data,
     metrics: Sequence[str],
     seed: int,

@@ -15,6 +15,7 @@ from labcore.align.reach import SweepGap
 from labcore.config import RunConfig
 from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import check_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
@@ -92,7 +93,7 @@ def describe(config: RunConfig) -> str:
     return f"{a.direction}{swept}, sites {', '.join(map(str, a.sites))}, weight {a.weight:g}, {a.loss}, {a.encoder}"
 
 
-def noisy(flow: TarFlow, data: Any, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def noisy(flow: TarFlow, data: Dataset, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Images of a data set as the flow sees them in training, and their labels, on the flow's device."""
     batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return noised(flow, batch.x, StepNoise(seed, 0, len(batch.x), flow.device)), batch.y
@@ -107,7 +108,7 @@ class Looks:
     def __init__(
         self,
         config: RunConfig,
-        test: Any,
+        test: Dataset,
         limit: int,
         encoder_features: Tensor,
         sites: list[Site],
@@ -154,7 +155,7 @@ class Looks:
 
 
 def best_probe(
-    flow: TarFlow, training: Any, test: Any, train_images: int, test_images: int, seed: int
+    flow: TarFlow, training: Dataset, test: Dataset, train_images: int, test_images: int, seed: int
 ) -> dict[str, float | int]:
     """The best linear probe over all sites, beside which FlowBack sets the training-free accuracy.
 
@@ -199,7 +200,7 @@ def sooner_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def conflicts(
-    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str = "cpu"
+    config: RunConfig, run: Path, training: Dataset, num: int, device: torch.device | str = "cpu"
 ) -> list[tuple[int, list[BlockConflict]]]:
     """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
     found = _on_images(config, run, training, num, device)
@@ -207,7 +208,7 @@ def conflicts(
 
 
 def gaps(
-    config: RunConfig, run: Path, training: Any, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
+    config: RunConfig, run: Path, training: Dataset, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
 ) -> dict[int, SweepGap]:
     """What adjoint sweeps add to the gradient of a trained arm's own alignment loss, on `num` images."""
     *_, (_, *taught) = _on_images(config, run, training, num, device)
@@ -215,7 +216,7 @@ def gaps(
 
 
 def _on_images(
-    config: RunConfig, run: Path, training: Any, num: int, device: torch.device | str
+    config: RunConfig, run: Path, training: Dataset, num: int, device: torch.device | str
 ) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
     """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
     if num < 1:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from labcore.config import DataConfig, TokensConfig
 from labcore.data.datasets import Data
+from labcore.data.picture_set import HeldPictures
 from labcore.evaluate.values import metric_values
 from labcore.experiments.judges import measures_of, roles
 from labcore.files import check_writable, replacing
@@ -29,43 +30,31 @@ SCHEMA = 2
 NEEDED = ("n", "made", "data", "classes", "class_names", "taught")
 
 
-class Drawn:
-    """Kept images with the interface of a data set. labels: -1 for none. about: the metadata of the file."""
+class Drawn(HeldPictures):
+    """Kept images, a `labcore.data.Dataset`. labels: -1 for no class. about: the metadata of the file.
+
+    class_names: the names of the classes where they are known, else None; classes: these, or the numbers.
+    """
 
     name, split = "samples", "kept"
 
     def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], about: dict[str, Any]):
         self.images, self.labels, self.about = images, labels, about
         self.made: dict[str, Any] = about["made"]
-        self.num_classes: int = about["classes"]
-        names = about["class_names"]
-        self.class_names = None if names is None else tuple(names)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
-        index = torch.as_tensor(indices)
-        return self.images[index], self.labels[index]
+        numbers = tuple(map(str, range(about["classes"])))
+        self.class_names = None if about["class_names"] is None else tuple(about["class_names"])
+        self.classes = self.class_names or numbers
 
     def fingerprint(self) -> str:
         """16 hex digits of the images' bytes and shape."""
         pixels = self.images.contiguous().numpy()
         return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
-    @property
-    def image_size(self) -> int:
-        return self.images.shape[-1]
-
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
 
 def keep(
     run: str | Path,
     name: str,
-    images: Any,
+    images: HeldPictures,
     made: dict[str, Any],
     data: DataConfig,
     model: TokensConfig,

@@ -16,9 +16,9 @@ from labcore import encoders
 from labcore.config import RunConfig
 from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.encoders.cache import cached_tokens
 from labcore.flows.tarflow import TarFlow
-from labcore.latents import LatentData
 from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.runs.train import initialised
@@ -45,7 +45,7 @@ class HeldOutTokens:
 
 
 def held_out_alignment(
-    config: RunConfig, run: Path, test: Any, num: int, device: torch.device | str = "cpu"
+    config: RunConfig, run: Path, test: Dataset, num: int, device: torch.device | str = "cpu"
 ) -> list[dict[str, Any]]:
     """The alignment of a run on `num` test images, evenly spread, at each checkpoint, in order:
 
@@ -139,10 +139,10 @@ def _directions(tokens: Tensor) -> Float64[Tensor, "b t width"]:
     return F.normalize(tokens.double(), dim=-1)
 
 
-def held_out_tokens(config: RunConfig, test: Any, num: int, device: torch.device | str = "cpu") -> Tensor:
+def held_out_tokens(config: RunConfig, test: Dataset, num: int, device: torch.device | str = "cpu") -> Tensor:
     """Tokens (n, t, width) of the clean test images, seen by the encoder as it saw those of training."""
     a, d = config.align, config.data
-    pictures = test.pictures if isinstance(test, LatentData) else test
+    pictures = test.pictures
     if a.image_size is not None:
         pictures = spread(Data.of(d)._replace(image_size=a.image_size).split("test"), d.limit)
     encoder = encoders.load(a.encoder, a.weights, device=device)

@@ -18,6 +18,7 @@ from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import BaseRunConfig, with_present_names
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
 from labcore.evaluate.classifier import recognised
@@ -98,7 +99,7 @@ def measure(model: Sampler, config: BaseRunConfig) -> dict[str, Any]:
     return {**own, "recognised": judged, "measured_with": provenance.stamp()}
 
 
-def of_flow(flow: TarFlow, test: Any) -> dict[str, Any]:
+def of_flow(flow: TarFlow, test: Dataset) -> dict[str, Any]:
     """Likelihood, both ways to classify, and the largest error of a round trip."""
     x, y = to_float(test.images[:64]), test.labels[:64]
     with torch.no_grad():
@@ -111,7 +112,7 @@ def of_flow(flow: TarFlow, test: Any) -> dict[str, Any]:
     }
 
 
-def of_inverse(model: BackwardModel, flow: TarFlow, test: Any) -> dict[str, Any]:
+def of_inverse(model: BackwardModel, flow: TarFlow, test: Dataset) -> dict[str, Any]:
     """What comes back of encoded test images, in one pass and by the exact inverse."""
     both = {"learned": ways.learned(model), "exact": ways.exact(flow)}
     found = {name: ways.inversion_errors(way, flow, test, JUDGED, seed=0) for name, way in both.items()}

@@ -18,6 +18,7 @@ from labcore.data.batch import spread_images
 from labcore.data.class_names import HasClasses
 from labcore.data.datasets import Data, to_memory
 from labcore.data.images import ImageData
+from labcore.data.protocol import Dataset
 from labcore.data.transforms import to_float, to_uint8
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.flops import count_flops
@@ -114,7 +115,7 @@ def draw(way: Way, flow: TarFlow, num: int, seed: int, moments: Moments | None =
     return ImageData(torch.cat(parts), torch.arange(num) % classes, tuple(map(str, range(classes))), "samples", "drawn")
 
 
-def bring_back(way: Way, flow: TarFlow, data: Any, num: int, seed: int) -> ImageData:
+def bring_back(way: Way, flow: TarFlow, data: Dataset, num: int, seed: int) -> ImageData:
     """Up to `num` images of `data`, encoded by the flow with training noise and brought back by `way`, as uint8.
 
     They have the labels of the encoded images; 0 where the flow has no classes.
@@ -147,7 +148,7 @@ class Moments(NamedTuple):
 
 
 @torch.no_grad()
-def z_moments(flow: TarFlow, data: Any, num: int, seed: int) -> Moments:
+def z_moments(flow: TarFlow, data: Dataset, num: int, seed: int) -> Moments:
     """Moments of z of up to `num` images of `data`, encoded with training noise; ValueError below 2 images."""
     x, y = some_images(flow, data, num)
     if len(x) < 2:
@@ -188,7 +189,7 @@ def keep_drawn(
 
 
 @torch.no_grad()
-def inversion_errors(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> dict[str, float]:
+def inversion_errors(way: Way, flow: TarFlow, test: Dataset, num: int, seed: int) -> dict[str, float]:
     """How well a way inverts, on [-1, 1]:
 
     image_mse    of held-out images, encoded with training noise and brought back, against the clean images
@@ -229,7 +230,9 @@ def quality(
     return found
 
 
-def edits(way: Way, flow: TarFlow, test: Any, num: int, classifier: Classifier | None, seed: int) -> dict[str, float]:
+def edits(
+    way: Way, flow: TarFlow, test: Dataset, num: int, classifier: Classifier | None, seed: int
+) -> dict[str, float]:
     """Held-out images given another class, and with their lower half made anew, judged by the classifier.
 
     edit_recognised: share recognised as the new class, the next one in order. edit_rms: root mean square distance from the
@@ -255,7 +258,7 @@ def edits(way: Way, flow: TarFlow, test: Any, num: int, classifier: Classifier |
 
 
 @torch.no_grad()
-def changed_rows(way: Way, flow: TarFlow, test: Any, num: int, seed: int) -> list[float]:
+def changed_rows(way: Way, flow: TarFlow, test: Dataset, num: int, seed: int) -> list[float]:
     """Mean |inpainted - source| of each row of pixels, on [-1, 1], where the upper half was known."""
     x, y = some_images(flow, test, num)
     filled = inpaint(flow, way.image, x, upper_half(flow), y, seed).clamp(-1, 1)
@@ -272,7 +275,7 @@ def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
     return known
 
 
-def nearest(drawn: Any, train: Any, num: int) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+def nearest(drawn: Dataset, train: Dataset, num: int) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """Row and root mean square distance, on [-1, 1], of the training image nearest to each of the first `num` drawn ones."""
     first = drawn.__getitems__(range(min(num, len(drawn))))[0]
     a, b = to_float(first).flatten(1), to_float(to_memory(train).images).flatten(1)
@@ -323,7 +326,7 @@ def paper_flops(size: str = "b") -> dict[str, int]:
     return found
 
 
-def some_images(flow: TarFlow, data: Any, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"] | None]:
+def some_images(flow: TarFlow, data: Dataset, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"] | None]:
     """Up to `num` images, spread over a data set, on the flow's device, and their classes where the flow has any."""
     batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return batch.x, batch.y

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from labcore import encoders
 from labcore.config import RunConfig, TarFlowConfig, TokensConfig
 from labcore.data.datasets import Data
-from labcore.data.transforms import floats
+from labcore.data.protocol import Dataset
 from labcore.encoders.specs import token_width
 from labcore.evaluate.likelihood import likelihood
 from labcore.flows.tarflow import TarFlow
 from labcore.kinds.kind import Kind, Parts, once_noised, small_sections, without_label_check
-from labcore.latents import LatentData
 from labcore.processes import process_device
 from labcore.progress import show_progress
 from labcore.provenance import file_hash
@@ -53,7 +52,7 @@ class FlowKind(Kind):
         found = encoders.find_weights(encoders.spec(config.align.encoder), config.align.weights)
         return {same_run.ENCODER: file_hash(found)}
 
-    def objective(self, config: RunConfig, images: Any, teacher: TarFlow | None) -> nn.Module:
+    def objective(self, config: RunConfig, images: Dataset, teacher: TarFlow | None) -> nn.Module:
         """The likelihood, or that and the alignment. Encoder tokens of `images` that are kept on disk are computed here.
 
         Raises as `labcore.encoders.load`.
@@ -73,11 +72,11 @@ class FlowKind(Kind):
             targets = Computed(encoder, grid, a.stage)
         return LikelihoodAndAlignment(a, config.model, targets, t.label_dropout, t.seed)
 
-    def evaluation(self, model: TarFlow, objective: nn.Module, test: Any) -> dict[str, float]:
+    def evaluation(self, model: TarFlow, objective: nn.Module, test: Dataset) -> dict[str, float]:
         """Test likelihood (labels given) and round-trip error, on images spread over the test set."""
         record = likelihood(model, test, limit=EVALUATED)
         pixels, labels = test.__getitems__(spread_rows(len(test), 4))
-        x = once_noised(model, floats(test, pixels.to(model.device)))
+        x = once_noised(model, test.floats(pixels.to(model.device)))
         y = labels.to(model.device) if model.config.num_classes else None
         return {"test_nats_per_dim": record.nats_per_dim, "round_trip_error": monitor.round_trip_error(model, x, y)}
 
@@ -152,12 +151,12 @@ def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
-def encoder_images(config: RunConfig, training: Any) -> Any:
+def encoder_images(config: RunConfig, training: Dataset) -> Dataset:
     """The pictures of `training` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
     d = config.data
     if config.align.image_size is not None:
         return spread(Data.of(d)._replace(image_size=config.align.image_size).split("train"), d.limit)
-    return training.pictures if isinstance(training, LatentData) else training
+    return training.pictures
 
 
 class _Tokens:

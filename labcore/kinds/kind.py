@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from labcore.config import BaseRunConfig, TarFlowConfig, TokensConfig
+from labcore.data.protocol import Dataset
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM
 
@@ -61,11 +62,11 @@ class Kind(ABC):
         return {}
 
     @abstractmethod
-    def objective(self, config: BaseRunConfig, images: Any, teacher: TarFlow | None) -> nn.Module:
+    def objective(self, config: BaseRunConfig, images: Dataset, teacher: TarFlow | None) -> nn.Module:
         """Return what is minimised, a module (model, batch, noise) -> (loss, logs). images: the training images."""
 
     @abstractmethod
-    def evaluation(self, model: nn.Module, objective: nn.Module, test: Any) -> dict[str, float]:
+    def evaluation(self, model: nn.Module, objective: nn.Module, test: Dataset) -> dict[str, float]:
         """Return what is logged of the averaged weights, on test images."""
 
     diagnose: Any = None

@@ -11,6 +11,7 @@ from labcore import provenance
 from labcore.biflow.model import BackwardModel
 from labcore.config import StudentRunConfig, TarFlowConfig, TokensConfig
 from labcore.data.batch import spread_images
+from labcore.data.protocol import Dataset
 from labcore.encoders.perceptual import load_perceptual
 from labcore.flows.tarflow import TarFlow
 from labcore.kinds.kind import Kind, Parts, small_sections, without_label_check
@@ -38,7 +39,7 @@ class StudentKind(Kind):
         """The hash of the flow's weights, under whatever name."""
         return {"flow": provenance.weights_hash(teacher)}
 
-    def objective(self, config: StudentRunConfig, images: Any, teacher: TarFlow) -> Distillation:
+    def objective(self, config: StudentRunConfig, images: Dataset, teacher: TarFlow) -> Distillation:
         """Distances to the flow's states, whose RMS is measured on some of `images`. Raises as `load_perceptual`."""
         device = process_device()
         perceptual = {name: load_perceptual(name) for name in config.student.perceptual}
@@ -50,7 +51,7 @@ class StudentKind(Kind):
         return Distillation(config.student, config.model, teacher, constants, dropout, perceptual, decode)
 
     @torch.no_grad()
-    def evaluation(self, model: BackwardModel, objective: Distillation, test: Any) -> dict[str, float]:
+    def evaluation(self, model: BackwardModel, objective: Distillation, test: Dataset) -> dict[str, float]:
         """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
         batch = spread_images(test, EVALUATED, model.config.num_classes > 0, model.device)
         taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))

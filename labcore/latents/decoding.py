@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.config import TokensConfig
+from labcore.data.protocol import Dataset
 from labcore.finite import check_result
 from labcore.latents.codec import DECODED, Autoencoder, Codec, Pixels, check_fits, load
 from labcore.latents.data import LatentData
@@ -35,11 +36,11 @@ def square_pixels(config: TokensConfig) -> dict[str, int]:
 
 def seen_by(
     config: TokensConfig,
-    images: Any,
+    images: Dataset,
     device: torch.device | str = "cpu",
     mirror: bool = False,
     progress: Progress | None = None,
-) -> Any:
+) -> Dataset:
     """A data set of images as a model sees it: as it is, or as `LatentData`, encoded on `device` where it is not on disk.
 
     mirror: mirrored images too, for training. Raises as `codec_of`, and ValueError where the latents do not fit the model.

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from labcore.derived import Derived, Images, derive
+from labcore.derived import Derived, derive
 from labcore.files import cache_folder
 from labcore.latents.codec import LATENT_VERSION, Codec
 from labcore.progress import Progress
+from labcore.reading import Images
 
 CHUNK = 16
 """Images encoded at a time, and rows of one chunk of the store; our choice."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.latents.weights import layout
 from labcore.runs.configure import as_named, data_section
 
@@ -19,9 +20,9 @@ class Planned(NamedTuple):
 
     config: BaseRunConfig
     flow: TarFlowConfig | None
-    images: Any = None
+    images: Dataset | None = None
 
-    def following(self, images: Any, settings: Sequence[str] = ()) -> Planned:
+    def following(self, images: Dataset, settings: Sequence[str] = ()) -> Planned:
         """The same for the sizes and classes of some images, but for what `settings` say of the model.
 
         Raises ValueError where the images do not fit, FileNotFoundError for an autoencoder that nobody knows.
@@ -72,7 +73,7 @@ def planned(
     return found.following(Data.of(found.config.data).split("train"), settings)
 
 
-def _followed(model: Any, images: Any, chosen: set[str]) -> dict[str, int]:
+def _followed(model: Any, images: Dataset, chosen: set[str]) -> dict[str, int]:
     """What a model has from its images, but for what a user has `chosen`; an unconditional model stays one."""
     found = dict(image_size=images.image_size, channels=images.channels, num_classes=images.num_classes)
     if model.codec is not None:

@@ -7,9 +7,11 @@ import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from labcore.config import BaseRunConfig
+from labcore.data.folder import ImageFolderData
+from labcore.data.protocol import Dataset
 from labcore.files import cache_folder
 from labcore.latents.weights import layout
 from labcore.plan import Plan, on_disk, words
@@ -42,7 +44,9 @@ class Point(NamedTuple):
         return self._replace(status=LATER if unused else RANDOM)
 
 
-def of_data(config: BaseRunConfig, read: Callable[[str], Any], without: str | None = None) -> tuple[Point, Any]:
+def of_data(
+    config: BaseRunConfig, read: Callable[[str], Dataset], without: str | None = None
+) -> tuple[Point, Dataset | None]:
     """The point of the data, and the training images, None where they cannot be used.
 
     read(split): the images. without: why there is nothing to read.
@@ -77,13 +81,13 @@ def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
     return points or [Point("weights", OK, "none are needed")]
 
 
-def count_of(config: BaseRunConfig, images: Any) -> int:
+def count_of(config: BaseRunConfig, images: Dataset | None) -> int:
     """Training images of a run; as many as ImageNet has where they are not given."""
     count = words.IMAGENET if images is None else len(images)
     return min(count, config.data.limit or count)
 
 
-def of_disk(config: BaseRunConfig, plan: Plan, images: Any, place: Path) -> Point:
+def of_disk(config: BaseRunConfig, plan: Plan, images: Dataset | None, place: Path) -> Point:
     """Room for the run under `place` and in the cache folder, for the given images (None: as many as ImageNet has)."""
     count = count_of(config, images)
     one = CHECKPOINT * plan.trained
@@ -116,7 +120,7 @@ def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
     return Point(DISK, MISSING, told, "give --out, a new folder on a larger disk")
 
 
-def _unfit(config: BaseRunConfig, train: Any, test: Any) -> tuple[str, str] | None:
+def _unfit(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[str, str] | None:
     """What is wrong with images that can be read, and what to do about it."""
     batch, classes = config.train.batch_size, config.model.num_classes
     count = min(len(train), config.data.limit or len(train))
@@ -132,9 +136,9 @@ def _unfit(config: BaseRunConfig, train: Any, test: Any) -> tuple[str, str] | No
     return None
 
 
-def _sides(images: Any) -> str:
+def _sides(images: Dataset) -> str:
     """What some pictures of a folder of files measure, in words; nothing for other data."""
-    if not hasattr(images, "files"):
+    if not isinstance(images, ImageFolderData):
         return ""
     from PIL import Image
 

@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labcore.config import BaseRunConfig, TarFlowConfig
+from labcore.config import BaseRunConfig, DataConfig, TarFlowConfig
 from labcore.data.datasets import NAMES, Data
+from labcore.data.protocol import Dataset
 from labcore.experiments.recipe import ready_to_train, weights_needed
 from labcore.files import check_file, weights_folder
 from labcore.jsonfile import write_json
@@ -212,7 +213,7 @@ def _told_of_problem(result: Rehearsal, found: Planned, problem: str, tried: boo
     return result
 
 
-def _planned(asked: Asked, scratch: Path, read: Callable[[Any, str], Any]) -> Planned:
+def _planned(asked: Asked, scratch: Path, read: Callable[[DataConfig, str], Dataset]) -> Planned:
     """The run that is planned: with the sizes of the images where these can be read."""
     if asked.smoke:
         _, flow = as_named(asked.preset, asked.settings)
@@ -243,7 +244,9 @@ def _of_its_flow(asked: Asked) -> Planned | None:
         return None
 
 
-def _points(asked: Asked, config: BaseRunConfig, read: Callable[[Any, str], Any], say: Say) -> tuple[list[Point], Any]:
+def _points(
+    asked: Asked, config: BaseRunConfig, read: Callable[[DataConfig, str], Dataset], say: Say
+) -> tuple[list[Point], Dataset | None]:
     """Points of data and weights, each said, and the training images, None where they cannot be used."""
     d = config.data
     nowhere = f"{asked.preset} trains on a folder of images, and none was given" if _no_folder(d) else None
@@ -258,13 +261,15 @@ def _points(asked: Asked, config: BaseRunConfig, read: Callable[[Any, str], Any]
     return points, images
 
 
-def _points_of_disk(asked: Asked, config: BaseRunConfig, plan: Plan, images: Any, scratch: Path) -> list[Point]:
+def _points_of_disk(
+    asked: Asked, config: BaseRunConfig, plan: Plan, images: Dataset | None, scratch: Path
+) -> list[Point]:
     """Room for the run, and a second point where there is none for the rehearsal."""
     whole, short = ready.of_disk(config, plan, images, Path("runs")), ready.room_for_rehearsal(plan, scratch)
     return [whole.done_without() if asked.synthetic else whole, *([short] if short else [])]
 
 
-def _no_folder(data: Any) -> bool:
+def _no_folder(data: DataConfig) -> bool:
     return data.name == "folder" and data.path is None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import warnings
 from pathlib import Path
-from typing import Any
 
 from labcore.config import BaseRunConfig
 from labcore.data.datasets import Data
+from labcore.data.protocol import Dataset
 from labcore.latents import seen_by
 from labcore.processes import process_device
 from labcore.progress import show_progress
@@ -16,7 +16,7 @@ from labcore.spread import spread
 from labcore.train import checkpoint
 
 
-def datasets(config: BaseRunConfig) -> tuple[Any, Any]:
+def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
     d, m = config.data, config.model
     parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
@@ -42,21 +42,21 @@ def datasets(config: BaseRunConfig) -> tuple[Any, Any]:
     return training, seen_by(m, test_images, device, progress=show_progress())
 
 
-def data_fingerprint(folder: Path, training: Any) -> str:
+def data_fingerprint(folder: Path, training: Dataset) -> str:
     """What the run in `folder` says that its data are: their fingerprint, or a former one with which it began.
 
     Former ones hold the name of the data's folder. The oldest ones are of files' names and lengths: a run that began with one
     goes on with it, and a warning says so.
     """
-    found, older = training.fingerprint(), getattr(training, "older_fingerprint", None)
-    for place in checkpoint.folders(folder) if older is not None else ():
+    found = training.fingerprint()
+    for place in checkpoint.folders(folder):
         with contextlib.suppress(ValueError):
             began = checkpoint.read_state(place)["run"].get("data_fingerprint")
-            if began == found:
+            if began in (None, found):
                 return found
             if began == training.named_fingerprint():
                 return began
-            if began != older():
+            if began != training.older_fingerprint():
                 return found
             warnings.warn(
                 f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "

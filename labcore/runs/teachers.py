@@ -61,13 +61,9 @@ def train_if_missing(
         "path": None,
     }  # where the pictures lie does not matter: `data` says which they are
     folder = _place(values, training.fingerprint())
-    for former in ("named_fingerprint", "older_fingerprint"):  # of folders made by earlier versions
-        if (
-            not folder.is_dir()
-            and hasattr(training, former)
-            and (old := _place(values, getattr(training, former)())).is_dir()
-        ):
-            folder = old
+    for former in (training.named_fingerprint, training.older_fingerprint):  # of folders made by earlier versions
+        if not folder.is_dir() and (known := former()) is not None and _place(values, known).is_dir():
+            folder = _place(values, known)
     make_folder(folder.parent)
     with locked(folder.with_suffix(".lock")):
         if not (folder / "model" / "config.json").is_file():

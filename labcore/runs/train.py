@@ -20,9 +20,8 @@ from torch import nn
 
 from labcore.config import BaseRunConfig
 from labcore.data.class_names import with_names
-from labcore.data.transforms import to_model_input
+from labcore.data.protocol import Dataset
 from labcore.kinds import kind_of
-from labcore.latents import LatentData
 from labcore.rng import seed_of
 from labcore.runs.config_paths import anchored
 from labcore.runs.folder import made, write_config
@@ -70,16 +69,14 @@ def carry_out(
     folder: Path,
     model: nn.Module,
     objective: nn.Module,
-    training: Any,
+    training: Dataset,
     hooks: Hooks,
     identity: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
     described = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, training)}
     describe = {**described, **(identity or {})}
-    prepared = (
-        training.prepare if isinstance(training, LatentData) else partial(to_model_input, mirror=config.data.flip)
-    )
+    prepared = partial(training.to_model_input, mirror=config.data.flip)
     result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
     if is_main():
         write_config(config, folder)

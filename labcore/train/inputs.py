@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from labcore.data.loaders import Numbered, StepSampler, micro_batches
+from labcore.data.protocol import Dataset
 from labcore.rng import StepNoise
 from labcore.types import Batch
 
@@ -27,7 +28,7 @@ class Inputs(NamedTuple):
     labelled: whether batches have labels; an unconditional model gets none.
     """
 
-    dataset: Any
+    dataset: Dataset
     sampler: StepSampler
     prepare: Prepare
     device: torch.device

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from labcore import tf32
 from labcore.config import TrainConfig
-from labcore.data.transforms import to_model_input
+from labcore.data.protocol import Dataset
 from labcore.processes import process_share
 from labcore.train import checkpoint, environment, faults, precision
 from labcore.train.hooks import Hooks, Values
@@ -46,17 +46,17 @@ class TrainResult(NamedTuple):
 def train(
     model: nn.Module,
     objective: nn.Module,
-    dataset: Any,
+    dataset: Dataset,
     config: TrainConfig,
     folder: str | Path,
-    prepare: Prepare = to_model_input,
+    prepare: Prepare | None = None,
     describe: dict[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> TrainResult:
     """Train `model` (with save_pretrained) on `objective` until config.steps; resumes what `folder` holds.
 
-    dataset: items (uint8 (c, h, w), int64 label), or whatever `prepare` makes images of. describe: the run's configuration,
-    saved with every checkpoint; resuming with another one is a ValueError, and so is a device with too little memory.
+    prepare: None for `dataset.to_model_input`, without mirroring. describe: the run's configuration, saved with every
+    checkpoint; resuming with another one is a ValueError, and so is a device with too little memory.
     """
     with (
         environment.configuration_alone(),
@@ -65,6 +65,7 @@ def train(
         checkpoint.lock_folder(Path(folder)),
         StopSignals() as stop,
     ):
+        prepare = prepare or dataset.to_model_input
         task = Task(model, objective, dataset, config, Path(folder), prepare, describe or {}, hooks or Hooks())
         return _Loop(start(task), stop).run()
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from labcore.config import TrainConfig
 from labcore.data.loaders import StepSampler
+from labcore.data.protocol import Dataset
 from labcore.train import checkpoint, environment, precision
 from labcore.train.hooks import Hooks
 from labcore.train.inputs import Inputs, Prepare
@@ -42,7 +43,7 @@ class Task(NamedTuple):
 
     model: nn.Module
     objective: nn.Module
-    dataset: Any
+    dataset: Dataset
     config: TrainConfig
     folder: Path
     prepare: Prepare

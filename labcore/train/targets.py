@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from labcore.derived import Images
 from labcore.encoders.cache import cached_tokens
 from labcore.encoders.frozen import Encoder
 from labcore.progress import Progress
+from labcore.reading import Images
 from labcore.types import Batch
 
 
