@@ -340,7 +340,7 @@ def test_intervals_end_where_values_do(root, monkeypatch):
 def test_seeds_that_numpy_refuses_are_refused_at_once(root, seed):
     reference = make_reference(images(120, 1), tiny())
     with pytest.raises(ValueError, match=r"allowed are 0\.\.4294967295"):
-        fidelity(None, reference, tiny(), ("kid",), seed=seed)
+        fidelity(images(120, 2), reference, tiny(), ("kid",), seed=seed)
 
 
 def test_reference_images_that_say_nothing_are_refused(root):
