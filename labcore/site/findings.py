@@ -11,13 +11,16 @@ from typing import Any
 from labcore.campaigns import results, verdicts
 from labcore.campaigns.claims import load_claims
 from labcore.campaigns.records import Record
-from labcore.campaigns.spec import TableSpec
+from labcore.campaigns.spec import TableSpec, load_spec
 from labcore.campaigns.tables import exploded, tables
 from labcore.campaigns.verdicts import Verdict, corrected, judge
+from labcore.experiments import evidence
+from labcore.experiments.evidence import verdicts_table
 from labcore.site.records import table
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
+LEARNED_ALIGNMENT, LEARNED_INVERSES = "flowback_16", "biflow_16"
 CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
 """The campaigns with published records, in the order of the page."""
 
@@ -174,6 +177,42 @@ def quickstart_table() -> str:
     return results.published("00_quickstart").table
 
 
+def learned(campaign: str, columns: dict[str, str], baseline: str) -> str:
+    """State the progress of a campaign on flows that have learned, some columns of its table, and its claims.
+
+    A campaign is published row by row, so that rows without records are named as not run.
+    """
+    found = results.published(campaign)
+    if found is None:
+        return "Not run yet: no record is published.\n"
+    one_each = exploded(found.records, "ways") if campaign == LEARNED_INVERSES else found.records
+    claims, order = load_claims(campaign), list(load_spec(campaign).rows)
+    seeds = {row: len({one["seed"] for one in found.records if one["row"] == row}) for row in order}
+    done = "; ".join(f"{row} ({count})" for row, count in seeds.items() if count)
+    left = "; ".join(row for row, count in seeds.items() if not count)
+    rows = [row for row in dict.fromkeys(one["row"] for one in one_each)]
+    parts = [
+        f"Rows with records, and their number of seeds: {done}. Not run yet: {left or 'none'}. "
+        f"[All columns](../papermill_runs/results/{campaign}/table.md), [claims and planned cost]"
+        f"(../papermill_runs/claims/{campaign}.yaml).\n",
+        tables(one_each, TableSpec(columns=columns, baseline=baseline), rows)["table.md"],
+        verdicts_table(evidence.judged(claims, one_each)),
+    ]
+    return "\n".join(parts)
+
+
+def learned_alignment() -> str:
+    """FlowBack's questions on flows that have learned."""
+    columns = {
+        "FID (classifier)": "last.fid_classifier",
+        "recall (classifier)": "last.recall_classifier",
+        "FID (efflite0)": "last.fid_efflite0",
+        "training-free accuracy": "last.training_free",
+        "nats/dim": "last.nats_per_dim",
+    }
+    return learned(LEARNED_ALIGNMENT, columns, "baseline")
+
+
 def _verdicts(campaign: str) -> Callable[[], str]:
     return lambda: verdicts.table(judged(campaign))
 
@@ -184,6 +223,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "findings-alignment": alignment_table,
     "findings-alignment-share": alignment_share,
     "findings-alignment-verdicts": _verdicts(ALIGNMENT),
+    "findings-learned-alignment": learned_alignment,
     "findings-norms": norms_table,
     "findings-norms-verdicts": _verdicts(NORMS),
     "findings-inverses": inverses_table,
