@@ -4,14 +4,17 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from labcore import TarFlow, denoise, invert, sample, zoo
+from labcore.config import RunConfig, StudentRunConfig
 from labcore.data import load, to_float
 from labcore.evaluate import bayes_accuracy, likelihood
 from labcore.evaluate.classifier import recognised
 from labcore.nn.pretrained import read_tensors
 from labcore.provenance import weights_hash
 from labcore.tensors import read_metadata
+from labcore.zoo import autoencoder, cards, classifier
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,21 @@ def test_the_card_says_what_was_measured(name):
         )
     for metric, measure in evaluation["fidelity_efflite0"]["measures"].items():
         assert f"| `{metric}` of {measure['n']:,} samples, guidance 1 | {measure['value']:.4g} (" in card
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_the_card_is_what_its_generator_writes(name):
+    folder = zoo.path(name)
+    kind = StudentRunConfig if name in zoo.INVERSES else RunConfig
+    config = kind.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
+    record, evaluation = (json.loads((folder / file).read_text()) for file in ("record.json", "evaluation.json"))
+    assert cards.card(name, zoo.load(name), config, record, evaluation) == (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("module", (classifier, autoencoder))
+def test_the_cards_of_judges_and_autoencoders_are_what_their_generators_write(module):
+    folder = zoo.FOLDER / ("fashion-classifier" if module is classifier else "fashion-vae")
+    assert module.card(json.loads((folder / "record.json").read_text())) == (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", zoo.INVERSES)

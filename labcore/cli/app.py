@@ -1,4 +1,4 @@
-"""The `lab` command: thin over the library. Every message a user can cause ends in what to do; nothing ends in a traceback."""
+"""The `lab` command, a thin layer over the library. Each message that a user can cause says what to do; none is a traceback."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="fashion-mnist-12k, fashion-mnist, or a folder of class folders; to measure a model: default, what it was "
-        "trained on.",
+        help="fashion-mnist-12k, fashion-mnist, or a folder of class folders. Default when a model is measured: the data "
+        "that it was trained on.",
     ),
 ]
 Crop = Annotated[
-    str | None, typer.Option(help="How a folder's pictures become squares, as in training: fit (default) or adm.")
+    str | None, typer.Option(help="How a folder's pictures are made square, as in training: fit (default) or adm.")
 ]
 
 
@@ -69,37 +69,39 @@ def _message(error: Exception) -> str:
 @app.command()
 @plain_errors
 def train(
-    out: Annotated[Path, typer.Option(help="The run's folder. The same command again resumes what it holds.")],
-    preset: Annotated[str, typer.Option(help="Where the settings start from; see lab presets.")] = "fashion-small",
+    out: Annotated[Path, typer.Option(help="The run's folder. The same command again resumes the run.")],
+    preset: Annotated[
+        str, typer.Option(help="The preset that the settings start from; `lab presets` lists them.")
+    ] = "fashion-small",
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A YAML file with model, data, train and align instead of a preset, or with flow and student."
+            help="A YAML file instead of a preset, with model, data, train and align, or with flow and student."
         ),
     ] = None,
     data: Data = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels; required for a folder.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.steps=100.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, as in train.steps=100.")] = None,
     align: Annotated[
-        str | None, typer.Option(help="R-REPA: forward, detach, reverse or reverse-literal; off for a preset without.")
+        str | None, typer.Option(help="R-REPA: forward, detach, reverse or reverse-literal; off removes a preset's.")
     ] = None,
     invert: Annotated[
-        str | None, typer.Option(help="BiFlow: train a one-pass inverse of this flow (see lab sample), and no flow.")
+        str | None, typer.Option(help="BiFlow: train a one-pass inverse of this flow (a name as in lab sample).")
     ] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
     nodes: Annotated[
-        int | None, typer.Option(help="Machines that train together; default NNODES, or SLURM_NNODES with MASTER_ADDR.")
+        int | None, typer.Option(help="Number of machines; default NNODES, or SLURM_NNODES with MASTER_ADDR.")
     ] = None,
     node_rank: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0; default NODE_RANK or SLURM_NODEID.")
+        int | None, typer.Option(help="Number of this machine, from 0; default NODE_RANK or SLURM_NODEID.")
     ] = None,
     rendezvous: Annotated[
-        str | None, typer.Option(help="HOST:PORT on node 0, where they meet; default MASTER_ADDR:MASTER_PORT.")
+        str | None, typer.Option(help="HOST:PORT of machine 0; default MASTER_ADDR:MASTER_PORT.")
     ] = None,
-    previews: Annotated[bool, typer.Option(help="Sample grids along the way.")] = True,
+    previews: Annotated[bool, typer.Option(help="Write grids of samples during training.")] = True,
 ) -> None:
-    """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; give the same command again to go on."""
+    """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; the same command again resumes."""
     from labcore.runs.configure import configure_run
     from labcore.runs.train import run_training
     from labcore.train.launch import launch, nodes_of
@@ -139,35 +141,39 @@ def evaluate(
         ),
     ] = "likelihood,classify",
     num_samples: Annotated[
-        int | None, typer.Option(help="Images to draw, where a metric needs some.", min=1, max=1_000_000)
+        int | None, typer.Option(help="Images to draw, if a metric needs samples.", min=1, max=1_000_000)
     ] = None,
     data: Data = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Statistics of `lab stats`; default, the data's train split.")
+        Path | None, typer.Option(help="File of `lab stats`; default: statistics of the data's train split.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Images of the test split, evenly spread; default all.", min=1)
+        int | None, typer.Option(help="Number of test images, evenly spread over the split; default all.", min=1)
     ] = None,
     classes: Annotated[
-        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+        str, typer.Option(help='"each" (all classes in turn), "none", or names or numbers like cat or 0,5,9.')
     ] = "each",
-    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    guidance: Annotated[float, typer.Option(help="Guidance scale g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
-    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    noise_std: Annotated[
+        float | None, typer.Option(help="Noise level that denoising removes; default the training noise, 0 is off.")
+    ] = None,
     denoising: DenoisedBy = None,
     seed: Annotated[
-        int, typer.Option(help="Of the noise: image i is a function of seed and i.", min=0, max=2**32 - 1)
+        int, typer.Option(help="Random seed of the noise; image i depends only on seed and i.", min=0, max=2**32 - 1)
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn at a time.")] = 100,
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
     num_processes: Annotated[int, typer.Option(help="Processes that share the drawing, one device each.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="The record, as JSON; one of the same model is added to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the record; a record of the same model is extended.")
+    ] = None,
     tf32: Tf32 = False,
 ) -> None:
-    """Measure a model. Killed, the same command goes on: images and features are kept in the cache folder."""
+    """Measure a model. The same command again resumes: images and features are kept in the cache folder."""
     from labcore.data.class_names import class_numbers
     from labcore.evaluate.generate import Sampling
     from labcore.evaluate.session import EvaluationRequest, check_out, evaluate_model, metric_requests
@@ -211,18 +217,22 @@ def stats(
     data: Annotated[
         str,
         typer.Argument(
-            help="fashion-mnist-12k, fashion-mnist, a folder, ADM's reference batch (.npz), or a model: what it was trained on."
+            help="fashion-mnist-12k, fashion-mnist, a folder, ADM's reference batch (.npz), or a model for its training data."
         ),
     ],
-    image_size: Annotated[int | None, typer.Option(help="Pixels; folders need it, as the model has it.")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as the files are.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels, as of the model; required for a folder.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as in the files.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
     extractor: Annotated[str, typer.Option(help="inception, efflite0 or classifier.")] = "efflite0",
     num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="File to write; default in the cache, where evaluate looks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default in the cache folder, where lab evaluate finds it.")
+    ] = None,
 ) -> None:
-    """Reference statistics of the train split, with what real test images score against them."""
+    """Compute reference statistics of the train split, and the scores of real test images against them."""
     from labcore import tf32
     from labcore.evaluate import fidelity
     from labcore.evaluate.adm import is_reference, told_of
@@ -272,12 +282,14 @@ def probe(
     path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
     crop: Crop = None,
     sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
-    limit: Annotated[int | None, typer.Option(help="Images of each split, evenly spread; default all.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the probe's weights and batches.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of images of each split, evenly spread; default all.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the probe's weights and batches.")] = 0,
     num_processes: Annotated[int, typer.Option(help="Processes that share the features, one device each.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for probe.json and probe.png.")] = Path("outputs/probe"),
 ) -> None:
-    """Linear probes of the hidden features, block by block, beside the training-free accuracy."""
+    """Train linear probes on the hidden features of each block, and compare with the training-free accuracy."""
     from labcore.data.class_names import matched
     from labcore.evaluate import training_free_accuracy
     from labcore.evaluate.hiddens import all_sites, hidden_features
@@ -317,7 +329,7 @@ def probe(
 
 @app.command()
 def doctor() -> None:
-    """Versions, device, and what is missing with how to get it."""
+    """Show versions, the device, and missing parts with instructions to get them."""
     from labcore.cli.doctor import report
 
     lines, missing = report()

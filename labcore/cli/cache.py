@@ -8,20 +8,20 @@ import typer
 
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", help="A kind that `lab cache list` shows; several times for several; default all."),
+    typer.Option("--kind", help="A kind that `lab cache list` shows; may be repeated. Default all."),
 ]
 
 
 def add_to(app: typer.Typer, plain_errors: Any) -> None:
     """Register the group of commands."""
-    group = typer.Typer(help="List and delete what the lab keeps in its cache folder.", no_args_is_help=True)
+    group = typer.Typer(help="List and delete the entries of the lab's cache folder.", no_args_is_help=True)
     group.command("list")(plain_errors(list_))
     group.command("prune")(plain_errors(prune))
     app.add_typer(group, name="cache")
 
 
 def list_() -> None:
-    """Show the entries of each kind: number, size on disk, and when one was last used."""
+    """Show the entries of each kind: number, size on disk, and time of last use."""
     import time
 
     from labcore import cache
@@ -48,18 +48,17 @@ def list_() -> None:
 
 def prune(
     older_than: Annotated[
-        float | None, typer.Option(help="Delete entries that were last used more than so many days ago.", min=0.0)
+        float | None,
+        typer.Option(help="Delete entries that were last used more than this number of days ago.", min=0.0),
     ] = None,
     kind: Kinds = None,
     max_size: Annotated[
         str | None,
-        typer.Option(
-            help="Delete the entries that were not used for longest until the rest has at most this size, as 20GB."
-        ),
+        typer.Option(help="Delete the least recently used entries until the rest has at most this size, as 20GB."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
-    """Delete cached entries. They are made again when they are needed, which takes time.
+    """Delete cached entries. The lab computes them again when they are needed, which takes time.
 
     --kind alone deletes all entries of that kind. Without options only the half-written files of killed processes are deleted.
     What a running process uses is never deleted.

@@ -23,27 +23,30 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
 
 def run(
     spec: Annotated[str, typer.Argument(help="A run spec: a name in papermill_runs/specs, or a .yaml file.")],
-    smoke: Annotated[bool, typer.Option("--smoke", help="Run at the smoke size, in a folder of its own.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Run this row only; may be repeated.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Run at the smoke size, in a separate folder.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run only this row; may be repeated.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter of all runs, as in data_path=FOLDER or processes=4.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one per GPU, or one.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs with what would be done, and start none.")
+    ] = False,
     root: Root = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Run as jobs of a cluster: slurm, or local to try it on this machine.")
+        str | None, typer.Option(help="Run as cluster jobs: slurm, or local to try it on this machine.")
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(help="Resources of the jobs. Default: papermill_runs/profiles/CLUSTER.yaml.")
+        Path | None,
+        typer.Option(help="File with the resources of a job. Default: papermill_runs/profiles/CLUSTER.yaml."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the jobs of --cluster and do not wait.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Add finished runs to papermill_runs/results.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also run what is published; --publish then replaces its records.")
+        bool, typer.Option("--again", help="Also run published rows and seeds; --publish then replaces their records.")
     ] = False,
 ) -> None:
-    """Run a notebook with every row and seed of its spec. The same line again skips finished runs and resumes the others.
+    """Run a notebook with every row and seed of a spec. The same command again skips finished runs and resumes the others.
 
     Runs whose records are in papermill_runs/results, with the same parameters and code, count as finished.
     """
@@ -124,14 +127,14 @@ def _publish(spec: Any, chosen: list, root: Path, status: int, again: bool) -> N
 
 
 def runs(
-    spec: Annotated[str | None, typer.Argument(help="A spec's name; default: all that have runs.")] = None,
+    spec: Annotated[str | None, typer.Argument(help="Name of a spec; default: all specs that have runs.")] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Only new, queued, running, done, failed, stopped, killed or published ones."),
+        typer.Option(help="List only runs that are new, queued, running, done, failed, stopped, killed or published."),
     ] = None,
-    where: Annotated[list[str] | None, typer.Option("--where", help="Only runs with parameter=value.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="List only runs with parameter=value.")] = None,
     compare: Annotated[
-        list[str] | None, typer.Option("--compare", help="Show this number of result.json, a dotted path.")
+        list[str] | None, typer.Option("--compare", help="Show this number of result.json, given as a dotted path.")
     ] = None,
     root: Root = None,
 ) -> None:
@@ -146,9 +149,9 @@ def runs(
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(help="One preset, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a preset, to show it in full.")] = None,
 ) -> None:
-    """List named runs with their cost and the expected numbers, or show one of them in full."""
+    """List the presets with their cost and expected numbers, or show one preset in full."""
     import yaml
 
     from labcore.presets import ALL, about
@@ -247,9 +250,9 @@ def _settings(values: dict[str, Any]) -> str:
 
 def smoke(
     preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
-    out: Annotated[Path, typer.Option(help="A new folder for what is made.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the results.")],
 ) -> None:
-    """Run a preset at its smoke size, from training to measurement, in about a minute, to check that all of it works here."""
+    """Run a preset at its smoke size, from training to measurement, in about a minute. Checks that every stage runs."""
     from labcore.experiments.smoke import run_smoke
 
     run_smoke(preset, out, typer.echo)

@@ -24,7 +24,9 @@ NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; the exit status, 1 where it failed."""
     parser = argparse.ArgumentParser(prog="python -m labcore.cli.demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="a few training steps only: does everything run here?")
+    parser.add_argument(
+        "--smoke", action="store_true", help="train only a few steps, to check that everything runs here"
+    )
     smoke = parser.parse_args(arguments).smoke
     if not NOTEBOOK.is_file():
         print(

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from labcore.config import TokensConfig
 
 SETTINGS = "settings.json"
-"""File beside the images of `lab sample`: the model's hash, and all settings that the images are a function of."""
+"""Name of the file next to the images of `lab sample`, with the model's hash and all settings that determine the images."""
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
 COMPILED_HELP = (
-    "Compute single tokens by compiled programs, or not. Default: what a calibration found, or C code on a CPU and a recorded "
+    "Compute single tokens with compiled code. Default: the choice of a calibration, else C code on a CPU and a recorded "
     "CUDA graph on CUDA (untested on GPU)."
 )
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
-DENOISING_HELP = "Of a learned inverse without a denoising block: score (of the flow it inverts) or none. Default none."
+DENOISING_HELP = (
+    "For a learned inverse without a denoising block: score (of the flow that it inverts) or none (default)."
+)
 DenoisedBy = Annotated[str | None, typer.Option(help=DENOISING_HELP)]
-Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 for float32 products and convolutions on a GPU.")]
+Tf32 = Annotated[bool, typer.Option(help="Use TensorFloat-32 for float32 products and convolutions on a GPU.")]
 
 
 def add_to(app: typer.Typer, plain_errors: Any) -> None:
@@ -39,33 +41,34 @@ def sample(
         Path | None,
         typer.Option(help="Folder for grid.png and images/. Default: one in outputs/samples."),
     ] = None,
-    num: Annotated[int, typer.Option(help="How many images.", min=1, max=1_000_000)] = 40,
+    num: Annotated[int, typer.Option(help="Number of images.", min=1, max=1_000_000)] = 40,
     classes: Annotated[
-        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+        str, typer.Option(help='"each" (all classes in turn), "none", or names or numbers like cat or 0,5,9.')
     ] = "each",
-    guidance: Annotated[float, typer.Option(help="g in c + g (c - u); 0 is off.")] = 0.0,
+    guidance: Annotated[float, typer.Option(help="Guidance scale g in c + g (c - u); 0 is off.")] = 0.0,
     denoiser_guidance: Annotated[
-        float | None, typer.Option(help="Another g for the denoising block of a learned inverse; default the same.")
+        float | None, typer.Option(help="Guidance scale of a learned inverse's denoising block; default as --guidance.")
     ] = None,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
-    noise_std: Annotated[float | None, typer.Option(help="Denoising; default the training noise, 0 is off.")] = None,
+    noise_std: Annotated[
+        float | None, typer.Option(help="Noise level that denoising removes; default the training noise, 0 is off.")
+    ] = None,
     denoising: DenoisedBy = None,
-    seed: Annotated[int, typer.Option(help="Image i is a function of seed and i.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; image i depends only on seed and i.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 100,
     solver: Annotated[
-        str, typer.Option(help="sequential, jacobi, gs-jacobi, or auto: as `lab calibrate` found.")
+        str, typer.Option(help="sequential, jacobi, gs-jacobi, or auto: the choice of `lab calibrate`.")
     ] = "sequential",
     tolerance: Annotated[
-        float | None, typer.Option(help="Largest last change of a sweep; of auto, the calibration's. Default exact.")
+        float | None,
+        typer.Option(help="A solver stops when a sweep changes less. Default: exact, or the calibration's."),
     ] = None,
     compiled: Annotated[bool | None, typer.Option(help=COMPILED_HELP)] = None,
-    labels: Annotated[
-        bool, typer.Option(help="Names of the classes in grid.png; single images never have any.")
-    ] = True,
+    labels: Annotated[bool, typer.Option(help="Write class names into grid.png; single images have none.")] = True,
     tf32: Tf32 = False,
 ) -> None:
-    """Draw images: a PNG grid and a folder of single images. Images of another model or other settings stay as they are."""
+    """Draw images: a PNG grid and a folder of single images. Images of another model or other settings are not overwritten."""
     from labcore import tf32 as tf32_switch
     from labcore.biflow.cfg import per_state
     from labcore.data.transforms import save_png, tile
@@ -144,18 +147,22 @@ def claim_images(out: Path, settings: dict[str, Any]) -> None:
 
 def calibrate(
     model: Model,
-    batch_size: Annotated[int, typer.Option(help="Images at a time that it is for.", min=1, max=10_000)] = 16,
-    guidance: Annotated[float, typer.Option(help="g in c + g (c - u) that it is for; 0 is off.")] = 0.0,
+    batch_size: Annotated[
+        int, typer.Option(help="Number of images at a time to calibrate for.", min=1, max=10_000)
+    ] = 16,
+    guidance: Annotated[
+        float, typer.Option(help="Guidance scale g in c + g (c - u) to calibrate for; 0 is off.")
+    ] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
-    tolerance: Annotated[float, typer.Option(help="Largest error of any value before denoising.")] = 1e-3,
+    tolerance: Annotated[float, typer.Option(help="Largest allowed error of any value before denoising.")] = 1e-3,
     classes: Annotated[
-        str, typer.Option(help='"each" in turn, "none", or names or numbers like cat or 0,5,9.')
+        str, typer.Option(help='"each" (all classes in turn), "none", or names or numbers like cat or 0,5,9.')
     ] = "each",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Timings of each method; the median counts.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Random seed of the noise.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Number of timings of each method; the median counts.", min=1)] = 3,
 ) -> None:
-    """Measure which solver of the exact inverse is fastest for each block here, and keep it for `lab sample --solver auto`."""
+    """Measure which solver of the exact inverse is fastest for each block here; `lab sample --solver auto` uses the result."""
     from labcore.files import check_file
     from labcore.inverse import calibrate as measuring
     from labcore.inverse.sample import as_labels, prior_noise
@@ -178,18 +185,18 @@ def calibrate(
 
 def bench(
     model: Model = "fashion-tarflow",
-    batch: Annotated[
-        list[int] | None, typer.Option(help="Images at a time; may be given again. Default 1, 16.")
-    ] = None,
-    guidance: Annotated[list[float] | None, typer.Option(help="g; may be given again. Default 0.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images at a time; may be repeated. Default 1, 16.")] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help="Guidance scale; may be repeated. Default 0.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="fp32 or bf16 (autocast); default fp32.")] = None,
-    way: Annotated[list[str] | None, typer.Option(help="A way of inverting; may be given again. Default all.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="A clone of apple/ml-tarflow, measured beside ours.")] = None,
-    repeats: Annotated[int, typer.Option(help="Timings of each; the median counts.", min=1)] = 5,
-    limit: Annotated[float, typer.Option(help="Seconds; what takes longer is run once.", min=0.0)] = 20.0,
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="A method of inversion; may be repeated. Default all.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A clone of apple/ml-tarflow, to measure its code too.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Number of timings of each; the median counts.", min=1)] = 5,
+    limit: Annotated[float, typer.Option(help="Seconds; a measurement that takes longer is run once.", min=0.0)] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
-    """Time a flow's forward pass, training step and inverses here: what is fastest, and how far from the floor."""
+    """Time a flow's forward pass, training step and inverses here: the fastest method, and its time over the lower bound."""
     from labcore import provenance
     from labcore.experiments import bench as benching
     from labcore.files import check_file

@@ -15,21 +15,24 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(help="The .pth that ml-tarflow's train.py saved, or GS-Jacobi's authors.")
+        Path, typer.Argument(help="The .pth file that ml-tarflow's train.py saved, or one of GS-Jacobi's authors.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the model; new, or empty.")],
+    out: Annotated[Path, typer.Option(help="New or empty folder for the model.")],
     patch_size: Annotated[
         int | None,
-        typer.Option(help="Of training; default what a name like afhq_model_8_768_8_8_0.07.pth says.", min=1),
+        typer.Option(
+            help="Patch size of the training; default: read from a name like afhq_model_8_768_8_8_0.07.pth.", min=1
+        ),
     ] = None,
     noise_std: Annotated[
-        float | None, typer.Option(help="Of training, 0 for uniform noise; default what such a name says.", min=0.0)
+        float | None,
+        typer.Option(help="Noise of the training, 0 for uniform noise; default: read from such a name.", min=0.0),
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="Which model is meant where the file holds several, as ema beside model.")
+        str | None, typer.Option(help="Name of the model, if the file holds several, such as ema and model.")
     ] = None,
 ) -> None:
-    """Take over a checkpoint of ml-tarflow: every weight accounted for, sizes as the file says, in the lab's format."""
+    """Convert a checkpoint of ml-tarflow to the lab's format. Every weight is checked; sizes come from the file."""
     from labcore.flows.apple import said_by
     from labcore.flows.tarflow import TarFlow
 

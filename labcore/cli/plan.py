@@ -18,19 +18,23 @@ def plan(
     preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
     gpus: Annotated[int, typer.Option(help="GPUs that share each step's batch.")] = 8,
     kind: Annotated[
-        str | None, typer.Option(help="h200, h100, a100, a100-40, l40s, rtx-4090, or cpu, this machine's; default all.")
+        str | None, typer.Option(help="h200, h100, a100, a100-40, l40s, rtx-4090, or cpu (this machine); default all.")
     ] = None,
-    efficiency: Annotated[float, typer.Option(help="Share of the peak that training reaches; an assumption.")] = 0.4,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.batch_size=512.")] = None,
+    efficiency: Annotated[float, typer.Option(help="Assumed share of the peak that training reaches.")] = 0.4,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting, as in train.batch_size=512.")
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images, as of lab train: plan for their size, and measure how many a second are read here."),
+        typer.Option(
+            help="Images as in lab train: plan for their size, and measure how many per second are read here."
+        ),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels, as of lab train.")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as of lab train.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read them, as train.num_workers.")] = 8,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels, as in lab train.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as in lab train.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images, as train.num_workers.")] = 8,
 ) -> None:
-    """Estimate what a preset takes: parameters, FLOPs, memory, and days on GPUs or this CPU. Nothing is downloaded."""
+    """Estimate the cost of a preset: parameters, FLOPs, memory, and days on GPUs or this CPU. Nothing is downloaded."""
     from labcore.plan import GPUS, estimate, machine, on_disk, words
     from labcore.plan import plan as planned_run
     from labcore.rehearsal.planned import planned

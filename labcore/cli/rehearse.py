@@ -15,26 +15,33 @@ def add_to(app: typer.Typer, plain_errors: Any) -> None:
 
 def rehearse(
     preset: Annotated[str, typer.Argument(help="A preset; `lab presets` lists them.")],
-    data: Annotated[str | None, typer.Option(help="Images, as of lab train.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels, as of lab train.")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as of lab train.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images, as in lab train.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels, as in lab train.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as in lab train.")] = None,
     flow: Annotated[
-        str | None, typer.Option(help="The flow that a learned inverse inverts; default where its preset looks.")
+        str | None, typer.Option(help="The flow that a learned inverse inverts; default: the flow of its preset.")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in train.accumulation=4.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting, as in train.accumulation=4.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 20,
-    images: Annotated[int, typer.Option(help="Images to draw afterwards.")] = 4,
-    seconds: Annotated[float, typer.Option(help="Training stops after so long, and nothing is drawn then.")] = 600.0,
+    images: Annotated[int, typer.Option(help="Number of images to draw after the training.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Training stops after this time, and nothing is drawn.")] = 600.0,
     processes: Annotated[
-        int | None, typer.Option(help="GPUs of the whole run, one of which is rehearsed; default those that are here.")
+        int | None, typer.Option(help="GPUs of the whole run; the rehearsal uses one. Default: those of this machine.")
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of one GPU for an hour, in any currency.")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="At the preset's smoke size: seconds on any machine.")] = False,
+    price: Annotated[float | None, typer.Option(help="Price of one GPU for an hour, in any currency.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Use the preset's smoke size: takes seconds on any machine.")
+    ] = False,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Random images and weights for what is missing, for speed and memory.")
+        bool,
+        typer.Option(
+            "--synthetic", help="Replace missing images and weights by random ones, to measure speed and memory."
+        ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder to keep the run, images and record in; default: nothing is kept.")
+        Path | None, typer.Option(help="A new folder for the run, images and record; default: nothing is kept.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the record.")] = None,
 ) -> None:

@@ -112,7 +112,7 @@ class FlowKind(Kind):
         c, n = model.config, record["likelihood"]
         kind = "TARFlow"
         if c.positions == "rope" and c.affine_clamp is not None:
-            kind += f" with RoPE, SwiGLU and RMSNorm, its affine parameters held in [-{c.affine_clamp:g}, {c.affine_clamp:g}],"
+            kind += f" with RoPE, SwiGLU and RMSNorm, affine parameters clamped to [-{c.affine_clamp:g}, {c.affine_clamp:g}],"
         if (align := config.align) is not None:
             sites = ", ".join(f"block {block} layer {layer}" for block, layer in align.sites)
             kind += f""" trained with R-REPA ({align.direction}, weight {align.weight:g},
@@ -126,18 +126,18 @@ for {c.image_size}x{c.image_size} images of clothes in {c.num_classes} classes:"
             ),
             *(
                 (
-                    f"{way} classification of them, clean",
+                    f"{way} classification of the same images, without noise",
                     f"{a['accuracy']:.1%} (95%: {a['low']:.1%} to {a['high']:.1%})",
                 )
                 for way, a in (("Bayes", record["bayes_accuracy"]), ("training-free", record["training_free_accuracy"]))
             ),
             (
-                "round trip invert(flow(x)), largest error in float32, 64 images",
+                "largest round-trip error of invert(flow(x)), float32, 64 images",
                 f"{record['round_trip_error']:.1e}",
             ),
         ]
-        limits = f"""It knows {c.image_size}x{c.image_size} grey pictures of clothes in [-1, 1] with
-noise of sigma {c.noise_std:g}, and nothing else; values far outside that range overflow."""
+        limits = f"""It was trained only on {c.image_size}x{c.image_size} grey pictures of
+clothes in [-1, 1] with noise of sigma {c.noise_std:g}; values far outside that range overflow."""
         return head, rows, limits, f"lab train --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
 
 

@@ -85,12 +85,12 @@ class StudentKind(Kind):
     ) -> tuple[str, list[tuple[str, str]], str, str]:
         """What comes back of encoded test images."""
         c, back = model.config, record["brought_back"]
-        head = f"""A learned inverse (BiFlow) of `{config.flow}`, {record["parameters"]:,} parameters: noise to a clean
+        head = f"""A learned inverse (BiFlow) of `{config.flow}` with {record["parameters"]:,} parameters. It maps noise to a clean
 {c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
 with guidance from 0 to {c.max_guidance:g} as an input;"""
         rows = [
             (
-                f"mean squared error of {back['n']:,} test images, encoded with training noise and brought back",
+                f"mean squared error of {back['n']:,} test images, encoded with training noise and reconstructed",
                 f"{back['learned']['image_mse']:.4f} (the exact inverse, denoised: {back['exact']['image_mse']:.4f})",
             ),
             (
@@ -102,6 +102,8 @@ with guidance from 0 to {c.max_guidance:g} as an input;"""
                 f"{back['learned']['nats_per_dim']:.3f} (the exact inverse's: {back['exact']['nats_per_dim']:.3f})",
             ),
         ]
-        limits = f"It inverts `{config.flow}` and no other flow; guidance above {c.max_guidance:g} it has not seen."
+        limits = (
+            f"It inverts `{config.flow}` and no other flow; it was not trained with guidance above {c.max_guidance:g}."
+        )
         command = f"lab train --invert {config.flow} --config labcore/zoo/{name}/spec.yaml --out runs/{name}"
         return head, rows, limits, command

@@ -105,7 +105,7 @@ def card(record: dict[str, Any]) -> str:
 
 An autoencoder of {record["parameters"]:,} parameters, of Stable Diffusion's layout (diffusers' AutoencoderKL), for 28x28 grey
 pictures of clothes: {shape} latents, {share:.0f} times fewer values than pixels.
-`labcore.latents.load("{SHIPPED}")` loads it, and a flow has it as its `codec`.
+`labcore.latents.load("{SHIPPED}")` loads it; a flow of latents uses it as its `codec`.
 
 | on the {record["n"]:,} test images of {record["data"]} | |
 |---|---|
@@ -114,12 +114,12 @@ pictures of clothes: {shape} latents, {share:.0f} times fewer values than pixels
 | standard deviation of the latents' means | {record["deviation_of_means"]:.3f} (scaling factor {record["scaling_factor"]}) |
 | mean standard deviation of one image's raw latents | {record["mean_posterior_deviation"]:.4f} |
 
-It was taught by squared errors and a weak divergence, so what it loses is blurred, where Stable Diffusion's, taught by
-perceptual and adversarial losses too, invents texture.
+It was trained with squared errors and a weak divergence, so details that it loses are blurred. Stable Diffusion's
+autoencoder was also trained with perceptual and adversarial losses, so it invents texture.
 
 **Made by** `python -m labcore.zoo.autoencoder runs/{SHIPPED}`: {t["steps"]:,} steps of {t["batch_size"]} images of the
-60,000 of Fashion-MNIST, mirrored half of the time, with {record["objective"]["kl"]:g} times the divergence of the latents in
-nats a pixel; seed {t["seed"]}. Weights are averaged and stored as float16.
+60,000 of Fashion-MNIST, mirrored with probability 1/2. The loss adds {record["objective"]["kl"]:g} times the divergence of
+the latents in nats per pixel; seed {t["seed"]}. Weights are averaged and stored as float16.
 
 **Data and licence.** Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence, Copyright 2017 Zalando SE.
 """

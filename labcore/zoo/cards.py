@@ -19,7 +19,7 @@ def card(
     record: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
 ) -> str:
-    """The model's card: what it is, how it was made, what it can do."""
+    """Return the model's card: its description, its measures and how it was made."""
     c, t = model.config, record["trained_with"]
     head, rows, limits, command = kind_of(config).card(name, model, config, record)
     rows += _samples(evaluation) if evaluation else []
@@ -34,7 +34,7 @@ def card(
 
 ![Samples, one class a column: {", ".join(c.class_names)}](samples.png)
 
-*Samples of seed 0, one class a column, guidance 1, denoised.*
+*Samples with seed 0 and guidance 1, denoised; one column per class.*
 
 | on Fashion-MNIST | |
 |---|---|
@@ -48,18 +48,18 @@ def card(
     } images of
 {config.data.name}, seed {config.train.seed}, {config.train.precision}, {record["training_seconds"] / 60:.0f} minutes on
 {t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
-Averaged weights (EMA {config.train.ema_decay:g}). `record.json` holds the numbers in full{
-        ", `evaluation.json` those of the samples" if evaluation else ""
+Averaged weights (EMA {config.train.ema_decay:g}). `record.json` has all numbers{
+        "; `evaluation.json` has those of the samples" if evaluation else ""
     }.
 
 {LICENCE}
 
-**Limits.** Small on purpose: it is for tests, notebooks and teaching. {limits}
+**Limits.** This model is small on purpose: it is for tests, notebooks and teaching. {limits}
 """
 
 
 def _samples(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """FID and the like, as rows."""
+    """Return one row per measure of the samples, with interval and floor."""
     measures = evaluation["fidelity_efflite0"]["measures"]
     n = next(iter(measures.values()))["n"]
     return [
@@ -72,11 +72,11 @@ def _samples(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _recognised(record: dict[str, Any]) -> str:
-    """A row a guidance, a column a class: the share of samples that `fashion-classifier` takes for what was asked."""
+    """Return a table of the samples that `fashion-classifier` assigns to their class: a row per scale, a column per class."""
     found = record["recognised"]
     n = next(iter(found.values()))["n"]
     lines = [
-        f"| recognised of {n:,} samples (95%) | {' | '.join(CLASSES)} |",
+        f"| share of {n:,} samples recognised (95% interval) | {' | '.join(CLASSES)} |",
         "|---" * (1 + len(CLASSES)) + "|",
     ]
     for scale, one in found.items():

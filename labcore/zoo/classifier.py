@@ -86,11 +86,11 @@ def card(record: dict) -> str:
     return f"""# {CLASSIFIER}
 
 A convolutional classifier of {record["parameters"]:,} parameters for 28x28 pictures of clothes; smaller ones are enlarged. It
-shares nothing with any flow or encoder of the lab, so it can judge their samples. `labcore.zoo.load_classifier()` loads it.
+shares no weights with any flow or encoder of the lab, so it can judge their samples. `labcore.zoo.load_classifier()` loads it.
 
 | on the {whole["n"]:,} test images of {record["data"]} | accuracy (95%) |
 |---|---|
-| as they are | {whole["accuracy"]:.1%} ({whole["low"]:.1%} to {whole["high"]:.1%}) |
+| at full size | {whole["accuracy"]:.1%} ({whole["low"]:.1%} to {whole["high"]:.1%}) |
 | reduced to 16x16 and enlarged | {small["accuracy"]:.1%} ({small["low"]:.1%} to {small["high"]:.1%}) |
 
 By class, 0 to 9: {classes}.
