@@ -1,4 +1,4 @@
-"""Aligning a flow's hidden features with a frozen vision encoder (FlowBack / R-REPA, arXiv 2511.22345).
+"""Alignment of a flow's hidden features with a frozen vision encoder (FlowBack / R-REPA, arXiv 2511.22345).
 
 `features` is both a module here and the function in it; `labcore.align.features` is the function.
 """

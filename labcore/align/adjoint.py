@@ -1,18 +1,18 @@
 """One block of the generative pass, rebuilt in parallel from its cached state, with the gradient of the inverse.
 
-A block maps v to u = f(v) = (v - shift(v)) exp(-log_scale(v)); generating solves v = Phi(v, u) = u exp(log_scale(v)) +
-shift(v) for v. The cache holds the solution, so values cost nothing and only the gradient is left. With dv = g and the
-implicit function theorem it is
+A block maps v to u = f(v) = (v - shift(v)) exp(-log_scale(v)). Generation solves v = Phi(v, u) = u exp(log_scale(v)) +
+shift(v) for v. The cache holds the solution, so the values need no computation, and only the gradient does. With dv = g
+and the implicit function theorem it is
 
     lambda = g + (dPhi/dv)^T lambda,    w = exp(log_scale) lambda,    du = w,    dtheta = -(df/dtheta)^T w
 
-dPhi/dv is strictly causal, so the sum lambda = g + N^T g + (N^T)^2 g + ... ends: t - 1 sweeps are exact for t tokens.
-FlowBack's stop-gradient on the context (arXiv 2511.22345, eq. 9) is no sweep at all, lambda = g. Since df/dv = exp(-log_scale)
-(1 - dPhi/dv), a sweep is one product with the Jacobian of the block's ordinary forward pass,
+dPhi/dv is strictly causal, so the sum lambda = g + N^T g + (N^T)^2 g + ... is finite: t - 1 sweeps are exact for t
+tokens. FlowBack's stop-gradient on the context (arXiv 2511.22345, eq. 9) uses no sweep, lambda = g. Since df/dv =
+exp(-log_scale) (1 - dPhi/dv), a sweep is one product with the Jacobian of the block's ordinary forward pass,
 
     (dPhi/dv)^T lambda = lambda - (df/dv)^T (exp(log_scale) lambda)
 
-so that pass, made once on the cached state, is all that is differentiated. The papers give neither the sweeps nor this form;
+So only this pass, made once on the cached state, is differentiated. The papers give neither the sweeps nor this form;
 both are our own derivation.
 """
 
@@ -37,11 +37,11 @@ def rebuild(
     layers: Iterable[int] = (),
     sweeps: int = 0,
 ) -> tuple[Float[Tensor, "b t d"], dict[int, Float[Tensor, "b t width"]]]:
-    """The block's input as generated from its output `z`, and {layer: hidden (b, t, width)} of the layers computed on it.
+    """Return the block's input as generated from its output `z`, and the hiddens {layer: (b, t, width)} computed on it.
 
-    cached: the input that gave the values of `z`; the state returned has exactly its values, and no gradient reaches it.
-    Gradient goes to `z` and, as ordinary backpropagation does, to the block's parameters; `sweeps` says how much of the
-    dependence of later tokens on earlier ones it contains, from none (0) to all (t - 1). The time of the backward pass is
+    cached: the input whose forward pass gave `z`. The returned state has its values, and no gradient reaches it. Gradient
+    reaches `z` and, as in ordinary backpropagation, the block's parameters. `sweeps` is the number of adjoint sweeps: 0
+    omits the dependence of later tokens on earlier ones, t - 1 includes all of it. The time of the backward pass is
     linear in `sweeps`. Only first derivatives exist.
     """
     leaf = cached.detach().requires_grad_()
@@ -53,7 +53,7 @@ def rebuild(
 class _Rebuilt(torch.autograd.Function):
     """Values: the cached state and the hiddens of the forward pass f on it. Gradient: as if generated from z.
 
-    The gradient of f's own outputs is handed back to f's graph, which takes it to the parameters.
+    The gradient of f's own outputs is passed to f's graph, which takes it to the parameters.
     """
 
     @staticmethod
@@ -83,9 +83,9 @@ class _Rebuilt(torch.autograd.Function):
 
 
 def _transposed(outputs: Sequence[Tensor], grads: Sequence[Tensor], leaf: Tensor) -> Tensor:
-    """The transposed Jacobian of `outputs` with respect to `leaf`, times `grads`; the graph stays for the next use.
+    """Return the transposed Jacobian of `outputs` with respect to `leaf`, times `grads`; the graph is kept for the next call.
 
-    As the gradient of a scalar: torch would import sympy, which takes seconds, to compare the shapes of `grads`.
+    Computed as the gradient of a scalar: otherwise torch would import sympy, which takes seconds, to compare shapes.
     """
     with torch.enable_grad():
         product = sum((out * grad).sum() for out, grad in zip(outputs, grads, strict=True))

@@ -1,17 +1,17 @@
-"""Hidden features of a flow for alignment, and how far their gradient reaches (FlowBack, arXiv 2511.22345, section "R-REPA").
+"""Hidden features of a flow for alignment, and the reach of their gradient (FlowBack, arXiv 2511.22345, section "R-REPA").
 
-The hidden h^(t,l) is the output of layer l of block t. Block 1 touches the image, block T touches z. Four directions give the
-same values and differ in which parameters a loss on them trains:
+The hidden h^(t,l) is the output of layer l of block t. Block 1 touches the image, block T touches z. Four directions give
+the same values. They differ in the parameters that a loss on the features trains:
 
-    forward          the features of the flow's forward pass: the site's block and every block nearer the image
-    detach           the block's input is detached: the site's block alone
-    reverse          z is detached and generated back to the block: the site's block and every block nearer z
-    reverse-literal  the paper's Algorithm 2 word for word: the site's block alone, as "detach"
+    forward          features of the flow's forward pass: trains the site's block and every block nearer the image
+    detach           the block's input is detached: trains only the site's block
+    reverse          z is detached and generated back to the block: trains the site's block and every block nearer z
+    reverse-literal  the paper's Algorithm 2 as printed: trains only the site's block, as "detach"
 
-In Algorithm 2 the transformer of every block reads the detached cache, and the generated state only meets the affine step
-after it, so no feature depends on the blocks nearer z that the text says are trained. "reverse" is our reading of the
-text: the layers run on the generated state, which carries the graph. The paper stops the gradient between the tokens of a
-block (its eq. 9); `adjoint_sweeps` puts back as much of it as is wanted, see `labcore.align.adjoint`.
+In Algorithm 2 the transformer of every block reads the detached cache, and the generated state only enters the affine
+step after it. So no feature depends on the blocks nearer z, although the text says that these are trained. "reverse"
+follows the text: the layers run on the generated state, which carries the graph. The paper stops the gradient between the
+tokens of a block (its eq. 9); `adjoint_sweeps` restores it in part or completely, see `labcore.align.adjoint`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,25 @@ def features(
     adjoint_sweeps: int = 0,
     states: FlowOutput | None = None,
 ) -> dict[Site, Float[Tensor, "b t width"]]:
-    """{site: (b, t, width)} in raster order, for 1-based (block, layer) pairs, in the order of `sites`.
+    """Return the hidden features {site: (b, t, width)} in raster order, in the order of `sites`.
 
-    Of a flow in eval mode they are looked at: `labcore.finite.NotFinite` names the first site that is not finite.
+    Gradient reaches parameters, and x in direction "forward" only.
 
-    x, y: as in the flow. adjoint_sweeps: for "reverse", 0 (the paper's) to t - 1 (the full gradient of generation).
-    states: what the flow gave for the same x, y and weights; without it, a forward pass is made here. "forward" uses its
-    hiddens where they hold all sites with their gradients, the others take its latents as the cache. Shapes are
-    checked, values are not. Gradient reaches parameters, and x in direction "forward" only.
-    Raises ValueError for sites outside the model, repeated or none, an unknown direction, sweeps that are negative, more than
-    t - 1 or of another direction than "reverse", and states of another shape.
+    Args:
+        flow: the flow; in eval mode the values of the features are checked.
+        x: images (b, c, h, w), as in the flow.
+        y: labels, as in the flow.
+        sites: (block, layer) pairs, both counted from 1.
+        direction: "forward", "detach", "reverse" or "reverse-literal"; see the module.
+        adjoint_sweeps: for "reverse": 0 (the paper's, default) to t - 1 (the full gradient of generation).
+        states: output of the flow for the same x, y and weights; default None, which computes it. "forward" uses its
+            hiddens if they contain all sites with gradients; the other directions use its latents as the cache. Shapes
+            are checked, values are not.
+
+    Raises:
+        ValueError: sites are outside the model, repeated or empty; the direction is unknown; sweeps are negative, more
+            than t - 1 or given for another direction than "reverse"; or states have another shape.
+        NotFinite: in eval mode, features are not finite; the error names the first such site.
     """
     hiddens = _features(flow, x, y, sites, direction, adjoint_sweeps, states)
     for site, hidden in hiddens.items():
@@ -74,7 +83,7 @@ def _features(
     adjoint_sweeps: int,
     states: FlowOutput | None,
 ) -> dict[Site, Tensor]:
-    """`features`, values not looked at: check the arguments, make the cache of states, and take the direction's way."""
+    """Compute `features` without a check of values."""
     check_direction(direction, adjoint_sweeps)
     sites = check_sites(flow, sites)
     flow.check_images(x)
@@ -102,7 +111,7 @@ def _features(
 
 
 def layers_by_block(sites: list[Site]) -> dict[int, list[int]]:
-    """{block: its layers among the sites, in rising order}, blocks in the order of `sites`."""
+    """Return {block: its layers among the sites, in rising order}, with blocks in the order of `sites`."""
     layers: dict[int, list[int]] = {}
     for block, layer in sites:
         layers.setdefault(block, []).append(layer)
@@ -112,7 +121,7 @@ def layers_by_block(sites: list[Site]) -> dict[int, list[int]]:
 def forward_hiddens(
     flow: Flow, x: Tensor, y: Labels, sites: list[Site], states: FlowOutput | None
 ) -> dict[Site, Tensor]:
-    """Those of `states` where they are all there and carry the gradient that is wanted, else those of a new pass."""
+    """Return the hiddens of `states` if all are there with the required gradient, else those of a new pass."""
     known = {} if states is None else states.hiddens
     gradient_wanted = torch.is_grad_enabled()
     if all(site in known and (known[site].requires_grad or not gradient_wanted) for site in sites):
@@ -121,7 +130,7 @@ def forward_hiddens(
 
 
 def detached_hiddens(flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]]) -> dict[Site, Tensor]:
-    """Each block alone, on its cached input; cache[t - 1] is the input of block t."""
+    """Compute each block alone, on its cached input; cache[t - 1] is the input of block t."""
     hiddens = {}
     for number, of_block in layers.items():
         out = flow.blocks[number - 1](cache[number - 1], y, of_block)
@@ -132,7 +141,7 @@ def detached_hiddens(flow: Flow, cache: list[Tensor], y: Labels, layers: dict[in
 def generated_hiddens(
     flow: Flow, cache: list[Tensor], y: Labels, layers: dict[int, list[int]], step: Step
 ) -> dict[Site, Tensor]:
-    """From the last block down to the lowest site's, each block's input generated from its output (Algorithm 2's loop)."""
+    """Generate each block's input from its output, from the last block down to the lowest site's (the loop of Algorithm 2)."""
     hiddens, state = {}, cache[-1]  # z
     for number in range(len(flow.blocks), min(layers) - 1, -1):
         block, cached = flow.blocks[number - 1], cache[number - 1]
@@ -144,16 +153,17 @@ def generated_hiddens(
 def literal_step(
     block: Block, cached: Tensor, z: Tensor, y: Labels, layers: Iterable[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Algorithm 2's step: the transformer reads the cache alone, and eq. 9 then gives the state, which no feature reads.
+    """Take Algorithm 2's step: the transformer reads only the cache, and eq. 9 then gives the state, which no feature reads.
 
-    Eq. 9, exp(log_scale) z + shift, is written with shift = cached - exp(log_scale) f(cached): the same values and gradients.
+    Eq. 9, exp(log_scale) z + shift, is written with shift = cached - exp(log_scale) f(cached): the same values and
+    gradients.
     """
     out = block(cached, y, layers)
     return cached + out.log_scale.exp() * (z - out.z), out.hiddens
 
 
 def check_direction(direction: str, adjoint_sweeps: int) -> None:
-    """ValueError for an unknown direction, and for sweeps that are negative or do not belong to it."""
+    """Raise ValueError for an unknown direction, and for sweeps that are negative or not allowed with it."""
     if direction not in DIRECTIONS:
         close = difflib.get_close_matches(str(direction), DIRECTIONS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -167,7 +177,7 @@ def check_direction(direction: str, adjoint_sweeps: int) -> None:
 
 
 def check_sites(flow: Flow, sites: Iterable[Site]) -> list[Site]:
-    """The sites as a list of pairs of ints; ValueError for none, repeated ones, and those outside the model."""
+    """Return the sites as a list of pairs of ints; ValueError if there are none, repeated ones, or ones outside the model."""
     sites = [(int(block), int(layer)) for block, layer in sites]
     if not sites:
         raise ValueError("no sites were given; give (block, layer) pairs, both counted from 1")
@@ -187,7 +197,7 @@ def check_sites(flow: Flow, sites: Iterable[Site]) -> list[Site]:
 
 
 def check_states(flow: Flow, tokens: Float[Tensor, "b t d"], states: FlowOutput) -> None:
-    """ValueError unless `states` could be what the flow gave for these tokens: number, shape, device and dtype of latents."""
+    """Raise ValueError unless number, shape, device and dtype of the latents in `states` fit these tokens and the flow."""
     expected = (tuple(tokens.shape), tokens.device, torch.promote_types(tokens.dtype, torch.float32))
     given = [(tuple(s.shape), s.device, s.dtype) for s in states.latents]
     if given != [expected] * len(flow.blocks):

@@ -1,4 +1,4 @@
-"""The projector between a flow's hidden width and an encoder's: part of the objective and its checkpoint, not of the flow."""
+"""The projector from a flow's hidden width to an encoder's; a part of the objective and its checkpoint, not of the flow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Projector(nn.Module):
 
 
 class Heads(nn.Module):
-    """A projector for each site: one for all of them (FlowBack's `num_proj=1`), or one each."""
+    """One projector for all sites (FlowBack's `num_proj=1`), or one projector per site."""
 
     def __init__(
         self,
@@ -44,5 +44,5 @@ class Heads(nn.Module):
         self._of = {site: i % count for i, site in enumerate(sites)}
 
     def forward(self, hiddens: dict[Site, Tensor]) -> dict[Site, Tensor]:
-        """{site: (b, t, width)} -> {site: (b, t, out)}."""
+        """Map {site: (b, t, width)} to {site: (b, t, out)}."""
         return {site: self.projectors[self._of[site]](h) for site, h in hiddens.items()}

@@ -1,6 +1,6 @@
-"""How unlike projected features and encoder tokens are: a number an image, averaged over its tokens.
+"""Distances between projected features and encoder tokens: one number per image, averaged over its tokens.
 
-All are computed in float32 whatever autocast says: a norm in bfloat16 has three digits.
+All are computed in float32 even under autocast, because a norm in bfloat16 has only three digits.
 """
 
 from __future__ import annotations
@@ -19,16 +19,31 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
 def cosine(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
-    """1 - cosine of each token with its target (FlowBack, equation 4, and the constant 1 of its released code)."""
+    """Return 1 - cosine of each token with its target (FlowBack, equation 4, and the constant 1 of its released code).
+
+    Args:
+        p: projected features (b, t, d).
+        v: encoder tokens (b, t, d); no gradient.
+
+    Returns:
+        The loss (b,), between 0 and 2.
+    """
     p, v = _float32(p, v)
     return (1 - (F.normalize(p, dim=-1) * F.normalize(v, dim=-1)).sum(-1)).mean(-1)
 
 
 def nt_xent(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
-    """Cross-entropy of finding a token's own target among all targets of its image, by cosine / TEMPERATURE.
+    """Return the cross-entropy of finding a token's own target among all targets of its image, by cosine / TEMPERATURE.
 
-    REPA compares it with the cosine. That other tokens of the same image are the negatives is our choice: so an image's
-    loss does not depend on how a batch is split over processes.
+    REPA compares this loss with the cosine. Negatives are the other tokens of the same image (our choice), so an image's
+    loss does not depend on the split of a batch over processes.
+
+    Args:
+        p: projected features (b, t, d).
+        v: encoder tokens (b, t, d); no gradient.
+
+    Returns:
+        The loss (b,) in nats.
     """
     p, v = _float32(p, v)
     with torch.autocast(p.device.type, enabled=False):
@@ -37,7 +52,15 @@ def nt_xent(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tenso
 
 
 def mse(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
-    """Mean squared distance to the target token with its mean removed and its standard deviation set to 1 (our choice)."""
+    """Return the mean squared distance to the target token, normalised to mean 0 and standard deviation 1 (our choice).
+
+    Args:
+        p: projected features (b, t, d).
+        v: encoder tokens (b, t, d); no gradient.
+
+    Returns:
+        The loss (b,).
+    """
     p, v = _float32(p, v)
     return (p - F.layer_norm(v, v.shape[-1:])).square().mean((-1, -2))
 
@@ -46,6 +69,6 @@ LOSSES: dict[str, Similarity] = {"cosine": cosine, "nt-xent": nt_xent, "mse": ms
 
 
 def _float32(p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32, or float64 where they are that already; targets carry no gradient."""
+    """Return both in float32, or float64 if they have that dtype; targets carry no gradient."""
     dtype = torch.promote_types(p.dtype, torch.float32)
     return p.to(dtype), v.detach().to(dtype)

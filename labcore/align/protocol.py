@@ -1,4 +1,4 @@
-"""What alignment needs of a flow and of its blocks. `TarFlow` and `MetaBlock` have it; so may any coupling-type flow."""
+"""Interfaces that alignment needs of a flow and its blocks. `TarFlow` and `MetaBlock` have them; coupling flows can, too."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from labcore.types import FlowOutput, Site
 
 @runtime_checkable
 class Block(Protocol):
-    """An invertible block whose generative map is v = u exp(log_scale(v)) + shift(v), u its output and v its input.
+    """An invertible block whose generative map is v = u exp(log_scale(v)) + shift(v), with output u and input v.
 
     No element of log_scale and shift may depend on itself, directly or in a circle: in some order of the elements each
-    depends only on those before it. Autoregressive blocks and couplings are so. `layers` has one entry per layer. Calling
-    the block with the 1-based numbers of the layers that are wanted returns a `BlockOutput`: z = u and log_scale as
-    functions of v, of the shape of v; hiddens {layer: (b, t, width)}; everything in raster order.
+    depends only on those before it. Autoregressive blocks and couplings fulfil this. `layers` has one entry per layer. A
+    call with the 1-based numbers of layers returns a `BlockOutput`: z = u and log_scale as functions of v, with the shape
+    of v; hiddens {layer: (b, t, width)}; everything in raster order.
     """
 
     if TYPE_CHECKING:  # a submodule, which isinstance does not find since Python 3.12
@@ -29,7 +29,7 @@ class Block(Protocol):
 
 @runtime_checkable
 class Flow(Protocol):
-    """A flow of such blocks: `blocks[0]` reads `patchify(x)`, each next block the z of the one before."""
+    """A flow of such blocks: `blocks[0]` reads `patchify(x)`, each next block reads the z of the block before."""
 
     if TYPE_CHECKING:  # a submodule, which isinstance does not find since Python 3.12
         blocks: Sequence[Block]

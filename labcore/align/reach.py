@@ -1,4 +1,4 @@
-"""How far the gradient of an alignment reaches, and how near the paper's stop-gradient comes to the full one."""
+"""Reach of an alignment's gradient, and comparison of the paper's stop-gradient with the full gradient."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def gradient_reach(
     adjoint_sweeps: int = 0,
     seed: int = 0,
 ) -> list[float]:
-    """Gradient norm in each block's parameters, 1 to T, of a random linear function of the features; 0 where none arrives."""
+    """Return the gradient norm in each block 1..T of a random linear function of the features; 0 if no gradient arrives."""
     return [float(g.norm()) for g in _gradients(flow, x, y, sites, direction, adjoint_sweeps, seed)]
 
 
 class SweepGap(NamedTuple):
-    """How a "reverse" gradient compares with the full one, over all parameters.
+    """Comparison of a "reverse" gradient with the full one, over all parameters.
 
-    cosine: of the whole gradients. beyond_cosine, beyond_ratio: cosine and ratio of norms of what each has beyond "detach",
-    which is the part that goes through the generated states.
+    cosine: of the whole gradients. beyond_cosine, beyond_ratio: cosine and ratio of norms after subtracting the "detach"
+    gradient from both; the rest is the part that goes through the generated states.
     """
 
     cosine: float
@@ -42,12 +42,12 @@ class SweepGap(NamedTuple):
 
     @property
     def degrees(self) -> float:
-        """The angle of `cosine`."""
+        """Angle of `cosine`, in degrees."""
         return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
 
     @property
     def beyond_degrees(self) -> float:
-        """The angle of `beyond_cosine`."""
+        """Angle of `beyond_cosine`, in degrees."""
         return math.degrees(math.acos(max(-1.0, min(1.0, self.beyond_cosine))))
 
 
@@ -59,14 +59,14 @@ def sweep_gaps(
     sweeps: Sequence[int],
     seed: int = 0,
 ) -> dict[int, SweepGap]:
-    """{k: gap} between the "reverse" gradient with k sweeps and the full one (t - 1 sweeps), as in `gradient_reach`."""
+    """Return {k: gap} between the "reverse" gradient with k sweeps and the full one (t - 1 sweeps), as in `gradient_reach`."""
     return gaps(lambda way, k: torch.cat(_gradients(flow, x, y, sites, way, k, seed)), flow.config.tokens, sweeps)
 
 
 def gaps(
     gradient: Callable[[Direction, int], Float[Tensor, " p"]], tokens: int, sweeps: Sequence[int]
 ) -> dict[int, SweepGap]:
-    """{k: gap} of a gradient, flat, that is a function of direction and adjoint sweeps."""
+    """Return {k: gap} for a flat gradient that is a function of direction and adjoint sweeps."""
     full, detached = gradient("reverse", tokens - 1), gradient("detach", 0)
     full_beyond = full - detached
     found = {}
@@ -82,27 +82,27 @@ def gaps(
 
 
 def flat(loss: Float[Tensor, ""], parameters: Sequence[Tensor], retain_graph: bool = False) -> Float[Tensor, " p"]:
-    """The gradient in the parameters as one vector, 0 where none arrives."""
+    """Return the gradient in the parameters as one vector, 0 where none arrives."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
     return torch.cat([g.flatten() for g in filled])
 
 
 def flat_by_block(loss: Float[Tensor, ""], flow: nn.Module, retain_graph: bool = False) -> list[Float[Tensor, " p"]]:
-    """The gradient in each block's parameters as one vector, 0 where none arrives; blocks 1 to T."""
+    """Return the gradient in each block's parameters as one vector, 0 where none arrives; blocks 1 to T."""
     sizes = [sum(p.numel() for p in block.parameters()) for block in flow.blocks]
     return list(flat(loss, block_parameters(flow), retain_graph).split(sizes))
 
 
 def block_parameters(flow: nn.Module) -> list[nn.Parameter]:
-    """The parameters of all blocks, 1 to T."""
+    """Return the parameters of all blocks, 1 to T."""
     return [p for block in flow.blocks for p in block.parameters()]
 
 
 def _gradients(
     flow: nn.Module, x: Tensor, y: Labels, sites: Sequence[Site], direction: Direction, sweeps: int, seed: int
 ) -> list[Tensor]:
-    """The gradient in each block, flat."""
+    """Return the gradient in each block as one vector."""
     states: FlowOutput = flow(x, y, sites if direction == "forward" else ())
     hiddens = features(flow, x, y, sites, direction, sweeps, states)
     total = torch.zeros((), device=x.device, dtype=states.z.dtype)

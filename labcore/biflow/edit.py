@@ -1,6 +1,6 @@
-"""Editing without training (BiFlow, section 4.5): an image's noise, changed or read with another class, and inverted again.
+"""Editing without training (BiFlow, section 4.5): encode an image, change its noise or its class, and invert.
 
-Both take the inverse as a function of z and classes, so that the learned and the exact one are edited alike:
+Both functions take the inverse as a function of z and classes, so the learned and the exact inverse edit in the same way:
 
     learned = lambda z, y: backward(z, y).x
     exact = lambda z, y: denoise(flow, invert(flow, z, y).x, y)
@@ -32,9 +32,19 @@ def change_class(
     new: Int64[Tensor, " b"] | None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
-    """Images of class y as they would be of class `new`: encoded with the one, decoded with the other. Not clipped.
+    """Encode images with class y and decode them with class `new`. The result is not clipped.
 
-    Raises ValueError for x that is not finite, and `labcore.finite.NotFinite` for such results.
+    Args:
+        flow: the flow that encodes.
+        inverse: function of z (b, t, d) and classes (b,) that returns images, as in the module's examples.
+        x: images (b, c, h, w) in [-1, 1].
+        y: classes (b,) of the images, or None.
+        new: classes (b,) to decode with, or None.
+        seed: random seed of the noise that is added before encoding; default 0.
+
+    Raises:
+        ValueError: x is not finite.
+        NotFinite: the result is not finite.
     """
     require_finite(x, "x", "give images in [-1, 1]")
     return _checked(inverse(encode(flow, x, y, seed), new), "change_class")
@@ -49,12 +59,23 @@ def inpaint(
     y: Int64[Tensor, " b"] | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
-    """Images with what is not `known` made anew (equation 6): its tokens of z are replaced by noise. Not clipped.
+    """Draw the unknown parts of images anew (equation 6), by replacing their tokens of z by noise. The result is not clipped.
 
-    known: True where a pixel stays. A token stays where all of its pixels do; the others are set to 0, mid-grey, before the
-    image is encoded (our choice: the paper does not say what a masked image holds). Known pixels come out as the inverse
-    gives them back. Raises ValueError for a mask of another shape and for x that is not finite, where it is not known either,
-    and `labcore.finite.NotFinite` for such results.
+    A token stays if all of its pixels are known. The pixels of all other tokens are set to 0, mid-grey, before the image
+    is encoded (our choice: the paper does not say what a masked image holds). Known pixels are returned as the inverse
+    reconstructs them.
+
+    Args:
+        flow: the flow that encodes.
+        inverse: function of z (b, t, d) and classes (b,) that returns images, as in the module's examples.
+        x: images (b, c, h, w) in [-1, 1], finite also where they are unknown.
+        known: bool (h, w) or (b, h, w); True marks a known pixel.
+        y: classes (b,), or None (default).
+        seed: random seed of all noise; default 0.
+
+    Raises:
+        ValueError: the mask has another shape or dtype, or x is not finite.
+        NotFinite: the result is not finite.
     """
     require_finite(x, "x", "give images in [-1, 1], with any number, 0 for example, where they are not known")
     keep = known_tokens(flow, x, known)
@@ -67,7 +88,7 @@ def inpaint(
 def encode(
     flow: TarFlow, x: Float[Tensor, "b c h w"], y: Int64[Tensor, " b"] | None, seed: int
 ) -> Float[Tensor, "b t d"]:
-    """z of images with the noise that the flow was trained on; image i's is a function of seed and i."""
+    """Return z of images with the noise of the flow's training; image i's noise depends only on seed and i."""
     eps = normal_per_item(seed, "editing", range(len(x)), tuple(x.shape[1:])).to(x)
     return flow(x + flow.config.noise_std * eps, y).z
 
@@ -82,7 +103,7 @@ def _checked(images: Float[Tensor, "b c h w"], call: str) -> Float[Tensor, "b c 
 def known_tokens(
     flow: TarFlow, x: Float[Tensor, "b c h w"], known: Bool[Tensor, "h w"] | Bool[Tensor, "b h w"]
 ) -> Bool[Tensor, "b t"]:
-    """Which tokens are known: those all of whose pixels are. ValueError for a mask of another shape or type."""
+    """Return which tokens are known, i.e. have only known pixels; ValueError for a mask of another shape or dtype."""
     if known.dtype != torch.bool or tuple(known.shape) not in {tuple(x.shape[-2:]), (len(x), *x.shape[-2:])}:
         raise ValueError(
             f"the mask is {known.dtype} of shape {tuple(known.shape)}; give bool, True where a pixel is known, of shape "

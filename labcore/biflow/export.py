@@ -23,7 +23,7 @@ MOST = 4096
 
 
 class _OnePass(nn.Module):
-    """The pass without checks of values, which a graph cannot have."""
+    """The pass without checks of values, which an exported graph cannot contain."""
 
     def __init__(self, model: BackwardModel):
         super().__init__()
@@ -36,7 +36,7 @@ class _OnePass(nn.Module):
 
 
 def export(model: BackwardModel, path: str | Path) -> Path:
-    """Write the model's one pass to `path`, which ends in .pt2. Raises ValueError for another ending."""
+    """Write the model's pass to `path`, which must end in .pt2; ValueError for another ending."""
     path = Path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"path was {path}; torch.export's files end in .pt2")

@@ -1,8 +1,8 @@
-"""The learned inverse: a block for every block of the flow, from z to the image, and one that denoises (BiFlow).
+"""The learned inverse: one block for every block of the flow, from z to the image, and one that denoises (BiFlow).
 
     h^B = embed(z),   h^i = G^i(h^(i+1) | y, w),   x^i ~ head_i(h^i),   i = B-1 ... 0,   then the clean image
 
-One pass gives the image and all states between. The flow that it inverts is no part of it.
+One pass gives the image and all states between. The inverted flow is not part of the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Step = Callable[[nn.Module, Tensor], Tensor]
 
 
 class GuidanceEmbedding(nn.Module):
-    """A vector for a guidance scale: sinusoids of it, then two layers."""
+    """Embedding of a guidance scale: sinusoids, then two layers."""
 
     FREQUENCIES = 128
 
@@ -45,9 +45,9 @@ class GuidanceEmbedding(nn.Module):
 
 
 class BackwardBlock(nn.Module):
-    """G^i: tokens of class and guidance are prepended, all tokens see all, and the image's tokens are handed on.
+    """G^i: tokens of class and guidance are prepended, all tokens see all, and the image's tokens are passed on.
 
-    `embeds`: it gets a state (b, t, d) and embeds it, instead of hidden tokens (b, t, width).
+    `embeds`: the block gets a state (b, t, d) and embeds it, instead of hidden tokens (b, t, width).
     """
 
     def __init__(self, config: BackwardConfig, embeds: bool):
@@ -68,7 +68,7 @@ class BackwardBlock(nn.Module):
     def forward(
         self, h: Float[Tensor, "b t e"], y: Labels = None, guidance: Float[Tensor, "b width"] | None = None
     ) -> Float[Tensor, "b t width"]:
-        """guidance: the embedded scales; None where guidance is no input."""
+        """Apply the block. guidance: the embedded scales; None if the model has no guidance input."""
         h = h if self.token_in is None else self.token_in(h)
         parts = []
         if self.class_embedding is not None:
@@ -97,7 +97,7 @@ class Head(nn.Module):
 
 
 class BackwardModel(Pretrained, nn.Module):
-    """G_phi with the architecture that `config` says; `blocks[0]` touches z, `blocks[-1]` gives the image."""
+    """The learned inverse G_phi with the architecture of `config`; `blocks[0]` touches z, `blocks[-1]` gives the image."""
 
     config_class = BackwardConfig
 
@@ -115,12 +115,18 @@ class BackwardModel(Pretrained, nn.Module):
         y: Labels = None,
         guidance: Guidance = 0.0,
     ) -> BackwardOutput:
-        """Noise in raster order to an image, not clipped, and the states on the way.
+        """Map noise to images, not clipped, and to the states between.
 
-        guidance: 0 is off; a number, (b,) one for each image, or one for each block from z on, the denoiser last. Where it is
-        an input of the model this is one evaluation (equation 5; a warning outside the trained range), else two of each
-        guided block (equation 4). An image without class is not guided. In eval mode a state that is not finite raises
-        `labcore.finite.NotFinite`, with the first such block in the model's own order.
+        Args:
+            z: noise (b, t, d) in raster order.
+            y: labels (b,), -1 for no class; default None, no class for all. Images without class are not guided.
+            guidance: scale w; 0 (default) is off. A number, (b,) with one per image, or one for each block from z on, the
+                denoising block last. If it is an input of the model, this takes one evaluation (equation 5), with a
+                warning outside the trained range; else two evaluations of each guided block (equation 4).
+
+        Raises:
+            ValueError: labels or guidance do not fit the model.
+            NotFinite: in eval mode, a state is not finite; the error names the first such block in the model's own order.
         """
         self._check(z, y)
         rows = per_block(guidance, self.config.num_states, z)
@@ -135,9 +141,9 @@ class BackwardModel(Pretrained, nn.Module):
         return out
 
     def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"]) -> BackwardOutput:
-        """The pass of training with guidance as input: each block's output blended with the unguided one (equation 5).
+        """Run the training pass with guidance as input: each block's output is blended with the unguided one (equation 5).
 
-        The unguided branch has no gradient. ValueError where guidance is no input of the model.
+        The unguided branch has no gradient. Raises ValueError if the model has no guidance input.
         """
         self._check(z, y)
         if self.guidance_embedding is None:
@@ -153,7 +159,7 @@ class BackwardModel(Pretrained, nn.Module):
         return self._pass(z, [step] * self.config.num_states)
 
     def unchecked(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"] | None) -> BackwardOutput:
-        """One evaluation, values not looked at: what is exported. w: None where guidance is no input."""
+        """Run one evaluation without a check of values, for export. w: None if the model has no guidance input."""
         if self.guidance_embedding is None:
             step = self._two_evaluations(y, None)
         else:
@@ -161,11 +167,11 @@ class BackwardModel(Pretrained, nn.Module):
         return self._pass(z, [step] * self.config.num_states)
 
     def evaluations(self, guidance: float) -> int:
-        """Evaluations of the network that a sample with this guidance takes (NFE)."""
+        """Return the number of network evaluations (NFE) of a sample with this guidance."""
         return 2 if guidance and self.guidance_embedding is None else 1
 
     def _pass(self, z: Tensor, steps: list[Step]) -> BackwardOutput:
-        """h^i = G^i(h^(i+1)) and x^i = head_i(h^i) from z to the image; steps[k] says how block k is evaluated."""
+        """Compute h^i = G^i(h^(i+1)) and x^i = head_i(h^i) from z to the image; steps[k] evaluates block k."""
         h, states = z, []
         for block, head, step in zip(self.blocks, self.heads, steps, strict=True):
             h = step(block, h)
@@ -176,17 +182,17 @@ class BackwardModel(Pretrained, nn.Module):
         return BackwardOutput(unpatchify(states[-1], self.config.patch_size, self.config.image_shape), states)
 
     def _two_evaluations(self, y: Labels, w: Tensor | None) -> Step:
-        """Equation 4; one evaluation where nothing is guided (w or y None)."""
+        """Apply equation 4; one evaluation if no image is guided (w or y None)."""
         if w is None or y is None:
             return lambda block, h: block(h, y)
         return lambda block, h: guide(block(h, y), block(h, None), w[:, None])
 
     def _one_evaluation(self, y: Labels, embedded: Tensor) -> Step:
-        """Equation 5: the block has guidance as an input."""
+        """Apply equation 5: the block has guidance as an input."""
         return lambda block, h: block(h, y, embedded)
 
     def _embedded(self, w: Tensor, y: Labels) -> Tensor:
-        """The guidance input of all blocks; images without class have scale 0."""
+        """Embed the guidance for all blocks; images without class have scale 0."""
         if y is None:
             w = torch.zeros_like(w)
         elif not y.is_floating_point():
@@ -198,7 +204,7 @@ class BackwardModel(Pretrained, nn.Module):
         self.check_labels(y, len(z))
 
     def check_labels(self, y: Labels, batch: int, ranges: bool = False) -> None:
-        """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""
+        """Check that y fits the model; ValueError otherwise. With `ranges`, values are read too, which waits for a GPU."""
         check_labels(y, batch, self.config.num_classes, ranges)
 
     @property

@@ -1,11 +1,12 @@
-"""Norm control (BiFlow): states of all depths weigh the same.
+"""Norm control (BiFlow): states of all depths get the same weight.
 
-Along a flow the states' sizes can differ by orders of magnitude, and a squared error then sees the largest only. The paper
-holds the flow's affine parameters in [-c, c] (`affine_clamp` of its configuration) and normalises each state before it is
-compared; it does not say by what. Here prediction and target are divided by the target's root mean square:
+Along a flow the states' sizes can differ by orders of magnitude, and the largest then dominates a squared error. The
+paper clamps the flow's affine parameters to [-c, c] (`affine_clamp` of its configuration) and normalises each state
+before the comparison; it does not give the constant. Here prediction and target are divided by the target's root mean
+square:
 
     block     one constant for each state, measured on training images; the default
-    sample    that of each image
+    sample    the RMS of each image
     none      1
 """
 
@@ -25,7 +26,7 @@ Normalise = Literal["none", "block", "sample"]
 
 
 def rms(states: Sequence[Float[Tensor, "b t d"]]) -> Float[Tensor, "s b"]:
-    """Root mean square of each state of each image."""
+    """Return the root mean square of each state of each image."""
     wide = torch.promote_types(states[0].dtype, torch.float32)
     return torch.stack([state.to(wide).square().mean((1, 2)).sqrt() for state in states])
 
@@ -33,7 +34,7 @@ def rms(states: Sequence[Float[Tensor, "b t d"]]) -> Float[Tensor, "s b"]:
 def scales(
     targets: Sequence[Float[Tensor, "b t d"]], normalise: Normalise, blocks: Float[Tensor, " s"]
 ) -> Float[Tensor, "s b"]:
-    """What prediction and target of each state and image are divided by; `blocks` are the constants of "block"."""
+    """Return the divisors of each state and image; `blocks` are the constants of "block"."""
     if normalise == "sample":
         return rms(targets).clamp_min(1e-6)
     one = blocks if normalise == "block" else torch.ones_like(blocks)
@@ -41,7 +42,7 @@ def scales(
 
 
 def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> list[float]:
-    """Root mean square of x^0 (x itself) to x^T = z over a batch of images, as the flow sees them."""
+    """Return the root mean square of x^0 (x itself) to x^T = z over a batch of images with training noise."""
     with torch.no_grad():
         of_images = rms([flow.patchify(x), *flow(x, y).latents])
     return of_images.square().mean(1).sqrt().tolist()
@@ -49,7 +50,7 @@ def trajectory_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> lis
 
 @torch.no_grad()
 def largest_parameters(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> tuple[float, float]:
-    """Largest |log-scale| and largest |shift| of any block over a batch of images: what a clamp would have held."""
+    """Return the largest |log-scale| and |shift| of any block over a batch of images: a smaller clamp would change them."""
     log_scales: list[Tensor] = []
     out = flow(x, y, callback=lambda _, block: log_scales.append(block.log_scale))
     inputs = [flow.patchify(x), *out.latents[:-1]]
@@ -65,9 +66,9 @@ def _largest(values: Sequence[Tensor]) -> float:
 def shares(
     sizes: Sequence[float], normalise: Normalise = "none", power: float = 0.0, offset: float = 1e-2
 ) -> list[float]:
-    """What part of the sum over states each one has before anything is learned, when predictions are 0: they sum to 1.
+    """Return each state's share of the loss before training, when predictions are 0. The shares sum to 1.
 
-    sizes: root mean square of each state. A state's squared error is then its mean square, 1 where it is normalised, and its
+    sizes: root mean square of each state. A state's squared error is then its mean square, or 1 if it is normalised. Its
     adaptive weight (equation 7) has `power` p and `offset` c.
     """
     errors = [1.0 if normalise != "none" else size**2 for size in sizes]

@@ -1,4 +1,4 @@
-"""The flow's trajectory as what its learned inverse is taught: z to begin with, and the states from z back to the image."""
+"""The flow's trajectory, which teaches its learned inverse: z, and the states from z back to the image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Trajectory(NamedTuple):
     clean: Tensor
 
     def targets(self, denoiser: bool) -> tuple[Tensor, ...]:
-        """What the blocks of a backward model are compared with: one state a block, the clean image for a denoiser."""
+        """Return the targets of a backward model's blocks: one state per block, the clean image for a denoising block."""
         return (*self.states, self.clean) if denoiser else self.states
 
 
@@ -30,10 +30,17 @@ class Trajectory(NamedTuple):
 def trajectory(
     flow: TarFlow, noisy: Float[Tensor, "b c h w"], y: Labels, clean: Float[Tensor, "b c h w"]
 ) -> Trajectory:
-    """What the flow does to noisy images of class y, without gradient. The labels are the true ones, never dropped.
+    """Compute the flow's states for noisy images, without gradient.
 
-    In the flow's own dtype, where training runs under autocast too: that is the map which the inverse is judged on. On a GPU
-    its products are then TensorFloat-32 (our choice: in full float32 they would take longer than all the rest).
+    The pass uses the flow's own dtype, also if training runs under autocast, because the inverse is evaluated on this
+    map. On a GPU its products are then TensorFloat-32 (our choice: in full float32 they would take longer than all the
+    rest).
+
+    Args:
+        flow: the teacher.
+        noisy: images (b, c, h, w) with training noise.
+        y: true labels, never dropped, as in the flow.
+        clean: the images without noise.
     """
     with _products(noisy.device.type), torch.autocast(noisy.device.type, enabled=False):
         out = flow.unchecked(noisy, y)  # within a training step, which waits for no look
@@ -41,13 +48,13 @@ def trajectory(
 
 
 def _products(kind: str) -> contextlib.AbstractContextManager:
-    """TF32 on a GPU where autocast is on; elsewhere what is set."""
+    """Allow TF32 on a GPU if autocast is on; leave the setting unchanged elsewhere."""
     fast = kind != "cpu" and torch.is_autocast_enabled(kind)
     return tf32.use(True) if fast else contextlib.nullcontext()
 
 
 def check_teacher(flow: TarFlow) -> None:
-    """ValueError for flows whose noise is not the standard one that a backward model is sampled from."""
+    """Raise ValueError for a flow whose prior is not the standard normal that a backward model is sampled from."""
     if flow.config.volume_preserving:
         raise ValueError(
             "the flow preserves volume, and its prior has a variance of its own; a learned inverse needs one with "

@@ -1,1 +1,1 @@
-"""The flow itself: blocks, TARFlow, and ml-tarflow's checkpoints in and out."""
+"""Flows: autoregressive blocks, TARFlow, and conversion of ml-tarflow's checkpoints."""

@@ -1,11 +1,11 @@
 """TARFlow: a normalizing flow of autoregressive transformer blocks (Zhai et al., arXiv 2412.06329).
 
-An image becomes t tokens of d values; T blocks, alternating between raster and reversed order, turn them into noise. The
-log-likelihood is exact:
+An image becomes t tokens of d values. T blocks, alternating between raster and reversed order, map the tokens to noise.
+The log-likelihood is exact:
 
     log p(x | y) = log N(z; 0, I) + log |det dz/dx|,   x^0 = patchify(x),  x^i = f^i(x^(i-1)),  z = x^T
 
-The model only maps data to noise. Inverting it is the business of `labcore.inverse`.
+The model only maps data to noise. `labcore.inverse` inverts it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from labcore.types import FlowOutput, Site
 
 
 class TarFlow(Pretrained, nn.Module):
-    """TARFlow with the architecture that `config` says; `blocks[0]` touches the image, `blocks[-1]` touches z."""
+    """TARFlow with the architecture of `config`; `blocks[0]` touches the image, `blocks[-1]` touches z."""
 
     config_class = TarFlowConfig
 
@@ -46,12 +46,22 @@ class TarFlow(Pretrained, nn.Module):
         hidden_sites: Iterable[Site] = (),
         callback: Callable[[int, BlockOutput], None] | None = None,
     ) -> FlowOutput:
-        """Images in [-1, 1] (plus whatever noise training adds) to noise, deterministic in every mode.
+        """Map images to noise. The result is deterministic in training and in eval mode.
 
-        y: int64 (b,), NULL = -1 for "no class"; rows of class probabilities (b, k); or None, no class for all.
-        hidden_sites: 1-based (block, layer) pairs whose activations are wanted. callback(block, BlockOutput) sees every
-        block as it is computed. Raises ValueError for images or labels that do not fit the model, and in eval mode
-        `labcore.finite.NotFinite` where z or log-determinant are not finite; that module has the rule.
+        Args:
+            x: images (b, c, h, w) in [-1, 1], plus the noise that training adds.
+            y: int64 labels (b,), where NULL = -1 is "no class"; rows of class probabilities (b, k); or None (default), no
+                class for all images.
+            hidden_sites: (block, layer) pairs, both counted from 1, whose activations are returned; default none.
+            callback: called as callback(block, BlockOutput) after each block; default None.
+
+        Returns:
+            z (b, t, d), the log-determinant (b,) in nats, the state after each block, and {site: (b, t, width)} of
+            `hidden_sites`.
+
+        Raises:
+            ValueError: images, labels or sites do not fit the model.
+            NotFinite: in eval mode, z or the log-determinant is not finite; `labcore.finite` has the rule.
         """
         out = self.unchecked(x, y, hidden_sites, callback)
         check_states(self, "the flow's pass", out.latents, out.log_det)
@@ -64,7 +74,7 @@ class TarFlow(Pretrained, nn.Module):
         hidden_sites: Iterable[Site] = (),
         callback: Callable[[int, BlockOutput], None] | None = None,
     ) -> FlowOutput:
-        """`forward` without the look at the result's values: for training steps, diagnoses and CUDA graphs."""
+        """Map images to noise as `forward`, without the check of values: for training steps, diagnoses and CUDA graphs."""
         self.check_images(x)
         self.check_labels(y, x.shape[0])
         layers_of = self._layers_by_block(hidden_sites)
@@ -80,7 +90,16 @@ class TarFlow(Pretrained, nn.Module):
         return FlowOutput(tokens, log_det, tuple(latents), hiddens)
 
     def log_prob(self, x: Float[Tensor, "b c h w"], y: Labels = None) -> Float[Tensor, " b"]:
-        """log p(x | y) in nats, the density in pixel space with pixels in [-1, 1]. Raises as the flow itself."""
+        """Return log p(x | y) in nats, (b,): the density in pixel space, with pixels in [-1, 1].
+
+        Args:
+            x: images (b, c, h, w) in [-1, 1].
+            y: labels, as in `forward`; default None, no class.
+
+        Raises:
+            ValueError: as `forward`.
+            NotFinite: as `forward`.
+        """
         out = self(x, y)
         nats = self.log_prior(out.z) + out.log_det
         if is_looked_at(nats, self.training):
@@ -90,25 +109,29 @@ class TarFlow(Pretrained, nn.Module):
         return nats
 
     def log_prior(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
-        """log N(z; 0, prior_var) in nats; prior_var is 1 except for volume-preserving flows, which learn it."""
+        """Return log N(z; 0, prior_var) in nats, (b,), for z (b, t, d).
+
+        prior_var is 1, except for volume-preserving flows, which learn it.
+        """
         var = self.prior_var.to(z.dtype)
         return -0.5 * (z.square() / var + var.log() + math.log(2 * math.pi)).sum(dim=(1, 2))
 
     @torch.no_grad()
     def update_prior(self, z: Float[Tensor, "b t d"], rate: float = 0.1) -> None:
-        """Move prior_var towards the mean square of z, in training of volume-preserving flows, by ml-tarflow's rule and rate.
+        """Move prior_var towards the mean square of z, with ml-tarflow's rule and rate; for training volume-preserving flows.
 
-        The loss is not ml-tarflow's: ours divides by this variance (`labcore.train.objectives.Likelihood`).
-        The objective calls it once per micro-batch, so for these flows accumulation is not only rounding.
+        The loss differs from ml-tarflow's: ours divides by this variance (`labcore.train.objectives.Likelihood`). The
+        objective calls this once per micro-batch. So for these flows, accumulation changes the result by more than
+        rounding.
         """
         self.prior_var.lerp_(z.square().mean(dim=0).to(self.prior_var.dtype), rate)
 
     def patchify(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
-        """Images to tokens in raster order."""
+        """Cut images (b, c, h, w) into tokens (b, t, d) in raster order."""
         return patchify(x, self.config.patch_size)
 
     def unpatchify(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b c h w"]:
-        """Tokens in raster order to images."""
+        """Assemble images (b, c, h, w) from tokens (b, t, d) in raster order."""
         return unpatchify(tokens, self.config.patch_size, self.config.image_shape)
 
     @property
@@ -129,21 +152,21 @@ class TarFlow(Pretrained, nn.Module):
         noise_std: float | None = None,
         part: str | None = None,
     ) -> TarFlow:
-        """A flow with the weights of an ml-tarflow checkpoint; see `labcore.flows.apple`."""
+        """Return a flow with the weights of an ml-tarflow checkpoint; see `labcore.flows.apple.load_apple`."""
         from labcore.flows.apple import load_apple
 
         return load_apple(cls, source, image_size, patch_size, head_dim, noise_std, part)
 
     def to_apple(self) -> dict[str, Tensor]:
-        """The state dict of the same model in ml-tarflow's names and shapes, every key; see `labcore.flows.apple`."""
+        """Return this model's state dict with ml-tarflow's names and shapes; errors as `labcore.flows.apple.to_apple`."""
         from labcore.flows.apple import to_apple
 
         return to_apple(self)
 
     def check_images(self, x: Tensor) -> None:
-        """ValueError unless x is a floating batch of the model's image shape, and the model of 32 bits or more.
+        """Check that x is a floating batch of the model's image shape, and that the model has 32 bits or more.
 
-        Looks at shape and dtype only.
+        Looks only at shape and dtype. Raises ValueError.
         """
         shape = self.config.image_shape
         check_weights_format(self.dtype)
@@ -160,7 +183,7 @@ class TarFlow(Pretrained, nn.Module):
             raise ValueError(f"images have shape {tuple(x.shape)}; this model takes (b, {', '.join(map(str, shape))})")
 
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
-        """ValueError unless y fits the model. `ranges` looks at the values on a GPU too, which waits for it."""
+        """Check that y fits the model; ValueError otherwise. With `ranges`, values are read too, which waits for a GPU."""
         check_labels(y, batch, self.config.num_classes, ranges)
 
     def _layers_by_block(self, sites: Iterable[Site]) -> dict[int, list[int]]:

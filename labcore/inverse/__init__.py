@@ -1,4 +1,4 @@
-"""Ways of going back from noise to images: the exact inverse, score denoising, and sampling."""
+"""Maps from noise to images: the exact inverse, score denoising, and sampling."""
 
 from labcore.inverse.denoise import denoise
 from labcore.inverse.sample import sample

@@ -1,10 +1,10 @@
-"""Which way of solving each block is the fastest that is exact enough, measured here on the model itself.
+"""Calibration: the fastest sufficiently exact method for each block, measured on the model and this machine.
 
-A sweep's change says little about the error that is left, and how long a sweep takes is a matter of machine, batch and
-dtype. So both are measured against the sequential inverse, block by block from the same input, and then for the whole chain.
-The sequential inverse is also tried by compiled C code on a CPU, and as a recorded CUDA graph (untested on GPU).
-What comes out is a `Calibration`: one `Method` per block with a bound of twice the block's largest value, which is kept in a
-file beside the model and refuses any other.
+The change of a sweep says little about the remaining error, and the time of a sweep depends on machine, batch and dtype.
+So both are measured against the sequential inverse, block by block from the same input, and then for the whole chain. The
+sequential inverse is also tried as compiled C code on a CPU, and as a recorded CUDA graph (untested on GPU). The result
+is a `Calibration`: one `Method` per block, with a bound of twice the block's largest value. It is stored in a file next
+to the model, and rejected if loaded with different weights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TIGHTER = (1.0, 0.1, 0.01)
 
 
 class Trial(BaseModel):
-    """One method tried on one block: its median seconds, its largest error against the sequential solver, its sweeps.
+    """One method tried on one block: median seconds, largest error against the sequential solver, and number of sweeps.
 
     compiled: as `labcore.invert` takes it; False for methods that sweep.
     """
@@ -68,12 +68,16 @@ class Trial(BaseModel):
 
 
 class Calibration(BaseModel):
-    """The fastest methods within `tolerance` for one model, where they were measured.
+    """The fastest methods within `tolerance` for one model, and the machine on which they were measured.
 
-    methods: one per block 1..T. error: largest |difference| of an image from the sequential inverse's. speedup: sequential
-    seconds, the plain way, by these methods' seconds for the whole inverse. trials: all that was measured on the way.
-    compiled: how blocks that stay sequential are computed, as `labcore.invert` takes it; None, automatic, in calibrations that
-    were made before this was measured. version: `CALIBRATION_VERSION` of the code that measured.
+    Attributes:
+        methods: one per block 1..T.
+        error: largest |difference| of an image from the sequential inverse's, in units of pixels.
+        speedup: seconds of the plain sequential inverse divided by the seconds of these methods, for the whole inverse.
+        trials: all measurements.
+        compiled: how sequential blocks are computed, as `labcore.invert` takes it; None (automatic) in older
+            calibrations.
+        version: `CALIBRATION_VERSION` of the code that measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +96,7 @@ class Calibration(BaseModel):
     version: int = 1
 
     def check(self, flow: TarFlow) -> None:
-        """ValueError where it was measured on another model, or by another version of the solvers."""
+        """Raise ValueError if this was measured on another model, or by another version of the solvers."""
         if self.version != CALIBRATION_VERSION:
             raise ValueError(
                 f"this calibration was measured by version {self.version} of the solvers, and this is version "
@@ -118,12 +122,25 @@ def calibrate(
     repeats: int = 3,
     progress: Callable[[str], None] | None = None,
 ) -> Calibration:
-    """Try methods on every block, and keep the fastest whose error stays within `tolerance`, in units of the pixels.
+    """Try methods on every block, and keep the fastest whose error stays within `tolerance`.
 
-    z: noise to measure with (b, t, d), of the batch size that is to be used; its prior is the standard one. segments: the
-    numbers tried; default the divisors of the tokens that are at most half of them. A block that nothing solves faster stays
-    sequential. Where the errors of blocks add up to more than the tolerance, all are solved to a tenth of it, and so on.
-    Raises ValueError as `invert`, and for a tolerance that is not above 0.
+    A block that no method solves faster stays sequential. If the errors of the blocks add up to more than the tolerance,
+    all blocks are solved to a tenth of it, and so on.
+
+    Args:
+        flow: the flow.
+        z: noise (b, t, d) to measure with, standard normal, of the batch size that will be used.
+        y: as in `invert`.
+        guidance: as in `invert`.
+        guidance_schedule: as in `invert`.
+        attn_temp: as in `invert`.
+        tolerance: largest allowed error, in units of pixels; above 0.
+        segments: numbers of segments to try; default the divisors of the tokens that are at most half of them.
+        repeats: timings of each method; the median counts.
+        progress: called with a line of text for each step; default None.
+
+    Raises:
+        ValueError: as `invert`, and for a tolerance that is not above 0.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance was {tolerance}; it must be above 0")
@@ -179,7 +196,7 @@ def calibrate(
 def _choice(
     blocks: Sequence[_Trials], parts: Sequence[int], wished: float, progress: Callable[[str], None] | None
 ) -> list[Method]:
-    """The fastest method of each block with an error of at most `wished`."""
+    """Return the fastest method of each block with an error of at most `wished`."""
     methods = []
     for block in blocks:
         method = block.best(parts, wished)
@@ -190,9 +207,9 @@ def _choice(
 
 
 def _fastest_recording(blocks: Sequence[_Trials], candidates: Sequence[bool | None], tolerance: float) -> bool | None:
-    """The value of `compiled` with which all blocks together are solved sequentially in the least time; False is plain.
+    """Return the value of `compiled` that solves all blocks sequentially in the least time; False is plain code.
 
-    A candidate that is off by more than the tolerance in a block is left out.
+    A candidate whose error exceeds the tolerance in a block is left out.
     """
     best, least = False, sum(block.plain.seconds for block in blocks)
     for compiled in candidates:
@@ -204,12 +221,12 @@ def _fastest_recording(blocks: Sequence[_Trials], candidates: Sequence[bool | No
 
 
 def _faster_ways(z: Tensor) -> tuple[bool | None, ...]:
-    """The values of `compiled` that may be faster than the plain way for this batch."""
+    """Return the values of `compiled` that may be faster than plain code for this batch."""
     return (None,) if native.fits(z) else RECORDINGS.get(z.device.type, ())
 
 
 class _Trials:
-    """All that was tried on one block, from the state that the sequential solver hands it."""
+    """All trials on one block, from the state that the sequential solver gives it."""
 
     def __init__(self, flow: TarFlow, z: Tensor, number: int, states: dict[int, Tensor], settings: tuple, repeats: int):
         self.flow, self.number, self.settings, self.repeats = flow, number, settings, repeats
@@ -220,12 +237,12 @@ class _Trials:
         self.recorded: dict[bool | None, Trial] = {}
 
     def try_recording(self, compiled: bool | None) -> Trial:
-        """Time and error of the sequential method with this value of `compiled`."""
+        """Measure time and error of the sequential method with this value of `compiled`."""
         self.recorded[compiled] = self._try(self.plain.method, compiled)
         return self.recorded[compiled]
 
     def best(self, parts: Sequence[int], wished: float) -> Method:
-        """The fastest method with an error of at most `wished`; each is tried with smaller last changes until it has that."""
+        """Return the fastest method with an error of at most `wished`; each is tried with smaller and smaller tolerances."""
         good = [self.sequential]
         for segments in parts:
             for start in STARTS:
@@ -262,8 +279,10 @@ class _Trials:
 
 
 def save(calibration: Calibration, file: Path) -> None:
-    """Add it to `file`, in the place of one for the same circumstances. Those of another model or of another version are
-    dropped; a damaged file is replaced, with a warning."""
+    """Add a calibration to `file`, replacing one for the same circumstances.
+
+    Calibrations of another model or of another version are dropped. A damaged file is replaced, with a warning.
+    """
     same = (calibration.model, calibration.version)
     with alone(file):
         try:
@@ -276,11 +295,10 @@ def save(calibration: Calibration, file: Path) -> None:
 
 
 def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance: float | None = None) -> Calibration:
-    """The calibration in `file` for this model, device and dtype with the nearest batch.
+    """Return the calibration in `file` for this model, device and dtype with the nearest batch size.
 
-    tolerance: None takes the tightest that was measured.
-
-    Raises ValueError where there is none, where the file is damaged or of another model; it says how to make one.
+    tolerance: None (default) takes the tightest measured one. Raises ValueError if there is none, or if the file is
+    damaged or belongs to another model; the message says how to make one.
     """
     if batch < 1:
         raise ValueError(f"batch was {batch}; it must be at least 1")
@@ -302,7 +320,7 @@ def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance:
 
 
 def described(calibration: Calibration) -> str:
-    """A table: what each block is solved by, in sampling order, with its error and its time beside the sequential one."""
+    """Return a table with each block's method in sampling order, its error, and its time next to the sequential one."""
     rows = [("block", "segments", "start", "last change", "sweeps", "error", "ms", "sequential ms")]
     for number in range(len(calibration.methods), 0, -1):
         chosen = calibration.methods[number - 1]
@@ -323,14 +341,14 @@ def described(calibration: Calibration) -> str:
 
 
 def device_of(flow: TarFlow) -> str:
-    """What a calibration is bound to: the device's name, with the number of threads of a CPU."""
+    """Return the device's name, with the number of threads of a CPU: a calibration is valid only there."""
     if flow.device.type == "cuda":
         return torch.cuda.get_device_name(flow.device)
     return f"{platform.machine()} {flow.device.type}, {torch.get_num_threads()} threads"
 
 
 def read(file: Path) -> list[Calibration]:
-    """All calibrations in a file; ValueError where it is damaged."""
+    """Return all calibrations in a file; ValueError if it is damaged."""
     try:
         calibrations = [Calibration.model_validate(_checked(entry)) for entry in read_json(file)]
     except (ValueError, TypeError):
@@ -345,7 +363,7 @@ def _with_checksum(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a file without its checksum; ValueError where it has changed. Entries of earlier versions have none."""
+    """Return an entry without its checksum; ValueError if it has changed. Entries of earlier versions have no checksum."""
     values = {name: value for name, value in entry.items() if name != CHECKSUM}
     if entry.get(CHECKSUM, sha256_of(values)) != sha256_of(values):
         raise ValueError(f"{CHECKSUM} differs")

@@ -20,11 +20,20 @@ from labcore.flows.tarflow import TarFlow
 def denoise(
     flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels = None, noise_std: float | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """x + noise_std^2 * score. noise_std None takes the one that the flow was trained with; 0 returns x.
+    """Return x + noise_std^2 * score, detached and not clipped.
 
-    The label is used, guidance is not (ml-tarflow does the same). The result is detached and not clipped. Works inside
-    no_grad and inference_mode, and does not depend on the batch, which is taken in parts where its activations are large.
-    Raises ValueError for x that does not fit or is not finite, and `labcore.finite.NotFinite` where the score is not.
+    Uses the label but no guidance, as ml-tarflow does. Works inside no_grad and inference_mode. The result does not
+    depend on the batch, which is split if its activations are large.
+
+    Args:
+        flow: the flow whose score denoises.
+        x: noisy images (b, c, h, w).
+        y: labels, as in the flow; default None, no class.
+        noise_std: standard deviation of the noise, 0 to 100; default None, the flow's training noise. 0 returns x.
+
+    Raises:
+        ValueError: x does not fit the flow or is not finite, or noise_std is out of range.
+        NotFinite: the score is not finite.
     """
     std = noise_level(flow, noise_std)
     if std == 0:
@@ -47,7 +56,7 @@ def denoise(
 
 
 def noise_level(flow: TarFlow, noise_std: float | None) -> float:
-    """`noise_std`, or the flow's own training noise where it is None; ValueError unless it is 0 to 100."""
+    """Return `noise_std`, or the flow's training noise if it is None; ValueError unless it is in 0 to 100."""
     std = flow.config.noise_std if noise_std is None else noise_std
     if not 0 <= std <= 100:
         raise ValueError(f"noise_std was {std}; it is a standard deviation in units of pixels in [-1, 1]: 0 to 100")

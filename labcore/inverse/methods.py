@@ -1,9 +1,10 @@
-"""How a block's fixed point is solved: in how many segments, from what start, and when a segment is done.
+"""Methods to solve a block's fixed point: number of segments, start, and when a segment is solved.
 
 The inverse of a block is the fixed point of x -> z exp(log_scale(x)) + shift(x), where token i's parameters depend on the
-tokens before it. One solver with three settings has all of the literature's: as many segments as tokens is the sequential
-inverse (TARFlow, sampling), one segment is Jacobi's (SeJD, arXiv 2505.24791), a number between is the Gauss-Seidel-Jacobi
-one (GS-Jacobi, arXiv 2505.12849). Named settings of papers are functions here; what they leave open is said in each.
+tokens before it. One solver with three settings covers the literature. As many segments as tokens is the sequential
+inverse (TARFlow, sampling). One segment is Jacobi's method (SeJD, arXiv 2505.24791). A number between is
+Gauss-Seidel-Jacobi (GS-Jacobi, arXiv 2505.12849). Named settings of papers are functions here; each names the choices
+that its paper leaves open.
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ SEGMENTS = 8  # of "gs-jacobi" where nothing is said: what GS-Jacobi takes for i
 
 
 class Method(BaseModel):
-    """How one block is solved.
+    """How one block is solved. Each image is judged alone.
 
-    segments: equal parts of the tokens, one after another; each is solved by sweeps, which update all of its tokens at once.
-    tolerance: a segment is done when the change of a sweep, measured by `rule`, is at most this; None sweeps until no value
-    changes by more than rounding, which is exact and takes at most as many sweeps as the segment has tokens.
-    max_sweeps: a segment's last sweep in any case; None is as many as it takes. Without a tolerance, `invert` warns where it
-    ends a segment before that is exact; with one, as in GS-Jacobi's settings, `BlockStats.residual` has what was reached.
-    rule: "largest" |change| of any value; "root-sum-square" of the change over the token width; "relative-square", mean
-    square of the change over that of the values. Each image has its own.
-    start: "z", what the block is given (the state of the block sampled before); "zeros". The first token is z's anyway.
-    bound: values that are not exact yet are held in [-bound, bound]; None is no bound.
+    Attributes:
+        segments: number of equal parts of the tokens, solved one after another by sweeps. A sweep updates all tokens of a
+            part.
+        tolerance: a segment is solved when the change of a sweep, measured by `rule`, is at most this. None (default)
+            sweeps until no value changes by more than rounding; this is exact and takes at most as many sweeps as a
+            segment has tokens.
+        max_sweeps: most sweeps of a segment; None (default) is no limit. Without a tolerance, `invert` warns if the limit
+            ends a segment before it is exact. With a tolerance, as in GS-Jacobi's settings, `BlockStats.residual` has the
+            final change.
+        rule: "largest", the largest |change| of any value; "root-sum-square" of the change over the token width;
+            "relative-square", the mean square of the change divided by that of the values.
+        start: "z" (the block's input, which is the state of the block sampled before) or "zeros". The first token is
+            always z's.
+        bound: values that are not exact yet are clamped to [-bound, bound]; None (default) is no bound.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +59,7 @@ def named(
     max_sweeps: int | None = None,
     start: Start = "z",
 ) -> Method:
-    """The same method for every block, by its name; ValueError for settings that do not fit."""
+    """Return the same method for every block, by its name; ValueError for settings that do not fit."""
     if solver not in SOLVERS:
         raise ValueError(f"solver was {solver!r}; allowed are {', '.join(SOLVERS)}, a Method, or one Method per block")
     if tolerance is not None and not 0 < tolerance < float("inf"):
@@ -69,7 +75,7 @@ def named(
 
 
 def check_methods(methods: Sequence[Method], tokens: int, blocks: int) -> None:
-    """ValueError unless there is one method per block, whose segments divide the tokens."""
+    """Check that there is one method per block, and that its segments divide the tokens; ValueError otherwise."""
     if not all(isinstance(method, Method) for method in methods):
         raise ValueError(f"solver was {methods!r}; give a name, a Method, or one Method per block")
     if len(methods) != blocks:
@@ -83,7 +89,7 @@ def check_methods(methods: Sequence[Method], tokens: int, blocks: int) -> None:
 
 
 def divisors(tokens: int) -> list[int]:
-    """1 ... tokens, those that divide it."""
+    """Return the divisors of `tokens`."""
     return [n for n in range(1, tokens + 1) if tokens % n == 0]
 
 
@@ -92,9 +98,9 @@ def _largest_divisor(tokens: int, most: int) -> int:
 
 
 def sejd(tokens: int, blocks: int, tau: float = 0.5) -> list[Method]:
-    """Selective Jacobi decoding (arXiv 2505.24791): the block next to z sequentially, all others by Jacobi from zeros.
+    """Return selective Jacobi decoding (arXiv 2505.24791): the block next to z sequentially, the others by Jacobi from zeros.
 
-    tau: largest change at which it stops; 0.5 is the paper's.
+    tau: a block is solved when a sweep changes no value by more; 0.5 (the paper's) by default.
     """
     jacobi = Method(segments=1, tolerance=tau, start="zeros")
     return [jacobi] * (blocks - 1) + [Method(segments=tokens)]
@@ -103,10 +109,15 @@ def sejd(tokens: int, blocks: int, tau: float = 0.5) -> list[Method]:
 def gs_jacobi(
     blocks: int, stacked: dict[int, tuple[int, int]], others: int, tolerance: float = 1e-8, bound: float = 3.0
 ) -> list[Method]:
-    """GS-Jacobi's "Stack-GS-J-Else" (arXiv 2505.12849, experiments): tough blocks in segments, the others in one.
+    """Return GS-Jacobi's "Stack-GS-J-Else" (arXiv 2505.12849, experiments): hard blocks in segments, each other block in one.
 
-    stacked: {block, counted from 1: (segments, most sweeps of each)}. others: most sweeps of all other blocks. So
-    "6-8-32-10" of 8 blocks, counted from 0 there, is `gs_jacobi(8, {7: (8, 32)}, 10)`. tolerance and bound are its code's.
+    Args:
+        blocks: number of blocks.
+        stacked: {block, counted from 1: (segments, most sweeps of each)}. The paper's "6-8-32-10" of 8 blocks, counted
+            from 0 there, is `gs_jacobi(8, {7: (8, 32)}, 10)`.
+        others: most sweeps of all other blocks.
+        tolerance: the defaults are those of the paper's code.
+        bound: the defaults are those of the paper's code.
     """
     common = {"tolerance": tolerance, "bound": bound, "rule": "root-sum-square"}
     methods = [Method(segments=1, max_sweeps=others, **common)] * blocks
@@ -118,7 +129,7 @@ def gs_jacobi(
 
 
 def starflow(tokens: int, blocks: int, chunk: int = 32, tolerance: float = 1e-3, sweeps: int = 32) -> list[Method]:
-    """STARFlow-V's block-wise Jacobi: chunks of 32 tokens, from z, until the relative squared change is below 1e-3."""
+    """Return STARFlow-V's block-wise Jacobi: chunks of 32 tokens, from z, until the relative squared change is below 1e-3."""
     if chunk < 1 or tokens % chunk:
         raise ValueError(f"chunk was {chunk}; it must divide {tokens} tokens: {', '.join(map(str, divisors(tokens)))}")
     method = Method(segments=tokens // chunk, tolerance=tolerance, max_sweeps=sweeps, rule="relative-square")

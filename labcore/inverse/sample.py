@@ -1,7 +1,7 @@
-"""Drawing images: noise, the flow's exact inverse and score denoising, or a learned inverse in one pass, clip.
+"""Sampling of images: noise, the flow's exact inverse with score denoising or a learned inverse in one pass, and clipping.
 
-Image i's noise depends on (seed, i) alone, so a batch size, a device or a number of processes changes nothing but speed; with
-methods that have a tolerance, nothing beyond that tolerance.
+Image i's noise depends only on (seed, i). So batch size, device and number of processes change only the speed; with
+methods that have a tolerance, images change by no more than that tolerance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from labcore.rng import normal_per_item
 
 @runtime_checkable
 class OnePass(Protocol):
-    """A learned inverse, `labcore.biflow.BackwardModel`: called with z, y and guidance it gives an output with images x."""
+    """A learned inverse, as `labcore.biflow.BackwardModel`. A call with z, y and guidance returns an output with images x."""
 
     config: Any
     device: Any
@@ -63,17 +63,29 @@ def sample(
     solver: Solver | Sequence[Method] = "sequential",
     compiled: bool | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """`num` images (num, c, h, w) in [-1, 1] on the flow's device.
+    """Draw `num` images (num, c, h, w) in [-1, 1] on the flow's device. Does not use torch's global generator.
 
-    y: None is unconditional, an int one class, (num,) each image's class, -1 for none. guidance: 0 is off; a number,
-    (num,) each image's, or a list with one per block. noise_std: None
-    denoises with the flow's own training noise, 0 skips denoising. batch_size: images at a time; on CUDA fewer, where the
-    keys and values of so many would take more than half of the free memory. seed: None is fresh. first: index of the first
-    image, so that images 100..199 of a seed can be drawn alone. clip=False keeps values outside [-1, 1].
-    solver: a name, which is exact, or a Method for each block, as a calibration has them. compiled: as in `invert`.
-    Raises ValueError for settings that do not fit, and `labcore.finite.NotFinite` for images that are not finite, counted from
-    `first`. torch's global generator is not touched. A learned inverse takes the same noise; it denoises by itself or not at
-    all, so noise_std, guidance_schedule, attn_temp, solver and compiled are not for it.
+    Args:
+        flow: a flow, or a learned inverse. A learned inverse uses the same noise. It denoises by itself or not at all, so
+            noise_std, guidance_schedule, attn_temp, solver and compiled are errors with it.
+        num: number of images, 1 or more.
+        y: None (default) is no class; an int is one class for all; (num,) is each image's class, -1 for no class.
+        guidance: 0 (default) is off; a number, (num,) with one per image, or a list with one per block.
+        noise_std: standard deviation of the noise that denoising removes. None (default) is the flow's training noise; 0
+            skips denoising.
+        seed: random seed of the noise; None draws a fresh one.
+        batch_size: images at a time. On CUDA fewer, if their keys and values would take more than half of the free
+            memory.
+        first: index of the first image, default 0; images 100..199 of a seed can be drawn alone.
+        clip: False keeps values outside [-1, 1]; default True.
+        guidance_schedule: as in `invert`.
+        attn_temp: as in `invert`.
+        compiled: as in `invert`.
+        solver: a name, which is exact, or one Method for each block, as in a calibration.
+
+    Raises:
+        ValueError: settings do not fit the model.
+        NotFinite: images are not finite; they are numbered from `first`.
     """
     if num < 1 or batch_size < 1 or first < 0:
         raise ValueError(
@@ -113,9 +125,9 @@ def sample(
 
 
 def chunk_for(flow: TarFlow, asked: int, guidance: float | Tensor | list[float] | tuple[float, ...] = 0.0) -> int:
-    """How many of `asked` images `sample` draws at a time on the flow's device: on CUDA, what half of the free memory holds.
+    """Return how many of `asked` images `sample` draws at a time: on CUDA, as many as half of the free memory holds.
 
-    Idle recordings count as free, and make room where that is needed.
+    Idle recordings count as free memory and are dropped if the memory is needed.
     """
     free = free_bytes(flow.device)
     if free is None:
@@ -128,7 +140,7 @@ def chunk_for(flow: TarFlow, asked: int, guidance: float | Tensor | list[float] 
 
 
 def prior_noise(flow: Sampler, seed: int, rows: range) -> Float[Tensor, "b t d"]:
-    """Standard normal noise of the images `rows` of a seed, in the model's device and type."""
+    """Return standard normal noise of the images `rows` of a seed, with the model's device and dtype."""
     c = flow.config
     return normal_per_item(seed, "sample", rows, (c.tokens, c.token_dim)).to(flow.device, flow.dtype)
 
@@ -140,7 +152,7 @@ def check_one_pass(
     solver: Solver | Sequence[Method],
     compiled: bool | None = None,
 ) -> None:
-    """ValueError for settings that a learned inverse does not have; noise_std 0, no denoising by the flow, is none."""
+    """Raise ValueError for settings that a learned inverse does not have. noise_std 0 (no denoising by the flow) is allowed."""
     if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential" or compiled:
         raise ValueError(
             "a learned inverse has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out, or give "
@@ -149,7 +161,7 @@ def check_one_pass(
 
 
 def as_labels(flow: Sampler, y: int | Tensor | None, num: int) -> Int[Tensor, " b"] | None:
-    """Labels (num,) on the flow's device, with their range checked; None stays None."""
+    """Return labels (num,) on the flow's device after a check of their range; None stays None."""
     if y is None:
         return None
     y = torch.full((num,), y) if isinstance(y, int) else torch.as_tensor(y)

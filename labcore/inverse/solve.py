@@ -1,6 +1,7 @@
 """The exact inverse of a flow: x_i = z_i exp(log_scale_i(x_<i)) + shift_i(x_<i), block by block from z to the image.
 
-How a block is solved is a `Method` (`labcore.inverse.methods`): token by token, by sweeps over all tokens, or in segments.
+A `Method` (`labcore.inverse.methods`) says how a block is solved: token by token, by sweeps over all tokens, or in
+segments.
 """
 
 from __future__ import annotations
@@ -51,28 +52,40 @@ def invert(
     callback: Report | None = None,
     compiled: bool | None = None,
 ) -> InverseOutput:
-    """Noise to images; the exact inverse of `flow(x, y).z` at guidance 0.
+    """Map noise to images; the exact inverse of `flow(x, y).z` at guidance 0. Builds no graph.
 
-    z: (b, t, d) in raster order, left as it was; not scaled by the prior's variance. y: as in the flow.
-    guidance: g in c + g (c - u), 0 is off and skips the second branch; a number, one per image (b,), or a list with one
-    per block 1..T. guidance_schedule: "linear" gives position j of a block's own order g j / (t - 1).
-    attn_temp: temperature of the attention logits in the second branch; an unconditional model (or y=None) needs one other
-    than 1 to have two different branches at all.
-    solver: "sequential", "jacobi", "gs-jacobi" with `segments` (8, or fewer where that does not divide the tokens), a Method
-    for all blocks, or a Method for each block 1..T. tolerance: a block's segment is done when no value of an image changes by
-    more in a sweep; None is exact with every solver. max_sweeps: of a segment; None is as many as it takes; where it ends a
-    segment that no tolerance ends, images are not exact, and a UserWarning says so once for the call. start: "z" (what
-    the block is given) or "zeros", or a guess of every state in sampling order, T tensors (b, t, d): a learned inverse's
-    `states`, of which only the first T are looked at. callback: called after every sweep with a `Sweep`.
-    compiled: how the tokens of blocks that are solved token by token are computed. None is automatic: on a CPU in float32 by
-    compiled C code (`labcore.inverse.native`; the plain way with a callback and without a C compiler), on CUDA in small
-    batches by a recorded CUDA graph, which takes no compiling (untested on GPU), elsewhere the plain way. True: by programs
-    that torch.compile makes once for a power of two of images (some 10 s; it says so), recorded on CUDA; ignored on other
-    devices than a CPU and CUDA. False: the plain way. The results differ by rounding.
-    tolerance, max_sweeps and segments are parts of a Method, and refused beside one; so is a named start.
-    Returns images (b, c, h, w), not clipped, and one BlockStats per block in sampling order. Builds no graph.
-    Raises ValueError for shapes, labels or settings that do not fit, and `labcore.finite.NotFinite` where images are not
-    finite, with the first such block in sampling order.
+    A Method holds its own tolerance, max_sweeps, segments and named start; giving them next to a Method is an error.
+
+    Args:
+        flow: the flow.
+        z: noise (b, t, d) in raster order; not changed, and not scaled by the prior's variance.
+        y: labels, as in the flow; default None, no class.
+        guidance: scale g in c + g (c - u). A number, one per image (b,), or a list with one per block 1..T. The default 0
+            is off and skips the second branch.
+        guidance_schedule: "constant" (default), or "linear": position j of a block's own order gets g j / (t - 1).
+        attn_temp: temperature of the attention logits in the second branch, default 1. With an unconditional model or
+            y=None, guidance needs a temperature other than 1, because the two branches are equal otherwise.
+        solver: "sequential" (default), "jacobi", "gs-jacobi", a Method for all blocks, or one Method for each block 1..T.
+        segments: number of segments for "gs-jacobi"; default 8, or fewer if 8 does not divide the tokens.
+        tolerance: a block's segment is solved when a sweep changes no value of an image by more. The default None is
+            exact with every solver.
+        max_sweeps: most sweeps of a segment; default None, no limit. If the limit ends a segment without a tolerance,
+            images are not exact, and one UserWarning says so.
+        start: "z" (the block's input), "zeros", or a guess of every state in sampling order: T tensors (b, t, d), such as
+            a learned inverse's `states`, of which the first T are used.
+        callback: called with a `Sweep` after every sweep; default None.
+        compiled: how the tokens of sequential blocks are computed; results differ by rounding. None (default) is
+            automatic: compiled C code on a CPU in float32 (`labcore.inverse.native`; plain with a callback or without a C
+            compiler), a recorded CUDA graph for small batches on CUDA (untested on GPU), plain code elsewhere. True:
+            programs of torch.compile, made once per power of two of images (about 10 s each, with a message), recorded on
+            CUDA; ignored on other devices. False: plain code.
+
+    Returns:
+        Images (b, c, h, w), not clipped, and one BlockStats per block in sampling order.
+
+    Raises:
+        ValueError: shapes, labels or settings do not fit.
+        NotFinite: images are not finite; the error names the first such block in sampling order.
     """
     check_latents(flow, z)
     flow.check_labels(y, z.shape[0], ranges=True)
@@ -117,7 +130,7 @@ def invert_block(
     guess: Float[Tensor, "b t d"] | None = None,
     callback: Report | None = None,
 ) -> tuple[Float[Tensor, "b t d"], BlockStats]:
-    """x with block(x) = z, and how it went; raster order in and out. Arguments as in `invert` and `GuidedParams`."""
+    """Return x with block(x) = z, and statistics; raster order in and out. Arguments as in `invert` and `GuidedParams`."""
     token_by_token = method.segments == z.shape[1]
     if token_by_token and compiled is None and callback is None and native.fits(z):
         x = native.solve(block, z, y, g, weights, attn_temp)
@@ -129,7 +142,7 @@ def invert_block(
 
 
 def _check_states(states: Mapping[int, Tensor], guidance: Any, attn_temp: float) -> None:
-    """`NotFinite` unless the last state is finite; one look. states: {block: its state}, in sampling order."""
+    """Check that the last state is finite, with one read of the device. states: {block: its state}, in sampling order."""
     last = list(states.values())[-1]
     if not all_finite(last):
         block = next(number for number, state in states.items() if not all_finite(state))
@@ -138,7 +151,7 @@ def _check_states(states: Mapping[int, Tensor], guidance: Any, attn_temp: float)
 
 
 def settings_in_words(guidance: Any, attn_temp: float) -> str:
-    """What was given, for messages; guidance by image or block is its range."""
+    """Describe the settings for messages; guidance by image or block is shown as its range."""
     values = torch.as_tensor(guidance, dtype=torch.float64).flatten().tolist()
     low, high = min(values), max(values)
     words = f"{low:g}" if low == high else f"{low:g} to {high:g}"
@@ -146,7 +159,7 @@ def settings_in_words(guidance: Any, attn_temp: float) -> str:
 
 
 def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecoder]:
-    """The decoder of single tokens for `compiled`, as `invert` takes it. ValueError for other values."""
+    """Return the decoder of single tokens for `compiled`, as `invert` takes it. Raises ValueError for other values."""
     if compiled not in (None, True, False):
         raise ValueError(f"compiled was {compiled!r}; allowed are True, False, and None for automatic")
     if compiled is None:
@@ -157,10 +170,10 @@ def decoder_for(compiled: bool | None, device: torch.device) -> type[BlockDecode
 def way_of(
     flow: TarFlow, solver: Solver | Method | Sequence[Method] = "sequential", compiled: bool | None = None
 ) -> str:
-    """How single tokens are computed on the flow's device: "plain", "native", "compiled", "recorded", "compiled and recorded".
+    """Return how single tokens are computed: "plain", "native", "compiled", "recorded" or "compiled and recorded".
 
-    "plain" too where no block is solved token by token. For records, since each way rounds differently. Batches too large for
-    a recording go the plain way all the same.
+    The result is for the flow's device, and "plain" if no block is solved token by token. Records need it because the
+    ways round differently. Batches that are too large for a recording use plain code in any case.
     """
     methods = _methods(flow, solver, None, None, None, None)
     has_single = any(method.segments == flow.config.tokens for method in methods)
@@ -170,7 +183,7 @@ def way_of(
 
 
 def _warn_of_unconverged(stats: Sequence[BlockStats]) -> None:
-    """One UserWarning where blocks that were to be exact were ended by `max_sweeps`."""
+    """Warn once if `max_sweeps` ended blocks that should be exact."""
     inexact = [block_stats for block_stats in stats if not block_stats.converged]
     if inexact:
         worst = max(inexact, key=lambda block_stats: block_stats.residual)
@@ -189,7 +202,7 @@ def _methods(
     max_sweeps: int | None,
     start: Start | None,
 ) -> list[Method]:
-    """One method per block 1..T."""
+    """Return one method per block 1..T."""
     blocks = len(flow.blocks)
     settings = {"segments": segments, "tolerance": tolerance, "max_sweeps": max_sweeps}
     if start is not None and start not in STARTS:
@@ -208,7 +221,7 @@ def _methods(
 
 
 def _guesses(flow: TarFlow, z: Tensor, start: Sequence[Tensor]) -> list[Tensor]:
-    """The first T states of `start` in z's dtype; ValueError unless they are finite and of z's shape."""
+    """Return the first T states of `start` in z's dtype; ValueError unless they are finite and have z's shape."""
     states = list(start)[: len(flow.blocks)]
     if len(states) < len(flow.blocks):
         raise ValueError(f"start has {len(states)} states; one per block is needed, {len(flow.blocks)} of them")
@@ -221,7 +234,7 @@ def _guesses(flow: TarFlow, z: Tensor, start: Sequence[Tensor]) -> list[Tensor]:
 
 
 def check_latents(flow: TarFlow, z: Tensor) -> None:
-    """ValueError unless z is a floating, finite (b, t, d) of this flow."""
+    """Check that z is a floating, finite (b, t, d) of this flow; ValueError otherwise."""
     c = flow.config
     check_tokens(z, c.tokens, c.token_dim, flow.dtype)
     require_finite(z, "z", "check what made it, for example with flow(x).z.isfinite()")

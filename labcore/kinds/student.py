@@ -85,8 +85,8 @@ class StudentKind(Kind):
     ) -> tuple[str, list[tuple[str, str]], str, str]:
         """What comes back of encoded test images."""
         c, back = model.config, record["brought_back"]
-        head = f"""A learned inverse (BiFlow) of `{config.flow}` with {record["parameters"]:,} parameters. It maps noise to a clean
-{c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
+        head = f"""A learned inverse (BiFlow) of `{config.flow}` with {record["parameters"]:,} parameters. It maps noise to a
+clean {c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
 with guidance from 0 to {c.max_guidance:g} as an input;"""
         rows = [
             (
