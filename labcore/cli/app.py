@@ -369,15 +369,15 @@ def _sites(words: str) -> list[tuple[int, int]]:
 
 def _without(words: list[str], option: str) -> list[str]:
     """Command-line words without an option and its value."""
-    kept, skip = [], False
+    remaining, skip = [], False
     for word in words:
         if skip or word.startswith(f"{option}="):
             skip = False
         elif word == option:
             skip = True
         else:
-            kept.append(word)
-    return kept
+            remaining.append(word)
+    return remaining
 
 
 for group in (draw, campaign, plan, rehearse, importing, cache):

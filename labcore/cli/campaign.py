@@ -165,13 +165,15 @@ def presets(
     sections = preset_sections(name)
     command, cost, expected = about(name)
     typer.echo(f"# {command}\n# cost: {cost}\n# expected: {expected}")
-    plain = {
-        key: {k: [list(v) for v in value] if k == "sites" else value for k, value in part.items()}
-        if isinstance(part, dict)
-        else part
-        for key, part in sections.items()
-    }
+    plain = {name: _plain(section) for name, section in sections.items()}
     typer.echo(yaml.safe_dump(plain, sort_keys=False).rstrip())
+
+
+def _plain(section: Any) -> Any:
+    """A section of a preset in types that YAML knows: sites are lists and no tuples."""
+    if not isinstance(section, dict) or "sites" not in section:
+        return section
+    return {key: [list(site) for site in value] if key == "sites" else value for key, value in section.items()}
 
 
 def _parameters(texts: Sequence[str]) -> dict[str, Any]:

@@ -55,11 +55,11 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         lines.append(("C++ compiler", compiler))
     else:
         missing.append(("C++ compiler", "apt-get install g++; torch.compile needs it, everything else works without"))
-    here, absent = _autoencoders()
-    lines.append(("autoencoders", ", ".join(here)))
+    available, absent = _autoencoders()
+    lines.append(("autoencoders", ", ".join(available)))
     missing += absent.items()
-    here, absent = _encoders()
-    lines.append(("encoders with weights", ", ".join(here) or "none"))
+    available, absent = _encoders()
+    lines.append(("encoders with weights", ", ".join(available) or "none"))
     if absent:
         what = f"weights of {', '.join(absent)}"
         missing.append((what, f"each says its source when asked for; files go into {encoders.weights_folder()}"))
@@ -78,26 +78,26 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 def _autoencoders() -> tuple[list[str], dict[str, str]]:
     """Names of the autoencoders on this machine, and how to get the others."""
-    here, absent = [autoencoders.SHIPPED], {}
+    available, absent = [autoencoders.SHIPPED], {}
     for name in autoencoders.KNOWN:
         try:
             autoencoders.find(name)
-            here.append(name)
+            available.append(name)
         except FileNotFoundError as error:
             absent[name] = str(error)
-    return here, absent
+    return available, absent
 
 
 def _encoders() -> tuple[list[str], list[str]]:
     """Names of the encoders whose weights are on this machine, and of the others."""
-    here, absent = [], []
+    available, absent = [], []
     for name, spec in encoders.SPECS.items():
         try:
             encoders.check_weights(spec)
-            here.append(name)
+            available.append(name)
         except (FileNotFoundError, ValueError):
             absent.append(name)
-    return here, absent
+    return available, absent
 
 
 def _cache() -> str:
@@ -120,12 +120,12 @@ def _drawing() -> str:
     """How images are drawn where nothing is said."""
     try:
         native.load()
-        here = "on a CPU by compiled C code"
+        on_cpu = "on a CPU by compiled C code"
     except native.NoLibrary as error:
-        here = f"on a CPU token by token without compiled code ({error})"
+        on_cpu = f"on a CPU token by token without compiled code ({error})"
     way = decoder_for(None, torch.device("cuda")).way
     way = {"plain": "token by token", "recorded": "a recorded CUDA graph (untested on GPU)"}.get(way, way)
-    return f"{here}; on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
+    return f"{on_cpu}; on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
 
 
 def _bf16() -> str:

@@ -203,15 +203,11 @@ def bench(
     from labcore.jsonfile import write_json
     from labcore.runs.models import find_model
 
-    batches, guidances, precisions, ways = (
-        batch or [1, 16],
-        guidance or [0.0],
-        precision or ["fp32"],
-        way or benching.WAYS,
-    )
-    if wrong := [name for name in ways if name not in benching.WAYS] + [
-        p for p in precisions if p not in benching.PRECISIONS
-    ]:
+    batches, guidances = batch or [1, 16], guidance or [0.0]
+    precisions, ways = precision or ["fp32"], way or benching.WAYS
+    wrong = [name for name in ways if name not in benching.WAYS]
+    wrong += [name for name in precisions if name not in benching.PRECISIONS]
+    if wrong:
         raise ValueError(
             f"{wrong[0]!r} is none of the ways {', '.join(benching.WAYS)} or precisions {', '.join(benching.PRECISIONS)}"
         )
@@ -226,8 +222,11 @@ def bench(
         raise ValueError("--guidance needs a flow with classes here; leave it out")
     if out is not None:
         check_file(out)
-    told = lambda row: typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)  # noqa: E731
-    rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, told)
+
+    def show(row: Any) -> None:
+        typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)
+
+    rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, show)
     typer.echo(benching.described(rows))
     if out is not None:
         write_json(out, {**provenance.stamp(), "threads": benching.threads(), "rows": [row._asdict() for row in rows]})

@@ -36,23 +36,23 @@ def import_(
     from labcore.flows.apple import said_by
     from labcore.flows.tarflow import TarFlow
 
-    told = said_by(checkpoint)
+    from_name = said_by(checkpoint)
     given = {"patch_size": patch_size, "noise_std": noise_std}
     for name, value in given.items():
-        if value is None and name not in told:
+        if value is None and name not in from_name:
             raise ValueError(
                 f"{name} stands in no ml-tarflow file and not in the name {checkpoint.name}; give --{name.replace('_', '-')} "
                 "as it was in training (patch 2, noise 0.05 for ImageNet 64; 4, 0.15 for 128; 8, 0.07 for AFHQ 256)"
             )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} is there already; give a folder that is new or empty")
-    used = {**told, **{name: value for name, value in given.items() if value is not None}}
+    used = {**from_name, **{name: value for name, value in given.items() if value is not None}}
     flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"], part=part)
     c = flow.config
     sizes = ("width", "num_blocks", "layers_per_block")
-    if told and None in given.values() and any(getattr(c, name) != told[name] for name in sizes):
+    if from_name and None in given.values() and any(getattr(c, name) != from_name[name] for name in sizes):
         raise ValueError(
-            f"{checkpoint.name} names {'-'.join(str(told[name]) for name in sizes)}, and the file holds "
+            f"{checkpoint.name} names {'-'.join(str(from_name[name]) for name in sizes)}, and the file holds "
             f"{'-'.join(str(getattr(c, name)) for name in sizes)}: patch size and noise in that name are of another model; "
             "give --patch-size and --noise-std"
         )

@@ -56,7 +56,7 @@ def plan(
     if images is not None:
         fastest = max((e.tokens / found.tokens for e in on_kinds.values() if e.micro_batch), default=None)
         once = config.model.codec is not None
-        typer.echo(_told_of_reading(images, found.batch_size // gpus, workers, fastest, once))
+        typer.echo(_reading_speed(images, found.batch_size // gpus, workers, fastest, once))
     count, of = (words.IMAGENET, "ImageNet") if images is None else (len(images), f"the {len(images):,} given")
     for what, each in on_disk(config).items():
         typer.echo(f"{words.size(each)} of {what} on disk a training image: {words.size(each * count)} for {of}")
@@ -72,11 +72,13 @@ def plan(
     )
 
 
-def _told_of_reading(images: Any, batch: int, workers: int, wanted: float | None, once: bool) -> str:
+def _reading_speed(images: Any, batch: int, workers: int, wanted: float | None, once: bool) -> str:
     """How fast images are read here, beside the images a second that are wanted."""
     from labcore.data.throughput import images_per_second
 
-    told = f"{images_per_second(images, batch, workers):,.0f} pictures a second are read here with {workers} workers"
+    line = f"{images_per_second(images, batch, workers):,.0f} pictures a second are read here with {workers} workers"
     if once:
-        return f"{told}, once: after that latents are, which are ready"
-    return told if wanted is None else f"{told}; the fastest above wants {wanted:,.0f}, each machine its share of them"
+        return f"{line}, once: after that latents are, which are ready"
+    if wanted is None:
+        return line
+    return f"{line}; the fastest above wants {wanted:,.0f}, each machine its share of them"

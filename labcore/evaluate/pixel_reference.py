@@ -40,10 +40,10 @@ def _found(path: Path) -> pixels.PixelReference | None:
     if not path.is_file():
         return None
     try:
-        kept = read_json(path)
-        if kept["sha256"] != sha256_of(kept["reference"]):
+        stored = read_json(path)
+        if stored["sha256"] != sha256_of(stored["reference"]):
             raise ValueError("its checksum is another one")
-        found = pixels.PixelReference.from_dict(kept["reference"])
+        found = pixels.PixelReference.from_dict(stored["reference"])
     except (ValueError, KeyError, TypeError) as error:
         warnings.warn(f"{path} is damaged ({error}). The file is in the cache and is made again now", stacklevel=3)
         return None

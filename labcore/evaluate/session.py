@@ -132,7 +132,7 @@ def evaluate_model(
     check_limit(request.limit)
     fidelity.check_seed(request.seed)
     known = check_out(out, flow) if out is not None else {}
-    book = _Book({**known, **about}, out, record.identity(flow), request.seed, say, about)
+    book = _RecordFile({**known, **about}, out, record.identity(flow), request.seed, say, about)
     prepared = [_prepare(name, wanted, flow, data, request.reference) for name, wanted in todo.by_extractor.items()]
     comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
     with tf32_switch.use(request.tf32):
@@ -154,7 +154,7 @@ def check_out(out: Path, flow: Sampler) -> dict[str, Any]:
     return record.load_record(out, record.identity(flow))
 
 
-class _Book(NamedTuple):
+class _RecordFile(NamedTuple):
     """A record that grows, and what all its parts have in common."""
 
     record: dict[str, Any]
@@ -171,20 +171,20 @@ class _Book(NamedTuple):
             return
         with alone(self.out):
             try:
-                there = record.load_record(self.out, self.model)
+                on_disk = record.load_record(self.out, self.model)
             except ValueError as error:  # it came, or was damaged, while this was measured
-                beside = self.out.with_name(f"{self.out.stem}-{self.model['weights']}.json")
-                write_json(beside, self.record)
-                warnings.warn(f"{error}. What was measured is in {beside}", stacklevel=2)
+                rescue_file = self.out.with_name(f"{self.out.stem}-{self.model['weights']}.json")
+                write_json(rescue_file, self.record)
+                warnings.warn(f"{error}. What was measured is in {rescue_file}", stacklevel=2)
                 return
-            self.record.update({**there, **self.own})
+            self.record.update({**on_disk, **self.own})
             write_json(self.out, self.record)
 
     def say_known(self, name: str, value: Any) -> None:
         self.say(name, f"{value}; was in {self.out}")
 
 
-def _evaluate_test_set(book: _Book, name: str, flow: TarFlow, test: Dataset) -> None:
+def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset) -> None:
     """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
@@ -199,13 +199,16 @@ def _evaluate_test_set(book: _Book, name: str, flow: TarFlow, test: Dataset) -> 
 
 
 class _Comparison(NamedTuple):
-    """Generated images against a reference: `said` is what the part will say of them, `known` the part where it does."""
+    """Generated images against a reference.
+
+    description: what the record will say of them. recorded: the record's part of the same images, None where it has none.
+    """
 
     extractor: Extractor | pixels.Pixels
     wanted: list[str]
     reference: Reference | None
-    said: dict[str, Any]
-    known: dict[str, Any] | None
+    description: dict[str, Any]
+    recorded: dict[str, Any] | None
 
     @property
     def part(self) -> str:
@@ -213,7 +216,7 @@ class _Comparison(NamedTuple):
 
 
 def _comparison(
-    book: _Book,
+    book: _RecordFile,
     flow: Sampler,
     data: Data,
     sampling: Sampling,
@@ -228,27 +231,30 @@ def _comparison(
         about = describe(matched(flow.config, train) if of_classes else train, extractor)
     else:
         about = fidelity.described(reference)
-    said = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
-    comparison = _Comparison(extractor, wanted, reference, said, book.record.get(f"fidelity{extractor.suffix}"))
-    if comparison.known is None or not (other := record.differences(comparison.known, said)):
+    description = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
+    comparison = _Comparison(extractor, wanted, reference, description, book.record.get(f"fidelity{extractor.suffix}"))
+    if comparison.recorded is None:
         return comparison
-    lost = set(comparison.known["measures"]) - {f"{metric}{extractor.suffix}" for metric in wanted}
+    other = record.differences(comparison.recorded, description)
+    if not other:
+        return comparison
+    lost = set(comparison.recorded["measures"]) - {f"{metric}{extractor.suffix}" for metric in wanted}
     if lost:
         raise ValueError(
             f"{book.out} has {', '.join(sorted(lost))} measured with another {', '.join(other)}; give another --out, remove "
             "the file, or ask for these metrics too and have them replaced"
         )
-    return comparison._replace(known=None)
+    return comparison._replace(recorded=None)
 
 
 def _compare(
-    book: _Book, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
+    book: _RecordFile, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
     """The metrics of generated images: out of the record where they were measured on the same, else now."""
-    extractor, wanted, reference, said, known = comparison
+    extractor, wanted, reference, description, recorded = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
-    missing = record.to_measure(known, wanted, extractor.suffix, stamp)
-    measures = {name: fidelity.Metric(**values) for name, values in known["measures"].items()} if known else {}
+    missing = record.to_measure(recorded, wanted, extractor.suffix, stamp)
+    measures = {name: fidelity.Metric(**values) for name, values in recorded["measures"].items()} if recorded else {}
     for metric in wanted:
         if metric not in missing and process_share()[0] == 0:
             book.say_known(name := f"{metric}{extractor.suffix}", measures[name])
@@ -261,7 +267,7 @@ def _compare(
     for name, measure in result.measures.items():
         book.say(name, measure)
     both = {**measures, **result.measures}
-    book.keep(comparison.part, {**replace(result, measures=both).as_dict(), "of": said["of"]})
+    book.keep(comparison.part, {**replace(result, measures=both).as_dict(), "of": description["of"]})
 
 
 def _result(

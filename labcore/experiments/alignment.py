@@ -224,10 +224,10 @@ def _on_images(
     flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, training, None).to(device)
     batch = spread_images(training, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
-        kept = checkpoint.read(folder)
+        stored = checkpoint.read(folder)
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
-        objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
-        yield kept.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
+        objective.load_state_dict(checkpoint.read_training(stored, torch.device(device))["objective"])
+        yield stored.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
 
 
 def fidelity(

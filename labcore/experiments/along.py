@@ -44,9 +44,9 @@ def _kept(path: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        kept = read_json(path)
-        points = {str(weights): {**point, "step": int(point["step"])} for weights, point in kept["points"].items()}
-        return points if kept["key"] == key else {}
+        stored = read_json(path)
+        points = {str(weights): {**point, "step": int(point["step"])} for weights, point in stored["points"].items()}
+        return points if stored["key"] == key else {}
     except (ValueError, KeyError, TypeError, AttributeError):
         warnings.warn(f"{path} cannot be read; everything in it is measured again", stacklevel=3)
         return {}

@@ -86,8 +86,8 @@ def bench(
     with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
     flow that ml-tarflow cannot be.
     """
-    theirs = None if reference is None else reference_of(flow, reference)
-    bencher = _Bench(flow, theirs, repeats, limit, progress or (lambda row: None))
+    ml_tarflow = None if reference is None else reference_of(flow, reference)
+    bencher = _Bench(flow, ml_tarflow, repeats, limit, progress or (lambda row: None))
     for precision in precisions:
         for batch in batches:
             bencher.batch(batch, precision, guidances, ways)
@@ -116,23 +116,23 @@ def reference_of(flow: TarFlow, folder: Path) -> nn.Module:
         )
     sizes = dict(img_size=c.image_size, channels=c.width, in_channels=c.channels, patch_size=c.patch_size)
     sizes |= dict(num_blocks=c.num_blocks, layers_per_block=c.layers_per_block, num_classes=c.num_classes)
-    theirs = load_reference(folder).Model(**sizes, nvp=not c.volume_preserving)
-    theirs.load_state_dict(weights)
-    for module in theirs.modules():  # its heads have 64 channels, whatever the file says
+    ml_tarflow = load_reference(folder).Model(**sizes, nvp=not c.volume_preserving)
+    ml_tarflow.load_state_dict(weights)
+    for module in ml_tarflow.modules():  # its heads have 64 channels, whatever the file says
         if hasattr(module, "num_heads"):
             module.num_heads, module.sqrt_scale = c.width // c.head_dim, c.head_dim**-0.25
-    return theirs.to(flow.device).eval()
+    return ml_tarflow.to(flow.device).eval()
 
 
 class _Bench:
     """Rows so far, and which ways were too slow to be run with more images."""
 
     def __init__(
-        self, flow: TarFlow, theirs: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
+        self, flow: TarFlow, ml_tarflow: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
     ):
         self.flow = copy.deepcopy(flow).eval().requires_grad_(True)
         self.compiled = copy.deepcopy(self.flow)  # its training step
-        self.theirs, self.repeats, self.limit, self.progress = theirs, repeats, limit, progress
+        self.ml_tarflow, self.repeats, self.limit, self.progress = ml_tarflow, repeats, limit, progress
         self.rows: list[Row] = []
         self.slow: dict[tuple[str, str, float, str], int] = {}  # the batch at which a way took too long
 
@@ -151,27 +151,27 @@ class _Bench:
 
     def forwards(self, x: Tensor, y: Tensor | None) -> dict[str, Callable[[], object]]:
         ways = {OURS: torch.no_grad()(partial(self.flow, x, y))}
-        if self.theirs is not None:
-            ways[THEIRS] = torch.no_grad()(partial(self.theirs, x, y))
+        if self.ml_tarflow is not None:
+            ways[THEIRS] = torch.no_grad()(partial(self.ml_tarflow, x, y))
         return ways
 
     def steps(self, x: Tensor, y: Tensor | None, wanted: Sequence[str]) -> dict[str, Callable[[], object]]:
         """Forward and backward of the likelihood, without an optimizer; "compiled" as `train.compile` does it."""
         objective, noise = Likelihood(label_dropout=0.0).eval(), StepNoise(0, 0, len(x), str(x.device))
-        held = None if y is None else y < 0
+        no_class = None if y is None else y < 0
 
         def step(flow: TarFlow) -> None:
-            objective(flow, Batch(x, y, y, held), noise)[0].backward()
+            objective(flow, Batch(x, y, y, no_class), noise)[0].backward()
             flow.zero_grad(set_to_none=True)
 
-        def theirs() -> None:
-            z, _, log_det = self.theirs(x + self.flow.config.noise_std * torch.randn_like(x), y)
-            self.theirs.get_loss(z, log_det).backward()
-            self.theirs.zero_grad(set_to_none=True)
+        def ml_tarflow() -> None:
+            z, _, log_det = self.ml_tarflow(x + self.flow.config.noise_std * torch.randn_like(x), y)
+            self.ml_tarflow.get_loss(z, log_det).backward()
+            self.ml_tarflow.zero_grad(set_to_none=True)
 
         ways: dict[str, Callable[[], object]] = {OURS: partial(step, self.flow)}
-        if self.theirs is not None:
-            ways[THEIRS] = theirs
+        if self.ml_tarflow is not None:
+            ways[THEIRS] = ml_tarflow
         if COMPILED in wanted and try_compile(transformer_layers(self.compiled), partial(step, self.compiled)):
             ways[COMPILED] = partial(step, self.compiled)
         return ways
@@ -183,8 +183,8 @@ class _Bench:
             return lambda: invert(self.flow, z, y, g, **settings).x
 
         ways = {OURS: ours(compiled=False)}
-        if self.theirs is not None:
-            ways[THEIRS] = torch.no_grad()(lambda: self.theirs.reverse(z / self.flow.prior_var.sqrt(), y, g))
+        if self.ml_tarflow is not None:
+            ways[THEIRS] = torch.no_grad()(lambda: self.ml_tarflow.reverse(z / self.flow.prior_var.sqrt(), y, g))
         if precision == "fp32":
             ways |= {name: ours(solver=name, tolerance=TOLERANCE / 10) for name in ("jacobi", "gs-jacobi")}
             if native.fits(z):

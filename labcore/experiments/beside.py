@@ -73,13 +73,16 @@ def drawn_otherwise(paper: Paper, how: RunEvaluation) -> list[str]:
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """section.key -> (before, now) of two configurations where they differ."""
-    flat = [
-        {f"{a}.{b}": v for a, part in whole.items() if isinstance(part, dict) for b, v in part.items()}
-        | {a: part for a, part in whole.items() if not isinstance(part, dict)}
-        for whole in (before, now)
-    ]
-    keys = [*flat[0], *(key for key in flat[1] if key not in flat[0])]
-    return {key: (flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)}
+    old, new = _flat(before), _flat(now)
+    keys = [*old, *(key for key in new if key not in old)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """section.key -> value, and the values that are in no section after them."""
+    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    return flat | {name: value for name, value in config.items() if name not in sections}
 
 
 def differences(preset: str, config: BaseRunConfig, how: RunEvaluation) -> list[str]:

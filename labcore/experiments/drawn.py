@@ -105,11 +105,16 @@ def read_drawn(path: str | Path) -> Drawn:
             text = metadata.get("labcore", "{}")
             about = parse_json(text)
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        whole = about.get("schema") == SCHEMA and all(name in about for name in NEEDED)
-        whole = whole and images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(labels) == about["n"]
+        is_complete = about.get("schema") == SCHEMA and all(name in about for name in NEEDED)
+        is_complete = (
+            is_complete
+            and images.dtype == torch.uint8
+            and images.ndim == 4
+            and len(images) == len(labels) == about["n"]
+        )
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no drawn images that can be read ({error}); draw them again") from None
-    if not whole:
+    if not is_complete:
         raise ValueError(f"{path} holds no drawn images of schema {SCHEMA}; draw them again")
     if metadata.get("sha256") != _digest(text, images, labels):
         raise ValueError(f"{path} is damaged: its checksum is another one; draw the images again")

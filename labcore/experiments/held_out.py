@@ -77,10 +77,10 @@ def held_out_alignment(
     noise = StepNoise(config.train.seed, 0, len(batch.x), torch.device(device))
     x, found = noised(flow, batch.x, noise), []
     for folder in folders:
-        kept = checkpoint.read(folder)
+        stored = checkpoint.read(folder)
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
-        objective.load_state_dict(checkpoint.read_training(kept, torch.device(device))["objective"])
-        found.append({"step": kept.step, **cosines(flow, objective, x, batch.y, tokens)})
+        objective.load_state_dict(checkpoint.read_training(stored, torch.device(device))["objective"])
+        found.append({"step": stored.step, **cosines(flow, objective, x, batch.y, tokens)})
     return found
 
 

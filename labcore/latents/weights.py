@@ -50,12 +50,12 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
     import diffusers
 
     try:
-        model, told = getattr(diffusers, kind).from_pretrained(
+        model, loading_info = getattr(diffusers, kind).from_pretrained(
             folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # whatever its readers meet in files of other people
         raise ValueError(f"{folder} could not be read as an {kind} ({error}); copy it again") from error
-    if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
+    if wrong := [*loading_info["missing_keys"], *loading_info["unexpected_keys"], *loading_info["mismatched_keys"]]:
         raise ValueError(
             f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
         )
@@ -148,16 +148,16 @@ def find(source: str, download: bool = False) -> Path:
             f"no folder {source!r}, and no autoencoder of that name; known are pixels, {SHIPPED}, {', '.join(KNOWN)}, "
             f"{RANDOM}. Give one of them, or a folder that diffusers' save_pretrained wrote"
         )
-    kept, repo = weights_folder() / source, KNOWN[source]
-    if kept.is_dir():
-        return kept
+    local_folder, repo = weights_folder() / source, KNOWN[source]
+    if local_folder.is_dir():
+        return local_folder
     if (cached := _from_hub_cache(repo)) is not None:
         return cached
     if download:
         return _download(source, repo)
     raise FileNotFoundError(
         f"{source} is not on this machine. It is https://huggingface.co/{repo} ({CONFIG} and {WEIGHTS[0]}). Put both into "
-        f"{kept} ($LABCORE_WEIGHTS names another folder than {kept.parent}), or pass the folder that holds them"
+        f"{local_folder} ($LABCORE_WEIGHTS names another folder than {local_folder.parent}), or pass the folder that holds them"
     )
 
 
@@ -194,8 +194,10 @@ def _from_hub_cache(repo: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found: list[Any] = [try_to_load_from_cache(repo, name) for name in (CONFIG, *WEIGHTS)]
-    here = [Path(path) for path in found if isinstance(path, str)]
-    return here[0].parent if len(here) > 1 and here[0].name == CONFIG else None
+    cached_files = [Path(path) for path in found if isinstance(path, str)]
+    if len(cached_files) > 1 and cached_files[0].name == CONFIG:
+        return cached_files[0].parent
+    return None
 
 
 def _download(source: str, repo: str) -> Path:

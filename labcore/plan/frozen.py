@@ -78,12 +78,12 @@ def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
     network = distance.network if hasattr(distance, "network") else distance.encoder._model
 
     def compared() -> Tensor:
-        ours, theirs = (torch.zeros(1, 3, distance.size, distance.size) for _ in "12")
+        ours, theirs = (torch.zeros(1, 3, distance.size, distance.size) for _ in range(2))
         return distance.compare(ours.requires_grad_(), theirs).sum()
 
     flops = _counted(lambda: compared().backward())
-    kept = _kept(compared, network, half)
-    return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * kept))
+    activation_bytes = _activation_bytes(compared, network, half)
+    return Frozen(flops=round(share * flops), held=_bytes(network), activations=round(share * activation_bytes))
 
 
 def _of_decoding(config: BaseRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
@@ -101,7 +101,7 @@ def _of_decoding(config: BaseRunConfig, network: nn.Module, side: int, share: fl
 
     flops = _counted(step)
     z = torch.zeros(1, *m.image_shape, requires_grad=True)
-    chunk = CHUNK * _kept(lambda: network.decode(z).sample, network, config.train.precision != "fp32")
+    chunk = CHUNK * _activation_bytes(lambda: network.decode(z).sample, network, config.train.precision != "fp32")
     pictures = 2 * 4 * network.config.in_channels * side**2
     return Frozen(round(share * flops), held=_bytes(network) + chunk, activations=round(share * pictures))
 
@@ -116,7 +116,7 @@ def _counted(call: Callable[[], Any]) -> int:
         return count_flops(call)
 
 
-def _kept(call: Callable[[], Tensor], network: nn.Module, half: bool) -> int:
+def _activation_bytes(call: Callable[[], Tensor], network: nn.Module, half: bool) -> int:
     with _without_values(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         return count_saved(call, network.parameters())
 

@@ -117,19 +117,30 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
             recompute_layers(model)
         trained = Trained(model, objective)
         parameters = sum(p.numel() for p in trained.parameters())
-        held = BYTES_PER_PARAMETER * parameters
+        resident_bytes = BYTES_PER_PARAMETER * parameters
         if teacher is not None:
-            held += 4 * sum(p.numel() for p in teacher.parameters())
+            resident_bytes += 4 * sum(p.numel() for p in teacher.parameters())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
         teaching = 0 if teacher is None else count_flops(lambda: _taught(teacher))
         half = config.train.precision != "fp32"
-        kept = [_kept(trained, config.model, images, half) for images in (1, 2)]
-    m, t, activations = config.model, config.train, kept[1] - kept[0]
-    held += kept[0] - activations
-    count, beside = sum(p.numel() for p in model.parameters()), frozen(config)
-    flops, activations, held = flops + beside.flops, activations + beside.activations, held + beside.held
-    how_long = (m.tokens, t.batch_size, t.steps)
-    return Plan(count, parameters, flops, activations, held, *how_long, beside.flops, beside.once, half, teaching)
+        of_one_image, of_two_images = (_activation_bytes(trained, config.model, images, half) for images in (1, 2))
+    activation_bytes = of_two_images - of_one_image
+    resident_bytes += of_one_image - activation_bytes
+    of_frozen = frozen(config)
+    return Plan(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=parameters,
+        flops=flops + of_frozen.flops,
+        activations=activation_bytes + of_frozen.activations,
+        held=resident_bytes + of_frozen.held,
+        tokens=config.model.tokens,
+        batch_size=config.train.batch_size,
+        steps=config.train.steps,
+        frozen=of_frozen.flops,
+        once=of_frozen.once,
+        half=half,
+        teacher=teaching,
+    )
 
 
 def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
@@ -178,7 +189,7 @@ def _taught(flow: TarFlow) -> None:
     flow(torch.zeros(1, *flow.config.image_shape), y)
 
 
-def _kept(trained: nn.Module, model: Any, images: int, half: bool) -> int:
+def _activation_bytes(trained: nn.Module, model: Any, images: int, half: bool) -> int:
     """Bytes that a forward pass, in bfloat16 if `half`, keeps for the backward pass, parameters left out.
 
     Left out too: matrices of all pairs of tokens, which attention keeps here and a GPU's fused attention does not.

@@ -43,18 +43,23 @@ def of_small_steps(estimates: list[Estimate]) -> str | None:
     )
 
 
-def peaks(there: Machine) -> str:
+def peaks(machine: Machine) -> str:
     """Where the FLOP/s of this machine are from."""
-    if there.known:
-        return f"{there.name}: {there.known} in the table, with the vendor's peak"
-    half, single = (f"{peak / 1e12:.2g}" for peak in there.gpu[:2])
-    told = f"{half} TFLOP/s in bfloat16, {single} in float32" if half != single else f"{single} TFLOP/s"
-    return f"{there.name}: {told}, measured now on a matrix product; an estimate"
+    if machine.known:
+        return f"{machine.name}: {machine.known} in the table, with the vendor's peak"
+    half, single = (f"{peak / 1e12:.2g}" for peak in machine.gpu[:2])
+    if half == single:
+        measured = f"{single} TFLOP/s"
+    else:
+        measured = f"{half} TFLOP/s in bfloat16, {single} in float32"
+    return f"{machine.name}: {measured}, measured now on a matrix product; an estimate"
 
 
 def step(seconds: int | float) -> str:
     """The time of a step, in seconds or milliseconds."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms" if seconds >= 1e-3 else "under 1 ms"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{1000 * seconds:.3g} ms" if seconds >= 1e-3 else "under 1 ms"
 
 
 def size(count: int | float) -> str:

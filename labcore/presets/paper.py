@@ -37,12 +37,12 @@ class Paper(NamedTuple):
 
     def __str__(self) -> str:
         scores = {"FID": self.fid, "sFID": self.sfid, "IS": self.inception}
-        said = [f"{name} {score}" for name, score in scores.items() if score is not None]
-        said += [f"accuracy {self.accuracy}%"] if self.accuracy is not None else []
-        said += [f"{self.bits} bits/dim"] if self.bits is not None else []
-        if not said:
+        scores_in_words = [f"{name} {score}" for name, score in scores.items() if score is not None]
+        scores_in_words += [f"accuracy {self.accuracy}%"] if self.accuracy is not None else []
+        scores_in_words += [f"{self.bits} bits/dim"] if self.bits is not None else []
+        if not scores_in_words:
             return "unknown" + (f"; {self.note}" if self.note else "")
-        return (f"{self.where}: " if self.where else "") + ", ".join([*said, *self._drawn()])
+        return (f"{self.where}: " if self.where else "") + ", ".join([*scores_in_words, *self._drawn()])
 
     def _drawn(self) -> list[str]:
         """How the images were drawn, where it is known, and the note."""

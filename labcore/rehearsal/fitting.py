@@ -23,24 +23,24 @@ def memory_of(plan: Plan, images: int) -> int:
 
 
 def too_large(
-    config: BaseRunConfig, plan: Plan, there: Machine, expected: Estimate, processes: int, seconds: int | float
+    config: BaseRunConfig, plan: Plan, machine: Machine, expected: Estimate, processes: int, seconds: int | float
 ) -> str | None:
     """Why a CPU is not asked to train: too little memory, for which the system would end it, or time. None where it can.
 
     A GPU is asked: it says so by itself when its memory is full.
     """
-    if there.kind != "cpu":
+    if machine.kind != "cpu":
         return None
     needed = memory_of(plan, micro_batch(config, processes))
-    if needed > there.gpu.memory:
-        return f"a step takes {words.size(needed)} by the plan, and {words.size(there.gpu.memory)} are free here"
+    if needed > machine.gpu.memory:
+        return f"a step takes {words.size(needed)} by the plan, and {words.size(machine.gpu.memory)} are free here"
     if NEEDED * expected.seconds_per_step > seconds:
         return f"a step takes about {duration(expected.seconds_per_step)} here by the plan, of {seconds:.0f} s"
     return None
 
 
 def what_fits(
-    config: BaseRunConfig, flow: TarFlowConfig | None, plan_: Plan, there: Machine, processes: int, tried: bool
+    config: BaseRunConfig, flow: TarFlowConfig | None, plan_: Plan, machine: Machine, processes: int, tried: bool
 ) -> list[str]:
     """Settings and GPUs with which the run would fit, a sentence each, the cheapest first.
 
@@ -48,14 +48,13 @@ def what_fits(
     """
     now, found = micro_batch(config, processes), []
     most = now - 1 if tried else now
-    if (fewer := _accumulating(config, plan_, there.gpu, processes, most)) is not None:
+    if (fewer := _accumulating(config, plan_, machine.gpu, processes, most)) is not None:
         found.append(fewer)
     if not config.train.recompute:
         again = config.replace(train=config.train.replace(recompute=True).model_dump())
         cheaper = plan(again, flow)
-        if (
-            line := _accumulating(again, cheaper, there.gpu, processes, now, " --set train.recompute=true")
-        ) is not None:
+        line = _accumulating(again, cheaper, machine.gpu, processes, now, " --set train.recompute=true")
+        if line is not None:
             found.append(line)
     found += _on_gpus(plan_, now, processes)
     return found
@@ -79,9 +78,9 @@ def _accumulating(
 def _on_gpus(plan_: Plan, now: int, processes: int) -> list[str]:
     """GPUs of the table that bear the run as it is, or with fewer images at a time."""
     room = {kind: estimate(plan_, gpu, processes).micro_batch for kind, gpu in GPUS.items()}
-    whole = [kind for kind, images in room.items() if images >= now]
-    if whole:
-        return [f"as it is on {_or(whole)}"]
+    whole_run = [kind for kind, images in room.items() if images >= now]
+    if whole_run:
+        return [f"as it is on {_or(whole_run)}"]
     some = [f"{kind} ({images} images at a time)" for kind, images in room.items() if images]
     return [f"with train.accumulation on {_or(some)}"] if some else []
 

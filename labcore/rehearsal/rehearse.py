@@ -27,7 +27,7 @@ from labcore.plan import Estimate, Machine, Plan, estimate, machine
 from labcore.plan import plan as plan_of
 from labcore.presets import ALL, SMALL
 from labcore.rehearsal import fitting, ready, synthetic
-from labcore.rehearsal import words as told
+from labcore.rehearsal import words as lines
 from labcore.rehearsal.planned import Planned, chosen
 from labcore.rehearsal.ready import LATER, MISSING, RANDOM, Point
 from labcore.rehearsal.trial import OutOfMemory, Trial, run_trial
@@ -121,17 +121,17 @@ class Rehearsal(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """JSON values."""
-        there = {name: value for name, value in self.there._asdict().items() if name != "gpu"}
-        whole = {"days": self.days, "device_hours": self.device_hours, "price": self.price}
+        device = {name: value for name, value in self.there._asdict().items() if name != "gpu"}
+        whole_run = {"days": self.days, "device_hours": self.device_hours, "price": self.price}
         return {
             **{name: value for name, value in self.asked._asdict().items() if name not in ("processes", "price")},
-            "device": {**there, "flops_per_second": self.there.gpu.peak, "memory": _finite(self.there.gpu.memory)},
+            "device": {**device, "flops_per_second": self.there.gpu.peak, "memory": _finite(self.there.gpu.memory)},
             "processes": self.processes,
             "price_per_hour": self.asked.price,
             "points": [point._asdict() for point in self.points],
             "plan": {**self.plan._asdict(), **self.expected._asdict()},
             "measured": None if self.trial is None else self.trial._asdict(),
-            "whole_run": None if self.trial is None else whole,
+            "whole_run": None if self.trial is None else whole_run,
             "problem": self.problem,
             "fits": list(self.fits),
             "command": self.command,
@@ -139,7 +139,7 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(
-    asked: Asked,
+    request: Asked,
     steps: int = 20,
     images: int = 4,
     seconds: int | float = 600.0,
@@ -153,11 +153,11 @@ def rehearse(
     nothing. json_file: the same record, whatever happened. say takes each line. Raises ValueError for what cannot be asked
     and OSError where a file cannot be written.
     """
-    _check(asked, steps, images, seconds, out)
+    _check(request, steps, images, seconds, out)
     if json_file is not None:
         check_file(json_file)
     with _scratch(out) as scratch:
-        found = _walk(asked, steps, images, seconds, scratch, out, say)
+        found = _walk(request, steps, images, seconds, scratch, out, say)
         if json_file is not None:
             write_json(json_file, found.record())
         if out is not None and found.trial is not None:
@@ -169,136 +169,143 @@ def rehearse(
 
 
 def _walk(
-    asked: Asked, steps: int, images: int, seconds: int | float, scratch: Path, out: Path | None, say: Say
+    request: Asked, steps: int, images: int, seconds: int | float, scratch: Path, out: Path | None, say: Say
 ) -> Rehearsal:
-    there = machine()
-    untested = ", untested" if there.kind == "mps" else ""
-    size = "at its smoke size " if asked.smoke else ""
-    say(f"rehearsal of {asked.preset} {size}on {there.name}{untested}\n")
+    device = machine()
+    untested = ", untested" if device.kind == "mps" else ""
+    size = "at its smoke size " if request.smoke else ""
+    say(f"rehearsal of {request.preset} {size}on {device.name}{untested}\n")
     read = cache(lambda data, split: Data.of(data).split(split))
-    found = _planned(asked, scratch, read)
-    processes = _processes(asked, there, found.config.train.batch_size)
-    points, given = _points(asked, found.config, read, say)
+    found = _planned(request, scratch, read)
+    processes = _processes(request, device, found.config.train.batch_size)
+    points, given = _points(request, found.config, read, say)
     plan = plan_of(found.config, found.flow)
-    for point in _points_of_disk(asked, found.config, plan, given, scratch):
-        told.point(point, say)
+    for point in _points_of_disk(request, found.config, plan, given, scratch):
+        lines.point(point, say)
         points.append(point)
-    expected = estimate(plan, there.gpu, processes)
-    told.plan(plan, there, expected, processes, ready.count_of(found.config, given), say)
+    expected = estimate(plan, device.gpu, processes)
+    lines.plan(plan, device, expected, processes, ready.count_of(found.config, given), say)
     micro = fitting.micro_batch(found.config, processes)
-    result = Rehearsal(asked, there, processes, asked.command(processes), points, plan, expected, micro)
+    result = Rehearsal(request, device, processes, request.command(processes), points, plan, expected, micro)
     if result.missing:
-        told.missing(result, say)
+        lines.missing(result, say)
         return result
-    if problem := fitting.too_large(found.config, plan, there, expected, processes, seconds):
-        return _told_of_problem(result, found, problem, False, say)
-    config = _real(asked, found, given is not None, scratch)
+    if problem := fitting.too_large(found.config, plan, device, expected, processes, seconds):
+        return _with_problem(result, found, problem, False, say)
+    config = _real(request, found, given is not None, scratch)
     (scratch / "kept").mkdir()
     say(f"\ntraining {steps} steps of {plan.batch_size // processes} images ...")
     try:
         with _own_cache(scratch):
             trial = run_trial(config, scratch / "kept", steps, images, seconds, processes)
     except OutOfMemory as error:
-        return _told_of_problem(result, found, str(error), error.doing == "training", say)
+        return _with_problem(result, found, str(error), error.doing == "training", say)
     result = result._replace(trial=trial)
-    told.measured(result, say)
+    lines.measured(result, say)
     return result
 
 
-def _told_of_problem(result: Rehearsal, found: Planned, problem: str, tried: bool, say: Say) -> Rehearsal:
+def _with_problem(result: Rehearsal, found: Planned, problem: str, tried: bool, say: Say) -> Rehearsal:
     """The rehearsal with what would fit, after saying so. tried: training at this size was out of memory."""
     fits = fitting.what_fits(found.config, found.flow, result.plan, result.there, result.processes, tried)
     result = result._replace(problem=problem, fits=tuple(fits))
-    told.problem(result, say)
+    lines.problem(result, say)
     return result
 
 
-def _planned(asked: Asked, scratch: Path, read: Callable[[DataConfig, str], Dataset]) -> Planned:
+def _planned(request: Asked, scratch: Path, read: Callable[[DataConfig, str], Dataset]) -> Planned:
     """The run that is planned: with the sizes of the images where these can be read."""
-    if asked.smoke:
-        _, flow = as_named(asked.preset, asked.settings)
+    if request.smoke:
+        _, flow = as_named(request.preset, request.settings)
         with _own_cache(scratch), contextlib.redirect_stdout(None):
-            config = ready_to_train(asked.preset, scratch, settings=asked.settings, small=True, show=lambda line: None)
+            config = ready_to_train(
+                request.preset, scratch, settings=request.settings, small=True, show=lambda line: None
+            )
         return Planned(config, find_teacher(config).config if flow is not None else None)
-    if (inverse := _of_its_flow(asked)) is not None:
+    if (inverse := _of_its_flow(request)) is not None:
         return inverse
-    found = chosen(asked.preset, asked.settings, asked.data, asked.image_size, asked.channels)
-    if _no_folder(found.config.data) or (asked.data, asked.image_size, asked.channels) == (None, None, None):
+    found = chosen(request.preset, request.settings, request.data, request.image_size, request.channels)
+    if _no_folder(found.config.data) or (request.data, request.image_size, request.channels) == (None, None, None):
         return found
     try:
         images = read(found.config.data, "train")
     except (ValueError, OSError, ImportError):  # which the point of the data says
         return found
-    return found.following(images, asked.settings)
+    return found.following(images, request.settings)
 
 
-def _of_its_flow(asked: Asked) -> Planned | None:
+def _of_its_flow(request: Asked) -> Planned | None:
     """A learned inverse of a flow that is here, whose sizes and data it follows; None for any other run."""
-    if asked.inverted is None:
+    if request.inverted is None:
         return None
-    given = dict(data=asked.data, image_size=asked.image_size, channels=asked.channels, settings=asked.settings)
+    given = dict(data=request.data, image_size=request.image_size, channels=request.channels, settings=request.settings)
     try:
-        flow = find_model(asked.inverted).config
-        return Planned(configure_student(asked.inverted, asked.preset, **given), flow)
+        flow = find_model(request.inverted).config
+        return Planned(configure_student(request.inverted, request.preset, **given), flow)
     except (OSError, ValueError):  # which the points of the flow, the data or the weights say
         return None
 
 
 def _points(
-    asked: Asked, config: BaseRunConfig, read: Callable[[DataConfig, str], Dataset], say: Say
+    request: Asked, config: BaseRunConfig, read: Callable[[DataConfig, str], Dataset], say: Say
 ) -> tuple[list[Point], Dataset | None]:
     """Points of data and weights, each said, and the training images, None where they cannot be used."""
     d = config.data
-    nowhere = f"{asked.preset} trains on a folder of images, and none was given" if _no_folder(d) else None
+    nowhere = f"{request.preset} trains on a folder of images, and none was given" if _no_folder(d) else None
     data, images = ready.of_data(config, lambda split: read(d, split), nowhere)
-    inception = not asked.smoke and asked.preset not in SMALL and d.name == "folder"
+    inception = not request.smoke and request.preset not in SMALL and d.name == "folder"
     points = [data, *ready.of_weights(weights_needed(config, inception))]
-    if asked.inverted is not None and not asked.smoke:
-        points.append(_point_of_flow(asked, config))
-    points = [point.done_without() for point in points] if asked.synthetic else points
+    if request.inverted is not None and not request.smoke:
+        points.append(_point_of_flow(request, config))
+    points = [point.done_without() for point in points] if request.synthetic else points
     for point in points:
-        told.point(point, say)
+        lines.point(point, say)
     return points, images
 
 
 def _points_of_disk(
-    asked: Asked, config: BaseRunConfig, plan: Plan, images: Dataset | None, scratch: Path
+    request: Asked, config: BaseRunConfig, plan: Plan, images: Dataset | None, scratch: Path
 ) -> list[Point]:
     """Room for the run, and a second point where there is none for the rehearsal."""
-    whole, short = ready.of_disk(config, plan, images, Path("runs")), ready.room_for_rehearsal(plan, scratch)
-    return [whole.done_without() if asked.synthetic else whole, *([short] if short else [])]
+    whole_run = ready.of_disk(config, plan, images, Path("runs"))
+    if request.synthetic:
+        whole_run = whole_run.done_without()
+    of_rehearsal = ready.room_for_rehearsal(plan, scratch)
+    return [whole_run, *([of_rehearsal] if of_rehearsal else [])]
 
 
 def _no_folder(data: DataConfig) -> bool:
     return data.name == "folder" and data.path is None
 
 
-def _point_of_flow(asked: Asked, config: BaseRunConfig) -> Point:
+def _point_of_flow(request: Asked, config: BaseRunConfig) -> Point:
     """The flow under a learned inverse."""
     try:
-        find_teacher(config.replace(flow=asked.inverted))
+        find_teacher(config.replace(flow=request.inverted))
     except (OSError, ValueError) as error:
-        of = Path(ALL[asked.preset]["flow"]).parts[1]
-        trained = Asked(of, asked.data, image_size=asked.image_size, channels=asked.channels).command(1)
-        told = str(error) if asked.flow else f"no flow in {asked.inverted}, where the preset looks for it"
-        return Point("flow", MISSING, told, f"train it:  {trained}  or give another by --flow")
-    return Point("flow", ready.OK, str(asked.inverted))
+        of = Path(ALL[request.preset]["flow"]).parts[1]
+        trained = Asked(of, request.data, image_size=request.image_size, channels=request.channels).command(1)
+        message = str(error) if request.flow else f"no flow in {request.inverted}, where the preset looks for it"
+        return Point("flow", MISSING, message, f"train it:  {trained}  or give another by --flow")
+    return Point("flow", ready.OK, str(request.inverted))
 
 
-def _real(asked: Asked, found: Planned, has_data: bool, scratch: Path) -> BaseRunConfig:
+def _real(request: Asked, found: Planned, has_data: bool, scratch: Path) -> BaseRunConfig:
     """The configuration to be trained: that of `lab train`, or, where things are missing, one that stand-ins are made for."""
-    if not asked.synthetic:
-        if asked.smoke:
+    if not request.synthetic:
+        if request.smoke:
             return found.config
-        given = dict(data=asked.data, image_size=asked.image_size, channels=asked.channels, settings=asked.settings)
-        if asked.inverted is None:
-            return configure(asked.preset, **given)
-        return configure_student(asked.inverted, asked.preset, **given)
+        given = dict(
+            data=request.data, image_size=request.image_size, channels=request.channels, settings=request.settings
+        )
+        if request.inverted is None:
+            return configure(request.preset, **given)
+        return configure_student(request.inverted, request.preset, **given)
     config = synthetic.make_weights(found.config, scratch / "weights")
     if not has_data:
         config = _on_noise(config, scratch / "pictures")
-    if config.teacher is not None and not asked.smoke:
-        config = config.replace(flow=_flow_or_random(asked, config, found.flow, scratch / "flow"))
+    if config.teacher is not None and not request.smoke:
+        config = config.replace(flow=_flow_or_random(request, config, found.flow, scratch / "flow"))
     return config
 
 
@@ -312,41 +319,41 @@ def _on_noise(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
     return config.replace(data={**d.model_dump(), **given})
 
 
-def _flow_or_random(asked: Asked, config: BaseRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
+def _flow_or_random(request: Asked, config: BaseRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
     """The flow that a learned inverse inverts, or one of random weights where it is missing."""
     try:
-        find_teacher(config.replace(flow=asked.inverted))
-        return str(asked.inverted)
+        find_teacher(config.replace(flow=request.inverted))
+        return str(request.inverted)
     except (OSError, ValueError):
         return synthetic.make_flow(flow.replace(codec=config.model.codec), folder)
 
 
-def _processes(asked: Asked, there: Machine, batch: int) -> int:
+def _processes(request: Asked, device: Machine, batch: int) -> int:
     """Devices that share each batch: as asked, or all GPUs that are here where they divide it."""
-    if asked.processes is None:
-        return there.count if batch % there.count == 0 else 1
-    if batch % asked.processes:
-        raise ValueError(f"processes was {asked.processes}; it must divide the batch of {batch} images")
-    return asked.processes
+    if request.processes is None:
+        return device.count if batch % device.count == 0 else 1
+    if batch % request.processes:
+        raise ValueError(f"processes was {request.processes}; it must divide the batch of {batch} images")
+    return request.processes
 
 
-def _check(asked: Asked, steps: int, images: int, seconds: int | float, out: Path | None) -> None:
+def _check(request: Asked, steps: int, images: int, seconds: int | float, out: Path | None) -> None:
     """ValueError for numbers that cannot be, and for a folder that is not new."""
-    as_named(asked.preset, asked.settings)
-    if asked.data is not None and asked.data not in NAMES and not Path(asked.data).expanduser().exists():
+    as_named(request.preset, request.settings)
+    if request.data is not None and request.data not in NAMES and not Path(request.data).expanduser().exists():
         raise FileNotFoundError(
-            f"--data was {asked.data!r}, which does not exist; give {', '.join(NAMES[:2])}, or a folder"
+            f"--data was {request.data!r}, which does not exist; give {', '.join(NAMES[:2])}, or a folder"
         )
-    if asked.price is not None and not (math.isfinite(asked.price) and asked.price >= 0):
-        raise ValueError(f"price was {asked.price}; give what one GPU costs in an hour, 0 or more")
+    if request.price is not None and not (math.isfinite(request.price) and request.price >= 0):
+        raise ValueError(f"price was {request.price}; give what one GPU costs in an hour, 0 or more")
     if steps < 1 or images < 0:
         raise ValueError(f"steps was {steps} and images {images}; give 1 or more steps, 0 or more images")
-    if asked.processes is not None and asked.processes < 1:
-        raise ValueError(f"processes was {asked.processes}; give 1 or more")
+    if request.processes is not None and request.processes < 1:
+        raise ValueError(f"processes was {request.processes}; give 1 or more")
     if not seconds > 0:
         raise ValueError(f"seconds was {seconds}; give more than 0")
-    if asked.flow is not None and asked.inverted is None:
-        raise ValueError(f"flow was {asked.flow!r}; {asked.preset} is a flow itself, so leave it out")
+    if request.flow is not None and request.inverted is None:
+        raise ValueError(f"flow was {request.flow!r}; {request.preset} is a flow itself, so leave it out")
     if out is not None:
         check_new(out)
 

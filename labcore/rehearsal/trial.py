@@ -96,10 +96,10 @@ def run_trial(
         return found._replace(undrawn=f"the {seconds:g} s were over")
     try:
         with _memory("drawing"):
-            taken = seconds_of(lambda: _draw(result.ema, images, folder / IMAGES))
+            seconds_drawing = seconds_of(lambda: _draw(result.ema, images, folder / IMAGES))
     except ValueError as error:  # images that are not finite; the training's numbers hold
         return found._replace(undrawn=str(error))
-    return found._replace(drawn=images, seconds_per_image=taken / images)
+    return found._replace(drawn=images, seconds_per_image=seconds_drawing / images)
 
 
 def shortened(config: BaseRunConfig, steps: int, processes: int = 1) -> BaseRunConfig:
@@ -149,8 +149,8 @@ class _Clock:
 
     @property
     def seconds_per_step(self) -> float:
-        taken = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
-        return statistics.median(taken[min(WARM, len(taken) - 1) :])
+        seconds = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        return statistics.median(seconds[min(WARM, len(seconds) - 1) :])
 
 
 def _train(config: BaseRunConfig, folder: Path, clock: _Clock) -> tuple[TrainResult, int | None]:

@@ -35,16 +35,16 @@ def row(name: str, status: str, text: str, say: Say) -> None:
     say(wrapped)
 
 
-def plan(found: Plan, there: Machine, expected: Estimate, processes: int, images: int, say: Say) -> None:
+def plan(found: Plan, machine: Machine, expected: Estimate, processes: int, images: int, say: Say) -> None:
     """The plan, on this machine and on those of the table. images: that are encoded before the first step."""
     row("plan", "", "; ".join(words.sizes(found)), say)
-    row("", "", words.peaks(there), say)
+    row("", "", words.peaks(machine), say)
     if found.once:
-        seconds = images * found.once / (processes * EFFICIENCY * there.gpu.single)
-        told = f"{found.once / 1e9:,.0f} GFLOPs for each of {images:,} images, once: {duration(seconds)} here"
-        row("", "", f"before the first step {told}", say)
-    here = f"{processes} x this" if processes > 1 else "this one"
-    say(_kind(here, expected))
+        seconds = images * found.once / (processes * EFFICIENCY * machine.gpu.single)
+        line = f"{found.once / 1e9:,.0f} GFLOPs for each of {images:,} images, once: {duration(seconds)} here"
+        row("", "", f"before the first step {line}", say)
+    devices = f"{processes} x this" if processes > 1 else "this one"
+    say(_kind(devices, expected))
     for kind, gpu in GPUS.items():
         say(_kind(f"{processes} x {kind}", estimate(found, gpu, processes)))
     estimates = [estimate(found, gpu, processes) for gpu in GPUS.values()]

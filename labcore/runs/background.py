@@ -181,7 +181,8 @@ def _wait_for_others(folder: Path, reporter: Reporter, seconds: int | float = 12
         return
     record = detached.read(folder)
     killed = record is None or record["status"] is None  # a damaged record says nothing: the lock decides
-    until, said = time.monotonic() + (seconds if killed else 0), False
+    until = time.monotonic() + (seconds if killed else 0)
+    warned = False
     while True:
         try:
             with checkpoint.lock_folder(folder):
@@ -189,9 +190,9 @@ def _wait_for_others(folder: Path, reporter: Reporter, seconds: int | float = 12
         except OSError:
             if time.monotonic() > until:
                 raise
-            if not said:
+            if not warned:
                 reporter.say(f"waiting for another process to leave {folder}")
-            said = True
+            warned = True
             time.sleep(0.2)
 
 

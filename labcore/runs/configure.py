@@ -105,7 +105,10 @@ def configure_student(
     tokens, blocks, layers, widths and classes from its model, and the data from its run where that is at hand;
     training is that of `STUDENT_TRAIN`. Raises as `configure`, and as `find_model`.
     """
-    values = _read(file) if file else STUDENTS[preset] if preset else {}
+    if file:
+        values = _read(file)
+    else:
+        values = STUDENTS[preset] if preset else {}
     sections = _sections({name: section for name, section in values.items() if name != "flow"}, STUDENT.sections)
     if preset:  # a way to teach, for any flow
         sections["model"] = {key: value for key, value in sections["model"].items() if key not in SAME}
@@ -145,10 +148,11 @@ def configure_run(
     `configure_student`, and ValueError for what is not for a learned inverse.
     """
     own = _read(file) if file else {}
-    inverse = preset if file is None and kind_of_sections(ALL.get(preset, {})).has_teacher else None
+    options = dict(file=file, data=data, image_size=image_size, channels=channels, settings=settings)
     if invert is None and not kind_of_sections(own).has_teacher:
-        return configure(preset, file, data, image_size, channels, settings, align)
-    if align or (preset != "fashion-small" and not inverse):
+        return configure(preset, align=align, **options)
+    of_student = file is None and kind_of_sections(ALL.get(preset, {})).has_teacher
+    if align or (preset != "fashion-small" and not of_student):
         raise ValueError(
             "a learned inverse is trained (--invert, or flow in --config), and no flow, so --align and a flow's --preset "
             f"are not for it; its presets are {', '.join(STUDENTS)}"
@@ -156,7 +160,7 @@ def configure_run(
     flow = own.get("flow") if invert is None else invert
     if not isinstance(flow, str):
         raise ValueError(f"{file}: flow was {flow!r}; give a zoo name, a run's folder or a saved model")
-    return configure_student(flow, inverse, file, data, image_size, channels, settings)
+    return configure_student(flow, preset if of_student else None, **options)
 
 
 def as_named(preset: str, settings: Sequence[str] = ()) -> tuple[BaseRunConfig, TarFlowConfig | None]:
@@ -201,10 +205,16 @@ def data_section(data: str) -> dict[str, Any]:
 
 def _data_options(data: str | None, image_size: int | None, channels: int | None) -> dict[tuple[str, str], str]:
     """Settings that options of the command line have set, with what the option is called."""
-    options = {("data", "image_size"): image_size and "--image-size", ("data", "channels"): channels and "--channels"}
-    options["data", "name"] = data and "--data"
-    options["data", "path"] = data and data not in NAMES and "--data"
-    return {setting: option for setting, option in options.items() if option}
+    given: dict[tuple[str, str], str] = {}
+    if image_size:
+        given["data", "image_size"] = "--image-size"
+    if channels:
+        given["data", "channels"] = "--channels"
+    if data:
+        given["data", "name"] = "--data"
+    if data and data not in NAMES:
+        given["data", "path"] = "--data"
+    return given
 
 
 def _settings(

@@ -169,9 +169,9 @@ class Output:
         with open(self.folder / OUTPUT, "rb") as file:
             file.seek(self.position)
             new = file.read()
-        whole = new if everything else new[: new.rfind(b"\n") + 1]
-        self.position += len(whole)
-        return whole.decode(errors="replace").splitlines()
+        complete_lines = new if everything else new[: new.rfind(b"\n") + 1]
+        self.position += len(complete_lines)
+        return complete_lines.decode(errors="replace").splitlines()
 
 
 def last_lines(folder: Path, count: int = 20) -> str:

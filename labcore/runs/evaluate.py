@@ -88,10 +88,11 @@ def evaluate_run(
     how.check(config.model)
     wanted, suffix = image_metrics(how.extractor, how.samples), suffix_of(how.extractor)
     simple = kind.test_metrics(config.model)
-    data, images, record = Data.of(config.data), {}, {}
+    data = Data.of(config.data)
+    images, record = {}, {}
     for i, guidance in enumerate(how.guidances):
         show(f"--- guidance {guidance:g}")
-        metrics = [*(simple if i == 0 else []), *wanted]
+        metrics = [*simple, *wanted] if i == 0 else wanted
         sampling = how.sampling(guidance, kind.guidance_schedule, config.train.seed)
         scored = "-score" if how.denoising == "score" else ""
         path = out / f"guidance-{guidance:g}-{how.samples}-{how.extractor}{scored}.json"
@@ -101,15 +102,17 @@ def evaluate_run(
         measures = found[f"fidelity{suffix}"]["measures"]
         images[f"{guidance:g}"] = {name: measures[name] for name in wanted}
     values = {g: {name: m["value"] for name, m in each.items()} for g, each in images.items()}
-    rank = (lambda g: values[g][wanted[0]]) if wanted[0].startswith("fid") else (lambda g: -values[g][wanted[0]])
-    best = min(values, key=rank)
+    first = wanted[0]
+    lower_is_better = first.startswith("fid")
+    best = min(values, key=lambda g: values[g][first] if lower_is_better else -values[g][first])
     return {**_of_test_set(record), "images": images, "best": {"guidance": float(best), **values[best]}}
 
 
 def image_metrics(extractor: str, samples: int) -> list[str]:
     """Names of the measures of so many drawn images: the papers', or where they are too few for those, others."""
     possible = [name for name in DRAWN if fidelity.enough(name, extractor, samples)]
-    return [f"{name}{suffix_of(extractor)}" for name in (possible if "fid" in possible else FEW)]
+    names = possible if "fid" in possible else FEW
+    return [f"{name}{suffix_of(extractor)}" for name in names]
 
 
 def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
@@ -135,9 +138,12 @@ def evaluate_streamed(
     RuntimeError with its last lines where several processes failed.
     """
     if num_processes == 1:
-        said = lambda name, value: show(f"{name:24s} {value}")  # noqa: E731
+
+        def show_metric(name: str, value: Any) -> None:
+            show(f"{name:24s} {value}")
+
         flow = find_denoised(model, denoising).to(process_device())
-        return evaluate_model(flow, data, request, out, say=said)
+        return evaluate_model(flow, data, request, out, say=show_metric)
     words = _words(model, data, request, out, denoising)
     folder, env = out.with_suffix(""), environment(num_processes)
     check_file(folder / detached.RECORD)

@@ -150,12 +150,12 @@ def _drawn(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]
 
 def _bundle(lines: Sequence[str], picture: Mapping[str, str]) -> dict[str, str]:
     """Lines and a picture under them as one output; its words are for readers who cannot see the picture."""
-    told = "\n".join([*lines, *([picture["words"]] if picture else [])])
+    message = "\n".join([*lines, picture["words"]] if picture else lines)
     shown = "".join(f'<div style="overflow-wrap: anywhere">{html.escape(line)}</div>' for line in lines)
     if not picture:
-        return {"text/plain": told, "text/html": shown}
+        return {"text/plain": message, "text/html": shown}
     shown += f'<img src="data:image/png;base64,{picture["image/png"]}" alt="{html.escape(picture["words"])}">'
-    return {"text/plain": told, "text/html": shown, "image/png": picture["image/png"]}
+    return {"text/plain": message, "text/html": shown, "image/png": picture["image/png"]}
 
 
 def _duration(seconds: float) -> str:

@@ -80,13 +80,13 @@ def scale_of(network: Any, x: Tensor) -> float:
 def measure(data: str) -> dict[str, Any]:
     """What the stored weights keep of the test split."""
     codec, x = latents.load(SHIPPED), to_float(load(data, "test").images)
-    kept = keep(codec, x, 100)
-    mean, deviation = kept.raw.chunk(2, dim=1)
+    reconstruction = keep(codec, x, 100)
+    mean, deviation = reconstruction.raw.chunk(2, dim=1)
     return {
         "data": f"{data}/test",
         "n": len(x),
-        "mse": float((kept.back - x).square().mean()),
-        "psnr_db": float(kept.psnr.mean()),
+        "mse": float((reconstruction.back - x).square().mean()),
+        "psnr_db": float(reconstruction.psnr.mean()),
         "latents": list(mean.shape[1:]),
         "scaling_factor": codec.network.config.scaling_factor,
         "deviation_of_means": float(mean.std()),

@@ -81,6 +81,6 @@ def _recognised(record: dict[str, Any]) -> str:
     ]
     for scale, one in found.items():
         shares = " | ".join(f"{share:.0%}" for share in one["by_class"])
-        whole = f"{one['accuracy']:.1%} ({one['low']:.1%} to {one['high']:.1%})"
-        lines.append(f"| guidance {scale}: {whole} | {shares} |")
+        accuracy = f"{one['accuracy']:.1%} ({one['low']:.1%} to {one['high']:.1%})"
+        lines.append(f"| guidance {scale}: {accuracy} | {shares} |")
     return "\n".join(lines)
