@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.align import make_flow
 from labcore import zoo
-from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, NATIVE, OURS, THEIRS, Row, bench, described
+from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, NATIVE, OURS, THEIRS, Cases, Row, bench, described
 from labcore.viz.speed import growth
 
 DEPTH = dict(patch_size=4, width=128, layers_per_block=4, num_classes=10, channels=1)
@@ -43,15 +43,16 @@ WANTED = {
 def speed(repeats: int, reference: Path | None, limit: float = 10.0) -> dict:
     """Rows of perturbed flows and of the shipped one; what was wanted, and what it is."""
     device, rows = "cuda" if torch.cuda.is_available() else "cpu", []
-    told = lambda row: print(f"{row.tokens:5d} tokens  {row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms")  # noqa: E731
+
+    def show(row: Row) -> None:
+        print(f"{row.tokens:5d} tokens  {row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms")
+
     for case in CASES:
         flow = make_flow(DEPTH | {key: case[key] for key in ("image_size", "num_blocks")}, STD).to(device)
-        batches, guidances, precisions = case["batches"], case["guidances"], case["precisions"]
-        rows += bench(flow, batches, guidances, precisions, PLAIN, reference, repeats, limit, told)
+        cases = Cases(case["batches"], case["guidances"], case["precisions"], PLAIN)
+        rows += bench(flow, cases, reference, repeats, limit, show)
     flow = zoo.load("fashion-tarflow").to(device)
-    shipped = bench(
-        flow, (1, 16), (0.0, 1.0), ("fp32",), reference=reference, repeats=repeats, limit=limit, progress=told
-    )
+    shipped = bench(flow, Cases((1, 16), (0.0, 1.0)), reference, repeats, limit, show)
     print("perturbed flows\n\n" + described(rows) + "\nthe shipped flow\n\n" + described(shipped))
     found = {"perturbed": [row._asdict() for row in rows], "shipped": [row._asdict() for row in shipped]}
     return {**found, "targets": targets(rows)}

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from labcore import timing
 from labcore.cli.app import app
 from labcore.experiments import bench as module
-from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, OURS, STEP, WAYS, bench, described
+from labcore.experiments.bench import COMPILED, FORWARD, INVERSE, OURS, STEP, WAYS, Cases, bench, described
 from labcore.memory import peak_of
 
 
@@ -50,7 +50,11 @@ def test_rows_of_every_case_with_measured_errors():
     flow = perturbed(dtype=torch.float32)
     seen = []
     rows = bench(
-        flow, (1, 3), (0.0, 1.0), ways=(OURS, "jacobi", "calibrated"), repeats=1, limit=1e4, progress=seen.append
+        flow,
+        Cases((1, 3), (0.0, 1.0), ways=(OURS, "jacobi", "calibrated")),
+        repeats=1,
+        limit=1e4,
+        progress=seen.append,
     )
     assert seen == rows
     cases = [(r.task, r.way, r.batch, r.guidance) for r in rows]
@@ -75,7 +79,7 @@ def test_rows_of_every_case_with_measured_errors():
 def test_a_flow_is_left_as_it_was():
     flow = perturbed(dtype=torch.float32, volume_preserving=True).train().requires_grad_(False)
     before = {name: value.clone() for name, value in flow.state_dict().items()}
-    bench(flow, (2,), ways=(OURS,), repeats=1)
+    bench(flow, Cases((2,), ways=(OURS,)), repeats=1)
     assert flow.training and not any(p.requires_grad for p in flow.parameters())
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
 
@@ -84,7 +88,7 @@ def test_a_compiled_training_step_is_a_row_where_it_can_be_compiled(monkeypatch)
     monkeypatch.setattr(module, "fits", lambda rows, device: False)  # of inverses
     for works in (True, False):
         monkeypatch.setattr(module, "try_compile", lambda blocks, step, works=works: works)
-        rows = bench(perturbed(dtype=torch.float32), (2,), ways=(OURS, COMPILED), repeats=1)
+        rows = bench(perturbed(dtype=torch.float32), Cases((2,), ways=(OURS, COMPILED)), repeats=1)
         assert [row.way for row in rows if row.task == STEP] == [OURS, COMPILED][: 1 + works]
 
 
@@ -92,19 +96,19 @@ def test_memory_at_the_peak_is_what_a_call_takes_beyond_what_is_held():
     held = torch.ones(2**24)  # 64 MB
     assert 60e6 < peak_of(lambda: held + 1) < 110e6
     assert peak_of(lambda: None) < 40e6
-    rows = bench(perturbed(dtype=torch.float32), (1,), ways=(OURS,), repeats=1)
+    rows = bench(perturbed(dtype=torch.float32), Cases((1,), ways=(OURS,)), repeats=1)
     assert all(row.mb is not None and row.mb >= 0 for row in rows)
 
 
 def test_no_calibration_of_slow_inverses(monkeypatch):
     monkeypatch.setattr(module, "calibrate", None)
-    bench(perturbed(dtype=torch.float32), (1,), ways=(OURS, "calibrated"), repeats=1, limit=1e-6)
+    bench(perturbed(dtype=torch.float32), Cases((1,), ways=(OURS, "calibrated")), repeats=1, limit=1e-6)
 
 
 def test_what_is_too_slow_is_not_run_with_more_images(monkeypatch):
     flow = perturbed(dtype=torch.float32)
     monkeypatch.setattr(module._Bench, "too_slow", lambda self, way, seconds: way == "jacobi")
-    rows = bench(flow, (1, 2), ways=(OURS, "jacobi", "gs-jacobi"), repeats=1)
+    rows = bench(flow, Cases((1, 2), ways=(OURS, "jacobi", "gs-jacobi")), repeats=1)
     assert [(r.batch, r.spread, r.error) for r in rows if r.way == "jacobi"] == [(1, None, None)]
     assert [r.batch for r in rows if r.way == "gs-jacobi"] == [1, 2]
 
@@ -119,7 +123,7 @@ def test_what_too_slow_is():
 
 def test_bf16_is_autocast_and_inverts_with_its_own_error():
     flow = perturbed(dtype=torch.float32)
-    rows = bench(flow, (2,), precisions=("bf16",), ways=[way for way in WAYS if way != COMPILED], repeats=1)
+    rows = bench(flow, Cases((2,), precisions=("bf16",), ways=[way for way in WAYS if way != COMPILED]), repeats=1)
     (inverse,) = [r for r in rows if r.task == INVERSE]
     assert inverse.way == OURS and 1e-5 < inverse.error < 1.0
 

@@ -226,7 +226,7 @@ def bench(
     def show(row: Any) -> None:
         typer.echo(f"{row.task}, batch {row.batch}, {row.way}: {row.ms:.4g} ms", err=True)
 
-    rows = benching.bench(flow, batches, guidances, precisions, ways, reference, repeats, limit, show)
+    rows = benching.bench(flow, benching.Cases(batches, guidances, precisions, ways), reference, repeats, limit, show)
     typer.echo(benching.described(rows))
     if out is not None:
         write_json(out, {**provenance.stamp(), "threads": benching.threads(), "rows": [row._asdict() for row in rows]})

@@ -66,20 +66,30 @@ class Row(NamedTuple):
     mb: float | None
 
 
+class Cases(NamedTuple):
+    """What is timed: every batch with every precision, and inverses with every guidance too.
+
+    batches: images at a time. guidances: of inverses; 0 is off. precisions: of `PRECISIONS`. ways: of inverting, those of
+    `WAYS` that are wanted.
+    """
+
+    batches: Sequence[int] = (1, 16, 100)
+    guidances: Sequence[float] = (0.0,)
+    precisions: Sequence[Precision] = ("fp32",)
+    ways: Sequence[str] = WAYS
+
+
 def bench(
     flow: TarFlow,
-    batches: Sequence[int] = (1, 16, 100),
-    guidances: Sequence[float] = (0.0,),
-    precisions: Sequence[Precision] = ("fp32",),
-    ways: Sequence[str] = WAYS,
+    cases: Cases = Cases(),  # noqa: B008
     reference: Path | None = None,
     repeats: int = 5,
     limit: float = 20.0,
     progress: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Time a flow's forward pass, training step and inverses on its device, for every batch, precision and guidance.
+    """Time a flow's forward pass, training step and inverses on its device, in all cases.
 
-    ways: of inverting, those of WAYS that are wanted; with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is
+    cases: with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is
     on a CPU with a C compiler, "compiled" is for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a
     twentieth of the limit.
     reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
@@ -88,9 +98,9 @@ def bench(
     """
     ml_tarflow = None if reference is None else reference_of(flow, reference)
     bencher = _Bench(flow, ml_tarflow, repeats, limit, progress or (lambda row: None))
-    for precision in precisions:
-        for batch in batches:
-            bencher.batch(batch, precision, guidances, ways)
+    for precision in cases.precisions:
+        for batch in cases.batches:
+            bencher.batch(batch, precision, cases.guidances, cases.ways)
     return bencher.rows
 
 
