@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from labcore.data import ImageData
+from labcore.data.picture_set import with_values
 from labcore.evaluate import extractors, references
 from labcore.evaluate import fidelity as module
 from labcore.evaluate.extractors import Extractor, find_inception, load_extractor
@@ -180,7 +181,8 @@ def test_the_interval_has_the_width_of_repeated_experiments():
 def test_records_say_how_they_were_made(root):
     extractor = tiny()
     reference = with_floor(make_reference(images(300, 2), extractor), images(200, 3, name="held-out"), extractor)
-    record = fidelity(images(200, 1), reference, extractor, ("fid", "kid"), {"guidance": 1.5}, resamples=10)
+    drawn = with_values(images(200, 1), made={"guidance": 1.5})
+    record = fidelity(drawn, reference, extractor, ("fid", "kid"), resamples=10)
     plain = record.as_dict()
     assert set(plain["measures"]) == {"fid_tiny", "kid_tiny"}
     assert plain["images"] == {"guidance": 1.5} and plain["resamples"] == 10
@@ -189,7 +191,7 @@ def test_records_say_how_they_were_made(root):
     fid = record.measures["fid_tiny"]
     assert fid.low < fid.value < fid.high and fid.n == 200 and abs(fid.floor) < fid.value + 1
     assert {"revision", "torch", "timm", "torch-fidelity", "seed"} <= set(plain["made_with"])
-    again = fidelity(images(200, 1), reference, extractor, ("fid", "kid"), {"guidance": 1.5}, resamples=10)
+    again = fidelity(drawn, reference, extractor, ("fid", "kid"), resamples=10)
     assert again.measures == record.measures
     assert "real images" in str(fid)
 

@@ -116,7 +116,6 @@ def fidelity(
     reference: Reference,
     extractor: Extractor,
     metrics: Sequence[str] = METRICS,
-    made: dict[str, Any] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     root: Path | None = None,
@@ -124,9 +123,9 @@ def fidelity(
 ) -> FidelityRecord:
     """Compare generated images with the reference.
 
-    images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). made: how they were made, for
-    the record; default what `images` says. seed: of subsets, the order of images in splits, and halves. resamples: 0 gives no
-    intervals.
+    images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). The record says how they were
+    made if the data set has an attribute `made`. seed: of subsets, the order of images in splits, and halves. resamples: 0
+    gives no intervals.
     Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
     or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
     """
@@ -149,7 +148,7 @@ def fidelity(
         progress("metrics", len(metrics), len(metrics))
     return FidelityRecord(
         measures,
-        made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"}),
+        getattr(images, "made", {"data": f"{images.name}/{images.split}"}),
         described(reference),
         resamples,
         {"seed": seed, **provenance.stamp("timm", "torch-fidelity")},

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from labcore import provenance
 from labcore.config import Config
 from labcore.data.protocol import Dataset
-from labcore.evaluate.accuracy import Accuracy, check_limit, wilson
+from labcore.evaluate.accuracy import Accuracy, wilson
 from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
 from labcore.flows.tarflow import TarFlow
 from labcore.progress import Progress
 from labcore.rng import generator
-from labcore.spread import spread
 from labcore.types import Site
 
 
@@ -136,16 +135,13 @@ def probe_sites(
     config: ProbeConfig | None = None,
     seed: int = 0,
     root: Path | None = None,
-    train_limit: int | None = None,
-    test_limit: int | None = None,
-    chunk: int = 64,
     progress: Progress | None = None,
 ) -> ProbeReport:
     """A linear probe at each site (None: all of them), on the features of `labcore.evaluate.hidden_features`.
 
-    train, test: sets of `labcore.data` with the same classes; the flow may have others, or none. train_limit, test_limit: so
-    many images, evenly spread (None: all). root, chunk: of `hidden_features`. Probes train on the flow's device. Raises
-    ValueError as `linear_probe` does, for a limit below 1, and if the sets have different classes.
+    train, test: sets of `labcore.data` with the same classes; the flow may have others, or none.
+    `labcore.spread.spread` makes smaller ones. root: of `hidden_features`. Probes train on the flow's device. Raises
+    ValueError as `linear_probe` does, and if the sets have different classes.
     """
     if train.num_classes != test.num_classes:
         raise ValueError(
@@ -154,11 +150,8 @@ def probe_sites(
         )
     sites = all_sites(flow) if sites is None else checked_sites(flow, sites)
     config = config or ProbeConfig()
-    check_limit(train_limit)
-    check_limit(test_limit)
-    train, test = spread(train, train_limit), spread(test, test_limit)
-    train_features = hidden_features(flow, train, sites, root, None, chunk, progress)
-    test_features = hidden_features(flow, test, sites, root, None, chunk, progress)
+    train_features = hidden_features(flow, train, sites, root, progress=progress)
+    test_features = hidden_features(flow, test, sites, root, progress=progress)
     results = []
     for number, site in enumerate(sites):
         if progress is not None:
