@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """Images to train on, as an objective gets them.
 
     x: (b, c, h, w) in [-1, 1], clean, mirrored where `mirrored` says. y: (b,) int64 labels, None for an unconditional
-    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool. beside: what the objective asked to be
+    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool. extra: what the objective asked to be
     read with the images.
     """
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     y: Tensor | None
     index: Tensor
     mirrored: Tensor
-    beside: tuple[Tensor, ...] = ()
+    extra: tuple[Tensor, ...] = ()
 
 
 class FlowOutput(NamedTuple):

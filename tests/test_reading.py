@@ -130,11 +130,11 @@ def test_tokens_on_disk_are_read_with_the_images(pictures, tmp_path, monkeypatch
     targets = Cached(encoders.untrained("efficientnet-lite0"), pictures, 2, mirror=True)
     assert not torch.equal(*targets.tokens)
     sampler = StepSampler(12, 4, 0, 0, 3)
-    for images, labels, rows, *beside in micro_batches(pictures, sampler, 2, beside=targets.read):
+    for images, labels, rows, *extra in micro_batches(pictures, sampler, 2, extra=targets.read):
         x, mirrored = images.float(), rows % 2 == 0
         batch = Batch(x, labels, rows, mirrored)
-        assert all(torch.equal(a, b[rows]) for a, b in zip(beside, targets.tokens, strict=True))
-        assert torch.equal(targets(batch), targets(batch._replace(beside=tuple(beside))))
+        assert all(torch.equal(a, b[rows]) for a, b in zip(extra, targets.tokens, strict=True))
+        assert torch.equal(targets(batch), targets(batch._replace(extra=tuple(extra))))
 
 
 PARENT = """

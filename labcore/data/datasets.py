@@ -128,8 +128,8 @@ def to_memory(images: Dataset) -> ImageData:
 
 def mixed(images: Dataset, most: int | None, seed: int) -> ImageData:
     """Up to `most` pictures, evenly spread, in memory and in a random order, so that any first ones are of all classes."""
-    held = to_memory(spread(images, most))
-    return held.subset(torch.randperm(len(held), generator=generator(seed, "mixed", held.split)))
+    in_memory = to_memory(spread(images, most))
+    return in_memory.subset(torch.randperm(len(in_memory), generator=generator(seed, "mixed", in_memory.split)))
 
 
 def _in_memory(images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, " n"], name: str, split: str) -> ImageData:

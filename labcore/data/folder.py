@@ -222,9 +222,9 @@ def _class_files(path: Path, folder: Path) -> dict[str, list[str]]:
                 continue
             seen.add(real)
             folders[:] = [each for each in folders if not each.startswith(".")]
-            kept = (each for each in names if not each.startswith(".") and each.lower() not in NOT_IMAGES)
-            kept = (each for each in kept if os.path.isfile(os.path.join(parent, each)))
-            files += [Path(parent, each).relative_to(path).as_posix() for each in kept]
+            image_files = (each for each in names if not each.startswith(".") and each.lower() not in NOT_IMAGES)
+            image_files = (each for each in image_files if os.path.isfile(os.path.join(parent, each)))
+            files += [Path(parent, each).relative_to(path).as_posix() for each in image_files]
         if not files:
             raise ValueError(f"the class folder {folder / name} has no images; add some or remove it.")
         classes[name] = sorted(files)

@@ -70,32 +70,32 @@ class StepSampler(Sampler[list[int]]):
         return (self.stop - self.start) * self.accumulation
 
 
-Beside = Callable[[Tensor], tuple[Tensor, ...]]
+Extra = Callable[[Tensor], tuple[Tensor, ...]]
 """Rows (b,) of a data set -> tensors (b, ...) that belong to them."""
 
 
 def micro_batches(
-    dataset: Images, sampler: StepSampler, num_workers: int = 0, pin: bool = False, beside: Beside | None = None
+    dataset: Images, sampler: StepSampler, num_workers: int = 0, pin: bool = False, extra: Extra | None = None
 ) -> DataLoader:
     """(images uint8 (b, c, h, w), labels int64 (b,), rows int64 (b,)) for each micro-batch of `sampler`.
 
-    Read by `num_workers` processes; rows are those of the data set. Then come the tensors of `beside`, read there too.
+    Read by `num_workers` processes; rows are those of the data set. Then come the tensors of `extra`, read there too.
     """
-    return loader_of(Numbered(dataset, beside), num_workers, batch_sampler=sampler, pin_memory=pin)
+    return loader_of(Numbered(dataset, extra), num_workers, batch_sampler=sampler, pin_memory=pin)
 
 
 class Numbered:
-    """A data set whose batches say which of its rows they are, and hold what lies beside these."""
+    """A data set whose batches say which of its rows they are, and hold the extra tensors of these."""
 
-    def __init__(self, dataset: Images, beside: Beside | None = None):
-        self.dataset, self.beside = dataset, beside
+    def __init__(self, dataset: Images, extra: Extra | None = None):
+        self.dataset, self.extra = dataset, extra
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, ...]:
         index = torch.tensor(rows)
-        return (*self.dataset.__getitems__(rows), index, *(self.beside(index) if self.beside else ()))
+        return (*self.dataset.__getitems__(rows), index, *(self.extra(index) if self.extra else ()))
 
 
 def in_order(dataset: Images, batch_size: int, num_workers: int | None = None) -> DataLoader:

@@ -58,8 +58,8 @@ def read_picture(
             refuse_program(image)
             _scale_transparent_colour(image)
             ImageOps.exif_transpose(image, in_place=True)
-            whole = _eight_bit(image, "L" if channels == 1 else "RGB")
-            square = _fit(whole, image_size) if crop == "fit" else _adm(whole, image_size)
+            pixels = _eight_bit(image, "L" if channels == 1 else "RGB")
+            square = _fit(pixels, image_size) if crop == "fit" else _adm(pixels, image_size)
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error and more
         raise ValueError(
             f"{called or source} cannot be read as an image ({why(error)}); repair or remove it."

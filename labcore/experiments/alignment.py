@@ -19,6 +19,7 @@ from labcore.data.protocol import Dataset
 from labcore.encoders.specs import spec
 from labcore.encoders.weights import check_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
+from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.cknna import cknna
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.probe import probe_sites
@@ -36,6 +37,7 @@ from labcore.rng import StepNoise
 from labcore.runs.configure import at_length, configure
 from labcore.runs.images import datasets
 from labcore.runs.train import initialised
+from labcore.spread import spread
 from labcore.train import checkpoint
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.objectives import noised
@@ -155,15 +157,17 @@ class Looks:
 
 
 def best_probe(
-    flow: TarFlow, training: Dataset, test: Dataset, train_images: int, test_images: int, seed: int
+    flow: TarFlow, images: Dataset, test: Dataset, train_images: int, test_images: int, seed: int
 ) -> dict[str, float | int]:
-    """The best linear probe over all sites, beside which FlowBack sets the training-free accuracy.
+    """The best linear probe over all sites, beside which FlowBack sets the images-free accuracy.
 
     accuracy: on test images, optimistic, since the site is chosen on them. block, layer: its site. Raises as `probe_sites`.
     """
+    for limit in (train_images, test_images):
+        check_limit(limit)
+    train, held_out = spread(images, train_images), spread(test, test_images)
     with tempfile.TemporaryDirectory() as folder:
-        limits = dict(train_limit=train_images, test_limit=test_images)
-        top = probe_sites(flow, training, test, seed=seed, root=Path(folder), **limits).top
+        top = probe_sites(flow, train, held_out, seed=seed, root=Path(folder)).top
     return {"accuracy": top.accuracy.accuracy, "block": top.block, "layer": top.layer}
 
 
@@ -200,29 +204,29 @@ def sooner_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def conflicts(
-    config: RunConfig, run: Path, training: Dataset, num: int, device: torch.device | str = "cpu"
+    config: RunConfig, run: Path, images: Dataset, num: int, device: torch.device | str = "cpu"
 ) -> list[tuple[int, list[BlockConflict]]]:
     """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
-    found = _on_images(config, run, training, num, device)
+    found = _on_images(config, run, images, num, device)
     return [(step, conflict(*taught)) for step, *taught in found]
 
 
 def gaps(
-    config: RunConfig, run: Path, training: Dataset, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
+    config: RunConfig, run: Path, images: Dataset, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
 ) -> dict[int, SweepGap]:
     """What adjoint sweeps add to the gradient of a trained arm's own alignment loss, on `num` images."""
-    *_, (_, *taught) = _on_images(config, run, training, num, device)
+    *_, (_, *taught) = _on_images(config, run, images, num, device)
     return loss_gaps(*taught, sweeps)
 
 
 def _on_images(
-    config: RunConfig, run: Path, training: Dataset, num: int, device: torch.device | str
+    config: RunConfig, run: Path, images: Dataset, num: int, device: torch.device | str
 ) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
-    """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
+    """Step, current weights, objective, a batch of `num` images images and its noise, at each checkpoint of a run."""
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
-    flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, training, None).to(device)
-    batch = spread_images(training, num, True, device)
+    flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, images, None).to(device)
+    batch = spread_images(images, num, True, device)
     for folder in sorted(checkpoint.folders(run)):
         stored = checkpoint.read(folder)
         load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)

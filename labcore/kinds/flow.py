@@ -151,12 +151,12 @@ def default_sites(direction: str, model: TarFlowConfig) -> tuple[Site, ...]:
     return tuple((block, layer) for block in sorted({min(max(block, 1), last) for block in blocks}))
 
 
-def encoder_images(config: RunConfig, training: Dataset) -> Dataset:
-    """The pictures of `training` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
+def encoder_images(config: RunConfig, images: Dataset) -> Dataset:
+    """The pictures of `images` as the encoder sees them: the flow's own, or the same ones read at `align.image_size`."""
     d = config.data
     if config.align.image_size is not None:
         return spread(Data.of(d)._replace(image_size=config.align.image_size).split("train"), d.limit)
-    return training.pictures
+    return images.pictures
 
 
 class _Tokens:

@@ -48,9 +48,10 @@ def seen_by(
     if config.codec is None:
         return images
     codec = codec_of(config)
-    if images.channels != (taken := pixel_shape(config)[0]):
+    model_channels = pixel_shape(config)[0]
+    if images.channels != model_channels:
         raise ValueError(
-            f"the {images.name} images have {images.channels} channels, {codec.name} takes {taken}; set data.channels"
+            f"the {images.name} images have {images.channels} channels, {codec.name} takes {model_channels}; set data.channels"
         )
     check_fits(codec, images.image_size, config.image_shape)
     return LatentData(codec.to(device) if isinstance(codec, Autoencoder) else codec, images, mirror, None, progress)

@@ -62,12 +62,12 @@ def of_data(
     counts = train.labels.bincount(minlength=train.num_classes)
     least, most = int(counts.min()), int(counts.max())
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    told = (
+    line = (
         f"{train.name}: {len(train):,} training and {len(test):,} test images, {train.num_classes:,} "
         f"class{'es' if train.num_classes > 1 else ''} of {each} training images each, read as {train.channels} x "
         f"{train.image_size} x {train.image_size}"
     )
-    return Point("data", OK, told + _sides(train)), train
+    return Point("data", OK, line + _sides(train)), train
 
 
 def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
@@ -96,10 +96,10 @@ def of_disk(config: BaseRunConfig, plan: Plan, images: Dataset | None, place: Pa
     cache = {name: each * count for name, each in on_disk(config).items()}
     cache[f"{DRAWN:,} drawn images"] = DRAWN * _pixels(config)
     free = {place: run, cache_folder(): cache}
-    short, told = [], []
+    short, lines = [], []
     for at, needs in _by_disk(free):
         wanted, has = sum(needs.values()), shutil.disk_usage(_existing(at)).free
-        told.append(
+        lines.append(
             f"{words.size(wanted)} ({', '.join(f'{words.size(n)} of {what}' for what, n in needs.items())}) of "
             f"{words.size(has)} free at {at.expanduser().resolve()}"
         )
@@ -108,7 +108,7 @@ def of_disk(config: BaseRunConfig, plan: Plan, images: Dataset | None, place: Pa
                 f"free {words.size(wanted - has)} at {at}, give --set train.keep=1, or let LABCORE_CACHE name a folder on "
                 "a larger disk"
             )
-    return Point(DISK, MISSING if short else OK, "; ".join(told), "; ".join(short))
+    return Point(DISK, MISSING if short else OK, "; ".join(lines), "; ".join(short))
 
 
 def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
@@ -116,8 +116,8 @@ def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
     wanted, has = (CHECKPOINT + WEIGHTS) * plan.trained, shutil.disk_usage(_existing(place)).free
     if wanted <= has:
         return None
-    told = f"the rehearsal writes {words.size(wanted)} to {place}, which has {words.size(has)} free"
-    return Point(DISK, MISSING, told, "give --out, a new folder on a larger disk")
+    line = f"the rehearsal writes {words.size(wanted)} to {place}, which has {words.size(has)} free"
+    return Point(DISK, MISSING, line, "give --out, a new folder on a larger disk")
 
 
 def _unfit(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[str, str] | None:
@@ -148,10 +148,10 @@ def _sides(images: Dataset) -> str:
         with Image.open(images.path / file) as picture:
             sides.append(min(picture.size))
     small = sum(side < images.image_size for side in sides)
-    told = f"; the files' shorter side is {min(sides)} to {max(sides)} pixels, {statistics.median(sides):.0f} at the median"
+    line = f"; the files' shorter side is {min(sides)} to {max(sides)} pixels, {statistics.median(sides):.0f} at the median"
     if not small:
-        return told
-    return f"{told}; {small} of the {len(sides)} that were looked at are below {images.image_size} and get enlarged"
+        return line
+    return f"{line}; {small} of the {len(sides)} that were looked at are below {images.image_size} and get enlarged"
 
 
 def _pixels(config: BaseRunConfig) -> int:

@@ -22,9 +22,9 @@ def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
     parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
     for part in parts:
         if m.codec is None and (shape := (part.channels, part.image_size, part.image_size)) != m.image_shape:
-            given, taken = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
+            data_size, model_size = (" x ".join(map(str, size)) for size in (shape, m.image_shape))
             raise ValueError(
-                f"the {d.name} images are {given}, the model takes {taken}; "
+                f"the {d.name} images are {data_size}, the model takes {model_size}; "
                 "set data.image_size and data.channels, or the model's (images of data sets are square)"
             )
         if m.num_classes not in (0, part.num_classes):
@@ -38,25 +38,25 @@ def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
             "likelihood needs at least 2"
         )
     device, (train_images, test_images) = process_device(), parts
-    training = seen_by(m, train_images, device, d.flip, progress=show_progress())
-    return training, seen_by(m, test_images, device, progress=show_progress())
+    train = seen_by(m, train_images, device, d.flip, progress=show_progress())
+    return train, seen_by(m, test_images, device, progress=show_progress())
 
 
-def data_fingerprint(folder: Path, training: Dataset) -> str:
+def data_fingerprint(folder: Path, images: Dataset) -> str:
     """What the run in `folder` says that its data are: their fingerprint, or a former one with which it began.
 
     Former ones hold the name of the data's folder. The oldest ones are of files' names and lengths: a run that began with one
     goes on with it, and a warning says so.
     """
-    found = training.fingerprint()
+    found = images.fingerprint()
     for place in checkpoint.folders(folder):
         with contextlib.suppress(ValueError):
             began = checkpoint.read_state(place)["run"].get("data_fingerprint")
             if began in (None, found):
                 return found
-            if began == training.named_fingerprint():
+            if began == images.named_fingerprint():
                 return began
-            if began != training.older_fingerprint():
+            if began != images.older_fingerprint():
                 return found
             warnings.warn(
                 f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "

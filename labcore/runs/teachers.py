@@ -53,15 +53,15 @@ def train_if_missing(
     known_as: the configuration that is hashed, where `config` differs from it in how the run is carried out alone. Raises as
     `train_streamed`, which trains it on so many devices where it is not there.
     """
-    training = datasets(config)[0]
+    images = datasets(config)[0]
     # settings that are younger than the folders in users' caches, which are found without them
     values = (known_as or config).model_dump(mode="json", exclude={"model": {"class_names"}, "train": {"tf32"}})
     values["data"] = {
         **values["data"],
         "path": None,
     }  # where the pictures lie does not matter: `data` says which they are
-    folder = _place(values, training.fingerprint())
-    for former in (training.named_fingerprint, training.older_fingerprint):  # of folders made by earlier versions
+    folder = _place(values, images.fingerprint())
+    for former in (images.named_fingerprint, images.older_fingerprint):  # of folders made by earlier versions
         if not folder.is_dir() and (known := former()) is not None and _place(values, known).is_dir():
             folder = _place(values, known)
     make_folder(folder.parent)

@@ -43,18 +43,18 @@ def run_training(
     """
     folder, config, kind = Path(folder), anchored(config), kind_of(config)
     teacher = find_teacher(config)
-    training, test = datasets(config)
-    config = with_names(config, training.classes)
+    images, test = datasets(config)
+    config = with_names(config, images.classes)
     model, identity = initialised(kind.model, config), kind.identity(config, teacher)
     with made(folder):
-        objective = kind.objective(config, training, teacher)
+        objective = kind.objective(config, images, teacher)
         hooks = Hooks(
             diagnose=kind.diagnose,
             evaluate=lambda ema: kind.evaluation(ema, objective, test),
             preview=preview_in(folder) if previews else None,
             reporter=reporter,
         )
-        return carry_out(config, folder, model, objective, training, hooks, identity)
+        return carry_out(config, folder, model, objective, images, hooks, identity)
 
 
 def initialised(model: Callable[[Any], T], config: BaseRunConfig) -> T:
@@ -69,15 +69,15 @@ def carry_out(
     folder: Path,
     model: nn.Module,
     objective: nn.Module,
-    training: Dataset,
+    images: Dataset,
     hooks: Hooks,
     identity: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
-    described = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, training)}
-    describe = {**described, **(identity or {})}
-    prepared = partial(training.to_model_input, mirror=config.data.flip)
-    result = train(model, objective, training, config.train, folder, prepared, describe, hooks)
+    run_identity = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, images)}
+    run_identity |= identity or {}
+    prepared = partial(images.to_model_input, mirror=config.data.flip)
+    result = train(model, objective, images, config.train, folder, prepared, run_identity, hooks)
     if is_main():
         write_config(config, folder)
         if result.finished:

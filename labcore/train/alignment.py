@@ -10,7 +10,7 @@ from labcore.align.features import features
 from labcore.align.heads import Heads
 from labcore.align.losses import LOSSES
 from labcore.config import AlignConfig, TarFlowConfig
-from labcore.data.loaders import Beside
+from labcore.data.loaders import Extra
 from labcore.rng import StepNoise, seed_of
 from labcore.train.objectives import Likelihood, Logs, drop_labels, noised, with_peak
 from labcore.train.stopwatch import Stopwatch
@@ -38,7 +38,7 @@ class LikelihoodAndAlignment(Likelihood):
         self._watch = Stopwatch()
 
     @property
-    def beside(self) -> Beside | None:
+    def extra(self) -> Extra | None:
         """What a loader reads with the images: the tokens that lie on disk."""
         return getattr(self.targets, "read", None)
 

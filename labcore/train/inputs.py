@@ -42,12 +42,12 @@ class Inputs(NamedTuple):
     def read(self, objective: nn.Module, num_workers: int) -> Iterator:
         """Items of each micro-batch, read by `num_workers` processes, for `batch`.
 
-        With the images come the tensors that `objective` names by a method `beside`, where it has one.
+        With the images come the tensors that `objective` names by a method `extra`, where it has one.
         """
         # forked readers share the pages of a file that is mapped; others would be sent a copy of it
         reads = num_workers and multiprocessing.get_start_method() == "fork"
-        beside = getattr(objective, "beside", None) if reads else None
-        return iter(micro_batches(self.dataset, self.sampler, num_workers, self.device.type == "cuda", beside))
+        extra = getattr(objective, "extra", None) if reads else None
+        return iter(micro_batches(self.dataset, self.sampler, num_workers, self.device.type == "cuda", extra))
 
     def first(self, noise: StepNoise) -> Batch:
         """A micro-batch of the data set's first images."""
@@ -55,10 +55,10 @@ class Inputs(NamedTuple):
 
     def batch(self, read: tuple[Tensor, ...] | list[Tensor], noise: StepNoise) -> Batch:
         """A batch on the device, of what was read for it. noise: the random numbers of these images."""
-        items, labels, index, *beside = read
+        items, labels, index, *extra = read
         x, mirrored = self.prepare(self._sent(items), noise)
         y = self._sent(labels) if self.labelled else None
-        return Batch(x, y, index, mirrored, tuple(map(self._sent, beside)))
+        return Batch(x, y, index, mirrored, tuple(map(self._sent, extra)))
 
     def _sent(self, value: Tensor) -> Tensor:
         return value.to(self.device, non_blocking=True)

@@ -68,7 +68,7 @@ class Cached:
 
     def __call__(self, batch: Batch) -> Tensor:
         device = batch.x.device
-        found = [_sent(tokens, device) for tokens in batch.beside or self.read(batch.index.cpu())]
+        found = [_sent(tokens, device) for tokens in batch.extra or self.read(batch.index.cpu())]
         if len(found) == 1:
             return found[0]
         # both are read always: whether any is mirrored is known on the device, and asking would wait for it
