@@ -269,14 +269,6 @@ def add_line(cell: nbformat.NotebookNode, line: str) -> None:
     cell.source += "\n" + line
 
 
-def test_demo_says_that_it_needs_a_checkout(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    monkeypatch.setattr(demo, "NOTEBOOK", tmp_path / "notebooks" / "00_quickstart.ipynb")
-    assert demo.main([]) == 1
-    assert "checkout" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_demo_folders_are_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.time, "strftime", lambda _: "now")
     assert [demo.new_folder(tmp_path / "demo").name for _ in range(3)] == ["now", "now-1", "now-2"]
@@ -289,10 +281,10 @@ def test_demo_reports_a_failing_cell(tmp_path, monkeypatch, capsys):
         nbformat.v4.new_code_cell("smoke = False\nrun_dir = 'x'", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("print('so far so good')\nraise ValueError(f'no such flow in {run_dir}')"),
     ]
-    path = tmp_path / "00_quickstart.ipynb"
-    nbformat.write(notebook, path)
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    monkeypatch.setattr(demo, "NOTEBOOK", path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "papermill_runs").mkdir()
+    nbformat.write(notebook, tmp_path / demo.NOTEBOOK)
+    monkeypatch.chdir(tmp_path)
     assert demo.main(["--smoke"]) == 1
     said = capsys.readouterr()
     assert "so far so good" in said.out

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from labcore.campaigns.spec import project_folders
+from labcore.campaigns.project import project_folders
 from labcore.campaigns.verdicts import Claim
 from labcore.strict import Config
 from labcore.yamlfile import read_yaml

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from labcore.campaigns.project import project_folders
 from labcore.campaigns.records import Record, check_same, collect, read_records
-from labcore.campaigns.spec import Run, RunSpec, TableSpec, project_folders
+from labcore.campaigns.spec import Run, RunSpec, TableSpec
 from labcore.campaigns.tables import exploded, tables
 from labcore.jsonfile import read_object
 

@@ -28,11 +28,11 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_valida
 
 from labcore.campaigns.named_paths import contents, located
 from labcore.campaigns.parameters import SIZE, Parameter, check_parameters, code_hash, read_parameters
+from labcore.campaigns.project import FOLDER, project_folders
 from labcore.hints import nearest
 from labcore.strict import Config
 from labcore.yamlfile import read_yaml
 
-FOLDER = "papermill_runs"
 SEEDS = 2**32  # seeds are below it
 RESERVED = {
     "seed": "list it under seeds",
@@ -371,11 +371,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def project_folders() -> list[Path]:
-    """List every folder papermill_runs that a name may refer to: here, in the folders above, and in labcore's checkout."""
-    return [p / FOLDER for p in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2])]
-
-
 def _find(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -387,7 +382,11 @@ def _find(name: str | Path) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     found = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    if not found:
+        raise ValueError(
+            f"there is no run spec {str(name)!r}: no folder {FOLDER}/specs is here or above; `lab init FOLDER` makes a folder "
+            "with all specs, start in that"
+        )
     raise ValueError(
-        f"there is no run spec {str(name)!r}{nearest(str(name), dict.fromkeys(found))}; "
-        f"there are {', '.join(found) or f'none: start in a folder with {FOLDER}/specs'}"
+        f"there is no run spec {str(name)!r}{nearest(str(name), dict.fromkeys(found))}; there are {', '.join(found)}"
     )

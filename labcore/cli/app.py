@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labcore.cli import cache, campaign, draw, importing, plan, rehearse
+from labcore.cli import cache, campaign, draw, importing, init, plan, rehearse
 from labcore.cli.command_group import Commands
 from labcore.cli.draw import COMPILED_HELP, DenoisedBy, Model, Tf32, device
 from labcore.terminal import printable
@@ -380,5 +380,5 @@ def _without(words: list[str], option: str) -> list[str]:
     return remaining
 
 
-for group in (draw, campaign, plan, rehearse, importing, cache):
+for group in (draw, campaign, plan, rehearse, importing, cache, init):
     group.add_to(app, plain_errors)

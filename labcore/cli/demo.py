@@ -15,10 +15,10 @@ from typing import Any
 from labcore.campaigns.execute import read_result
 from labcore.campaigns.notebook import execute, explain
 from labcore.campaigns.pages import web_page
+from labcore.campaigns.project import project
 from labcore.terminal import seen_from_here
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
+NOTEBOOK = Path("notebooks", "00_quickstart.ipynb")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,19 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
         "--smoke", action="store_true", help="train only a few steps, to check that everything runs here"
     )
     smoke = parser.parse_args(arguments).smoke
-    if not NOTEBOOK.is_file():
+    root = project()
+    if root is None or not (root / NOTEBOOK).is_file():
         print(
-            f"the demo runs {NOTEBOOK.name} from a checkout of the repository, and {ROOT} is not one; clone the "
-            "repository and call `make demo` in it",
+            f"the demo runs {NOTEBOOK}, and {root or Path.cwd()} has none; start in a checkout, or in a folder that "
+            "`lab init FOLDER` made",
             file=sys.stderr,
         )
         return 1
-    folder = new_folder(ROOT / "outputs" / "demo")
+    folder = new_folder(root / "outputs" / "demo")
     executed = folder / NOTEBOOK.name
-    print(f"executing {NOTEBOOK.relative_to(ROOT)}, {'a minute' if smoke else 'about 5 minutes on two cores'}")
+    print(f"executing {NOTEBOOK}, {'a minute' if smoke else 'about 5 minutes on two cores'}")
     start = time.perf_counter()
     try:
-        execute(NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
+        execute(root / NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
     except KeyboardInterrupt:
         print(f"stopped; what was done so far is in {seen_from_here(folder)}", file=sys.stderr)
         return 1

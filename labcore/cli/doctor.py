@@ -15,6 +15,7 @@ from labcore.files import cache_folder
 from labcore.inverse.solve import decoder_for
 from labcore.kernels import dispatch, native
 from labcore.latents import weights as autoencoders
+from labcore.revision import ROOT, VARIABLE
 
 PACKAGES = (
     "torch",
@@ -35,13 +36,14 @@ PACKAGES = (
 def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(name, value) of what is there, and (what, how to get it) of what is not."""
     stamp = provenance.stamp()
+    stamp["revision"] = stamp["revision"] or f"unknown: {ROOT} is no checkout, and {VARIABLE} is not set"
     lines = [(name, str(stamp[name])) for name in ("labcore", "revision", "python")]
     missing = []
     for name in PACKAGES:
         try:
             lines.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            missing.append((name, f"pip install {name}, or `make setup` for the pinned set"))
+            missing.append((name, f"pip install {name}, or in a checkout `make setup` for the pinned set"))
     lines += [
         ("device", _device()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from labcore.campaigns import slurm, state
 from labcore.campaigns.execute import read_result
+from labcore.campaigns.project import FOLDER, project
 from labcore.campaigns.records import Record, read_records
-from labcore.campaigns.spec import FOLDER, RunSpec, load_spec, project_folders
+from labcore.campaigns.spec import RunSpec, load_spec
 from labcore.campaigns.state import RESULT, State
 from labcore.campaigns.tables import metric
 from labcore.hints import nearest
@@ -47,7 +48,7 @@ def list_runs(
     conditions = [_condition(text) for text in where]
     spec = _spec(name, required=root is None)
     records = _published(spec, name, root)
-    root = root or (spec.project if spec else _project()) / FOLDER / "executed"
+    root = root or (spec.project if spec else project() or Path.cwd()) / FOLDER / "executed"
 
     damaged: list[Path] = []
     entries = _entries(root, Path(name).stem if name else None, records, damaged)
@@ -79,7 +80,7 @@ def _published(spec: RunSpec | None, name: str | None, root: Path | None) -> lis
         return read_records(spec.results)
     if name is not None or root is not None:
         return []
-    folders = sorted((_project() / FOLDER / "results").glob("*"))
+    folders = sorted(((project() or Path.cwd()) / FOLDER / "results").glob("*"))
     return [record for folder in folders for record in read_records(folder)]
 
 
@@ -168,8 +169,3 @@ def _cells(entry: Entry, paths: list[str]) -> list[str]:
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _project() -> Path:
-    """Find the folder with papermill_runs/: here, above, or labcore's checkout."""
-    return next((folder.parent for folder in project_folders() if folder.is_dir()), Path.cwd())

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import labcore
 from labcore import in_use
 from labcore.config import RunConfig
 from labcore.files import cache_folder, make_folder, sha256_of
@@ -15,6 +14,10 @@ from labcore.presets import PRESETS
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import configure
 from labcore.runs.images import datasets
+
+TEACHER_VERSION = "0.1.0"
+"""Version of the training code in the name of a kept run. Raise it with a change after which the same settings train another
+flow. The first value was labcore's version, so folders made by 0.1.0 are found."""
 
 
 def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int = 100) -> Path | str:
@@ -77,4 +80,4 @@ def train_if_missing(
 
 def _place(values: dict[str, Any], data: str) -> Path:
     """The folder of a run with these settings on data of this fingerprint."""
-    return cache_folder() / "teachers" / sha256_of([values, data, labcore.__version__])[:16]
+    return cache_folder() / "teachers" / sha256_of([values, data, TEACHER_VERSION])[:16]
