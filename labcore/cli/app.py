@@ -13,6 +13,7 @@ import typer
 from labcore.cli import cache, campaign, draw, importing, init, plan, rehearse
 from labcore.cli.command_group import Commands
 from labcore.cli.draw import COMPILED_HELP, DenoisedBy, Model, Tf32, device
+from labcore.cli.first_words import measured, say_first, settings_of_run
 from labcore.terminal import printable
 
 app = typer.Typer(
@@ -100,11 +101,15 @@ def train(
         str | None, typer.Option(help="HOST:PORT of machine 0; default MASTER_ADDR:MASTER_PORT.")
     ] = None,
     previews: Annotated[bool, typer.Option(help="Write grids of samples during training.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not describe the run before it starts.")] = False,
 ) -> None:
     """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; the same command again resumes."""
+    from labcore.progress import table
     from labcore.runs.configure import configure_run
+    from labcore.runs.opening import Estimating, opening
     from labcore.runs.train import run_training
     from labcore.train.launch import launch, nodes_of
+    from labcore.train.log import usual_reporter
 
     run = configure_run(preset, config, data, image_size, channels, set_ or (), align, invert)
     machines = nodes_of(nodes, node_rank, rendezvous)
@@ -119,7 +124,12 @@ def train(
         for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
             words = _without(words, option)
         raise typer.Exit(launch("labcore.cli", words, num_processes, machines))
-    result = run_training(run, out, previews)
+    if quiet:
+        result = run_training(run, out, previews)
+    else:
+        origin = settings_of_run(preset, config, invert, set_ or ())
+        describe = lambda train, test: say_first(table(opening(run, out, origin, train, test)))  # noqa: E731
+        result = run_training(run, out, previews, Estimating(usual_reporter()), describe)
     if not result.finished:
         typer.echo(
             f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
@@ -201,7 +211,7 @@ def evaluate(
         check_out(out, flow)
     source = source_of(model, flow.config, data, path, crop)
     _share(num_processes)
-    _say_data(source)
+    say_first(measured(model, flow, source, limit))
     found: list[tuple[str, Any]] = []
     request = EvaluationRequest(names, sampling, reference, limit, seed, tf32, {"model": model})
     evaluate_model(flow, source, request, out, show_progress(), lambda name, value: found.append((name, value)))
@@ -311,7 +321,7 @@ def probe(
     for name in ("probe.json", "probe.png"):
         check_file(out / name)
     _share(num_processes)
-    _say_data(source)
+    say_first(measured(model, flow, source, limit))
     train, test = (seen_by(flow.config, spread(each, limit), flow.device) for each in pictures)
     progress = show_progress()
     if process_share()[0]:
@@ -346,14 +356,6 @@ def _share(num_processes: int) -> None:
         from labcore.train.launch import launch
 
         raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
-
-
-def _say_data(source: Any) -> None:
-    """Name the images that a model is measured on; of several processes the first one says it."""
-    from labcore.processes import process_share
-
-    if process_share()[0] == 0:
-        typer.echo(printable(f"data: {source}"))
 
 
 def _sites(words: str) -> list[tuple[int, int]]:

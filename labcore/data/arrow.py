@@ -202,6 +202,12 @@ def is_arrow(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def split_names(path: str | os.PathLike[str]) -> dict[str, str | None]:
+    """Our splits "train" and "test" -> what they are called in a folder of Arrow or Parquet files; None for a missing one."""
+    there = _splits(Path(path))
+    return {split: _name_of(there, split) for split in SPLITS}
+
+
 def _saved(folder: Path) -> bool:
     """Whether save_to_disk wrote it, a folder a split."""
     return (folder / "dataset_dict.json").is_file() or any(folder.glob("*/state.json"))

@@ -87,7 +87,7 @@ def _train(config: BaseRunConfig, folder: Path, num_processes: int, previews: bo
         )
     about = _about_here(config, folder, found)
     check_writable(folder)
-    words = ["train", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
+    words = ["train", "--quiet", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
     words += [] if previews else ["--no-previews"]
     if nodes.count > 1:
         meet = f"--num-processes {num_processes} --nodes {nodes.count} --rendezvous {nodes.rendezvous} --node-rank"

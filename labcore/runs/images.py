@@ -18,6 +18,18 @@ from labcore.train import checkpoint
 
 def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
     """Training and test images, or their latents; ValueError where they do not fit the model."""
+    return as_seen(config, *pictures(config))
+
+
+def as_seen(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Return training and test pictures as the model sees them: as they are, or their latents, which are computed once."""
+    m, device, progress = config.model, process_device(), show_progress()
+    training = seen_by(m, train, device, config.data.flip, progress=progress)
+    return training, seen_by(m, test, device, progress=progress)
+
+
+def pictures(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
+    """Training and test images of a run as pictures; ValueError where they do not fit the model."""
     d, m = config.data, config.model
     parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
     for part in parts:
@@ -37,9 +49,7 @@ def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
             f"the {d.name} data have {len(parts[1])} test image{' with data.limit=1' if d.limit == 1 else ''}; a test "
             "likelihood needs at least 2"
         )
-    device, (train_images, test_images) = process_device(), parts
-    train = seen_by(m, train_images, device, d.flip, progress=show_progress())
-    return train, seen_by(m, test_images, device, progress=show_progress())
+    return parts[0], parts[1]
 
 
 def data_fingerprint(folder: Path, images: Dataset) -> str:

@@ -25,7 +25,7 @@ from labcore.kinds import kind_of
 from labcore.rng import seed_of
 from labcore.runs.config_paths import anchored
 from labcore.runs.folder import made, write_config
-from labcore.runs.images import data_fingerprint, datasets
+from labcore.runs.images import as_seen, data_fingerprint, pictures
 from labcore.runs.models import find_teacher
 from labcore.runs.previews import preview_in
 from labcore.train.log import Reporter
@@ -35,15 +35,23 @@ T = TypeVar("T", bound=nn.Module)
 
 
 def run_training(
-    config: BaseRunConfig, folder: str | Path, previews: bool = True, reporter: Reporter | None = None
+    config: BaseRunConfig,
+    folder: str | Path,
+    previews: bool = True,
+    reporter: Reporter | None = None,
+    on_pictures: Callable[[Any, Any], None] | None = None,
 ) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
 
-    reporter: as in `labcore.train.loop.Hooks`.
+    reporter: as in `labcore.train.loop.Hooks`. on_pictures: called with the training and test pictures before anything long
+    begins.
     """
     folder, config, kind = Path(folder), anchored(config), kind_of(config)
     teacher = find_teacher(config)
-    images, test = datasets(config)
+    train_pictures, test_pictures = pictures(config)
+    if on_pictures:
+        on_pictures(train_pictures, test_pictures)
+    images, test = as_seen(config, train_pictures, test_pictures)
     config = with_names(config, images.classes)
     model, identity = initialised(kind.model, config), kind.identity(config, teacher)
     with made(folder):
