@@ -1,7 +1,6 @@
 """What commands say first: data, classes, splits, model, device, folder, and how long a training will take."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 from labcore import config
 from labcore.cli.app import app
 from labcore.cli.first_words import settings_of_run
+from labcore.data.images import ImageData
 from labcore.runs import opening
 from labcore.runs.configure import configure_run
 from labcore.runs.images import pictures
@@ -20,9 +20,10 @@ SMALL = ["model.patch_size=7", "model.num_blocks=1", "model.layers_per_block=1",
 SMALL += ["train.batch_size=4", "train.warmup_steps=1", "train.precision=fp32"]
 
 
-def labelled(counts: list[int]) -> SimpleNamespace:
+def labelled(counts: list[int]) -> ImageData:
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return SimpleNamespace(labels=labels, num_classes=len(counts), classes=tuple(f"c{i}" for i in range(len(counts))))
+    pixels = torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8)
+    return ImageData(pixels, labels, tuple(f"c{i}" for i in range(len(counts))), "counted", "train")
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_arrow_files_name_their_splits(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").touch()
     data = config.DataConfig(name="folder", path=str(tmp_path), image_size=8)
-    assert opening.split_rule(data, None) == "the files' own: train for training, validation for testing"
+    assert opening.split_rule(data, labelled([1])) == "the files' own: train for training, validation for testing"
 
 
 def test_many_classes_and_missing_ones():

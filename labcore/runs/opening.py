@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from labcore.config import BaseRunConfig, DataConfig
 from labcore.data import fashion_mnist
 from labcore.data.arrow import is_arrow, split_names
 from labcore.data.folder import HOLD_OUT
+from labcore.data.protocol import Dataset
 from labcore.kinds import kind_of
 from labcore.plan import duration
 from labcore.processes import process_share
@@ -27,7 +27,7 @@ CROPS = {"fit": "the largest middle square, resized", "adm": "resized, then the 
 COLOURS = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
 
 
-def opening(config: BaseRunConfig, folder: Path, settings: str, train: Any, test: Any) -> Rows:
+def opening(config: BaseRunConfig, folder: Path, settings: str, train: Dataset, test: Dataset) -> Rows:
     """Describe a run before it starts: names and sentences.
 
     folder: where it writes. settings: where the configuration comes from. train, test: its pictures (`labcore.data`).
@@ -40,7 +40,7 @@ def opening(config: BaseRunConfig, folder: Path, settings: str, train: Any, test
     ]
 
 
-def of_data(data: DataConfig, train: Any, test: Any) -> Rows:
+def of_data(data: DataConfig, train: Dataset, test: Dataset) -> Rows:
     """Describe pictures: source, number, classes with their number of training images, splits, channels, transparency."""
     limit = "" if data.limit is None else f" (data.limit: at most {data.limit:,} of each split, evenly spread)"
     rows = [
@@ -61,7 +61,7 @@ def of_data(data: DataConfig, train: Any, test: Any) -> Rows:
     ]
 
 
-def class_counts(images: Any) -> str:
+def class_counts(images: Dataset) -> str:
     """Name the classes of a data set with the number of images of each; of many, the largest and smallest three."""
     counts = _counts(images)
     if len(counts) == 1:
@@ -75,7 +75,7 @@ def class_counts(images: Any) -> str:
     return f"{len(counts)}, with the number of training images: {', '.join(said)}"
 
 
-def imbalance(images: Any) -> str | None:
+def imbalance(images: Dataset) -> str | None:
     """Compare the largest class with the smallest, in one line; None if all have equally many images."""
     (largest, most), (smallest, fewest) = (counts := _counts(images))[0], counts[-1]
     if most == fewest:
@@ -85,13 +85,13 @@ def imbalance(images: Any) -> str | None:
     return f"the largest class ({largest}) has {most / fewest:.3g} times as many images as the smallest ({smallest})"
 
 
-def _counts(images: Any) -> list[tuple[str, int]]:
+def _counts(images: Dataset) -> list[tuple[str, int]]:
     """Classes and their numbers of images, the largest first."""
     counts = images.labels.bincount(minlength=images.num_classes).tolist()
     return sorted(zip(images.classes, counts, strict=True), key=lambda each: -each[1])
 
 
-def split_rule(data: DataConfig, train: Any) -> str:
+def split_rule(data: DataConfig, train: Dataset) -> str:
     """Say which images are for training, and which for testing."""
     if data.name != "folder":
         return "the data set's own"
@@ -114,9 +114,8 @@ def _source(data: DataConfig) -> str:
 def _of_model(config: BaseRunConfig) -> Rows:
     m = config.model
     classes = _counted(m.num_classes, "class") if m.num_classes else "no classes"
-    size = (
-        f"{m.num_blocks} blocks of {m.layers_per_block} layers, width {m.width}, {m.tokens} tokens an image, {classes}"
-    )
+    layers = f"{_counted(m.num_blocks, 'block')} of {_counted(m.layers_per_block, 'layer')}"
+    size = f"{layers}, width {m.width}, {_counted(m.tokens, 'token')} an image, {classes}"
     latents = "" if m.codec is None else f", of latents of {m.codec}"
     rows = [("model", f"{kind_of(config).name}: {size}{latents}")]
     if config.encoder is not None:
@@ -126,7 +125,7 @@ def _of_model(config: BaseRunConfig) -> Rows:
     return rows
 
 
-def _of_training(config: BaseRunConfig, folder: Path, train: Any) -> Rows:
+def _of_training(config: BaseRunConfig, folder: Path, train: Dataset) -> Rows:
     t, world = config.train, process_share()[1]
     passes = t.steps * t.batch_size / len(train)
     chosen = "auto: chosen before the first step" if t.precision == "auto" else t.precision

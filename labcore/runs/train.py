@@ -39,7 +39,7 @@ def run_training(
     folder: str | Path,
     previews: bool = True,
     reporter: Reporter | None = None,
-    on_pictures: Callable[[Any, Any], None] | None = None,
+    on_pictures: Callable[[Dataset, Dataset], None] | None = None,
 ) -> TrainResult:
     """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
 
