@@ -1,6 +1,7 @@
 """Measures. Each result is a record that says how it was made.
 
-Some names are both a module here and the function in it (classify, cknna, ...); `labcore.evaluate.classify` is the function.
+Some names are both a module here and the function in it (classify, cknna, ...); `labcore.evaluate.classify` is the
+function.
 """
 
 from labcore.evaluate.accuracy import Accuracy, accuracy, wilson

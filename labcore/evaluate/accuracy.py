@@ -16,7 +16,7 @@ from labcore.spread import spread, spread_rows
 
 
 class Accuracy(NamedTuple):
-    """Share of n images classified right, with its 95% Wilson interval."""
+    """Share of n images that are classified correctly, with its 95% Wilson interval."""
 
     accuracy: float
     low: float
@@ -28,7 +28,7 @@ class Accuracy(NamedTuple):
 
 
 def wilson(right: int, total: int, z: float = 1.959964) -> Accuracy:
-    """A proportion with Wilson's 95% interval. Raises ValueError unless 0 <= right <= total and total >= 1."""
+    """Return a proportion with Wilson's 95% interval. Raises ValueError unless 0 <= right <= total and total >= 1."""
     if not (total >= 1 and 0 <= right <= total):
         raise ValueError(f"{right} right of {total}; a proportion needs 1 image or more, and 0 to all of them right")
     p = right / total
@@ -45,11 +45,18 @@ def accuracy(
     limit: int | None = None,
     batch_size: int = 250,
 ) -> Accuracy:
-    """Accuracy of `classifier` on `limit` images of `dataset`, evenly spread (None: all), clean, without noise.
+    """Measure the accuracy of `classifier` on clean images, without noise.
 
-    classifier(flow, x (b, c, h, w) of the flow's dtype) gives labels (b,). Raises ValueError for an unconditional flow,
-    for an empty data set, one with another number of classes than the flow, or with labels outside of the flow's classes
-    (-1, say), and for a limit or batch size below 1.
+    Args:
+        classifier: called with the flow and images x (b, c, h, w) of the flow's dtype; returns labels (b,).
+        flow: a conditional flow.
+        dataset: images with labels of the flow's classes.
+        limit: number of images, evenly spread; None: all.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: the flow is unconditional; the data set is empty, has another number of classes than the flow or
+            labels outside the flow's classes (such as -1); or limit or batch size is below 1.
     """
     classes = require_classes(flow)
     if dataset.num_classes != classes:
@@ -72,7 +79,7 @@ def accuracy(
 
 
 def require_classes(flow: TarFlow) -> int:
-    """The number of classes of a conditional flow; ValueError for an unconditional one."""
+    """Return the number of classes of a conditional flow; ValueError for an unconditional one."""
     if flow.config.num_classes == 0:
         raise ValueError(
             "this flow is unconditional (num_classes=0), and classification needs a class-conditional one; train it with "
@@ -82,19 +89,19 @@ def require_classes(flow: TarFlow) -> int:
 
 
 def check_limit(limit: int | None) -> None:
-    """ValueError for a number of images below 1."""
+    """Raise ValueError for a number of images below 1."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
 
 
 def require_finite_images(x: Tensor) -> None:
-    """ValueError for images with NaN or infinity."""
+    """Raise ValueError for images with NaN or infinity."""
     if not bool(x.isfinite().all()):
         raise ValueError("x holds NaN or infinity; give clean images in [-1, 1], as labcore.data.to_float makes them")
 
 
 def require_finite_scores(scores: Tensor) -> None:
-    """ValueError where a class's score of an image (b, k) is not finite."""
+    """Raise ValueError if an image has a class score (b, k) that is not finite."""
     if not bool(scores.isfinite().all()):
         raise ValueError(
             f"the scores of {int((~scores.isfinite()).any(dim=1).sum())} of {len(scores)} images are not finite: the flow "
@@ -103,7 +110,7 @@ def require_finite_scores(scores: Tensor) -> None:
 
 
 def _checked_labels(labels: Tensor, classes: int, rows: Sequence[int]) -> Tensor:
-    """The labels of these rows of a data set; ValueError for one that is no class."""
+    """Return the labels of these rows of a data set; ValueError for one that is not a class."""
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
         i = int(wrong[0])

@@ -36,10 +36,11 @@ MOST_TIMES = 50
 def read_reference(
     path: str | Path, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Statistics out of a reference batch: its own moments where `extractor` is Inception, else those of its images.
+    """Read statistics from a reference batch: its own moments if `extractor` is Inception, else those of its images.
 
-    about["moments"] says which; about["distance"] has the Frechet distance of the images to moments of the file, by layer. n
-    is the number of images in the file. Raises FileNotFoundError, and ValueError for a file that is something else.
+    about["moments"] names the choice; about["distance"] has the Frechet distance of the images to the file's moments, by
+    layer. n is the number of images in the file. Raises FileNotFoundError, and ValueError for a file that is not a
+    reference batch.
     """
     path = Path(path)
     images, given = _read(path)
@@ -62,7 +63,7 @@ def read_reference(
 
 
 def told_of(reference: Reference, where: Path | None) -> str:
-    """What a user is told of such statistics."""
+    """Describe such statistics to a user."""
     a = reference.about
     lines = [
         f"statistics of {a['n']:,} images of {a['image_size']} pixels in {where}; mean and covariance are {a['moments']}"
@@ -77,12 +78,12 @@ def told_of(reference: Reference, where: Path | None) -> str:
 
 
 def is_reference(path: str | Path) -> bool:
-    """Whether a name is that of a reference batch."""
+    """Return whether a name is that of a reference batch."""
     return Path(path).suffix.lower() == ".npz"
 
 
 def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
-    """ValueError for arrays that would take far more memory than a file of this size in bytes can hold pictures."""
+    """Raise ValueError for arrays that need far more memory than pictures in a file of this size can hold."""
     claimed = 0
     for member in archive.infolist():
         with archive.open(member) as file:
@@ -95,7 +96,7 @@ def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
-    """Images and moments of a file."""
+    """Read the images and moments of a file."""
     if not path.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r}; give a reference batch of ADM's, as VIRTUAL_imagenet256_labeled.npz"

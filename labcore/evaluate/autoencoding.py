@@ -1,4 +1,4 @@
-"""What an autoencoder keeps of images and what it loses: errors, and at which spatial frequencies they lie."""
+"""Losses of an autoencoder: errors of its reconstructions, and their spatial frequencies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from labcore.latents.codec import Codec
 
 
 class Kept(NamedTuple):
-    """Images through an autoencoder and back. back: pixels in [-1, 1], clipped. psnr: of each image, in dB.
+    """Images and their reconstructions. back: pixels in [-1, 1], clipped. psnr: of each image, in dB.
 
-    raw: raw latents; final: the ones a flow learns, at their mean.
+    raw: raw latents; final: the latents that a flow learns, at their mean.
     """
 
     back: Float[Tensor, "b k H W"]
@@ -24,7 +24,7 @@ class Kept(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """Mean power by frequency: of the images, and of what the autoencoder changes; cycles: frequencies, per image side."""
+    """Mean power by frequency, of the images and of the autoencoder's error; cycles: frequencies, per image side."""
 
     cycles: Float[Tensor, " f"]
     images: Float[Tensor, " f"]
@@ -33,7 +33,7 @@ class Spectrum(NamedTuple):
 
 @torch.no_grad()
 def keep(codec: Codec, x: Float[Tensor, "b k H W"], chunk: int = 64) -> Kept:
-    """Images in [-1, 1] through `codec` at the mean of their latents, and back; raises as the codec."""
+    """Reconstruct images in [-1, 1] with `codec` from the mean of their latents; errors as of the codec."""
     raw = torch.cat([codec.raw(part).to(x.device) for part in x.split(chunk)])
     final = codec.final(raw)
     back = codec.decode(final, chunk).clamp(-1, 1).to(x.device)
@@ -41,14 +41,14 @@ def keep(codec: Codec, x: Float[Tensor, "b k H W"], chunk: int = 64) -> Kept:
 
 
 def psnr(x: Float[Tensor, "b k H W"], other: Float[Tensor, "b k H W"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio of each image in dB: 10 log10(2^2 / mean squared error), values being in [-1, 1]."""
+    """Return the peak signal-to-noise ratio of each image in dB: 10 log10(2^2 / mean squared error), for values in [-1, 1]."""
     return 10 * (4 / (x - other).square().mean((1, 2, 3)).clamp_min(1e-12)).log10()
 
 
 def spectrum(x: Float[Tensor, "b k H W"], other: Float[Tensor, "b k H W"]) -> Spectrum:
-    """Power of images, and of their difference to others, averaged over rings of spatial frequency up to half a cycle a pixel.
+    """Return the power of images, and of their difference from others, averaged over rings of spatial frequency.
 
-    ValueError for images that are not square.
+    Rings reach up to half a cycle per pixel. Raises ValueError for images that are not square.
     """
     side = x.shape[-1]
     if x.shape[-2] != side or x.shape != other.shape:

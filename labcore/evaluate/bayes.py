@@ -26,7 +26,7 @@ __all__ = ["Accuracy", "bayes_accuracy", "bayes_classify", "bayes_scores", "wils
 
 @torch.no_grad()
 def bayes_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-    """log p(x | y = k) in nats for every class k; one forward pass per class over the same clean images.
+    """Return log p(x | y = k) in nats for every class k, (b, k), with one forward pass per class.
 
     Raises ValueError for an unconditional flow, images that do not fit it, and images or scores that are not finite.
     """
@@ -39,10 +39,18 @@ def bayes_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
 
 
 def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
-    """The class that makes each clean image most likely."""
+    """Return the class (b,), int64, under which each clean image is most likely.
+
+    Args:
+        flow: a conditional flow.
+        x: clean images (b, c, h, w) in [-1, 1].
+
+    Raises:
+        ValueError: the flow is unconditional, images do not fit it, or images or scores are not finite.
+    """
     return bayes_scores(flow, x).argmax(dim=1)
 
 
 def bayes_accuracy(flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250) -> Accuracy:
-    """Accuracy of `bayes_classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
+    """Measure the accuracy of `bayes_classify` on `limit` images, evenly spread (None: all); errors as `accuracy`."""
     return accuracy(bayes_classify, flow, dataset, limit, batch_size)

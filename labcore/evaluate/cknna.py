@@ -1,7 +1,8 @@
-"""CKNNA: do two sets of features put the same images next to each other, and equally close?
+"""CKNNA: agreement of the nearest neighbours, and of their distances, between two sets of features of the same images.
 
-Huh et al., The Platonic Representation Hypothesis (arXiv 2405.07987), as REPA (arXiv 2410.06940) uses it to compare a generator
-with a vision encoder. Rows are normalised to length 1; K = A A^T, L = B B^T; m_K keeps the k nearest others of each row,
+Huh et al., The Platonic Representation Hypothesis (arXiv 2405.07987), as REPA (arXiv 2410.06940) uses it to compare a
+generator with a vision encoder. Rows are normalised to length 1; K = A A^T, L = B B^T; m_K keeps the k nearest others of
+each row,
 
     CKNNA = s(K, L) / sqrt(s(K, K) s(L, L)),   s(K, L) = HSIC(m_K m_L K, m_K m_L L)
 
@@ -9,10 +10,10 @@ with the unbiased HSIC of Song et al. (Feature Selection via Dependence Maximiza
 
     HSIC(K, L) = [tr(K L) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2/(n-2) 1'K L 1] / (n(n-3)),   zero diagonals
 
-The masks are not symmetric ("j is near i" is not "i is near j"), so tr(K L) is the sum over K times the transpose of L. For
-the same reason 1'K L 1 differs from 1'L K 1, and CKNNA(a, b) from CKNNA(b, a), by about a thousandth: we keep the published
-form. Equal neighbourhoods give 1. Unrelated features do not give 0 but up to k/n, the share of neighbours that agree by
-chance: 0.005 for 2,000 images and k = 10, but 0.1 for 100. k = n - 1 keeps all others and is CKA.
+The masks are not symmetric ("j is near i" is not "i is near j"), so tr(K L) is the sum over K times the transpose of L.
+For the same reason 1'K L 1 differs from 1'L K 1, and CKNNA(a, b) from CKNNA(b, a), by about a thousandth: we keep the
+published form. Equal neighbourhoods give 1. Unrelated features do not give 0 but up to k/n, the share of neighbours that
+agree by chance: 0.005 for 2,000 images and k = 10, but 0.1 for 100. k = n - 1 keeps all others and is CKA.
 """
 
 from __future__ import annotations
@@ -30,11 +31,22 @@ from labcore.types import Site
 
 
 def cknna(a: Float[Tensor, "n d1"], b: Float[Tensor, "n d2"], k: int = 10) -> float:
-    """CKNNA of two features of the same n images, with k neighbours (10 in REPA), computed in float64.
+    """Return CKNNA of two features of the same n images, computed in float64.
 
-    Takes a few n x n matrices of float64: 32 MB each for 2,000 images, 800 MB for 10,000. Chance is up to k/n, so compare
-    only values with equal n and k. Among equally near neighbours (copies of one image) the choice is arbitrary. Raises
-    ValueError unless both have n rows, n >= 4, 2 <= k <= n - 1, all values are finite, no row is zero, and rows differ.
+    Needs a few n x n matrices of float64: 32 MB each for 2,000 images, 800 MB for 10,000. Chance is up to k/n, so compare
+    only values with equal n and k. Among equally near neighbours (copies of one image) the choice is arbitrary.
+
+    Args:
+        a: features (n, width), floating.
+        b: features (n, width) of the same images in the same order; the width may differ.
+        k: number of neighbours, default 10 as in REPA.
+
+    Returns:
+        CKNNA, at most 1.
+
+    Raises:
+        ValueError: numbers of rows differ; n < 4; k is not in 2..n - 1; values are not finite; a row is zero; or all rows
+            point in one direction.
     """
     _check_pair(a, b)
     return _alignment(_neighbours(a, k, "the first features"), _neighbours(b, k, "the second features"))
@@ -43,9 +55,9 @@ def cknna(a: Float[Tensor, "n d1"], b: Float[Tensor, "n d2"], k: int = 10) -> fl
 def cknna_sites(
     flow_features: Mapping[Site, Float[Tensor, "n width"]], encoder_features: Float[Tensor, "n d"], k: int = 10
 ) -> dict[Site, float]:
-    """CKNNA of the features at each site (`labcore.evaluate.hidden_features`) with an encoder's, all of the same images.
+    """Return CKNNA at each site (`labcore.evaluate.hidden_features`) with an encoder's features of the same images.
 
-    Give 2,000 to 5,000 images. The encoder's side is computed once. Raises ValueError as `cknna` does, and for no sites.
+    Use 2,000 to 5,000 images. The encoder's side is computed once. Raises ValueError as `cknna`, and for no sites.
     """
     if not flow_features:
         raise ValueError("no sites were given; give the result of hidden_features(flow, dataset, sites)")
@@ -59,7 +71,7 @@ def cknna_sites(
 
 
 class _Neighbours(NamedTuple):
-    """Cosines between images, which are each row's k nearest others, and s(K, K)."""
+    """Cosines between images, the k nearest others of each row, and s(K, K)."""
 
     cosines: Float[Tensor, "n n"]
     near: Bool[Tensor, "n n"]
@@ -102,7 +114,7 @@ def _alignment(a: _Neighbours, b: _Neighbours) -> float:
 
 
 def _hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "n n"]) -> Float[Tensor, ""]:  # noqa: E741
-    """Unbiased HSIC of two matrices with zero diagonals, symmetric or not (Song et al. 2012, eq. 5)."""
+    """Return the unbiased HSIC of two matrices with zero diagonals, symmetric or not (Song et al. 2012, eq. 5)."""
     n = len(k)
     trace = (k * l.T).sum()
     product = k.sum() * l.sum() / ((n - 1) * (n - 2))

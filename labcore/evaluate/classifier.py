@@ -1,4 +1,4 @@
-"""How many images a classifier recognises. The network is `labcore.nn.classifier`."""
+"""Share of images that a classifier recognises. The network is `labcore.nn.classifier`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from labcore.nn.classifier import Classifier
 def recognised(
     classifier: Classifier, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], batch_size: int = 500
 ) -> Accuracy:
-    """Share of the images that are recognised as of their class, with its 95% interval.
+    """Return the share of images that the classifier assigns to their class, with its 95% interval.
 
-    Raises ValueError for no images, for another number of labels, and for images that are not finite, of which nothing can be
-    recognised.
+    Raises ValueError for no images, for a different number of labels, and for images that are not finite.
     """
     if not len(x) == len(y) > 0:
         raise ValueError(

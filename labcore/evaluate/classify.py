@@ -1,13 +1,13 @@
-"""Training-free classification: one forward and one backward pass, however many classes there are.
+"""Training-free classification: one forward and one backward pass for any number of classes.
 
-FlowBack (arXiv 2511.22345), Algorithm 1. Logits lambda = 0 (b, k) give class probabilities p = softmax(lambda), uniform; in
-every block the class embedding is the mixture p^T E (TARFlow has one table E a block, and all take the same p). The score
-of class k is the slope of the log-likelihood towards it,
+FlowBack (arXiv 2511.22345), Algorithm 1. Logits lambda = 0 (b, k) give class probabilities p = softmax(lambda), uniform.
+In every block the class embedding is the mixture p^T E (TARFlow has one table E per block, and all use the same p). The
+score of class k is the slope of the log-likelihood towards it,
 
     g_k = d log p(x | p) / d lambda_k = (1/K) sum over blocks <d log p / d e, E_k - mean(E)>,   label = argmax_k g_k
 
-It is Bayes classification to first order around "no class". Images are clean: the paper does not say whether noise is
-added, and ml-tarflow's notebook adds none when it classifies.
+It is a first-order approximation of Bayes classification around "no class". Images are clean: the paper does not say
+whether noise is added, and ml-tarflow's notebook adds none when it classifies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from labcore.flows.tarflow import TarFlow
 
 
 def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-    """d log p(x | softmax(lambda)) / d lambda at lambda = 0, in nats per unit of logit; each row sums to 0.
+    """Return d log p(x | softmax(lambda)) / d lambda at lambda = 0, (b, k), in nats per unit of logit; each row sums to 0.
 
     Works inside no_grad and inference_mode, does not depend on the batch, and leaves no gradient on x or the parameters.
     Raises ValueError for an unconditional flow, images that do not fit it, and images or scores that are not finite.
@@ -50,12 +50,20 @@ def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b
 
 
 def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
-    """The class with the largest of `class_scores` for each clean image, int64."""
+    """Return the class (b,), int64, with the largest of `class_scores` for each clean image.
+
+    Args:
+        flow: a conditional flow.
+        x: clean images (b, c, h, w) in [-1, 1].
+
+    Raises:
+        ValueError: the flow is unconditional, images do not fit it, or images or scores are not finite.
+    """
     return class_scores(flow, x).argmax(dim=1)
 
 
 def training_free_accuracy(
     flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250
 ) -> Accuracy:
-    """Accuracy of `classify` on `limit` images of `dataset`, evenly spread (None: all); raises as `accuracy`."""
+    """Measure the accuracy of `classify` on `limit` images of `dataset`, evenly spread (None: all); errors as `accuracy`."""
     return accuracy(classify, flow, dataset, limit, batch_size)

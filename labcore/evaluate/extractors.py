@@ -59,8 +59,11 @@ GREY_ONLY = ("classifier",)
 class Extractor:
     """A frozen network from uint8 images to the features that metrics are computed on.
 
-    name: one of NAMES, or a test's own. suffix: what its metrics end in. widths: values of pool, spatial and logits.
-    identity: name, weights hash, resize and FEATURE_VERSION, which statistics must agree in to be compared.
+    Attributes:
+        name: one of NAMES, or a test's own.
+        suffix: end of its metrics' names.
+        widths: values of pool, spatial and logits.
+        identity: name, weights hash, resize and FEATURE_VERSION; statistics can be compared only if these are equal.
     """
 
     def __init__(self, name: str, module: Any, widths: dict[str, int], weights: str, resize: str):
@@ -84,7 +87,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b d"]]:
-        """{layer: (b, d) float32}; grey images are repeated to RGB."""
+        """Return {layer: (b, d) float32}; grey images are repeated to RGB."""
         if images.dtype != torch.uint8:
             raise ValueError(f"images have dtype {images.dtype}; extractors take uint8 0..255")
         check_channels(self.name, images.shape[1])
@@ -95,7 +98,7 @@ class Extractor:
 
 
 def check_channels(name: str, channels: int) -> None:
-    """ValueError for images in colour where the extractor `name` knows grey ones only."""
+    """Raise ValueError for colour images if the extractor `name` takes only grey ones."""
     if name in GREY_ONLY and channels != 1:
         raise ValueError(
             f"images have {channels} channels; extractor {name!r} takes grey images only: use "
@@ -104,19 +107,19 @@ def check_channels(name: str, channels: int) -> None:
 
 
 def suffix_of(name: str) -> str:
-    """What the names of metrics end in: nothing for Inception, as published."""
+    """Return the suffix of an extractor's metrics; empty for Inception, as in publications."""
     return "" if name == "inception" else f"_{name}"
 
 
 def widths_of(name: str) -> dict[str, int]:
-    """Values of pool, spatial and logits of one of NAMES."""
+    """Return the values of pool, spatial and logits of one of NAMES."""
     return {layer: width for layer, (_, width) in _LAYERS[name].items()}
 
 
 def load_extractor(name: str, weights: str | Path | None = None) -> Extractor:
-    """The extractor `name`, on the CPU, with weights from `weights` or where `labcore.encoders` finds them.
+    """Load the extractor `name` on the CPU, with weights from `weights` or from where `labcore.encoders` finds them.
 
-    Raises ValueError for an unknown name or a file that is not the one, FileNotFoundError (at once) with what to get.
+    Raises ValueError for an unknown name or a wrong file, and FileNotFoundError (at once) that says which file to get.
     """
     if name not in NAMES:
         raise ValueError(f"extractor {name!r} is unknown; the names are {', '.join(NAMES)}")
@@ -142,7 +145,7 @@ def load_extractor(name: str, weights: str | Path | None = None) -> Extractor:
 
 
 def find_inception(path: str | Path | None = None) -> Path:
-    """torch-fidelity's weight file, checked: it loads without running code and is the one that its name says."""
+    """Find torch-fidelity's weight file, and check that it loads without running code and has the hash of its name."""
     found = encoders.find_file(INCEPTION_FILE, INCEPTION_SOURCE, path, [Path(torch.hub.get_dir()) / "checkpoints"])
     if not file_hash(found).startswith(INCEPTION_HASH):
         raise ValueError(

@@ -1,19 +1,21 @@
-"""How good generated images are: FID, sFID, KID, IS, precision and recall, each with what made it.
+"""Quality of generated images: FID, sFID, KID, IS, precision and recall, each with a record of its origin.
 
     fid        Frechet distance of Gaussians fitted to pooled features (Heusel et al., arXiv 1706.08500)
     sfid       the same on spatial features (Nash et al., arXiv 2103.03841; features as ADM's evaluator takes them)
     kid        squared MMD with a cubic kernel, mean over 100 subsets (Binkowski et al., arXiv 1801.01401)
     is         inception score (Salimans et al., arXiv 1606.03498), mean over splits of 5,000 images, as ADM's evaluator
-    precision  share of generated images within the manifold of real ones, 3 nearest neighbours; recall the other way
-    recall     round (Kynkaanniemi et al., arXiv 1904.06991); equal numbers from both sides, at most 10,000
+    precision  share of generated images within the manifold of real ones, 3 nearest neighbours (Kynkaanniemi et al.,
+               arXiv 1904.06991); equal numbers from both sides, at most 10,000
+    recall     the same with the roles exchanged
 
-computed from features on disk, all but the inception score by torch-fidelity. With the embedded extractor they are named
-fid_efflite0 and so on.
+All are computed from features on disk, and all but the inception score by torch-fidelity. With the embedded extractor
+they are named fid_efflite0 and so on.
 
-Intervals are half-sample bootstrap intervals: the metric is computed on random halves of the generated images, drawn without
-replacement, and the value gets 1.96 standard deviations of those to either side. With replacement, repeated images would
-shift FID upwards and break nearest neighbours; the spread over halves estimates the standard error at the full number
-(delete-half jackknife; Shao and Wu 1989). The reference is taken as given. All of this is our choice; papers give no intervals.
+Intervals are half-sample bootstrap intervals: the metric is computed on random halves of the generated images, drawn
+without replacement, and the interval extends 1.96 standard deviations of these values to either side. With replacement,
+repeated images would shift FID upwards and break nearest neighbours. The spread over halves estimates the standard error
+at the full number (delete-half jackknife; Shao and Wu 1989). The reference is treated as exact. All of this is our
+choice; papers give no intervals.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ IS_SPLIT = 5000  # images a split of the inception score, as in ADM's evaluator
 
 
 class Metric(NamedTuple):
-    """One metric: value, 95% interval (low, high), n generated images, and the floor: the same for held-out real images."""
+    """One metric: value, 95% interval (low, high), n generated images, and the floor (the value of held-out real images)."""
 
     value: float
     low: float
@@ -67,9 +69,16 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class FidelityRecord:
-    """measures by name; images: how they were made (seed, guidance, schedule, denoising, solver ...); reference: data, n,
-    extractor, weights hash, resize, floor's n; resamples; made_with: versions, revision, device; is_split: images a split of
-    the inception score."""
+    """Measures by name, and their origin.
+
+    Attributes:
+        measures: {name: Metric}.
+        images: how they were made (seed, guidance, schedule, denoising, solver ...).
+        reference: data, n, extractor, weights hash, resize, floor's n.
+        resamples: number of halves.
+        made_with: versions, revision, device.
+        is_split: images per split of the inception score.
+    """
 
     measures: dict[str, Metric]
     images: dict[str, Any]
@@ -79,12 +88,12 @@ class FidelityRecord:
     is_split: int = IS_SPLIT
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**vars(self), "measures": {name: measure._asdict() for name, measure in self.measures.items()}}
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(metric, extractor) of a name like fid_efflite0. Raises ValueError, listing the names."""
+    """Split a name like fid_efflite0 into (metric, extractor). Raises ValueError with all names."""
     if name not in NAMES:
         raise ValueError(f"metric {name!r} is unknown; the names are {', '.join(NAMES)}")
     metric, _, suffix = name.partition("_")
@@ -92,9 +101,9 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def check_enough(metrics: Sequence[str], extractor: Extractor | str, n: int, whose: str) -> None:
-    """ValueError where `n` images are too few for one of the metrics, saying how many it needs and what needs fewer.
+    """Raise ValueError if `n` images are too few for a metric; the message gives the needed number and an alternative.
 
-    extractor: one, or its name, so that this can be asked before any weights are loaded.
+    extractor: an extractor, or its name, so that this can be checked before weights are loaded.
     """
     widths = extractors.widths_of(extractor) if isinstance(extractor, str) else extractor.widths
     suffix = extractors.suffix_of(extractor if isinstance(extractor, str) else extractor.name)
@@ -123,11 +132,19 @@ def fidelity(
 ) -> FidelityRecord:
     """Compare generated images with the reference.
 
-    images: a data set of uint8 images (`labcore.evaluate.generate`, or any of labcore.data). The record says how they were
-    made if the data set has an attribute `made`. seed: of subsets, the order of images in splits, and halves. resamples: 0
-    gives no intervals.
-    Raises ValueError for unknown metrics, too few or constant images, statistics of another extractor, weights, resize,
-    or size of images, a seed outside 0..2**32-1, and a metric that comes out as NaN or infinity.
+    Args:
+        images: a data set of uint8 images, from `labcore.evaluate.generate` or labcore.data. The record says how they were
+            made if the data set has an attribute `made`.
+        reference: statistics of real images.
+        extractor: the network whose features are compared.
+        metrics: names such as "fid"; see the module.
+        seed: random seed of subsets, of the order of images in splits, and of halves; 0..2**32-1.
+        resamples: number of halves for intervals; 0 gives no intervals.
+        progress: called while features are computed; default None.
+
+    Raises:
+        ValueError: a metric is unknown; images are too few or constant; the statistics have another extractor, other
+            weights, another resize or size of images; the seed is out of range; or a metric is NaN or infinite.
     """
     check_request(metrics, METRICS, seed, resamples)
     reference.check(extractor, images.image_size, images.channels)
@@ -156,7 +173,7 @@ def fidelity(
 
 
 def check_request(metrics: Sequence[str], allowed: Sequence[str], seed: int, resamples: int) -> None:
-    """ValueError for no or unknown metrics, a seed that `check_seed` refuses, and too few resamples for an interval."""
+    """Raise ValueError for no or unknown metrics, a seed that `check_seed` rejects, and too few resamples for an interval."""
     if not metrics or (unknown := set(metrics) - set(allowed)):
         raise ValueError(
             f"metrics {sorted(unknown) if metrics else '()'} are unknown; give some of {', '.join(allowed)}"
@@ -167,13 +184,13 @@ def check_request(metrics: Sequence[str], allowed: Sequence[str], seed: int, res
 
 
 def described(reference: Any) -> dict[str, Any]:
-    """What a record says of its reference: a `Reference`, or a `pixels.PixelReference`."""
+    """Describe a reference for a record: a `Reference`, or a `pixels.PixelReference`."""
     about = {name: value for name, value in reference.about.items() if name not in ("schema", "made_with", "floor")}
     return {**about, "floor_n": reference.about.get("floor", {}).get("n")}
 
 
 def check_seed(seed: int) -> None:
-    """ValueError for a seed that numpy's generator, which draws subsets and splits, does not take."""
+    """Raise ValueError for a seed that numpy's generator, which draws subsets and splits, does not accept."""
     if not 0 <= seed <= MOST_SEED:
         raise ValueError(f"seed was {seed}; allowed are 0..{MOST_SEED}")
 
@@ -181,7 +198,7 @@ def check_seed(seed: int) -> None:
 def with_floor(
     reference: Reference, test: Dataset, extractor: Extractor, progress: Progress | None = None
 ) -> Reference:
-    """`reference` with the metrics of held-out real images in it: what a perfect model would get at their number."""
+    """Return `reference` with the metrics of held-out real images: those of a perfect model with equally many images."""
     metrics = [metric for metric in METRICS if enough(metric, extractor, min(len(test), reference.about["n"]))]
     if not metrics:
         return reference
@@ -192,7 +209,7 @@ def with_floor(
 
 
 def refused(extractor: Extractor, n: int) -> list[str]:
-    """Names of the metrics that statistics of `n` images are too few for."""
+    """Return the names of the metrics for which statistics of `n` images are too few."""
     return [f"{metric}{extractor.suffix}" for metric in METRICS if not enough(metric, extractor, n)]
 
 
@@ -209,7 +226,7 @@ Statistic = Callable[[Tensor | None, int], float]
 
 
 def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tuple[float, float, float]:
-    """(value, low, high) by half-sample bootstrap; low = high = value without resamples."""
+    """Return (value, low, high) by half-sample bootstrap; low = high = value without resamples."""
     value = statistic(None, seed)
     if resamples == 0:
         return value, value, value
@@ -222,9 +239,9 @@ def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tu
 
 
 def metric_of(name: str, statistic: Statistic, n: int, seed: int, resamples: int, floor: float | None) -> Metric:
-    """A metric of `n` images with its interval, which ends at `BOUNDS`. ValueError for one that is NaN or infinite.
+    """Return a metric of `n` images with its interval, limited to `BOUNDS`. ValueError if it is NaN or infinite.
 
-    name: full, as fid_efflite0.
+    name: full, such as fid_efflite0.
     """
     value, low, high = with_interval(statistic, n, seed, resamples)
     if not all(map(math.isfinite, (value, low, high))):
@@ -299,9 +316,10 @@ def _inception_score(features: Store, reference: Reference) -> Statistic:
 
 
 def inception_score(logits: Float[Tensor, "n k"], split: int) -> float:
-    """exp of the mean KL divergence of p(class | image) from p(class), averaged over splits of `split` images in their order.
+    """Return exp of the mean KL divergence of p(class | image) from p(class), averaged over splits of `split` images in order.
 
-    The last split is smaller where `split` does not divide n: as ADM's evaluator (guided-diffusion, evaluations/evaluator.py).
+    The last split is smaller if `split` does not divide n, as in ADM's evaluator (guided-diffusion,
+    evaluations/evaluator.py).
     """
     scores = []
     for part in logits.split(split):

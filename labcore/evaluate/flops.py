@@ -1,4 +1,4 @@
-"""Floating-point operations of a call, and the bytes that it keeps for its gradient, counted while it runs."""
+"""Counts of a call's floating-point operations, and of the bytes that it keeps for its gradient."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from labcore.kernels import dispatch
 
 
 def count_flops(call: Callable[[], Any]) -> int:
-    """FLOPs of the matrix products and convolutions that `call()` makes, a multiply-add being two.
+    """Count the FLOPs of the matrix products and convolutions of `call()`; a multiply-add counts as two.
 
-    It runs once, on tensors of any shape and device, and what it returns is dropped; the count is for its whole batch,
-    and gradients that it takes are in it. Attention counts as its matrix products: all pairs of queries and keys,
-    masked ones too, and nothing computed twice, so that every device gives the same count, whatever its kernels do.
-    Not counted: element-wise operations, sums, norms, softmax, look-ups, products of a matrix and a vector, and kernels
-    that torch does not know. These take time too: a ratio of FLOPs is no ratio of seconds.
+    The call runs once, on tensors of any shape and device, and its result is dropped. The count covers its whole batch,
+    and the gradients that it computes. Attention counts as its matrix products: all pairs of queries and keys, also
+    masked ones, and nothing computed twice. So every device gives the same count, for all kernels. Not counted:
+    element-wise operations, sums, norms, softmax, look-ups, products of a matrix and a vector, and kernels that torch
+    does not know. These take time too, so a ratio of FLOPs is no ratio of seconds.
     """
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()
@@ -33,7 +33,7 @@ def count_flops(call: Callable[[], Any]) -> int:
 def count_saved(
     call: Callable[[], Tensor], own: Iterable[Tensor] = (), skip: Callable[[Tensor], bool] = lambda x: False
 ) -> int:
-    """Bytes that `call()` keeps for its backward pass, each storage once, without those of `own` and what `skip` says."""
+    """Count the bytes that `call()` keeps for its backward pass, each storage once, without those of `own` and `skip`."""
     storages: dict[int, Any] = {}
     parameters = {p.untyped_storage()._cdata for p in own}
 
@@ -49,6 +49,6 @@ def count_saved(
 
 
 class _NoModules(contextlib.nullcontext):
-    """Instead of torch's count by module, whose hooks refuse the gradient of a module's input by autograd.grad."""
+    """Replacement for torch's count by module, whose hooks reject the gradient of a module's input by autograd.grad."""
 
     parents = frozenset({"Global"})

@@ -1,11 +1,11 @@
 """Images drawn for an evaluation: uint8 on disk, in fixed chunks by index, resumable, shared by several processes.
 
-Image i is a function of the weights, the settings, (seed, i) and the code (`SAMPLE_VERSION`). It is rounded to uint8 as it
-would be in a PNG, since that is what published numbers are computed on. Chunks are part of the key: with equal chunks and one
-number of threads the images are bit-equal however the work was shared; other chunks change float images by rounding only, and a
-pixel by 1 now and then. So does the way in which single tokens are computed, which is part of the key where it is not the plain
-one. On CUDA a chunk is drawn in parts where half of the free memory does not hold it: again rounding only, and no part of the
-key.
+Image i depends only on the weights, the settings, (seed, i) and the code (`SAMPLE_VERSION`). It is rounded to uint8 as in
+a PNG, because published numbers are computed on such images. Chunks are part of the key. With equal chunks and one number
+of threads the images are bit-identical for any division of the work. Other chunks change float images by rounding only,
+and sometimes a pixel by 1. So does the way in which single tokens are computed, which is part of the key unless it is the
+plain one. On CUDA a chunk is drawn in parts if half of the free memory does not hold it: again only rounding, and not
+part of the key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXACT_ONLY = ("noise_std", "guidance_schedule", "attn_temp", "solver", "compiled
 
 
 class Sampling(Config):
-    """How images are drawn. The defaults are `labcore.sample`'s, with every class in turn."""
+    """Settings of sampling. The defaults are `labcore.sample`'s, with every class in turn."""
 
     num: PositiveInt = Field(le=MOST)  # how many images
     classes: Literal["each", "none"] | tuple[int, ...] = "each"  # image i has class i mod k; none; or these in turn
@@ -61,7 +61,7 @@ class Sampling(Config):
         return self
 
     def labels(self, flow: Sampler, part: range) -> Int64[Tensor, " b"] | None:
-        """Classes of the images `part`; None where they have none."""
+        """Return the classes of the images `part`; None if they have none."""
         k = flow.config.num_classes
         if self.classes == "none" or (self.classes == "each" and k == 0):
             return None
@@ -69,12 +69,12 @@ class Sampling(Config):
         return cycle[torch.tensor(part) % len(cycle)]
 
     def describe(self, flow: Sampler) -> dict[str, Any]:
-        """The settings as they apply to `flow`: what a record holds and what the images are keyed by.
+        """Return the settings as they apply to `flow`, for records and for the key of the images.
 
-        A learned inverse lacks `EXACT_ONLY`; `denoised_by` is the flow whose score denoises its images, where one does. Of
-        latents there is what decodes them. `compiled` is the way that it means on
-        the flow's device (`labcore.inverse.solve.way_of`), and is left out where that is "plain": images and records that were
-        made before there was a choice say the same. Raises as `noise_level`, or as `check_one_pass`.
+        A learned inverse lacks `EXACT_ONLY`; `denoised_by` is the flow whose score denoises its images, if there is one.
+        For latents, the decoder is included. `compiled` is the resulting way on the flow's device
+        (`labcore.inverse.solve.way_of`). It is left out if that is "plain", so older images and records have the same
+        description. Errors as `noise_level`, or as `check_one_pass`.
         """
         classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
         values = {**self.model_dump(mode="json"), "classes": classes}
@@ -107,17 +107,17 @@ class SampleSet(HeldPictures):
         self._chosen: tuple[list[int], ...] = ()  # rows of subsets
 
     def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> SampleSet:
-        """The images at `indices`, in that order, in memory. Raises as `HeldPictures.subset`."""
+        """Return the images at `indices`, in that order, in memory. Errors as `HeldPictures.subset`."""
         return with_values(super().subset(indices), _chosen=(*self._chosen, torch.as_tensor(indices).tolist()))
 
     def fingerprint(self) -> str:
-        """Equal settings and weights, equal digits."""
+        """Return digits that are equal for equal settings and weights."""
         name = self.store.folder.name
         return sha256_of([name, *self._chosen])[:16] if self._chosen else name
 
     @property
     def image_size(self) -> int:
-        """Pixels along a side; ValueError for images that are not square, which nothing here is compared with."""
+        """Pixels along a side; ValueError for images that are not square, which measures require."""
         height, width = self.images.shape[-2:]
         if height != width:
             raise ValueError(f"samples of {height} x {width} pixels are not square; measures of them need that")
@@ -130,7 +130,7 @@ def generate(
     """Draw the images that are not on disk yet, and return all of them.
 
     flow: a flow, or the learned inverse of one. root: default samples/ in the cache folder. Raises ValueError for
-    settings that do not fit the model, before the first image, and for images that come out as NaN.
+    settings that do not fit the model, before the first image, and for images with NaN.
     """
     made, c = sampling.describe(flow), flow.config
     k = c.num_classes

@@ -1,8 +1,8 @@
-"""Hidden features of a flow over a data set, one vector an image and site, computed once and kept on disk.
+"""Hidden features of a flow over a data set, one vector per image and site, computed once and kept on disk.
 
-What a linear probe reads and what CKNNA compares: the mean over tokens of the hidden state after a layer, of clean images,
-without a label. That follows the first author of FlowBack (arXiv 2511.22345) in a later repository, except that there the
-hook sits on the attention's output and here the hidden is the layer's output after its MLP, as in the paper's equations.
+Linear probes and CKNNA read them: the mean over tokens of the hidden state after a layer, of clean images, without a
+label. That follows the first author of FlowBack (arXiv 2511.22345) in a later repository, with one difference: there the
+hook reads the attention's output, and here the hidden is the layer's output after its MLP, as in the paper's equations.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ after which equal images and weights give other values."""
 
 
 def all_sites(flow: TarFlow) -> list[Site]:
-    """Every (block, layer) of the flow, from image to noise, both counted from 1."""
+    """Return every (block, layer) of the flow, from image to noise, both counted from 1."""
     c = flow.config
     return [(block, layer) for block in range(1, c.num_blocks + 1) for layer in range(1, c.layers_per_block + 1)]
 
 
 def checked_sites(flow: TarFlow, sites: Iterable[Site]) -> list[Site]:
-    """The sites, each once, in the order given; ValueError for none, and for what is no site of the flow."""
+    """Return the sites, each once, in the given order; ValueError for none, and for a site that the flow does not have."""
     found = [_checked_site(site) for site in sites]
     if not found:
         raise ValueError("no sites were given; give (block, layer) pairs counted from 1, or all_sites(flow)")
@@ -72,14 +72,14 @@ def hidden_features(
     chunk: int = 64,
     progress: Progress | None = None,
 ) -> dict[Site, Float[Tensor, "n width"]]:
-    """{site: (n, width) float32}: the mean over tokens at each site, for `limit` images, evenly spread (None: all), in order.
+    """Return {site: (n, width) float32}, the mean over tokens at each site, in the order of `sites`.
 
-    dataset: one of `labcore.data`. Images are clean and have no label (y = None). The rows lie under `root` (None:
-    hiddens/ in `labcore.files.cache_folder()`) in a folder named by weights, architecture, data, sites, number of images
-    and `chunk`, the images of one forward pass; what is there is not computed again, and the processes of one launch
-    share what is missing. The tensors are mapped from these files: read them, or clone them first. Sites come back in the
-    order given. Raises ValueError for no sites, sites outside the flow, and a limit below 1, and
-    `labcore.finite.NotFinite` for features that are not finite.
+    dataset: one of `labcore.data`; `limit` of its images are used, evenly spread (None: all), in order. Images are clean
+    and have no label (y = None). The rows are stored under `root` (None: hiddens/ in `labcore.files.cache_folder()`), in
+    a folder named by weights, architecture, data, sites, number of images and `chunk`, the images of one forward pass.
+    Stored rows are not computed again, and the processes of one launch share the rest. The tensors are mapped from these
+    files: only read them, or clone them first. Raises ValueError for no sites, sites outside the flow, and a limit below
+    1, and `labcore.finite.NotFinite` for features that are not finite.
     """
     sites = checked_sites(flow, sites)
     check_limit(limit)
@@ -117,7 +117,7 @@ def hidden_features(
 
 
 def _token_mean(hidden: Float[Tensor, "b t width"]) -> Float[Tensor, "b width"]:
-    """In float32 or better, then float32."""
+    """Return the mean over tokens, computed in float32 or better, as float32."""
     return hidden.to(torch.promote_types(hidden.dtype, torch.float32)).mean(dim=1).to(torch.float32)
 
 

@@ -1,8 +1,8 @@
-"""Likelihood of held-out images, with the unit that it deserves.
+"""Likelihood of held-out images, with its correct unit.
 
-A flow trained with uniform dequantisation has bits/dim (ml-tarflow evaluate_bpd.py: one draw per image). A flow
-trained with Gaussian noise models the density of noised images: nats/dim at that noise level, and bits/dim would mean
-nothing.
+A flow trained with uniform dequantisation has bits/dim (ml-tarflow evaluate_bpd.py: one draw per image). A flow trained
+with Gaussian noise models the density of noised images: its unit is nats/dim at that noise level, and bits/dim is
+undefined.
 """
 
 from __future__ import annotations
@@ -26,11 +26,19 @@ from labcore.spread import spread
 
 
 class LikelihoodRecord(NamedTuple):
-    """nats: mean negative log-likelihood of an image, standard_error its standard error, both in nats, over n images.
+    """Likelihood of n images.
 
-    nats_per_dim = nats / dims; low, high: its 95% interval, 1.96 standard errors to either side. bits_per_dim is None unless
-    the flow was trained with uniform dequantisation. density says what the number is the density of. made_with: seed, data,
-    code and device.
+    Attributes:
+        nats: mean negative log-likelihood of an image, in nats.
+        standard_error: standard error of `nats`, in nats.
+        n: number of images.
+        conditional: whether labels were used.
+        nats_per_dim: nats divided by the number of values of an image.
+        low: lower end of its 95% interval, 1.96 standard errors below.
+        high: upper end of its 95% interval.
+        bits_per_dim: None unless the flow was trained with uniform dequantisation.
+        density: the density that the number describes, in words.
+        made_with: seed, data, code and device.
     """
 
     nats: float
@@ -62,11 +70,21 @@ def likelihood(
     batch_size: int = 250,
     seed: int = 0,
 ) -> LikelihoodRecord:
-    """Negative log-likelihood of `limit` images of `dataset`, evenly spread (None: all).
+    """Measure the negative log-likelihood of images.
 
-    conditional: with the true labels, where the flow has classes. The noise of the i-th of these images depends on (seed, i)
-    alone. The flow is evaluated as it is (in eval mode and full precision unless the caller says otherwise). Raises
-    ValueError for fewer than 2 images, a limit below 1, and a likelihood that is not finite.
+    The flow is evaluated as given; put it into eval mode and full precision first. The noise of the i-th image depends
+    only on (seed, i).
+
+    Args:
+        flow: the flow.
+        dataset: images, with labels if the flow has classes.
+        limit: number of images, evenly spread; None: all.
+        conditional: use the true labels, if the flow has classes.
+        seed: random seed of the noise.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: fewer than 2 images, a limit below 1, or a likelihood that is not finite.
     """
     check_limit(limit)
     dataset = spread(dataset, limit)
@@ -105,7 +123,7 @@ def likelihood(
 
 
 def continuous(flow: TarFlow, x: Float[Tensor, "b c h w"], indices: range, seed: int) -> Float[Tensor, "b c h w"]:
-    """Images noised or dequantised as the flow was trained, image by image from (seed, index)."""
+    """Return images noised or dequantised as in the flow's training, image by image from (seed, index)."""
     shape = tuple(x.shape[1:])
     if flow.config.noise == "uniform":
         draws = [torch.Generator().manual_seed(seed_of(seed, "dequantisation", i)) for i in indices]

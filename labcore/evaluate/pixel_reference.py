@@ -1,4 +1,4 @@
-"""What measures of pixels compare with: statistics of a data set's train split, kept in the cache folder."""
+"""References of pixel measures: statistics of a data set's train split, kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from labcore.jsonfile import read_json, write_json
 
 
 def pixel_reference_of(data: Data, model: HasClasses | None = None) -> pixels.PixelReference:
-    """What measures of pixels compare with: the train split, with the floor from the test split; kept in the cache.
+    """Return the reference of pixel measures: the train split, with the floor from the test split; kept in the cache folder.
 
-    model: classes in its order; None: in the data's. A damaged file is made again, with a warning. Raises as
+    model: classes in its order; None: in the data's. A damaged file is made again, with a warning. Errors as of
     `labcore.data.class_names.matched`.
     """
     in_order = (lambda images: images) if model is None else (lambda images: matched(model, images))
@@ -36,7 +36,7 @@ def pixel_reference_of(data: Data, model: HasClasses | None = None) -> pixels.Pi
 
 
 def _found(path: Path) -> pixels.PixelReference | None:
-    """The statistics in a file of the cache; None where there is none, and, after a warning, where it is damaged."""
+    """Return the statistics in a file of the cache; None if there is none, and, after a warning, if it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -52,7 +52,7 @@ def _found(path: Path) -> pixels.PixelReference | None:
 
 
 def test_split(data: Data) -> Dataset | None:
-    """The test split of a data set; None where it has none."""
+    """Return the test split of a data set; None if it has none."""
     try:
         return data.split("test")
     except ValueError:
