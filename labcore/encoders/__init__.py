@@ -1,7 +1,7 @@
-"""Frozen pretrained vision encoders: what alignment pulls hidden states towards, and what features are measured with.
+"""Frozen pretrained vision encoders: targets of alignment, and features of measures.
 
-`load` gives an encoder whose weights are on this machine (efficientnet-lite0's come with pip), `untrained` one with random
-weights, `cached_tokens` and `cached_pooled` the features of a whole data set, computed once and kept on disk.
+`load` returns an encoder whose weights are on this machine (efficientnet-lite0's come with pip), `untrained` one with
+random weights, `cached_tokens` and `cached_pooled` the features of a whole data set, computed once and kept on disk.
 """
 
 from labcore.encoders.cache import cached_pooled, cached_tokens

@@ -32,10 +32,11 @@ def cached_tokens(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """`Encoder.tokens` of every image, (n, grid * grid, d), mapped from a file; row i is image i. Meant for reading.
+    """Return `Encoder.tokens` of every image, (n, grid * grid, d), mapped from a file for reading; row i is image i.
 
-    flipped: of the images mirrored left to right. root: where stores live; default, features/ in the lab's cache folder.
-    limit: so many images, evenly spread, as a store of its own. Raises ValueError where features are not finite in `dtype`.
+    flipped: use the images mirrored left to right. root: folder of the stores; default features/ in the lab's cache
+    folder. limit: number of images, evenly spread, as a separate store. Raises ValueError if features are not finite in
+    `dtype`.
     """
     tokens = Derived(
         f"{encoder.spec.name}-tokens",
@@ -58,7 +59,7 @@ def cached_pooled(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """`Encoder.pooled` of every image, (n, p); arguments as those of `cached_tokens`."""
+    """Return `Encoder.pooled` of every image, (n, p); arguments as those of `cached_tokens`."""
     shape, name = (encoder.spec.pooled_width,), f"{encoder.spec.name}-pooled"
     pooled = Derived(name, encoder.pooled, shape, encoder.recipe(), CHUNK, ENCODER_VERSION, encoder.device)
     return derive(pooled, dataset, _root(root), flipped, dtype, limit, progress)

@@ -1,10 +1,10 @@
 """Frozen encoders: images in, patch tokens, pooled features and class logits out. Differentiable in the images.
 
-All methods take float images x (b, c, h, w) in [-1, 1], grey or RGB, of any size. Preparing them: squeezed to a square
-(bicubic, antialiased, not clipped), so that token (i, j) covers the same part of the image whatever its shape; grey repeated
-to RGB; (x + 1) / 2; mean and std of the encoder. FlowBack and REPA resize after normalising, which is the same, since a
-resize is linear and its weights sum to one. The lab's classifier resizes bilinearly, and takes grey images only. Antialiasing
-is our choice (REPA's code resizes without it).
+All methods take float images x (b, c, h, w) in [-1, 1], grey or RGB, of any size. Preparation: the image is squeezed to a
+square (bicubic, antialiased, not clipped), so token (i, j) covers the same part of an image of any shape. Grey is
+repeated to RGB. Then (x + 1) / 2, and mean and std of the encoder. FlowBack and REPA resize after normalising; the result
+is equal, because a resize is linear and its weights sum to one. The lab's classifier resizes bilinearly, and takes only
+grey images. Antialiasing is our choice (REPA's code resizes without it).
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from labcore.provenance import file_hash
 
 
 class EncoderOutput(NamedTuple):
-    """Everything that one pass gives.
+    """Results of one pass.
 
-    maps: {width of the stage: (b, width, g, g)}. pooled: (b, p), see `EncoderSpec.pool`. logits: (b, k) of the classifier,
-    None where the encoder has none.
+    Attributes:
+        maps: {width of the stage: (b, width, g, g)}.
+        pooled: (b, p), see `EncoderSpec.pool`.
+        logits: (b, k) of the classifier; None if the encoder has none.
     """
 
     maps: dict[int, Tensor]
@@ -45,10 +47,10 @@ after which equal images and weights give other values."""
 
 
 class Encoder:
-    """A frozen timm network in eval mode. Made by `load` or `untrained`.
+    """A frozen timm network in eval mode. Create one with `load` or `untrained`.
 
-    Not an nn.Module, on purpose: as an attribute of a model it never becomes one of its submodules, so it is not trained,
-    not moved by mistake, and never in a checkpoint. Parameters need no gradient; gradients reach x where x wants them.
+    It is not an nn.Module, on purpose: as an attribute of a model it never becomes a submodule, so it is not trained, not
+    moved by mistake, and never in a checkpoint. Its parameters get no gradient; gradients reach x if x requires them.
     Images are converted to float32 and moved to the encoder's device. Features are not normalised.
     """
 
@@ -59,7 +61,10 @@ class Encoder:
         self.to("cpu")
 
     def to(self, device: torch.device | str) -> Encoder:
-        """Move the network; returns self. On the CPU, CNNs are channels_last and freed memory is kept; each halves the time."""
+        """Move the network and return self.
+
+        On the CPU, CNNs are channels_last and freed memory is kept; each halves the time.
+        """
         self.device = torch.device(device)
         self._model.to(self.device)
         if self.device.type == "cpu":
@@ -72,11 +77,19 @@ class Encoder:
         return f"Encoder({self.spec.name}, weights {self.weights_hash}, {self.device})"
 
     def tokens(self, x: Float[Tensor, "b c h w"], grid: int, stage: int | None = None) -> Float[Tensor, "b t d"]:
-        """Patch tokens (b, grid * grid, d) in raster order, without class and register tokens.
+        """Return patch tokens (b, grid * grid, d) in raster order, without class and register tokens.
 
-        The stage (its width, where you choose) and the input are those of `EncoderSpec.token_layout`; a ViT's positional
-        embeddings are resampled to the input. A finer map is averaged down to the grid (adaptive average pooling: windows
-        overlap where grid does not divide). Raises ValueError for grids, stages and images that do not fit.
+        `EncoderSpec.token_layout` chooses the stage and the input size; a ViT's positional embeddings are resampled to
+        the input. A finer map is averaged down to the grid (adaptive average pooling: windows overlap if grid does not
+        divide).
+
+        Args:
+            x: images (b, c, h, w) in [-1, 1].
+            grid: tokens along a side, 1 or more.
+            stage: width of the stage, to choose one; default None.
+
+        Raises:
+            ValueError: grid, stage or images do not fit.
         """
         layout = self.spec.token_layout(grid, stage)
         x = self.to_encoder_input(x, layout.input_size)
@@ -89,11 +102,11 @@ class Encoder:
         return self._looked_at(features.flatten(2).transpose(1, 2))
 
     def token_width(self, grid: int, stage: int | None = None) -> int:
-        """d of `tokens`."""
+        """Return d of `tokens`."""
         return self.spec.token_layout(grid, stage).stage.width
 
     def describe(self, grid: int, stage: int | None = None) -> str:
-        """How `tokens` are made, in words."""
+        """Describe in words how `tokens` are made."""
         layout = self.spec.token_layout(grid, stage)
         pooled = f" averaged from {layout.stage_grid}x{layout.stage_grid}" if layout.stage_grid != grid else ""
         return (
@@ -102,19 +115,21 @@ class Encoder:
         )
 
     def pooled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p"]:
-        """One feature vector an image, at the native input size; what it is, `EncoderSpec.pool` says."""
+        """Return one feature vector per image, (b, p), at the native input size; `EncoderSpec.pool` describes it."""
         return self.outputs(x, widths=()).pooled
 
     def logits(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Class logits at the native input size; ValueError where the encoder has no classifier."""
+        """Return class logits (b, k) at the native input size; ValueError if the encoder has no classifier."""
         if not self.spec.num_classes:
             raise ValueError(f"{self.spec.name} has no classifier; efficientnet-lite0 has one")
         return self.outputs(x, widths=()).logits
 
     def outputs(self, x: Float[Tensor, "b c h w"], widths: Sequence[int] | None = None) -> EncoderOutput:
-        """Maps, pooled features and logits of one pass at the native input size.
+        """Return maps, pooled features and logits of one pass at the native input size.
 
-        widths: the stages whose maps are wanted; default, those that tokens are taken from by default.
+        Args:
+            x: images (b, c, h, w) in [-1, 1].
+            widths: stages whose maps are returned; default, the stages that tokens are taken from by default.
         """
         if widths is None:
             stages = [stage for stage in self.spec.stages if stage.by_default]
@@ -128,7 +143,7 @@ class Encoder:
     def maps(
         self, x: Float[Tensor, "b c h w"], widths: Sequence[int], size: int | None = None
     ) -> dict[int, Float[Tensor, "b d g g"]]:
-        """A CNN's feature maps of those widths, early ones too, at an input of `size` pixels; what follows is not computed."""
+        """Return a CNN's feature maps of the given widths at an input of `size` pixels; later stages are not computed."""
         indices = [self._widths.index(width) for width in widths]
         found = self._model.forward_intermediates(
             self.to_encoder_input(x, size), indices=indices, stop_early=True, intermediates_only=True
@@ -136,10 +151,10 @@ class Encoder:
         return dict(zip(widths, found, strict=True))
 
     def to_encoder_input(self, x: Float[Tensor, "b c h w"], size: int | None = None) -> Float[Tensor, "b c2 s s"]:
-        """What the network sees: (b, 3, size, size), normalised; size None is the native one.
+        """Return the network's input: (b, 3, size, size), normalised; size None is the native one.
 
-        An encoder of grey images gives (b, 1, size, size). Raises ValueError unless x is (b, c, h, w), floating, not empty, and
-        has 1 channel or as many as the network; on the CPU, for NaN and infinity too.
+        An encoder of grey images gets (b, 1, size, size). Raises ValueError unless x is (b, c, h, w), floating, not
+        empty, and has 1 channel or as many as the network; on the CPU, for NaN and infinity too.
         """
         channels = len(self.spec.mean)
         if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0 or x.shape[1] not in (1, channels):
@@ -159,19 +174,19 @@ class Encoder:
         return (((x + 1) / 2 - mean) / std).contiguous(memory_format=self._layout)
 
     def _looked_at(self, found: Tensor) -> Tensor:
-        """`found`; raises `labcore.finite.NotFinite` on the CPU where it is not finite.
+        """Return `found`; on the CPU raises `labcore.finite.NotFinite` if it is not finite.
 
-        Training steps encode too. So on a GPU, and where a gradient is wanted, the functions that keep or measure features look
-        at them (`labcore.derived`, `labcore.evaluate`).
+        Training steps encode too. So on a GPU, and if a gradient is required, the functions that keep or measure features
+        check them instead (`labcore.derived`, `labcore.evaluate`).
         """
         if is_looked_at(found, training=found.requires_grad or found.device.type != "cpu"):
             check_result(found, self.spec.name, advice="give finite images in [-1, 1], or look at the weights")
         return found
 
     def recipe(self, grid: int | None = None, stage: int | None = None) -> dict[str, Any]:
-        """All that features are a function of, but the images: JSON values for cache keys and records.
+        """Return everything but the images that determines the features, as JSON values for cache keys and records.
 
-        Of `tokens` where a grid is given, else of `pooled`.
+        It describes `tokens` if a grid is given, else `pooled`.
         """
         layout = None if grid is None else self.spec.token_layout(grid, stage)
         return {
@@ -203,7 +218,7 @@ class Encoder:
         return EncoderOutput({s.width: maps[s.width] for s in stages}, pooled, logits)
 
     def _cnn_map(self, x: Tensor, stage: Stage) -> Tensor:
-        """One map; what follows its stage is not computed."""
+        """Return one map; later stages are not computed."""
         if stage.width not in self._widths:  # the last convolution, before pooling
             return self._model.forward_features(x)
         indices = [self._widths.index(stage.width)]
@@ -221,11 +236,18 @@ def load(
     download: bool = False,
     device: torch.device | str = "cpu",
 ) -> Encoder:
-    """An encoder with its pretrained weights. No network unless `download`.
+    """Load an encoder with its pretrained weights. Uses no network unless `download`.
 
-    weights: a file (or a folder with it) that `find_weights` would not find. Raises ValueError for unknown names, and for
-    files that are damaged or of another network, and a file for an encoder of random weights; FileNotFoundError, at once, where
-    there is no file.
+    Args:
+        name: name of the encoder, or its spec.
+        weights: a file, or a folder with it, that `find_weights` would not find; default None.
+        download: fetch a missing file from the Hugging Face hub; default False.
+        device: where the encoder runs; default the CPU.
+
+    Raises:
+        ValueError: the name is unknown; the file is damaged or of another network; or a file is given for an encoder with
+            random weights.
+        FileNotFoundError: at once, if there is no file.
     """
     spec = specs.spec(name) if isinstance(name, str) else name
     if spec.seed is not None:
@@ -239,7 +261,7 @@ def load(
 
 
 def untrained(name: str | EncoderSpec, seed: int = 0) -> Encoder:
-    """An encoder with random weights, for tests and as a baseline; needs no file. Leaves the global generator as it was.
+    """Return an encoder with random weights, for tests and as a baseline. Does not change the global generator.
 
     Equal seeds give equal weights for equal versions of torch and timm.
     """
@@ -250,7 +272,7 @@ def untrained(name: str | EncoderSpec, seed: int = 0) -> Encoder:
 
 
 def _like(x: Tensor, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
-    """A number a channel, where x is and in its format; nobody waits for it, as for `x.new_tensor` on a GPU."""
+    """Return one number per channel on x's device and in its dtype, without waiting for a GPU, as `x.new_tensor` would."""
     return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(1, -1, 1, 1)
 
 

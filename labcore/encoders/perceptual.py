@@ -1,12 +1,12 @@
-"""How far images are apart for a frozen network: the perceptual distances that a learned inverse is trained with (BiFlow).
+"""Perceptual distances of images in the features of a frozen network, for training a learned inverse (BiFlow).
 
     efflite0      features of the embedded encoder's first stages, on crops of 64 pixels: the stand-in that comes with pip
     lpips         LPIPS with VGG-16 (arXiv 1801.03924), by the package lpips
     convnextv2    squared distance of ConvNeXt V2's pooled features
 
-The paper names LPIPS and ConvNeXt V2 and gives no details; those here are of later code of its group that says it follows
-the paper: one random crop of both images (area 0.08 to 1, aspect 3/4 to 4/3), resized with antialiased bicubic. All are
-differentiable in the images, and every draw is a function of the step's noise.
+The paper names LPIPS and ConvNeXt V2 and gives no details. The details here are those of later code of its group that
+says it follows the paper: one random crop of both images (area 0.08 to 1, aspect 3/4 to 4/3), resized with antialiased
+bicubic. All distances are differentiable in the images, and the step's noise determines every random draw.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CONVNEXT = EncoderSpec(
 
 @runtime_checkable
 class PerceptualDistance(Protocol):
-    """Pairs of images (b, c, h, w) in [-1, 1] -> (n,) distances: of all, or of those that `some` chooses for `most` a step."""
+    """Distance (n,) of pairs of images (b, c, h, w) in [-1, 1]: of all, or of `most` per step, chosen by `some`."""
 
     most: int | None
 
@@ -65,7 +65,7 @@ class PerceptualDistance(Protocol):
 
 
 class OfCrops(PerceptualDistance, Protocol):
-    """One that looks at crops of `size` pixels; `compare` takes images that are such crops already."""
+    """Distance on crops of `size` pixels; `compare` takes images that are already such crops."""
 
     size: int
 
@@ -130,9 +130,9 @@ class Lpips:
 
 
 def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualDistance:
-    """A distance with its pretrained weights, no network used; `weights` is their file where `weights_folder` lacks it.
+    """Load a distance with its pretrained weights, without network; `weights` is their file if `weights_folder` lacks it.
 
-    Raises ValueError for unknown names and a package that is not there, FileNotFoundError with where to get a missing file.
+    Raises ValueError for unknown names and a missing package, FileNotFoundError with the source of a missing file.
     """
     path = find_perceptual(name, weights)
     if name == "lpips":
@@ -141,7 +141,7 @@ def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualD
 
 
 def find_perceptual(name: str, weights: str | Path | None = None) -> Path:
-    """The file of a distance's pretrained weights; errors as `load_perceptual`, but for what is in the file."""
+    """Find the file of a distance's pretrained weights; errors as `load_perceptual`, except those of the file's content."""
     if name == "lpips":
         _lpips_package()
         return find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights)
@@ -151,7 +151,7 @@ def find_perceptual(name: str, weights: str | Path | None = None) -> Path:
 
 
 def untrained_perceptual(name: str) -> OfCrops:
-    """A distance whose network has random weights; needs no file. ValueError as `load_perceptual`."""
+    """Return a distance whose network has random weights; needs no file. ValueError as `load_perceptual`."""
     if name not in NAMES:
         raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
     if name == "lpips":
@@ -160,7 +160,7 @@ def untrained_perceptual(name: str) -> OfCrops:
 
 
 def some(noise: StepNoise, most: int) -> list[int]:
-    """Which rows of this micro-batch are compared: those of `most` images that are evenly spread over the step."""
+    """Return which rows of this micro-batch are compared: those of `most` images, evenly spread over the step."""
     count = min(most, noise.total)
     chosen = {i * noise.total // count for i in range(count)}
     return [row for row, image in enumerate(range(noise.total)[noise.rows]) if image in chosen]
@@ -173,9 +173,9 @@ def crops(
     size: int,
     rows: Sequence[int] | slice = slice(None),
 ) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n c s s"]]:
-    """The same random crop of each pair, of some rows only, resized to size x size; constant where `theirs` is.
+    """Take the same random crop of each pair, of some rows only, resized to size x size; constant if `theirs` is.
 
-    Where is drawn on the CPU, wherever the images are: numbers that are asked of a GPU wait for all that it has to do.
+    The position is drawn on the CPU on all devices, because reading random numbers from a GPU waits for its work.
     """
     ours, theirs = ours[rows], theirs[rows]
     constant = not theirs.requires_grad
@@ -196,13 +196,13 @@ def crops(
 
 
 def _follow(encoder: Encoder, images: Tensor) -> None:
-    """Move the encoder to where the images are."""
+    """Move the encoder to the device of the images."""
     if encoder.device != images.device:
         encoder.to(images.device)
 
 
 def _lpips(file: Path) -> torch.nn.Module:
-    """LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
+    """Build LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
     network = _lpips_network()
     state = {name: value for name, value in read_state(file).items() if name.startswith("features.")}
     layers = [named for part in network.net.children() for named in part.named_children()]
@@ -223,7 +223,7 @@ def _lpips(file: Path) -> torch.nn.Module:
 
 
 def _lpips_network() -> torch.nn.Module:
-    """LPIPS's network with a random backbone."""
+    """Build LPIPS's network with a random backbone."""
     lpips = _lpips_package()
     with warnings.catch_warnings():  # it builds torchvision's VGG by words that torchvision has given up
         warnings.simplefilter("ignore")

@@ -1,7 +1,8 @@
-"""The encoders that the lab knows: architecture, input, feature maps, and where their weights come from.
+"""The encoders that the lab knows: architecture, input, feature maps, and the source of their weights.
 
-Two are controls. `fashion-classifier` is the classifier that ships, trained on the data alone: a teacher that knows no other
-images. `random-lite0` is EfficientNet-Lite0 with random weights from a fixed seed: a teacher that knows nothing.
+Two are controls. `fashion-classifier` is the shipped classifier, trained on the data alone: a teacher without knowledge
+of other images. `random-lite0` is EfficientNet-Lite0 with random weights from a fixed seed: a teacher without any
+knowledge.
 
 Values are those of timm's pretrained configurations, and a test compares them. An image is resized to a square input; a
 stage of stride s turns an input of p pixels into a grid of p // s x p // s tokens.
@@ -24,7 +25,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 class Stage(NamedTuple):
     """A feature map that tokens can be taken from.
 
-    width: channels. stride: input pixels along a side of one token. by_default: False where a stage must be asked for.
+    width: channels. stride: input pixels along a side of one token. by_default: False if a stage must be requested.
     """
 
     width: int
@@ -33,7 +34,7 @@ class Stage(NamedTuple):
 
 
 class TokenLayout(NamedTuple):
-    """How tokens of a grid are made: the stage, the input in pixels, and the grid that the stage gives at that input."""
+    """Layout of a token grid: the stage, the input in pixels, and the grid that the stage gives at this input."""
 
     stage: Stage
     input_size: int
@@ -44,11 +45,16 @@ class TokenLayout(NamedTuple):
 class EncoderSpec:
     """One encoder. Stages are in the order in which a tie between them is broken.
 
-    model: timm's name. pool: what `pooled` is, of width pooled_width; "head" what the classifier sees (CNN), "token" the
-    class token after the final norm, "mean" the mean of the patch tokens after it (ViT). num_classes: of the classifier
-    that is kept, 0 for none. files: names that a weight file may have on this machine. package: module of the pip package
-    that carries the first of them. hub: repository on the Hugging Face hub whose hub_file it is. options: further arguments
-    of timm.create_model. seed: of random weights, for an encoder that has no file; None for pretrained ones.
+    Attributes:
+        model: timm's name.
+        pool: content of `pooled`, of width pooled_width. "head": the input of the classifier (CNN); "token": the class
+            token after the final norm; "mean": the mean of the patch tokens after it (ViT).
+        num_classes: classes of the kept classifier, 0 for none.
+        files: names that a weight file may have on this machine.
+        package: module of the pip package that contains the first file.
+        hub: repository on the Hugging Face hub with the file hub_file.
+        options: further arguments of timm.create_model.
+        seed: seed of random weights, for an encoder without a file; None for pretrained weights.
     """
 
     name: str
@@ -75,18 +81,18 @@ class EncoderSpec:
         return self.input_size // stage.stride
 
     def stage(self, width: int) -> Stage:
-        """The stage of `width` channels; ValueError, with a list of the stages, where there is none."""
+        """Return the stage of `width` channels; ValueError with a list of the stages if there is none."""
         for stage in self.stages:
             if stage.width == width:
                 return stage
         raise ValueError(f"{self.name} has no stage of width {width}; it has {self._stages()}")
 
     def token_layout(self, grid: int, stage: int | None = None) -> TokenLayout:
-        """How a grid x grid of tokens is made; `stage` is a width. Raises ValueError for grid < 1 and unknown stages.
+        """Return the layout of a grid x grid of tokens; `stage` is a width. Raises ValueError for grid < 1 and unknown stages.
 
-        The stage whose native grid is nearest to the requested one on a log scale (ties: the first listed). The input has
-        the native size where that gives at least the requested grid (the map is then averaged down to it), else
-        grid x stride pixels. Our choice.
+        The stage is the one whose native grid is nearest to the requested grid on a log scale (ties: the first listed).
+        The input has the native size if that gives at least the requested grid (the map is then averaged down to it),
+        else grid x stride pixels. Our choice.
         """
         if grid < 1:
             raise ValueError(f"grid={grid}: give 1 or more tokens along a side; {self.name} has {self._stages()}")
@@ -220,7 +226,7 @@ def token_width(encoder: str, grid: int, stage: int | None = None) -> int:
 
 
 def spec(name: str) -> EncoderSpec:
-    """The encoder of that name; ValueError with all names where there is none."""
+    """Return the encoder of that name; ValueError with all names if there is none."""
     if name not in SPECS:
         raise ValueError(f"unknown encoder {name!r}; there are {', '.join(SPECS)}")
     return SPECS[name]

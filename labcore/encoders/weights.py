@@ -1,7 +1,7 @@
-"""Weight files of other people's networks: where they are on this machine, and reading them without running their code.
+"""Weight files of other people's networks: their places on this machine, and reading them without running their code.
 
-Nothing here uses the network unless `download=True` says so: on a cluster node a missing file is an error at once, that
-says which file, from where, and where to put it.
+Nothing here uses the network unless `download=True`. On a cluster node a missing file is an error at once, which names
+the file, its source, and its destination.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LITE0_REST = {
 def find_file(
     file: str | Sequence[str], source: str, path: str | Path | None = None, extra_places: Sequence[str | Path] = ()
 ) -> Path:
-    """The first that exists of: `path`, the file in `weights_folder`, the file in `extra_places`. No network.
+    """Return the first that exists of: `path`, the file in `weights_folder`, the file in `extra_places`. No network.
 
-    file: its name, or names that it may have. source: where it can be had, in words, for the message. path, extra_places:
-    files, or folders that hold one. Raises FileNotFoundError; if `path` is given, nothing else is tried.
+    file: its name, or names that it may have. source: where to get it, in words, for the message. path, extra_places:
+    files, or folders that hold one. Raises FileNotFoundError; if `path` is given, no other place is tried.
     """
     names = [file] if isinstance(file, str) else list(file)
     if path is not None:
@@ -57,10 +57,10 @@ def find_file(
 
 
 def find_weights(spec: EncoderSpec, path: str | Path | None = None, download: bool = False) -> Path:
-    """The weight file of an encoder: `find_file` with its pip package and the Hugging Face cache as further places.
+    """Find the weight file of an encoder: `find_file` with its pip package and the Hugging Face cache as further places.
 
-    download: fetch it from the hub where it is nowhere. Raises FileNotFoundError where there is none, or the hub did not
-    give it.
+    download: fetch a missing file from the hub. Raises FileNotFoundError if there is none, or if the hub did not provide
+    it.
     """
     if spec.seed is not None:
         raise FileNotFoundError(f"{spec.name} has random weights and no file; leave its weights out")
@@ -84,9 +84,9 @@ def find_weights(spec: EncoderSpec, path: str | Path | None = None, download: bo
 
 
 def check_weights(spec: EncoderSpec, path: str | Path | None = None) -> None:
-    """See now whether an encoder can be loaded: FileNotFoundError as `find_weights`.
+    """Check early that an encoder can be loaded: FileNotFoundError as `find_weights`.
 
-    An encoder of random weights needs no file; ValueError where it is given one.
+    An encoder of random weights needs no file; giving it one is a ValueError.
     """
     if spec.seed is None:
         find_weights(spec, path)
@@ -95,10 +95,10 @@ def check_weights(spec: EncoderSpec, path: str | Path | None = None) -> None:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """The tensors by name in a .safetensors file, or what torch.load(weights_only=True) gives for any other; on the CPU.
+    """Read the tensors by name of a .safetensors file, or torch.load(weights_only=True) of any other file; on the CPU.
 
-    Raises FileNotFoundError, and ValueError where a file is damaged, holds objects that would have to be unpickled, or no
-    dictionary.
+    Raises FileNotFoundError, and ValueError if a file is damaged, contains objects that would have to be unpickled, or is
+    not a dictionary.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,11 +130,11 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 def fit(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    """Load a state dict of `read_state` into a timm network, whole: names, shapes and finite values are checked.
+    """Load a state dict of `read_state` into a timm network: names, shapes and finite values are checked.
 
     Accepted are timm's names, those of the original releases that timm converts for ViTs (DINOv2's mask_token, MAE's
-    "model", CLIP's "visual."), and EfficientNet-Lite0's. A classifier that the network does not have is left out. timm's own
-    loading is not strict there. Raises ValueError naming what differs, and the file.
+    "model", CLIP's "visual."), and EfficientNet-Lite0's. A classifier that the network does not have is left out. timm's
+    own loading is not strict there. Raises ValueError that names the differences and the file.
     """
     own = model.state_dict()
     try:
@@ -176,7 +176,7 @@ def _timm_names(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def _lite0_name(name: str) -> str:
-    """timm's name of a tensor of the original EfficientNet-Lite0, which numbers all blocks through."""
+    """Return timm's name of a tensor of the original EfficientNet-Lite0, which numbers all blocks in one sequence."""
     top, *rest = name.split(".")
     if top != "_blocks":
         return ".".join([LITE0_TOP.get(top, top), *rest])

@@ -140,6 +140,7 @@ def fidelity(
         metrics: names such as "fid"; see the module.
         seed: random seed of subsets, of the order of images in splits, and of halves; 0..2**32-1.
         resamples: number of halves for intervals; 0 gives no intervals.
+        root: folder of stored features; default in the cache folder.
         progress: called while features are computed; default None.
 
     Raises:

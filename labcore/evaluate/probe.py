@@ -1,10 +1,10 @@
-"""Linear probes: how well a linear classifier tells the classes from the hidden features of each (block, layer).
+"""Linear probes: how well a linear classifier predicts the classes from the hidden features of each (block, layer).
 
-FlowBack (arXiv 2511.22345), figure 4, plots one accuracy a site and does not give the protocol. This is the one of the same
-first author's later repository: z-score with the statistics of the training set, BatchNorm1d and Linear, SGD with momentum
-0.9, lr 0.1, weight decay 1e-4, 90 epochs of batches of 2048 (there: on each of 8 processes), cosine to 0. Our own choices:
-batch norm with torch's defaults, the initialisation of torch's Linear, the cosine by step, weight decay on all parameters,
-and leaving out the last, smaller batch of an epoch.
+FlowBack (arXiv 2511.22345), figure 4, plots one accuracy per site and does not give the protocol. This protocol is that
+of the same first author's later repository: z-score with the statistics of the training set, BatchNorm1d and Linear, SGD
+with momentum 0.9, lr 0.1, weight decay 1e-4, 90 epochs of batches of 2048 (there: on each of 8 processes), cosine to 0.
+Our own choices: batch norm with torch's defaults, the initialisation of torch's Linear, the cosine by step, weight decay
+on all parameters, and leaving out the last, smaller batch of an epoch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from labcore.types import Site
 
 
 class ProbeConfig(Config):
-    """How a probe is trained; the defaults are the protocol above."""
+    """Settings of a probe's training; the defaults are the protocol above."""
 
     epochs: PositiveInt = 90
     batch_size: int = Field(default=2048, ge=2)  # images; a smaller training set is one batch
@@ -44,7 +44,7 @@ class ProbeConfig(Config):
 class ProbeResult(NamedTuple):
     """accuracy: on the test set after the last epoch. best: the highest test accuracy after any epoch.
 
-    The published protocol reports the best. It is optimistic, since the epoch is chosen on the test set.
+    The published protocol reports the best. It is optimistic, because the epoch is chosen on the test set.
     """
 
     accuracy: Accuracy
@@ -61,9 +61,13 @@ class SiteProbe(NamedTuple):
 
 
 class ProbeReport(NamedTuple):
-    """sites: one result a site, in the order asked for. data: training and test set. protocol: the `ProbeConfig`'s values.
+    """Results of probes, as JSON values.
 
-    made_with: seed, numbers of images, weights, code and device. Everything is a JSON value; `record` names the fields.
+    Attributes:
+        sites: one result per site, in the requested order.
+        data: training and test set.
+        protocol: the values of the `ProbeConfig`.
+        made_with: seed, numbers of images, weights, code and device.
     """
 
     sites: tuple[SiteProbe, ...]
@@ -73,11 +77,11 @@ class ProbeReport(NamedTuple):
 
     @property
     def top(self) -> SiteProbe:
-        """The site with the highest accuracy after the last epoch. Being chosen on the test set, it is optimistic."""
+        """Site with the highest accuracy after the last epoch. It is chosen on the test set, so its accuracy is optimistic."""
         return max(self.sites, key=lambda site: site.accuracy.accuracy)
 
     def record(self) -> dict[str, Any]:
-        """The report as nested dictionaries and lists."""
+        """Return the report as nested dictionaries and lists."""
         sites = [{**site._asdict(), "accuracy": site.accuracy._asdict()} for site in self.sites]
         return {**self._asdict(), "sites": sites}
 
@@ -91,11 +95,11 @@ def linear_probe(
     config: ProbeConfig | None = None,
     seed: int = 0,
 ) -> ProbeResult:
-    """Train a linear classifier on the training features and count its hits on the test features.
+    """Train a linear classifier on the training features, and return its accuracy on the test features.
 
-    Runs where train_features are, in their dtype. Initial weights and the order of batches depend on the seed alone; the
-    global generator is untouched. A feature that is constant on the training set is left out. Raises ValueError for sets
-    of fewer than 2 images, shapes that do not fit, features of width 0, labels that are not int64 or outside
+    Runs on the device of train_features, in their dtype. Initial weights and the order of batches depend only on the
+    seed; the global generator is not used. A feature that is constant on the training set is left out. Raises ValueError
+    for sets of fewer than 2 images, shapes that do not fit, features of width 0, labels that are not int64 or outside
     0..num_classes-1, training labels of one class only, features that are not finite, and a probe that diverges.
     """
     _check(train_features, train_labels, test_features, test_labels, num_classes)
@@ -137,11 +141,20 @@ def probe_sites(
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> ProbeReport:
-    """A linear probe at each site (None: all of them), on the features of `labcore.evaluate.hidden_features`.
+    """Train a linear probe at each site, on the features of `labcore.evaluate.hidden_features` and the flow's device.
 
-    train, test: sets of `labcore.data` with the same classes; the flow may have others, or none.
-    `labcore.spread.spread` makes smaller ones. root: of `hidden_features`. Probes train on the flow's device. Raises
-    ValueError as `linear_probe` does, and if the sets have different classes.
+    Args:
+        flow: the flow; its classes are not used.
+        train: training set of `labcore.data`; `labcore.spread.spread` makes a smaller one.
+        test: test set with the same classes.
+        sites: (block, layer) pairs, both counted from 1; None (default): all sites.
+        config: settings of the probes; default the published protocol.
+        seed: random seed of weights and batches.
+        root: folder of stored features, as in `hidden_features`.
+        progress: called while features are computed; default None.
+
+    Raises:
+        ValueError: as `linear_probe`; or the sets have different classes.
     """
     if train.num_classes != test.num_classes:
         raise ValueError(
@@ -177,7 +190,7 @@ def probe_sites(
 
 
 def _probe(width: int, num_classes: int, g: torch.Generator) -> nn.Sequential:
-    """BatchNorm1d and Linear; the weights of the latter are drawn as torch draws them, but from `g`."""
+    """Build BatchNorm1d and Linear; the weights of the latter are drawn from `g` as torch draws them."""
     linear = nn.utils.skip_init(nn.Linear, width, num_classes)
     with torch.no_grad():
         for p in (linear.weight, linear.bias):
@@ -188,7 +201,7 @@ def _probe(width: int, num_classes: int, g: torch.Generator) -> nn.Sequential:
 def _z_scored(
     train: Float[Tensor, "n width"], test: Float[Tensor, "m width"]
 ) -> tuple[Float[Tensor, "n width"], Float[Tensor, "m width"]]:
-    """Both with mean and standard deviation of `train`; a feature that is constant there, up to rounding, becomes 0."""
+    """Normalise both with mean and standard deviation of `train`; a feature that is constant there becomes 0."""
     std, mean = torch.std_mean(train, dim=0)
     varies = std > 8 * torch.finfo(train.dtype).eps * mean.abs()
     scale = torch.where(varies, 1 / std, 0)
@@ -197,7 +210,7 @@ def _z_scored(
 
 @torch.no_grad()
 def _hits(probe: nn.Module, features: Tensor, labels: Tensor, batch: int) -> int:
-    """Images classified right, in eval mode."""
+    """Count the images that are classified correctly, in eval mode."""
     probe.eval()
     pairs = zip(features.split(batch), labels.split(batch), strict=True)
     return int(sum((probe(x).argmax(dim=1) == y).sum() for x, y in pairs))
@@ -217,7 +230,7 @@ def _check(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
 
 
 def _check_set(name: str, x: Tensor, y: Tensor, num_classes: int) -> None:
-    """ValueError unless features and labels of one set fit each other and the number of classes."""
+    """Raise ValueError unless features and labels of one set fit each other and the number of classes."""
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(f"{name} features are {x.dtype} of shape {tuple(x.shape)}; give floating (images, width)")
     if x.shape[1] == 0:

@@ -1,10 +1,10 @@
-"""A record of measures: a JSON object whose parts say what they were measured on, so that none is measured twice or lost.
+"""A record of measures: a JSON object whose parts name their data, so that nothing is measured twice or lost.
 
     likelihood, bayes_accuracy, training_free_accuracy   of the test set: the measure's values, `of`, `made_with`
     fidelity, fidelity_efflite0, fidelity_classifier,    of generated images: measures, images, reference, `of`, `made_with`
     fidelity_pixels
 
-`of` holds hashes of the model's weights and configuration, data with fingerprint, limit, and the seed where one is used.
+`of` holds hashes of the model's weights and configuration, data with fingerprint, limit, and the seed if one is used.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SIMPLE = {"likelihood": "likelihood", "bayes": "bayes_accuracy", "classify": "tr
 
 
 def identity(model: Sampler) -> dict[str, str]:
-    """Which model it is: 16 hex digits each of its weights and its configuration."""
+    """Return the identity of a model: 16 hex digits each of its weights and its configuration."""
     return {"weights": provenance.weights_hash(model), "config": sha256_of(model.config.computation())[:16]}
 
 
 def of_test_set(model: Mapping[str, str], test: Dataset, seed: int | None) -> dict[str, Any]:
-    """`of` for a test set, or for some of its images, which have a fingerprint of their own; seed None where none is used.
+    """Return `of` for a test set, or for some of its images, which have their own fingerprint; seed None if none is used.
 
-    `limit` stood for the first images of a test set in earlier records; None is all that `fingerprint` is of.
+    In earlier records `limit` stood for the first images of a test set; None means all images of `fingerprint`.
     """
     return {
         **model,
@@ -48,7 +48,7 @@ def of_test_set(model: Mapping[str, str], test: Dataset, seed: int | None) -> di
 def of_samples(
     model: Mapping[str, str], images: Mapping[str, Any], reference: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
-    """What a part of generated images says beside its measures: how they were drawn, compared with what; JSON values."""
+    """Return the description of generated images in a part: how they were drawn, and the reference; JSON values."""
     data = {name: reference[name] for name in ("data", "fingerprint")}
     drawn = {**images, "model": model["weights"]}
     return json.loads(
@@ -57,7 +57,7 @@ def of_samples(
 
 
 def differences(part: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names in which a part was measured on something else than a `description`, which `of_samples` gives."""
+    """Return the names in which a part differs from a description by `of_samples`."""
     names = []
     for section, values in description.items():
         recorded = part.get(section)
@@ -71,9 +71,9 @@ def differences(part: Mapping[str, Any], description: Mapping[str, Mapping[str, 
 def to_measure(
     part: Mapping[str, Any] | None, wanted: Sequence[str], suffix: str, stamp: Mapping[str, Any]
 ) -> list[str]:
-    """Which metrics have to be computed for a part of the same images to have the wanted ones.
+    """Return the metrics that have to be computed so that a part of the same images has all requested ones.
 
-    All of them, where one is missing and what is there was made by other versions: a part has one `made_with`.
+    If one is missing and the others were made by other versions, all are computed: a part has one `made_with`.
     """
     measured = {name.removesuffix(suffix) for name in part["measures"]} if part else set()
     missing = [metric for metric in wanted if metric not in measured]
@@ -83,7 +83,7 @@ def to_measure(
 
 
 def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
-    """The record at `path`, {} where there is no file. ValueError for one of another model, or for any other file."""
+    """Read the record at `path`; {} if there is no file. ValueError for a record of another model, or for any other file."""
     if not path.exists():
         return {}
     try:
@@ -105,7 +105,7 @@ def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _weights_in(record: Any) -> set[str]:
-    """Hashes of the models that the parts of a record are of. Raises where the parts are not as this module says."""
+    """Return the hashes of the models in a record's parts. Raises if a part does not have the form of this module."""
     weights = set()
     for name, part in record.items():
         if name in SIMPLE.values() and "of" in part:

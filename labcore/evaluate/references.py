@@ -1,4 +1,4 @@
-"""Statistics of real images that drawn ones are compared with: found in a file or the cache, or made."""
+"""Statistics of real images for comparison with drawn ones: read from a file or the cache, or computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labcore.progress import Progress
 def reference_of(
     data: Data, extractor: Extractor, path: Path | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Statistics of the train split, with the floor from the test split; read from `path` or the cache where they are.
+    """Return statistics of the train split, with the floor from the test split; read from `path` or the cache if possible.
 
     Several processes share the features; the first one writes the file. A damaged file in the cache is made again, with a
     warning; a damaged file elsewhere is a ValueError.
@@ -53,7 +53,7 @@ def reference_of(
 
 
 def _found_reference(path: Path) -> Reference | None:
-    """The statistics in a file; None where there is none, and, after a warning, for a file of the cache that cannot be used."""
+    """Return the statistics in a file; None if there is none, and, after a warning, for an unusable file of the cache."""
     if not path.is_file():
         return None
     cached = path.parent == cache_folder() / "statistics"
@@ -72,7 +72,7 @@ def _found_reference(path: Path) -> Reference | None:
 def reference_of_batch(
     batch: Path, extractor: Extractor, path: Path | None, progress: Progress | None = None
 ) -> Reference:
-    """Statistics out of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without one."""
+    """Return statistics of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without a path."""
     if path is None:
         raise ValueError(f"give --out, where the statistics of {batch.name} go, and that to `lab evaluate --reference`")
     if adm.is_reference(path):

@@ -1,8 +1,8 @@
-"""One session that evaluates a model: the requested metrics in their order, into one record, on disk after each of them.
+"""One evaluation session: the requested metrics of a model in order, in one record, written to disk after each metric.
 
-What a record holds already (`labcore.evaluate.record`) is not measured again, and what was not asked for stays. Samples and
-features are stores (`labcore.store`): the same call again goes on where a killed one was, several processes share the work,
-and a metric asked for later draws nothing again.
+Measures that a record already holds (`labcore.evaluate.record`) are reused, and measures that were not requested stay.
+Samples and features are stores (`labcore.store`): the same call resumes after a kill, several processes share the work,
+and a metric that is requested later reuses the samples.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ METRICS = (*record.SIMPLE, *fidelity.NAMES, *pixels.NAMES)
 
 
 class EvaluationRequest(NamedTuple):
-    """What is asked of a model in one session.
+    """Requested measures of one session.
 
-    metrics: names out of `METRICS`. sampling: how images are drawn; None: none are. reference: a file of `lab stats`; None:
-    statistics of the train split. limit: so many images of the test split, evenly spread; None: all. seed: 0..2**32-1.
-    tf32: float32 products and convolutions on a GPU in TensorFloat-32; `made_with` says which. about: further entries of
-    the record.
+    Attributes:
+        metrics: names out of `METRICS`.
+        sampling: how images are drawn; None: no images.
+        reference: a file of `lab stats`; None: statistics of the train split.
+        limit: number of test images, evenly spread; None: all.
+        seed: 0..2**32-1.
+        tf32: use TensorFloat-32 for float32 products and convolutions on a GPU; `made_with` records it.
+        about: further entries of the record.
     """
 
     metrics: Sequence[str] = ("likelihood",)
@@ -82,7 +86,7 @@ class MetricRequests(NamedTuple):
 
 
 def metric_requests(metrics: Sequence[str], flow: Sampler, sampling: Sampling | None) -> MetricRequests:
-    """Sort the metrics, and refuse now what would fail later: unknown names, too few samples, no classes or likelihood."""
+    """Sort the metrics, and reject early what would fail later: unknown names, too few samples, no classes or likelihood."""
     simple, by_extractor = [], {}
     for name in dict.fromkeys(metrics):
         if name not in METRICS:
@@ -124,8 +128,8 @@ def evaluate_model(
     """Evaluate a flow or a learned inverse and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless the request names a
-    file (metrics of pixels compare with the train split always). A record of the same weights at `out` is added to.
-    `say(name, value)` hears each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
+    file (metrics of pixels always use the train split). A record of the same weights at `out` is extended. `say(name,
+    value)` is called with each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
     """
     sampling, about = request.sampling, dict(request.about)
     todo = metric_requests(request.metrics, flow, sampling)
@@ -149,13 +153,13 @@ def evaluate_model(
 
 
 def check_out(out: Path, flow: Sampler) -> dict[str, Any]:
-    """What the record at `out` holds, {} where there is none. ValueError or OSError where one of `flow` cannot be there."""
+    """Return the record at `out`, {} if there is none. ValueError or OSError if a record of `flow` cannot be written there."""
     check_file(out)
     return record.load_record(out, record.identity(flow))
 
 
 class _RecordFile(NamedTuple):
-    """A record that grows, and what all its parts have in common."""
+    """A growing record, and the entries that all its parts share."""
 
     record: dict[str, Any]
     out: Path | None
@@ -185,7 +189,7 @@ class _RecordFile(NamedTuple):
 
 
 def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset) -> None:
-    """One of `record.SIMPLE`: out of the record where it was measured on the same, else now."""
+    """Return one of `record.SIMPLE`: from the record if it was measured on the same data, else measured now."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
     known = book.record.get(part, {})
@@ -199,10 +203,7 @@ def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Datase
 
 
 class _Comparison(NamedTuple):
-    """Generated images against a reference.
-
-    description: what the record will say of them. recorded: the record's part of the same images, None where it has none.
-    """
+    """Generated images and a reference: `said` is the description of the part, `known` the part if it exists."""
 
     extractor: Extractor | pixels.Pixels
     wanted: list[str]
@@ -224,7 +225,7 @@ def _comparison(
     wanted: list[str],
     reference: Reference | None,
 ) -> _Comparison:
-    """ValueError where the record's part is of other images, and would lose measures that were not asked for."""
+    """Raise ValueError if the record's part is of other images, and would lose measures that were not requested."""
     if reference is None:
         train = data.split("train")
         of_classes = isinstance(extractor, pixels.Pixels)  # its reference is numbered as the model's classes
@@ -250,8 +251,8 @@ def _comparison(
 def _compare(
     book: _RecordFile, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
-    """The metrics of generated images: out of the record where they were measured on the same, else now."""
-    extractor, wanted, reference, description, recorded = comparison
+    """Return the metrics of generated images: from the record if they were measured on the same images, else measured now."""
+    extractor, wanted, reference, said, known = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
     missing = record.to_measure(recorded, wanted, extractor.suffix, stamp)
     measures = {name: fidelity.Metric(**values) for name, values in recorded["measures"].items()} if recorded else {}
@@ -280,7 +281,7 @@ def _result(
     seed: int,
     progress: Progress | None,
 ) -> fidelity.FidelityRecord | None:
-    """The metrics of drawn images; None in all processes but the first, which share the features only."""
+    """Compute the metrics of drawn images; None in all processes but the first, which only share the features."""
     if isinstance(extractor, pixels.Pixels):
         if process_share()[0] != 0:
             return None
@@ -295,7 +296,7 @@ def _result(
 def _prepare(
     name: str, metrics: list[str], flow: Sampler, data: Data, reference: str | Path | None
 ) -> tuple[Extractor | pixels.Pixels, list[str], Reference | None]:
-    """The extractor, its metrics, and the statistics where a file was given, checked against flow and metrics."""
+    """Load the extractor, its metrics, and the statistics of a given file, and check them against flow and metrics."""
     if name == pixels.NAME:
         return pixels.Pixels(), metrics, None
     extractor = load_extractor(name).to(flow.device)

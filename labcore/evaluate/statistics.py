@@ -1,9 +1,9 @@
-"""Statistics of reference images, that generated ones are compared with: computed once, saved in one file, never mixed up.
+"""Statistics of reference images for comparison with generated ones: computed once and saved with a description.
 
-A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a fixed
-random subset of at most 10,000 (what ADM's evaluator compares precision and recall with), beside what they were made of:
-data, size, extractor, hash of its weights, resize, version of the features. Statistics of anything else, and files that have
-changed since they were saved, are refused, with the reason.
+A file holds mean and covariance of pooled and spatial features over all images (float64), and the pooled features of a
+fixed random subset of at most 10,000 images (ADM's evaluator uses such a subset for precision and recall). It also holds
+their origin: data, size, extractor, hash of its weights, resize, version of the features. Statistics of another origin,
+and files that have changed since they were saved, are rejected with the reason.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reference:
     about: dict[str, Any]
 
     def check(self, extractor: Extractor, image_size: int | None = None, channels: int | None = None) -> None:
-        """ValueError unless these statistics were made with `extractor`, on images of that size."""
+        """Raise ValueError unless these statistics were made with `extractor`, on images of that size."""
         want = dict(extractor.identity)
         if image_size is not None:
             want["image_size"] = image_size
@@ -85,10 +85,10 @@ def image_features(
     progress: Progress | None = None,
     num_workers: int | None = None,
 ) -> Store:
-    """Arrays pool, spatial and logits of all images of `dataset`, float32, on disk; see `labcore.store`.
+    """Return arrays pool, spatial and logits of all images of `dataset`, float32, on disk; see `labcore.store`.
 
-    dataset: len, fingerprint(), and `__getitems__` giving uint8 images and labels. num_workers: processes that read and
-    decode them; None for `labcore.reading.readers`. Raises ValueError for features that are not finite.
+    dataset: len, fingerprint(), and `__getitems__` that returns uint8 images and labels. num_workers: processes that read
+    and decode them; None for `labcore.reading.readers`. Raises ValueError for features that are not finite.
     """
 
     def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
@@ -115,7 +115,7 @@ def image_features(
 
 
 def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, " m"] | None = None) -> Moments:
-    """Mean and covariance of the rows (of those at `index`), in float64, some thousand rows in memory at a time.
+    """Return mean and covariance of the rows (of those at `index`), in float64, with some thousand rows in memory at a time.
 
     Raises ValueError for fewer than 2 rows, and `labcore.finite.NotFinite` for rows that are not finite.
     """
@@ -137,7 +137,7 @@ def moments(rows: Float[Tensor, "n d"], index: Int64[Tensor, " m"] | None = None
 
 
 def describe(dataset: Dataset, extractor: Any) -> dict[str, Any]:
-    """What statistics of `dataset` are of, and what made the features: an `Extractor`, or `pixels.Pixels` in its place."""
+    """Describe statistics of `dataset` and the maker of the features: an `Extractor`, or `pixels.Pixels`."""
     return {
         "data": f"{dataset.name}/{dataset.split}",
         "fingerprint": dataset.fingerprint(),
@@ -151,8 +151,7 @@ def describe(dataset: Dataset, extractor: Any) -> dict[str, Any]:
 def make_reference(
     dataset: Dataset, extractor: Extractor, root: Path | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Statistics of all images of `dataset`. Raises ValueError for fewer than 2 images, and for images that are all the
-    same."""
+    """Compute statistics of all images of `dataset`. Raises ValueError for fewer than 2 images, and for equal images."""
     where = f"{getattr(dataset, 'path', dataset.name)} ({dataset.split})"
     if len(dataset) < 2:
         raise ValueError(
@@ -170,16 +169,16 @@ def make_reference(
 
 
 def check_varied(features: Store, why: str) -> None:
-    """ValueError, ending in `why`, where all images are the same to the extractor."""
+    """Raise ValueError, ending in `why`, if all images are equal for the extractor."""
     pool = features[POOL]
     if all(bool((part == pool[0]).all()) for part in pool.split(MOMENT_ROWS)):
         raise ValueError(f"all {len(pool)} images are the same to the extractor: {why}")
 
 
 def file_name(dataset: Dataset, extractor: Extractor, fingerprint: str | None = None) -> str:
-    """What the statistics of `dataset` are called: data, extractor, the hashes of both, and the version of features.
+    """Return the file name for statistics of `dataset`: data, extractor, the hashes of both, and the version of features.
 
-    fingerprint: of the data set, where it is known by a former one.
+    fingerprint: of the data set, if it is known by an earlier one.
     """
     fingerprint = fingerprint or dataset.fingerprint()
     weights, version = extractor.identity["weights"], extractor.identity["feature_version"]
@@ -187,7 +186,7 @@ def file_name(dataset: Dataset, extractor: Extractor, fingerprint: str | None = 
 
 
 def save_reference(reference: Reference, path: Path) -> None:
-    """One safetensors file that appears at once, complete."""
+    """Write one safetensors file atomically."""
     from safetensors.torch import save_file
 
     make_folder(path.parent)
@@ -204,7 +203,7 @@ def save_reference(reference: Reference, path: Path) -> None:
 
 
 def load_reference(path: str | Path) -> Reference:
-    """A file of `save_reference`. Raises FileNotFoundError, or ValueError for a file that is something else."""
+    """Read a file of `save_reference`. Raises FileNotFoundError, or ValueError for another kind of file."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -231,7 +230,7 @@ def load_reference(path: str | Path) -> Reference:
 
 
 def _digest(about: str, tensors: dict[str, Tensor]) -> str:
-    """The sha256 of the description and all tensors, 64 hex digits."""
+    """Return the sha256 of the description and all tensors, 64 hex digits."""
     return sha256_of({"about": about, "tensors": checksum(tensors)})
 
 
@@ -243,7 +242,7 @@ _ABOUT = {
 
 
 def _problem_of_about(about: Any) -> str | None:
-    """What is wrong with a file's description, in words; None for nothing."""
+    """Return the problem of a file's description in words; None if there is none."""
     if not isinstance(about, dict):
         return "its description is not a dictionary"
     if about.get("schema") != SCHEMA:
@@ -272,7 +271,7 @@ def _is_floor(floor: Any) -> bool:
 
 
 def _problem_of_tensors(tensors: dict[str, Tensor], n: int) -> str | None:
-    """What is wrong with the statistics of `n` images, in words; None for nothing."""
+    """Return the problem of the statistics of `n` images in words; None if there is none."""
     names = {f"{layer}.{part}" for layer in (POOL, SPATIAL) for part in ("mean", "cov")} | {"features"}
     if set(tensors) != names:
         return f"it holds {', '.join(sorted(tensors)) or 'nothing'}, not {', '.join(sorted(names))}"

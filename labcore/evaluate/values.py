@@ -25,10 +25,11 @@ def metric_values(
     device: torch.device | str,
     model: HasClasses | None = None,
 ) -> dict[str, float]:
-    """Metrics of drawn images, by any judges: names as `fid_classifier` or `power_pixels`.
+    """Return metrics of drawn images by any judges; names such as `fid_classifier` or `power_pixels`.
 
-    data: its train split is compared with. model: labels of the drawn images are in the order of its classes; None: in the
-    data's. Raises ValueError for unknown names, and as `fidelity`, `pixel_measures` and `labcore.data.class_names.matched`.
+    data: its train split is the reference. model: labels of the drawn images follow the order of its classes; None: the
+    data's. Raises ValueError for unknown names, and as `fidelity`, `pixel_measures` and
+    `labcore.data.class_names.matched`.
     """
     found, asked = {}, [(name, *pixels.split_judge(name)) for name in names]
     for judge in dict.fromkeys(judge for _, _, judge in asked):
@@ -50,9 +51,9 @@ def extractor_values(
     extractor: str = "efflite0",
     reference: str | Path | None = None,
 ) -> dict[str, float]:
-    """Metrics of drawn images in the features of one extractor, by their names.
+    """Return metrics of drawn images in the features of one extractor, by name.
 
-    extractor: by default the embedded encoder. reference: statistics of `lab stats`; None: those of the data's train split.
+    extractor: default the embedded encoder. reference: statistics of `lab stats`; None: those of the data's train split.
     """
     network = load_extractor(extractor).to(device)
     statistics = reference_of(data, network) if reference is None else load_reference(reference)
