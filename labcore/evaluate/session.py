@@ -252,7 +252,7 @@ def _compare(
     book: _RecordFile, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
     """Return the metrics of generated images: from the record if they were measured on the same images, else measured now."""
-    extractor, wanted, reference, said, known = comparison
+    extractor, wanted, reference, description, recorded = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
     missing = record.to_measure(recorded, wanted, extractor.suffix, stamp)
     measures = {name: fidelity.Metric(**values) for name, values in recorded["measures"].items()} if recorded else {}
