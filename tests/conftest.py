@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bare  # first: it hides the machine before any library reads its settings  # isort: skip
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,21 @@ def assert_alive(flow: TarFlow) -> None:
 def own_cache(tmp_path, monkeypatch):
     """An empty cache folder for one test; without it the tests of a process share one."""
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def small_encoder(tmp_path_factory):
+    """The embedded encoder and its random twin look at 64x64 pixels, a twelfth of the work; their features are others then,
+    and are kept in a cache of the module's own."""
+    from labcore.encoders import SPECS
+    from labcore.evaluate import extractors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABCORE_CACHE", str(tmp_path_factory.mktemp("small-encoder")))
+        for name in ("efficientnet-lite0", "random-lite0"):
+            patch.setitem(SPECS, name, replace(SPECS[name], input_size=64))
+        patch.setitem(extractors._LAYERS["efflite0"], extractors.SPATIAL, ("spatial", 7 * 4 * 4))
+        yield
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from labcore.train.objectives import Likelihood
 from labcore.train.targets import Cached, Computed
 from labcore.types import Batch
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 SIZES = dict(
     image_size=8, channels=1, patch_size=2, width=16, num_blocks=4, layers_per_block=2, head_dim=8, num_classes=10
 )

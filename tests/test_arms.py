@@ -24,6 +24,8 @@ from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.stopwatch import Stopwatch
 from labcore.viz import alignment
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 
 @pytest.mark.parametrize(
     ("direction", "reached"),

@@ -26,6 +26,8 @@ from labcore.runs.train import run_training
 from labcore.train import checkpoint, same_run
 from labcore.train.log import read_log
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 FLOW = dict(
     image_size=8, channels=1, patch_size=2, width=16, num_blocks=2, layers_per_block=1, head_dim=8, num_classes=2
 )

@@ -21,6 +21,8 @@ from labcore.evaluate.session import METRICS, EvaluationRequest, evaluate_model,
 from labcore.jsonfile import write_json
 from labcore.progress import show_progress, table
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 LAB = CliRunner()
 
 
@@ -273,7 +275,7 @@ def plain_folder(root, n, colours=1):
 def test_stats_of_too_few_or_constant_images(tmp_path):
     done = lab("stats", plain_folder(tmp_path / "one", 1), "--image-size", 8)
     assert done.exit_code == 2, done.output
-    assert str(tmp_path / "one") in done.output and "at least 2; fid and sfid need 1281 and 1373" in done.output
+    assert str(tmp_path / "one") in done.output and "at least 2; fid and sfid need 1281 and 113" in done.output
     done = lab("stats", plain_folder(tmp_path / "flat", 5), "--image-size", 8)
     assert done.exit_code == 2 and "all 5 images are the same" in done.output and str(tmp_path / "flat") in done.output
     done = lab("stats", plain_folder(tmp_path / "few", 5, 5), "--image-size", 8)
@@ -317,8 +319,8 @@ REFUSED = {
     "no number of samples": (("--metrics", "kid_efflite0"), "need --num-samples"),
     "too few for FID": (("--metrics", "fid_efflite0", "--num-samples", "1000"), "needs at least 1281 generated images"),
     "too few for sFID": (
-        ("--metrics", "sfid_efflite0", "--num-samples", "1300"),
-        "needs at least 1373 generated images",
+        ("--metrics", "sfid_efflite0", "--num-samples", "112"),
+        "needs at least 113 generated images",
     ),
     "too few at all": (("--metrics", "kid_efflite0", "--num-samples", "99"), "needs at least 100"),
     "a class that is not there": (

@@ -30,6 +30,8 @@ from labcore.runs.train import initialised, run_training
 from labcore.train import checkpoint
 from labcore.train.objectives import noised
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 LITE0 = "efficientnet-lite0"
 CLOTHES = DataConfig(name="fashion-mnist-12k", image_size=16, channels=1)
 

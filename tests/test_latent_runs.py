@@ -27,6 +27,8 @@ from labcore.spread import spread
 from labcore.train.distillation import Distillation, check_pair
 from labcore.types import Batch
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 LATENTS = dict(image_size=8, channels=4, patch_size=2, num_classes=10, codec=RANDOM)
 SMALL = dict(width=32, head_dim=16, num_blocks=2, layers_per_block=1)
 

@@ -18,6 +18,8 @@ from labcore.rehearsal.trial import Trial
 from labcore.runs.configure import as_named, configure, configure_student
 from labcore.train.step import Steps
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 CPU = Machine("cpu", "CPU with 1 thread", 1, Gpu(1e11, 1e11, 8e9))
 TINY = ("model.width=32", "model.head_dim=16", "model.num_blocks=2", "model.layers_per_block=1", "train.batch_size=8")
 PICTURES = ("data.image_size=16", "model.image_size=16", "model.num_classes=3", "train.num_workers=0")

@@ -31,6 +31,8 @@ from labcore.train.objectives import with_peak
 from labcore.types import Batch
 from labcore.viz import inverses
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 SIZE = dict(
     image_size=16, channels=1, patch_size=4, width=16, num_blocks=2, layers_per_block=1, head_dim=8, num_classes=10
 )
