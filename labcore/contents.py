@@ -20,6 +20,7 @@ from typing import IO
 from labcore.files import cache_folder, sha256
 from labcore.in_use import note_use, share
 from labcore.jsonfile import alone, parse_json
+from labcore.progress import show_progress
 
 THREADS = 8
 """Files read at a time; hashing leaves the interpreter free. Our choice."""
@@ -29,6 +30,9 @@ FRESH = 2_000_000_000
 """Nanoseconds after its last change in which a file may change again without another time; its hash is not kept."""
 
 
+MANY = 1_000
+"""Files above which reading them is shown; our choice."""
+READING = "files read once, to recognise the data"
 DIGITS = 32
 """Of the sha256 of a file's contents."""
 
@@ -37,15 +41,26 @@ def digests(folder: Path, files: Sequence[str]) -> list[str]:
     """32 hex digits of the sha256 of each file's contents; `files` are relative to `folder`. OSError for a missing one."""
     place = folder.resolve()
     book_path = cache_folder() / "contents" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:16]}.jsonl"
+    progress = show_progress() if len(files) > MANY else _silent
     with _book(book_path) as (known, book), ThreadPoolExecutor(THREADS) as pool:
+        anything_read = False
         for first in range(0, len(files), TOGETHER):
             stamps = {name: _stamp(place / name) for name in files[first : first + TOGETHER]}
             new = [name for name, stamp in stamps.items() if name not in known or known[name][:3] != stamp]
-            for name, digest in zip(new, pool.map(lambda name: sha256(place / name)[:DIGITS], new), strict=True):
+            hashes = pool.map(lambda name: sha256(place / name)[:DIGITS], new)
+            for number, (name, digest) in enumerate(zip(new, hashes, strict=True), 1):
                 known[name] = [*stamps[name], digest]
                 if book is not None and time.time_ns() - max(stamps[name][1:]) > FRESH:
                     book.write(_line(name, *known[name]))
+                progress(READING, first + number, len(files))
+            anything_read = anything_read or bool(new)
+        if anything_read:
+            progress(READING, len(files), len(files))  # also where the last files were known
         return [known[name][3] for name in files]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Show nothing."""
 
 
 def _stamp(path: Path) -> list[int]:

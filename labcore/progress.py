@@ -40,6 +40,8 @@ def _lines() -> Progress:
     tenths_shown: dict[str, int] = {}
 
     def show(what: str, done: int, total: int) -> None:
+        if done >= total and what not in tenths_shown:
+            return  # work in one part is done when it is first reported
         tenth = 10 * done // total
         if tenth > tenths_shown.get(what, -1):
             tenths_shown[what] = tenth

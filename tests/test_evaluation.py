@@ -427,6 +427,11 @@ def test_progress_in_a_log_is_a_line_at_every_tenth(capsys, monkeypatch):
     assert table([("a", 1), ("long", "x")]) == "a     1\nlong  x"
 
 
+def test_work_in_one_part_is_not_reported(capsys):
+    show_progress(force_lines=True)("samples", 20, 20)
+    assert capsys.readouterr().err == ""
+
+
 def test_judges_that_taught_nobody_are_metrics_by_name(model, folder, tmp_path):
     """The classifier's features and pixels: measured once, found again with their parts, and added to by a later call."""
     out = tmp_path / "record.json"

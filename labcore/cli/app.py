@@ -329,7 +329,7 @@ def probe(
             hidden_features(flow, split, chosen, progress=progress)
         return
     report = probe_sites(flow, train, test, chosen, seed=seed, progress=progress)
-    free = training_free_accuracy(flow, test) if flow.config.num_classes else None
+    free = training_free_accuracy(flow, test, progress=progress) if flow.config.num_classes else None
     rows = [(f"block {site.block}, layer {site.layer}", site.accuracy) for site in report.sites]
     typer.echo(table([*rows, *([("training-free", free)] if free else [])]))
     write_json(out / "probe.json", {"model": model, **report.record(), "training_free": free and free._asdict()})

@@ -76,6 +76,7 @@ def sample(
     from labcore.inverse.sample import sample as draw
     from labcore.jsonfile import write_json
     from labcore.latents import pixel_shape, to_pixels
+    from labcore.progress import show_progress
     from labcore.provenance import weights_hash
     from labcore.runs.denoising import find_denoised
     from labcore.runs.models import solver_settings
@@ -101,9 +102,20 @@ def sample(
     how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
     if compiled is not None:
         how["compiled"] = compiled
+    bar = show_progress()
     with tf32_switch.use(tf32):
         drawn = draw(
-            flow, num, y, g, noise_std, seed, batch_size, guidance_schedule=schedule, attn_temp=attn_temp, **how
+            flow,
+            num,
+            y,
+            g,
+            noise_std,
+            seed,
+            batch_size,
+            guidance_schedule=schedule,
+            attn_temp=attn_temp,
+            progress=bar,
+            **how,
         )
         images = to_pixels(flow, drawn).cpu()
     write_json(out / SETTINGS, settings)

@@ -12,6 +12,7 @@ from torch import Tensor
 from labcore.data.loaders import in_order
 from labcore.data.protocol import Dataset
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 from labcore.spread import spread, spread_rows
 
 
@@ -44,6 +45,7 @@ def accuracy(
     dataset: Dataset,
     limit: int | None = None,
     batch_size: int = 250,
+    progress: Progress | None = None,
 ) -> Accuracy:
     """Measure the accuracy of `classifier` on clean images, without noise.
 
@@ -75,6 +77,8 @@ def accuracy(
         truth = _checked_labels(torch.as_tensor(labels), classes, rows[total:])
         found = classifier(flow, dataset.floats(pixels).to(flow.device, flow.dtype)).cpu()
         right, total = right + int((found == truth).sum()), total + len(pixels)
+        if progress is not None:
+            progress("images classified", total, len(rows))
     return wilson(right, total)
 
 

@@ -20,6 +20,7 @@ from labcore.evaluate.accuracy import (
     wilson,
 )
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 
 __all__ = ["Accuracy", "bayes_accuracy", "bayes_classify", "bayes_scores", "wilson"]
 
@@ -51,6 +52,12 @@ def bayes_classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " 
     return bayes_scores(flow, x).argmax(dim=1)
 
 
-def bayes_accuracy(flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250) -> Accuracy:
+def bayes_accuracy(
+    flow: TarFlow,
+    dataset: Dataset,
+    limit: int | None = None,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> Accuracy:
     """Measure the accuracy of `bayes_classify` on `limit` images, evenly spread (None: all); errors as `accuracy`."""
-    return accuracy(bayes_classify, flow, dataset, limit, batch_size)
+    return accuracy(bayes_classify, flow, dataset, limit, batch_size, progress)

@@ -26,6 +26,7 @@ from labcore.evaluate.accuracy import (
 )
 from labcore.flows.slopes import slopes
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 
 
 def class_scores(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
@@ -63,7 +64,11 @@ def classify(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
 
 
 def training_free_accuracy(
-    flow: TarFlow, dataset: Dataset, limit: int | None = None, batch_size: int = 250
+    flow: TarFlow,
+    dataset: Dataset,
+    limit: int | None = None,
+    batch_size: int = 250,
+    progress: Progress | None = None,
 ) -> Accuracy:
     """Measure the accuracy of `classify` on `limit` images of `dataset`, evenly spread (None: all); errors as `accuracy`."""
-    return accuracy(classify, flow, dataset, limit, batch_size)
+    return accuracy(classify, flow, dataset, limit, batch_size, progress)

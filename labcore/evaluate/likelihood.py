@@ -21,6 +21,7 @@ from labcore.data.transforms import bits_per_dim, dequantize
 from labcore.evaluate.accuracy import check_limit
 from labcore.finite import images_from
 from labcore.flows.tarflow import TarFlow
+from labcore.progress import Progress
 from labcore.rng import normal_per_item, seed_of
 from labcore.spread import spread
 
@@ -69,6 +70,7 @@ def likelihood(
     limit: int | None = None,
     batch_size: int = 250,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> LikelihoodRecord:
     """Measure the negative log-likelihood of images.
 
@@ -100,6 +102,8 @@ def likelihood(
         with images_from(start):
             nats.append(-flow.log_prob(x, labels.to(flow.device) if conditional else None).double().cpu())
         start += len(pixels)
+        if progress is not None:
+            progress("likelihood of images", start, count)
     nats = torch.cat(nats)
     if not bool(nats.isfinite().all()):
         raise ValueError(

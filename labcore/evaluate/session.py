@@ -146,7 +146,7 @@ def evaluate_model(
                 flow.config, test, flow.device, progress=progress
             )  # by all processes, which share its latents
             for name in todo.simple if process_share()[0] == 0 else ():
-                _evaluate_test_set(book, name, flow, test)
+                _evaluate_test_set(book, name, flow, test, progress)
         for comparison in comparisons:
             _compare(book, comparison, flow, data, sampling, progress)
     return book.record
@@ -188,14 +188,14 @@ class _RecordFile(NamedTuple):
         self.say(name, f"{value}; was in {self.out}")
 
 
-def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset) -> None:
+def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset, progress: Progress | None) -> None:
     """Return one of `record.SIMPLE`: from the record if it was measured on the same data, else measured now."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
     known = book.record.get(part, {})
     if known.get("of") == of and set(kind._fields) <= set(known):
         return book.say_known(name, kind(*(known[field] for field in kind._fields)))
-    result = measure(flow, test, book.seed)
+    result = measure(flow, test, book.seed, progress)
     book.say(name, result)
     values = result._asdict()
     values |= {"of": of, "classes": list(test.classes), "made_with": values.get("made_with", provenance.stamp())}
@@ -311,11 +311,15 @@ def _prepare(
 
 _SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {
     "likelihood": (
-        lambda flow, test, seed: likelihood(flow, test, seed=seed),
+        lambda flow, test, seed, progress: likelihood(flow, test, seed=seed, progress=progress),
         LikelihoodRecord,
         True,
     ),
-    "bayes": (lambda flow, test, seed: bayes_accuracy(flow, test, None), Accuracy, False),
-    "classify": (lambda flow, test, seed: training_free_accuracy(flow, test, None), Accuracy, False),
+    "bayes": (lambda flow, test, _, progress: bayes_accuracy(flow, test, progress=progress), Accuracy, False),
+    "classify": (
+        lambda flow, test, _, progress: training_free_accuracy(flow, test, progress=progress),
+        Accuracy,
+        False,
+    ),
 }
 """Metric of the test set -> (how it is measured, what that returns, whether the seed takes part)."""

@@ -23,6 +23,7 @@ from labcore.inverse.denoise import denoise, noise_level
 from labcore.inverse.methods import Method, Solver
 from labcore.inverse.solve import invert, settings_in_words
 from labcore.inverse.workspaces import IDLE, chunk_that_fits, free_bytes, row_bytes
+from labcore.progress import Progress
 from labcore.rng import normal_per_item
 
 
@@ -62,6 +63,7 @@ def sample(
     attn_temp: float = 1.0,
     solver: Solver | Sequence[Method] = "sequential",
     compiled: bool | None = None,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Draw `num` images (num, c, h, w) in [-1, 1] on the flow's device. Does not use torch's global generator.
 
@@ -82,6 +84,7 @@ def sample(
         attn_temp: as in `invert`.
         compiled: as in `invert`.
         solver: a name, which is exact, or one Method for each block, as in a calibration.
+        progress: called after each batch of images; None (default) for none.
 
     Raises:
         ValueError: settings do not fit the model.
@@ -120,6 +123,8 @@ def sample(
                 x = flow(z, chunk_labels, chunk_guidance).x
                 check_result(x, "the learned inverse", advice="give less guidance")
         images.append(x)
+        if progress is not None:
+            progress("images drawn", stop, num)
     x = torch.cat(images)
     return x.clamp(-1, 1) if clip else x
 
