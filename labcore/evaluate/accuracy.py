@@ -55,6 +55,7 @@ def accuracy(
         dataset: images with labels of the flow's classes.
         limit: number of images, evenly spread; None: all.
         batch_size: images at a time.
+        progress: called after each batch; None (default): not called.
 
     Raises:
         ValueError: the flow is unconditional; the data set is empty, has another number of classes than the flow or

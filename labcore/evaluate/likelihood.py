@@ -84,6 +84,7 @@ def likelihood(
         conditional: use the true labels, if the flow has classes.
         seed: random seed of the noise.
         batch_size: images at a time.
+        progress: called after each batch; None (default): not called.
 
     Raises:
         ValueError: fewer than 2 images, a limit below 1, or a likelihood that is not finite.
