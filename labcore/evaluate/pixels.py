@@ -1,4 +1,4 @@
-"""Two measures of pictures that need no network: power at high frequencies and variance within a class, against real images.
+"""Two measures of pictures without a network: power at high frequencies and variance within a class, relative to real images.
 
     power_pixels     ln(P / P_real), P the mean power at high frequencies; 0 for real images, below 0 for blurred ones, above
                      0 for noisy ones. After the radial power spectrum of Durall, Keuper, Keuper (arXiv 2003.01826): the power
@@ -6,11 +6,11 @@
                      r = round(|f|), f in cycles an image; P is the mean over the rings n/4 < r <= n/2, which lie above half
                      the Nyquist frequency. This threshold, no window, and the mean before the logarithm are our choice
     variance_pixels  mean over the drawn classes of V_k / V_k_real, V_k the unbiased variance over the images of class k,
-                     averaged over pixels; 1 for real images, below 1 for images that are too alike. Our choice
+                     averaged over pixels; 1 for real images, below 1 for images that are too similar. Our choice
 
-x are pixels in [-1, 1] of square images, n pixels along a side. The nearer to 0, or to 1, the better. Both are computed in
-float64 from a number for each image: its power, and its squared distance to the mean of its class. Intervals are those of
-`labcore.evaluate.fidelity`; for variances the means of the classes are held fixed in them.
+x are pixels in [-1, 1] of square images, n pixels along a side. Values near 0, or near 1, are best. Both are computed in
+float64 from one number per image: its power, and its squared distance to the mean of its class. Intervals are those of
+`labcore.evaluate.fidelity`; for variances they treat the means of the classes as exact.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PART = 512
 
 
 class Pixels:
-    """What stands in the place of an extractor: the name, the suffix and the identity of these measures."""
+    """Replacement for an extractor: the name, the suffix and the identity of these measures."""
 
     name, suffix = NAME, f"_{NAME}"
     identity: ClassVar[dict[str, Any]] = {
@@ -74,19 +74,19 @@ class PixelReference:
     about: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; `from_dict` reads them."""
+        """Return JSON values; `from_dict` reads them."""
         variance = [None if math.isnan(v) else v for v in self.variance.tolist()]
         return {"power": self.power, "variance": variance, "about": self.about}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelReference:
-        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Read the values of `as_dict`. Raises KeyError, TypeError or ValueError for anything else."""
         variance = [math.nan if v is None else float(v) for v in values["variance"]]
         return cls(float(values["power"]), torch.tensor(variance, dtype=torch.float64), dict(values["about"]))
 
 
 def high_power(x: Float[Tensor, "b c n n"], cutoff: float = CUTOFF) -> Float64[Tensor, " b"]:
-    """Mean power of each image on the rings cutoff n/2 < r <= n/2; see the module. ValueError for images without such rings."""
+    """Return the mean power of each image on the rings cutoff n/2 < r <= n/2. ValueError for images without such rings."""
     n = x.shape[-1]
     axis = torch.fft.fftfreq(n, dtype=torch.float64) * n
     rings = (axis[:, None] ** 2 + axis[None] ** 2).sqrt().round().long()
@@ -117,7 +117,7 @@ def squared_distances(dataset: Dataset, classes: int) -> Float64[Tensor, " n"]:
 
 
 def make_pixel_reference(dataset: Dataset, test: Dataset | None = None) -> PixelReference:
-    """Statistics of all images of `dataset` (any of labcore.data); with `test`, the floor: the measures of held-out images."""
+    """Compute statistics of all images of `dataset` (of labcore.data); with `test`, also the floor from held-out images."""
     classes, powers = len(dataset.classes), []
     sums = _ClassSums(classes, dataset)
     for pixels, y in _parts(dataset):
@@ -145,10 +145,10 @@ def pixel_measures(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> FidelityRecord:
-    """`power` and `variance` of generated images; arguments as `labcore.evaluate.fidelity.fidelity`, whose record this gives.
+    """Measure `power` and `variance` of generated images; arguments and record as `labcore.evaluate.fidelity.fidelity`.
 
     images: uint8, with labels numbered as the reference's classes. Raises ValueError for unknown metrics, fewer than 100
-    images, images of another size, and for `variance` where images have no class or a class has fewer than 2 images.
+    images, images of another size, and for `variance` if images have no class or a class has fewer than 2 images.
     """
     check_request(metrics, METRICS, seed, resamples)
     check_pixels(metrics, _labels(images))
@@ -165,7 +165,7 @@ def pixel_measures(
 
 
 def split_judge(name: str) -> tuple[str, str]:
-    """(metric, judge) of a measure of drawn images, as ("fid", "efflite0"), ("power", "pixels"); ValueError lists names."""
+    """Split a name into (metric, judge), as ("fid", "efflite0") or ("power", "pixels"); ValueError lists the names."""
     if name in NAMES:
         return name.removesuffix(Pixels.suffix), NAME
     if name not in OF_FEATURES:
@@ -174,9 +174,9 @@ def split_judge(name: str) -> tuple[str, str]:
 
 
 def check_pixels(metrics: Sequence[str], labels: Int64[Tensor, " n"]) -> None:
-    """ValueError for too few images, and for `variance` where images have no class or are the only one of a class.
+    """Raise ValueError for too few images, and for `variance` if images have no class or are the only one of a class.
 
-    labels: of the images, drawn or not: those that they will have (-1 for no class).
+    labels: those of the images, or those that they will have when drawn (-1 for no class).
     """
     check_number(metrics[0], n := len(labels))
     if "variance" not in metrics:
@@ -188,7 +188,7 @@ def check_pixels(metrics: Sequence[str], labels: Int64[Tensor, " n"]) -> None:
 
 
 def check_number(metric: str, n: int) -> None:
-    """ValueError for too few images."""
+    """Raise ValueError for too few images."""
     if n < FEWEST:
         raise ValueError(f"{metric}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
 
@@ -221,7 +221,7 @@ def _variance(images: Dataset, reference: PixelReference) -> Statistic:
 
 
 def _few(labels: Int64[Tensor, " n"]) -> list[int]:
-    """Classes of one image."""
+    """Return the classes with one image."""
     found, counts = labels[labels >= 0].unique(return_counts=True)
     return found[counts == 1].tolist()
 
@@ -232,13 +232,13 @@ def _named(classes: Sequence[int], most: int = 5) -> str:
 
 
 def _comparable(reference: PixelReference, images: Dataset) -> bool:
-    """Whether `variance` of these images can be computed."""
+    """Return whether `variance` of these images can be computed."""
     labels = _labels(images)
     return bool((labels >= 0).all()) and not _few(labels) and not _lacking(reference, images)
 
 
 def _lacking(reference: PixelReference, images: Dataset) -> list[int]:
-    """Classes of the images whose real variance is not known, or is 0."""
+    """Return the classes of the images whose real variance is unknown, or 0."""
     return [k for k in _labels(images).unique().tolist() if not float(reference.variance[k]) > 0]
 
 
@@ -247,14 +247,14 @@ def _labels(dataset: Dataset) -> Int64[Tensor, " n"]:
 
 
 def _parts(dataset: Dataset) -> Iterator[tuple[Float64[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-    """Pixels 0..255 as float64, and labels, some hundred images at a time."""
+    """Yield pixels 0..255 as float64, and labels, some hundred images at a time."""
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     for pixels, labels in parts_of(dataset, parts, torch.device("cpu")):
         yield pixels.double(), labels.long()
 
 
 def _scaled(pixels: Float64[Tensor, "b c h w"]) -> Float64[Tensor, "b c h w"]:
-    """Pixels 0..255 as x in [-1, 1]."""
+    """Return pixels 0..255 as x in [-1, 1]."""
     return pixels / HALF - 1
 
 

@@ -1,9 +1,9 @@
-"""ml-tarflow checkpoints in and out.
+"""Conversion of ml-tarflow checkpoints, in both directions.
 
-Apple's published TARFlow code (github.com/apple/ml-tarflow) saves a bare state dict. Its widths, depths and class count can
-be read off the shapes; the patch size, noise and head_dim cannot, so the caller gives them and they are checked against
-what the file does say. Every key is accounted for in both directions. Checkpoints of GS-Jacobi's authors are the same, with
-names that say more (`said_by`).
+Apple's published TARFlow code (github.com/apple/ml-tarflow) saves a bare state dict. Its shapes determine widths, depths
+and class count. They do not determine patch size, noise and head_dim; the caller gives these, and they are checked
+against the file. Every key is accounted for in both directions. Checkpoints of GS-Jacobi's authors have the same form,
+with more information in their names (`said_by`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ LAYER_NAMES = {
 
 
 def said_by(file: str | Path) -> dict[str, int | float]:
-    """patch_size, width, num_blocks, layers_per_block and noise_std where a file's name ends in these, as GS-Jacobi's authors'
-    afhq_model_8_768_8_8_0.07.pth; else nothing."""
+    """Return patch_size, width, num_blocks, layers_per_block and noise_std if a file's name ends in these; else nothing.
+
+    GS-Jacobi's authors use such names, as in afhq_model_8_768_8_8_0.07.pth.
+    """
     match = re.search(r"_(\d+)_(\d+)_(\d+)_(\d+)_(\d*\.\d+)\.pth$", Path(file).name)
     if match is None:
         return {}
@@ -51,7 +53,7 @@ def said_by(file: str | Path) -> dict[str, int | float]:
 
 
 def our_name(key: str) -> str | None:
-    """Our name of one of ml-tarflow's keys; None for the causal mask, which is no parameter; ValueError if unknown."""
+    """Return our name of an ml-tarflow key; None for the causal mask, which is no parameter; ValueError if unknown."""
     if key == "var":
         return "prior_var"
     if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
@@ -76,12 +78,12 @@ def load_apple(
     noise_std: float | None = None,
     part: str | None = None,
 ):
-    """A `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
+    """Return a `cls` (TarFlow) with the weights of an ml-tarflow state dict or .pth file.
 
     image_size: None takes it from the number of tokens. head_dim is 64 in all of ml-tarflow's code. noise_std is not in
-    the file: pass the one it was trained with (0.05 for ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), it is what `sample`
-    denoises. part: which state dict is meant where the file holds several, as "ema" beside "model". Raises ValueError where
-    the sizes given are not those of the file, and where it is not clear which tensor is meant.
+    the file: give the one of its training (0.05 for ImageNet 64, 0.15 for 128, 0.07 for AFHQ 256), because `sample`
+    denoises by it. part: name of the state dict if the file holds several, such as "ema" and "model". Raises ValueError
+    if the given sizes differ from those of the file, or if it is ambiguous which tensor is meant.
     """
     tensors = choose_part(flatten(_read(source)), part)
     _check_tensors(tensors)
@@ -98,7 +100,7 @@ def load_apple(
 
 
 def to_apple(flow) -> dict[str, Tensor]:
-    """The state dict that ml-tarflow's Model would have with these weights: every key, causal masks included.
+    """Return the state dict that ml-tarflow's Model would have with these weights: every key, causal masks included.
 
     Raises ValueError for a model with options that ml-tarflow does not have.
     """
@@ -149,7 +151,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _check_tensors(tensors: Mapping[str, Any]) -> None:
-    """ValueError unless these are dense tensors, each with memory for all the values that it claims."""
+    """Raise ValueError unless these are dense tensors, each with memory for all the values that its shape requires."""
     for key, x in tensors.items():
         if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_meta or x.is_quantized:
             raise ValueError(f"{key} is no dense tensor with values; an ml-tarflow checkpoint has nothing else in it")

@@ -5,7 +5,7 @@ parameters that depend on the tokens before it:
 
     z_i = (x_i - shift_i(x_<i)) exp(-log_scale_i(x_<i)),   z_0 = x_0,   log |det| = -sum log_scale
 
-Everything that goes in or comes out is in raster order; only `next_params` works in the block's own order.
+All inputs and outputs are in raster order; only `next_params` works in the block's own order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BlockOutput(NamedTuple):
 
 
 class MetaBlock(nn.Module):
-    """One block; `reverse` says that its own order is the reversed raster order."""
+    """One block; with `reverse` its own order is the reversed raster order."""
 
     def __init__(self, config: TarFlowConfig, reverse: bool):
         super().__init__()
@@ -61,11 +61,11 @@ class MetaBlock(nn.Module):
         nn.init.zeros_(self.params_out.bias)
 
     def permute(self, tokens: Float[Tensor, "b t *d"]) -> Float[Tensor, "b t *d"]:
-        """Raster order to the block's own order, or back: a flip is its own inverse."""
+        """Convert raster order to the block's own order, or back: a flip is its own inverse."""
         return tokens.flip(1) if self.reverse else tokens
 
     def condition(self, y: Labels) -> Float[Tensor, "#b width"] | None:
-        """What the class adds to every token, or None for an unconditional model."""
+        """Return the class vector that is added to every token, or None for an unconditional model."""
         return None if self.class_embedding is None else self.class_embedding(y)
 
     def next_params(
@@ -75,10 +75,10 @@ class MetaBlock(nn.Module):
         temperature: Float[Tensor, " b"] | None = None,
         hiddens: dict[int, Tensor | None] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d"]]:
-        """(log_scale, shift) of the tokens that FOLLOW each token of `u`, all in the block's own order.
+        """Return (log_scale, shift) of the tokens that FOLLOW each token of `u`, all in the block's own order.
 
-        Row i of the result is a function of u_0 ... u_i and belongs to token i + 1; the last row is nobody's. The outputs
-        of the layers that are keys of `hiddens` are stored in it. `temperature` divides the attention logits.
+        Row i of the result depends on u_0 ... u_i and belongs to token i + 1; the last row is unused. The outputs of the
+        layers that are keys of `hiddens` are stored in it. `temperature` divides the attention logits.
         """
         h = self.token_in(u).to(self.token_in.weight.dtype)  # the layers add to it: in float32 under autocast too
         if self.position is not None:
@@ -93,20 +93,22 @@ class MetaBlock(nn.Module):
         return self.split_params(self.raw_params(h))
 
     def raw_params(self, h: Float[Tensor, "b t width"]) -> Float[Tensor, "b t p"]:
-        """The output layer in the number format of its weights: autocast would round log_scale and shift to bfloat16, and
-        with them z and the log-determinant."""
+        """Apply the output layer in the number format of its weights.
+
+        Autocast would round log_scale and shift to bfloat16, and with them z and the log-determinant.
+        """
         with without_autocast(h):
             return self.params_out(h.to(self.params_out.weight.dtype))
 
     def split_params(self, out: Float[Tensor, "*b p"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d"]]:
-        """(log_scale, shift) from the output layer: split, log_scale 0 where the flow preserves volume, and clamped."""
+        """Return (log_scale, shift) from the output layer: split and clamped; log_scale is 0 if the flow preserves volume."""
         log_scale, shift = out.chunk(2, dim=-1) if self.scales else (torch.zeros_like(out), out)
         if self.clamp is not None:
             log_scale, shift = log_scale.clamp(-self.clamp, self.clamp), shift.clamp(-self.clamp, self.clamp)
         return log_scale, shift
 
     def forward(self, x: Float[Tensor, "b t d"], y: Labels = None, layers: Iterable[int] = ()) -> BlockOutput:
-        """Data to noise. `layers`: the 1-based layers whose outputs come back in `hiddens`, in raster order."""
+        """Map data to noise. `layers`: the 1-based layers whose outputs are returned in `hiddens`, in raster order."""
         u = self.permute(x)
         hiddens: dict[int, Tensor | None] = dict.fromkeys(layers)
         next_log_scale, next_shift = self.next_params(u, self.condition(y), hiddens=hiddens)
@@ -116,7 +118,7 @@ class MetaBlock(nn.Module):
         return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
 
     def own_order(self, table: Float[Tensor, " t *width"]) -> Float[Tensor, " t *width"]:
-        """A table with one row a token, from raster order to the block's own order."""
+        """Convert a table with one row per token from raster order to the block's own order."""
         return table.flip(0) if self.reverse else table
 
     def extra_repr(self) -> str:
@@ -124,5 +126,5 @@ class MetaBlock(nn.Module):
 
 
 def _one_token_later(params: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-    """What follows each token, at the token itself: row i moves to i + 1, and the first row is 0, so that z_0 = x_0."""
+    """Shift parameters to their tokens: row i moves to i + 1, and the first row is 0, so z_0 = x_0."""
     return F.pad(params[:, :-1], (0, 0, 1, 0))

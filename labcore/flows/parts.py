@@ -1,7 +1,7 @@
-"""Which state dict in a checkpoint is meant: names without wrappers, and parts such as "model" beside "ema".
+"""Selection of a state dict in a checkpoint: names without wrappers, and parts such as "model" and "ema".
 
 Other people's training scripts save a bare state dict, one under a key such as "model" or "state_dict", or several of
-them. Names carry what DDP, FSDP, torch.compile and activation checkpointing put into them.
+them. Names contain what DDP, FSDP, torch.compile and activation checkpointing add.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DEEPEST = 8
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Dotted name, without wrappers -> value, for dictionaries of dictionaries.
+    """Return {dotted name without wrappers: value} for dictionaries of dictionaries.
 
-    Raises ValueError for keys that are no text, for too many levels, and where two values get one name.
+    Raises ValueError for keys that are not text, for too many levels, and if two values get one name.
     """
     if not values and not depth:
         raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this one is empty")
@@ -46,9 +46,9 @@ def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict
 
 
 def choose_part(flat: dict[str, Any], part: str | None) -> dict[str, Any]:
-    """The state dict under the prefix `part`, or the only one there is; its names without the prefix.
+    """Return the state dict under the prefix `part`, or the only one there is; its names without the prefix.
 
-    Raises ValueError where there are several and none is chosen, and for a part that is not there.
+    Raises ValueError if there are several and none is chosen, and for a part that does not exist.
     """
     parts = [name.removesuffix(FIRST).removesuffix(".") for name in flat if name.endswith(FIRST)]
     if part is None:
@@ -68,5 +68,5 @@ def choose_part(flat: dict[str, Any], part: str | None) -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    """A name without what DDP ("module") and the wrappers of `WRAPPERS` put into it."""
+    """Return a name without the additions of DDP ("module") and of the wrappers in `WRAPPERS`."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS | {"module"})

@@ -1,7 +1,7 @@
-"""Slopes of the log-density towards what goes into a flow: the score of images, and of classes.
+"""Gradients of the log-density with respect to inputs of a flow: the score of images, and of classes.
 
 A backward pass keeps the activations of all layers, gigabytes for one image of the papers' flows. So it is done for a few
-images at a time, and parameters, whose gradients nobody asked for, keep nothing.
+images at a time, and parameters, whose gradients are not used, keep nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ WIDTHS = {"gelu": 10, "swiglu": 16}
 
 
 def slopes(flow: TarFlow, slope: Callable[[slice], Tensor], images: int) -> Tensor:
-    """slope(rows) for all rows of `images`, some at a time, with gradients on, under inference_mode too; parameters get none.
+    """Return slope(rows) for all rows of `images`, in parts, with gradients on, also under inference_mode; parameters get none.
 
-    Each row's slope must be a function of that row alone.
+    Each row's slope must depend only on that row.
     """
     step = at_once(flow.config, flow.dtype)
     parts = [slice(first, first + step) for first in range(0, max(images, 1), step)]
@@ -33,8 +33,10 @@ def slopes(flow: TarFlow, slope: Callable[[slice], Tensor], images: int) -> Tens
 
 
 def at_once(config: TarFlowConfig, dtype: torch.dtype = torch.float32) -> int:
-    """How many images keep at most SAVED bytes, at least 1. Matrices of all pairs of tokens, which no fused attention keeps,
-    are left out."""
+    """Return how many images keep at most SAVED bytes, at least 1.
+
+    Matrices of all pairs of tokens, which fused attention does not keep, are not counted.
+    """
     layers = config.num_blocks * config.layers_per_block
     values_per_image = layers * config.tokens * config.width * WIDTHS[config.mlp]
     return max(1, SAVED // (dtype.itemsize * values_per_image))
@@ -42,7 +44,7 @@ def at_once(config: TarFlowConfig, dtype: torch.dtype = torch.float32) -> int:
 
 @contextlib.contextmanager
 def _without_parameters(flow: TarFlow) -> Iterator[None]:
-    """Switch off the gradients of parameters inside, and those that were on, on again after it."""
+    """Switch off the gradients of parameters inside, and restore them after it."""
     trainable = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
     try:
         for p in trainable:

@@ -1,9 +1,9 @@
-"""The step of one token as compiled code, for small batches, where a token costs more in calls than in arithmetic.
+"""The step of one token as compiled code, for small batches, where calls cost more than the arithmetic of a token.
 
-torch.compile makes one program for all layers of a block. Its shapes stand still: attention looks at the whole cache
-behind a mask, and a batch is filled up to a round number of rows, so that a program serves every token, block and call of a
-flow's sizes. Sweeps over several tokens, and batches above LARGEST rows, where it gains nothing, go the plain way. On CUDA
-the step is recorded as a CUDA graph instead (`labcore.inverse.graphed`).
+torch.compile makes one program for all layers of a block. Its shapes are fixed: attention looks at the whole cache behind
+a mask, and a batch is padded to a round number of rows. So one program serves every token, block and call of a flow's
+sizes. Sweeps over several tokens, and batches above LARGEST rows, where the program gains nothing, use plain code. On
+CUDA the step is recorded as a CUDA graph instead (`labcore.inverse.graphed`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _WORKS: dict[tuple, bool] = {}  # by the sizes that torch.compile has, as its ow
 
 
 class SteppedDecoder(BlockDecoder):
-    """A `BlockDecoder` whose single tokens go through `step`; where that fails, with one warning, they go the plain way."""
+    """A `BlockDecoder` whose single tokens use `step`; if that fails, they use plain code, with one warning."""
 
     means = "torch.compile"
     """What a warning says did not work."""
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
-        """An empty cache, with rows to fill the batch up."""
+        """Return an empty cache, with rows that pad the batch."""
         return super().new_cache(padded(batch) if fits(batch, like.device) else batch, tokens, like)
 
     @torch.no_grad()
@@ -60,31 +60,31 @@ class SteppedDecoder(BlockDecoder):
         return self.block.split_params(out)
 
     def works(self, cache: KVCache, rows: int) -> bool:
-        """Whether `step` may be called for these sizes."""
+        """Return whether `step` may be called for these sizes."""
         raise NotImplementedError
 
     def step(self, u: Tensor, cache: KVCache, rows: int) -> Tensor:
-        """Output of params_out (rows, p) after the token u (b, d)."""
+        """Return the output of params_out (rows, p) after the token u (b, d)."""
         raise NotImplementedError
 
     def key(self, cache: KVCache, rows: int) -> tuple:
-        """Everything that a step with this cache is made for."""
+        """Return everything that a step with this cache is specific to."""
         keys = cache.layers[0][0]
         return sizes(self, rows, keys.shape[2], keys.dtype, keys.device)
 
     def give_up(self, cache: KVCache, rows: int, error: Exception) -> None:
-        """From here on these sizes go the plain way in this process."""
+        """Use plain code for these sizes from now on in this process."""
         _WORKS[self.key(cache, rows)] = False
         warnings.warn(f"{self.means} does not work here ({first_line(error)}); going on without it", stacklevel=3)
 
 
 class CompiledDecoder(SteppedDecoder):
-    """Single tokens go through one program for the whole block."""
+    """Decoder whose single tokens use one program for the whole block."""
 
     way = "compiled"
 
     def works(self, cache: KVCache, rows: int) -> bool:
-        """Whether there is a program for these sizes. The first time, compile it and say so."""
+        """Return whether there is a program for these sizes. The first call compiles it, with a message."""
         key = self.key(cache, rows)
         if key not in _WORKS:
             _WORKS[key] = True
@@ -98,12 +98,12 @@ class CompiledDecoder(SteppedDecoder):
 
 
 def fits(rows: int, device: torch.device) -> bool:
-    """Whether so many rows go through the program on a device."""
+    """Return whether this number of rows uses the program on a device."""
     return 0 < rows <= LARGEST.get(device.type, 0)
 
 
 def padded(rows: int) -> int:
-    """The next power of two up to 64 rows, the next multiple of 16 above."""
+    """Return the next power of two up to 64 rows, the next multiple of 16 above."""
     if rows <= 64:
         return 1 << (rows - 1).bit_length()
     return -(-rows // 16) * 16
@@ -119,7 +119,10 @@ def token_step(
     layers: list[FoldedLayer],
     cache: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """Output of params_out (rows, p) after the token u (rows, d) at `position` (1,); its keys and values go into `cache`."""
+    """Return the output of params_out (rows, p) after the token u (rows, d) at `position` (1,).
+
+    Its keys and values are written to `cache`.
+    """
     h = enter(u, position, weights, condition)
     first_layer_keys = cache[0][0]
     seen = torch.arange(first_layer_keys.shape[2], device=u.device) <= position
@@ -132,7 +135,7 @@ def token_step(
 
 
 def enter(u: Tensor, position: Tensor, weights: tuple[Tensor, ...], condition: Tensor | None) -> Tensor:
-    """Hidden rows (rows, width) of the token u (rows, d) before the first layer."""
+    """Return hidden rows (rows, width) of the token u (rows, d) before the first layer."""
     token_in, token_bias = weights[:2]
     bias = token_bias if len(token_bias) == 1 else token_bias[position]
     h = outside_autocast(u, token_in) + bias
@@ -148,7 +151,7 @@ def remember(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """The query (rows, heads, 1, e) of hidden rows; their key and value go into a layer's cache at `position` (1,)."""
+    """Return the query (rows, heads, 1, e) of hidden rows; key and value are written to a layer's cache at `position` (1,)."""
     rows, heads, _, e = keys.shape
     q, k, v = (part[:, :, None] for part in before_attention(layer, h).view(rows, 3, heads, e).unbind(1))
     if rotation is not None:
@@ -161,7 +164,7 @@ def remember(
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
-    """One query (rows, heads, 1, e) over all of a cache (rows, heads, tokens, e), as sums that a CPU's compiler joins."""
+    """Attend with one query (rows, heads, 1, e) over a cache (rows, heads, tokens, e), as sums that a CPU compiler fuses."""
     logits = (keys * q).sum(-1) * q.shape[-1] ** -0.5
     shares = logits.masked_fill(~seen, float("-inf")).softmax(-1)
     return (values * shares[..., None]).sum(2)
@@ -173,7 +176,7 @@ def program() -> Callable:
 
 
 def arguments(decoder: BlockDecoder, cache: KVCache, rows: int, u: Tensor, position: Tensor) -> tuple:
-    """All that a step reads, in the order of `token_step`."""
+    """Return all that a step reads, in the order of `token_step`."""
     block, condition, temperature = decoder.block, decoder.condition, decoder.temperature
     weights = (block.token_in.weight, decoder.token_bias, block.params_out.weight, block.params_out.bias)
     if condition is not None and len(condition) > 1:
@@ -184,14 +187,14 @@ def arguments(decoder: BlockDecoder, cache: KVCache, rows: int, u: Tensor, posit
 
 
 def fill(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
-    """More rows below, up to so many; always a new tensor, since a program is for strides too."""
+    """Append rows up to a number; always a new tensor, because a program is specific to strides too."""
     filled = x.new_full((rows, *x.shape[1:]), value)
     filled[: len(x)] = x
     return filled
 
 
 def sizes(decoder: BlockDecoder, rows: int, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple:
-    """Everything that a step is made for: sizes, kinds of weights, and the state of torch that kernels depend on."""
+    """Return everything that a step is specific to: sizes, kinds of weights, and the state of torch that kernels depend on."""
     block, layer = decoder.block, decoder.layers[0]
     token_in, out = block.token_in.weight, block.params_out.weight
     shapes = (rows, tokens, decoder.heads, decoder.head_dim, len(decoder.layers), layer.up[0].shape, layer[4:])
@@ -227,5 +230,5 @@ def _try(decoder: SteppedDecoder, cache: KVCache, rows: int) -> None:
 
 
 def has_failed(key: tuple) -> bool:
-    """Whether a step of this key was given up."""
+    """Return whether a step of this key has failed before."""
     return not _WORKS.get(key, True)

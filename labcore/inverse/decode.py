@@ -1,10 +1,12 @@
 """A block's parameters token after token, with cached keys and values: the inner loop of every exact inverse.
 
-The same function as `MetaBlock.next_params`, prepared for small pieces: normalisation weights are folded into the linear
-layer that follows, the attention scale into the queries, position and class into one bias per token, and the residual sums
-into the matrix products. That halves the number of operations, which is what the time goes into at one token a step.
+It computes the same function as `MetaBlock.next_params`, prepared for small pieces: normalisation weights are folded into
+the linear layer that follows, the attention scale into the queries, position and class into one bias per token, and the
+residual sums into the matrix products. That halves the number of operations, which dominates the time at one token per
+step.
 
-Weights are prepared when a `BlockDecoder` is made, and its cache is another object, so the model itself holds no state.
+Weights are prepared when a `BlockDecoder` is made, and its cache is a separate object, so the model itself holds no
+state.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ class KVCache:
         self.length = 0
 
     def copy_from(self, rows: Int[Tensor, " r"], other: KVCache) -> None:
-        """The first sequences become sequences `rows` of another cache, as far as that is filled."""
+        """Copy the first sequences to sequences `rows` of another cache, as far as that is filled."""
         self.length = other.length
         for own, source in self._paired_with(other):
             own[: len(rows), :, : self.length] = source[rows, :, : self.length]
 
     def put(self, rows: Int[Tensor, " r"], part: KVCache, since: int, until: int) -> None:
-        """Tokens since ... until - 1 of sequences `rows` as the first ones of `part` have them."""
+        """Copy tokens since ... until - 1 of sequences `rows` from the first ones of `part`."""
         for own, source in self._paired_with(part):
             own[rows, :, since:until] = source[: len(rows), :, since:until]
 
     def _paired_with(self, other: KVCache) -> list[tuple[Tensor, Tensor]]:
-        """This cache's tensors, each with the same one of another cache: keys and values of the first layer, and so on."""
+        """Return pairs of this cache's tensors and those of another cache: keys and values of the first layer, and so on."""
         pairs = []
         for (keys, values), (other_keys, other_values) in zip(self.layers, other.layers, strict=True):
             pairs += [(keys, other_keys), (values, other_values)]
@@ -76,12 +78,12 @@ class BlockDecoder:
         self.layers = [_cast(fold(layer), computed_in(bias)) for layer in block.layers]
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
-        """An empty cache on the device of `like`, in what is computed in."""
+        """Return an empty cache on the device of `like`, in the dtype of the computation."""
         shape = (batch, self.heads, tokens, self.head_dim)
         return KVCache(len(self.layers), shape, like.new_empty(0, dtype=computed_in(like)))
 
     def take(self, rows: Int[Tensor, " r"]) -> BlockDecoder:
-        """The same block for these sequences alone."""
+        """Return the same block for these sequences alone."""
         part = copy.copy(self)
         if self.condition is not None and len(self.condition) > 1:
             part.condition = self.condition[rows]
@@ -93,7 +95,7 @@ class BlockDecoder:
     def next_params(
         self, u: Float[Tensor, "b n d"], cache: KVCache
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
-        """(log_scale, shift) of the tokens that follow each of the n tokens `u`, which follow those in `cache`."""
+        """Return (log_scale, shift) of the tokens that follow each of the n tokens `u`, which follow those in `cache`."""
         b, n, _ = u.shape
         start, end = cache.length, cache.length + n
         bias = self.token_bias[start:end] if len(self.token_bias) > 1 else self.token_bias
@@ -120,7 +122,7 @@ class BlockDecoder:
 
 
 def computed_in(like: Tensor) -> torch.dtype:
-    """What autocast computes float32 in, where it is on: weights and cache are cast to it once, not at every token."""
+    """Return autocast's dtype for float32, if it is on: weights and cache are cast to it once, not at every token."""
     kind = like.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if autocast and like.dtype == torch.float32 else like.dtype
@@ -139,7 +141,7 @@ class FoldedLayer(NamedTuple):
 
 
 def fold(layer: TransformerLayer) -> FoldedLayer:
-    """The layer's weights and biases, prepared."""
+    """Return the layer's weights and biases, prepared."""
     return FoldedLayer(
         _fold(layer.attention_norm, layer.attention.qkv),
         (layer.attention.out.weight, layer.attention.out.bias),
@@ -160,19 +162,19 @@ def _cast(layer: FoldedLayer, dtype: torch.dtype) -> FoldedLayer:
 
 
 def through(layers: list[FoldedLayer], h: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Hidden rows (n, width) through all layers; attend(number, qkv) mixes queries, keys and values (n, 3 x width)."""
+    """Apply all layers to hidden rows (n, width); attend(number, qkv) mixes queries, keys and values (n, 3 x width)."""
     for number, layer in enumerate(layers):
         h = after_attention(layer, h, attend(number, before_attention(layer, h)))
     return h
 
 
 def before_attention(layer: FoldedLayer, h: Tensor) -> Tensor:
-    """Queries, keys and values (n, 3 x width) of hidden rows (n, width)."""
+    """Return queries, keys and values (n, 3 x width) of hidden rows (n, width)."""
     return F.linear(_normalised(layer, h), *layer.qkv)
 
 
 def after_attention(layer: FoldedLayer, h: Tensor, mixed: Tensor) -> Tensor:
-    """Hidden rows after the layer (n, width), from those before it and what attention gave."""
+    """Return hidden rows after the layer (n, width), from those before it and the output of attention."""
     h = _added(h, mixed, *layer.out)
     up = F.linear(_normalised(layer, h), *layer.up)
     if layer.gelu:
@@ -184,11 +186,11 @@ def after_attention(layer: FoldedLayer, h: Tensor, mixed: Tensor) -> Tensor:
 
 
 def outside_autocast(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`h` through a linear layer in the number format of the weights, even under autocast.
+    """Apply a linear layer to `h` in the number format of the weights, even under autocast.
 
-    The first and the last layer of a block are small, and their rounding errors reach the tokens directly: log_scale even
-    through exp. On the shipped flow the bfloat16 inverse is off by 5.6e-3 RMS this way, with the residual sum in float32
-    too, and by 9.2e-3 with everything in bfloat16 (64 test images, CPU).
+    The first and the last layer of a block are small, and their rounding errors reach the tokens directly; log_scale even
+    through exp. On the shipped flow the error of the bfloat16 inverse is 5.6e-3 RMS this way, with the residual sum in
+    float32 too, and 9.2e-3 with everything in bfloat16 (64 test images, CPU).
     """
     if computed_in(weight) == weight.dtype:
         return F.linear(h, weight, bias)
@@ -197,7 +199,7 @@ def outside_autocast(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def _added(h: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """h plus x through a linear layer; the sum is in h's number format, which autocast leaves at float32."""
+    """Return h plus x through a linear layer; the sum is in h's number format, which autocast leaves at float32."""
     if h.dtype == weight.dtype:
         return torch.addmm(h, x, weight.t()).add_(bias)
     return h + F.linear(x, weight, bias)
@@ -209,7 +211,7 @@ def _normalised(layer: FoldedLayer, h: Tensor) -> Tensor:
 
 
 def _fold(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of `linear(norm(x))` as a linear layer on the normalised x."""
+    """Return weight and bias of `linear(norm(x))` as a linear layer on the normalised x."""
     bias = linear.bias
     if getattr(norm, "bias", None) is not None:
         bias = torch.addmv(bias, linear.weight, norm.bias)

@@ -1,12 +1,12 @@
 """One block's inverse as a fixed point: x_i = z_i exp(log_scale_i(x_<i)) + shift_i(x_<i), solved segment by segment.
 
-A sweep gives all tokens of a segment new values at once, from the parameters at their last ones. Parameters are strictly
-causal, so the first token that a sweep updates is exact after it, whatever the others were: a segment of n tokens is exact
-after n sweeps at the latest (GS-Jacobi, arXiv 2505.12849; SeJD, arXiv 2505.24791), and segments of one token are the
-sequential inverse. Exact tokens, and those in front that a sweep leaves within the tolerance, are not swept again: their
-keys and values stay in the cache.
+A sweep gives all tokens of a segment new values at once, from the parameters at their previous values. Parameters are
+strictly causal, so the first token that a sweep updates is exact after it, for any other values. So a segment of n tokens
+is exact after n sweeps at the latest (GS-Jacobi, arXiv 2505.12849; SeJD, arXiv 2505.24791), and segments of one token are
+the sequential inverse. Exact tokens, and leading tokens that a sweep leaves within the tolerance, are not swept again:
+their keys and values stay in the cache.
 
-A change is not an error: what a small one leaves is measured by `labcore.inverse.calibrate`.
+A change is not an error: `labcore.inverse.calibrate` measures the error that a small change leaves.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ GROWTH = 1.25
 
 
 class Sweep(NamedTuple):
-    """What a callback gets after every sweep.
+    """Argument of a callback, after every sweep.
 
-    block: from 1. number: of the sweep in its block, from 1. first, last: it updated the tokens first ... last - 1 of the
-    block's own order. rows: (r,) the images it updated. x: (b, t, d) all values now, raster order, a copy. change: (r,) by
-    the method's rule; None for a single token, which is exact.
+    Attributes:
+        block: number of the block, from 1.
+        number: number of the sweep in its block, from 1.
+        first: first updated token, in the block's own order.
+        last: first token after the updated ones.
+        rows: (r,) the updated images.
+        x: (b, t, d) all values now, in raster order; a copy.
+        change: (r,) by the method's rule; None for a single token, which is exact.
     """
 
     block: int
@@ -59,9 +64,9 @@ def solve_block(
     guess: Float[Tensor, "b t d"] | None = None,
     report: Report | None = None,
 ) -> tuple[Float[Tensor, "b t d"], BlockStats]:
-    """x with block(x) = z, and how it went. Raster order in and out; `guess` takes the place of the method's start.
+    """Return x with block(x) = z, and statistics. Raster order in and out; `guess` replaces the method's start.
 
-    An image whose sweeps lead to NaN or infinity, or whose last one allowed changes clearly more than an earlier one,
+    An image whose sweeps lead to NaN or infinity, or whose last allowed sweep changes clearly more than an earlier one,
     is solved token by token in the rest of that segment, with a warning.
     """
     z = block.permute(z)
@@ -131,14 +136,14 @@ class _Solving:
         self._merge(rows, part, first, last)
 
     def _note(self, sweep: _Comparison, finished: list[int], at_end: bool) -> None:
-        """The largest change that images ended with, and whether all of them became exact where they were to."""
+        """Record the largest final change of the images, and whether all images became exact that should be."""
         self.residual = max([self.residual, *(sweep.change[i] for i in finished)])
         to_be_exact = self.method.tolerance is None
         if to_be_exact and at_end and not all(sweep.done[i] for i in finished):
             self.converged = False
 
     def _new(self, part: GuidedParams, where: slice | Tensor, first: int, last: int) -> Tensor:
-        """The values of tokens first ... last - 1 at the parameters of the values they have: one sweep."""
+        """Return the values of tokens first ... last - 1 with the parameters at their current values: one sweep."""
         self.sweeps += 1
         log_scale, shift = part.after(self.x[where, first - 1 : last - 1])
         return affine_inverse(self.z[where, first:last], log_scale, shift).to(self.x.dtype)
@@ -151,7 +156,7 @@ class _Solving:
         self.report(self, rows, first, last, change)
 
     def _bounded(self, new: Tensor, sweep: _Comparison, front: int) -> Tensor:
-        """`new` held in the bound, but for its first `front` tokens, each image's settled ones, and images that are done."""
+        """Clamp `new` to the bound, except its first `front` tokens, each image's settled tokens, and images that are done."""
         if self.method.bound is None:
             return new
         all_tokens = new.shape[1]
@@ -168,7 +173,7 @@ class _Solving:
     ) -> None:
         """Solve those of `rows` at the places `diverged` sequentially, from the first token that is not exact.
 
-        Their values are no start: a NaN among later tokens gets into all through the matrix product of attention.
+        Their values are no start: a NaN among later tokens reaches all tokens through the matrix product of attention.
         """
         self.diverged = self.diverged or exact
         places = torch.tensor(diverged, device=rows.device)
@@ -179,7 +184,7 @@ class _Solving:
         self._merge(rows, part, first, last)
 
     def _merge(self, rows: Tensor, part: GuidedParams, first: int, last: int) -> None:
-        """Keys and values of this segment into the cache of the whole batch, which later segments need."""
+        """Copy keys and values of this segment into the cache of the whole batch, which later segments need."""
         if part is not self.params and last < self.z.shape[1]:
             self.params.put(rows, part, first - 1, last - 1)
 
@@ -195,7 +200,7 @@ class _Comparison(NamedTuple):
 
 
 def _compare(new: Tensor, old: Tensor, method: Method) -> _Comparison:
-    """Compare one sweep's values with those before it. The host reads the device once."""
+    """Compare the values of one sweep with those before it. The host reads the device once."""
     largest, still = sweep_change(new, old)  # of each token
     settled = still
     if method.tolerance is None or method.rule == "largest":
@@ -222,7 +227,7 @@ class _Outcome(NamedTuple):
 
 
 def _outcome(sweep: _Comparison, least_change: list[float], at_end: bool) -> _Outcome:
-    """What a sweep decides for each image. least_change: of each so far. at_end: it was the last sweep allowed."""
+    """Decide for each image what follows a sweep. least_change: of each so far. at_end: it was the last allowed sweep."""
     outcome = _Outcome([], [], [])
     for i, change in enumerate(sweep.change):
         if _diverges(change, least_change[i], sweep.rough[i], at_end):
@@ -235,12 +240,12 @@ def _outcome(sweep: _Comparison, least_change: list[float], at_end: bool) -> _Ou
 
 
 def _diverges(change: float, least: float, rough: bool, at_end: bool) -> bool:
-    """Not finite; or, at the last sweep allowed, a change well above the smallest so far, and not by rounding."""
+    """Return which images diverge: not finite, or, at the last allowed sweep, a change well above the smallest so far."""
     return not change < float("inf") or (at_end and rough and change > GROWTH * least)
 
 
 def _reporter(block: MetaBlock, number: int, report: Report | None) -> Callable:
-    """The function that `_Solving` calls after every sweep: it hands a `Sweep` to `report`, or does nothing without one."""
+    """Return a function for `_Solving` to call after every sweep: it passes a `Sweep` to `report`, if there is one."""
     if report is None:
         return lambda *_: None
 

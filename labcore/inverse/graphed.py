@@ -1,8 +1,9 @@
 """The step of a token as a CUDA graph: its kernels are recorded once and started by one call for each token.
 
-A graph reads and writes the same memory every time. That memory, a `Workspace`, belongs to sizes and not to a flow: before a
-block is solved, its prepared weights, classes and temperatures are copied in, so that one recording serves all blocks, all
-flows of these sizes, and weights that have changed. Idle workspaces are kept for later calls (`labcore.inverse.workspaces`).
+A graph reads and writes the same memory every time. That memory, a `Workspace`, belongs to sizes and not to a flow.
+Before a block is solved, its prepared weights, classes and temperatures are copied in. So one recording serves all
+blocks, all flows of these sizes, and changed weights. Idle workspaces are kept for later calls
+(`labcore.inverse.workspaces`).
 
 Attention reads a prefix of the cache behind a mask. There are recordings for at most four lengths of that prefix.
 
@@ -44,9 +45,9 @@ SHORTEST = 64
 
 
 def prefixes(tokens: int) -> tuple[int, ...]:
-    """Lengths of the cache that are recorded: multiples of a quarter of the tokens, at least 64, and all tokens.
+    """Return the recorded lengths of the cache: multiples of a quarter of the tokens, at least 64, and all tokens.
 
-    A quarter is rounded up to a multiple of 8, which attention with a mask is quickest for.
+    A quarter is rounded up to a multiple of 8, for which attention with a mask is fastest.
     """
     quarter = max(SHORTEST, -(-tokens // 32) * 8)
     return (*range(quarter, tokens, quarter), tokens)
@@ -70,20 +71,20 @@ class Workspace:
         self.lengths, self.replays = prefixes(keys.shape[2]), {}
 
     def load(self, decoder: SteppedDecoder) -> None:
-        """Copy the weights, classes and temperatures of a decoder in."""
+        """Copy in the weights, classes and temperatures of a decoder."""
         _, _, *of_decoder, _ = arguments(decoder, self.cache, self.rows, self.token, self.position)
         for copy, source in zip(tree_leaves(self.copies), tree_leaves(of_decoder), strict=True):
             if isinstance(copy, Tensor):
                 copy.copy_(source)
 
     def clear(self) -> None:
-        """Empty the cache: NaN of an earlier inverse would get through the mask, since 0 times NaN is NaN."""
+        """Empty the cache: NaN of an earlier inverse would pass the mask, because 0 times NaN is NaN."""
         for pair in self.cache.layers:
             for each in pair:
                 each.zero_()
 
     def prefix(self, position: int) -> int:
-        """The shortest recorded prefix that holds a position."""
+        """Return the shortest recorded prefix that contains a position."""
         return next(length for length in self.lengths if position < length)
 
     @functools.cached_property
@@ -226,12 +227,12 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
 @functools.cache
 def layer_programs() -> tuple[Callable, Callable]:
-    """`remember` and `after_attention`, compiled: torch.compile makes one program of each for every size."""
+    """Return `remember` and `after_attention`, compiled: torch.compile makes one program of each for every size."""
     return tuple(torch.compile(part, fullgraph=True, dynamic=False) for part in (remember, after_attention))
 
 
 def compiles(step: Callable[..., Tensor], given: tuple) -> bool:
-    """Whether a step with compiled parts runs. After the first failure, which is a warning, nothing is compiled here."""
+    """Return whether a step with compiled parts runs. The first failure is a warning; after it nothing is compiled here."""
     if _BROKEN:
         return False
     try:

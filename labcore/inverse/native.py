@@ -55,7 +55,7 @@ class _Batch(ctypes.Structure):
 
 
 def fits(z: Tensor) -> bool:
-    """Whether compiled code solves a block for this batch: float32 on a CPU, outside autocast, where there is a library."""
+    """Return whether compiled code can solve a block for this batch: float32 on a CPU, outside autocast, with the library."""
     plain = z.dtype == computed_in(z) == torch.float32
     return plain and dispatch.by_native(z) and native.library() is not None
 
@@ -70,9 +70,10 @@ def solve(
     attn_temp: float = 1.0,
     threads: int | None = None,
 ) -> Float[Tensor, "b t d"]:
-    """x with block(x) = z; raster order in and out. y, g, weights and attn_temp as in `labcore.inverse.params.GuidedParams`.
+    """Return x with block(x) = z; raster order in and out.
 
-    threads: at most; None is `torch.get_num_threads()`. Each takes whole images, and none outlives the call.
+    y, g, weights and attn_temp as in `labcore.inverse.params.GuidedParams`.
+    threads: at most; None is `torch.get_num_threads()`. Each thread takes whole images, and none outlives the call.
     Raises MemoryError.
     """
     z = block.permute(z).contiguous()
@@ -138,7 +139,7 @@ _PACKED: weakref.WeakKeyDictionary[MetaBlock, tuple[int, Packed]] = weakref.Weak
 
 
 def _packed(block: MetaBlock) -> Packed:
-    """The block's packed weights, kept between calls for as long as its weights are the same."""
+    """Return the block's packed weights, kept between calls while its weights are unchanged."""
     digest = _digest(block)
     packed_digest, packed = _PACKED.get(block, (None, None))
     if packed is None or packed_digest != digest:
@@ -148,7 +149,7 @@ def _packed(block: MetaBlock) -> Packed:
 
 
 def _digest(block: MetaBlock) -> int:
-    """A digest of the bits of all weights: they can change without torch counting it (`p.data`)."""
+    """Return a digest of the bits of all weights: they can change without torch counting it (`p.data`)."""
     tensors = [p.detach().contiguous() for p in block.parameters()]
     pointers = (_POINTER * len(tensors))(*(p.data_ptr() for p in tensors))
     sizes = (ctypes.c_int64 * len(tensors))(*(p.numel() for p in tensors))

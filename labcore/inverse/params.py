@@ -41,11 +41,11 @@ class GuidedParams:
         self.cache = self.decoder.new_cache(b if g is None else 2 * b, t, z)
 
     def keep(self, length: int) -> None:
-        """Forget all but the first `length` tokens that were given."""
+        """Forget all tokens but the first `length`."""
         self.cache.length = length
 
     def take(self, rows: Int[Tensor, " r"]) -> GuidedParams:
-        """The parameters of these images alone, after the same tokens; a copy."""
+        """Return a copy of the parameters for these images alone, after the same tokens."""
         part = copy.copy(self)
         part.images, part.g = len(rows), None if self.g is None else self.g[rows]
         sequences = self._sequences(rows)
@@ -55,15 +55,15 @@ class GuidedParams:
         return part
 
     def _sequences(self, rows: Int[Tensor, " r"]) -> Int[Tensor, " n"]:
-        """Rows of the cache that belong to the images `rows`: those of the second branch follow those of the first."""
+        """Return the cache rows of the images `rows`: those of the second branch follow those of the first."""
         return rows if self.g is None else torch.cat([rows, rows + self.images])
 
     def put(self, rows: Int[Tensor, " r"], part: GuidedParams, since: int, until: int) -> None:
-        """Tokens since ... until - 1 as `part`, which was taken for these images, has seen them."""
+        """Copy tokens since ... until - 1 from `part`, which was taken for these images."""
         self.cache.put(self._sequences(rows), part.cache, since, until)
 
     def after(self, u: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
-        """(log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens seen so far."""
+        """Return (log_scale, shift) of the n tokens that follow the tokens `u`, which follow all tokens so far."""
         start, n = self.cache.length, u.shape[1]
         if self.g is None:
             return self.decoder.next_params(u, self.cache)
@@ -81,7 +81,7 @@ class GuidedParams:
 def branches(
     block: MetaBlock, y: Labels, z: Float[Tensor, "b t d"], g: Float[Tensor, "b 1"] | None, attn_temp: float
 ) -> tuple[Float[Tensor, "#n width"] | None, Float[Tensor, " n"] | None]:
-    """(condition, temperature) of a batch's rows: b of them, or 2b with guidance. None: the block has no classes; all are 1."""
+    """Return (condition, temperature) of a batch's rows: b, or 2b with guidance. None: the block has no classes; all are 1."""
     b, condition, temperature = len(z), block.condition(y), None
     if g is None:
         return condition, None

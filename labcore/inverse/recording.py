@@ -1,4 +1,4 @@
-"""Recording the kernels of a call as a CUDA graph, beside whatever else the process does. Untested on GPU."""
+"""Recording of a call's kernels as a CUDA graph, while the process does other work. Untested on GPU."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Replay = Callable[[], Tensor]
 
 
 def record(step: Callable[..., Tensor], given: tuple) -> Replay:
-    """A function that carries step(*given) out again on the same memory by one call. Its result is always the same tensor.
+    """Return a function that repeats step(*given) on the same memory with one call. Its result is always the same tensor.
 
-    given: its first tensor says the device. All of them have to stay alive for as long as the recording is used. Other
-    threads may go on meanwhile. Untested on GPU.
+    given: the first tensor determines the device. All tensors must stay alive as long as the recording is used. Other
+    threads may continue meanwhile. Untested on GPU.
     """
     device = given[0].device
     place = _place(device.index)
@@ -52,7 +52,7 @@ class _Place:
         self.lock, self.last = threading.RLock(), None
 
     def capture(self, step: Callable[..., Tensor], given: tuple) -> tuple[Any, Tensor]:
-        """The graph of one call, and its output.
+        """Return the graph of one call, and its output.
 
         A pool ends with its last graph, and its handle may not be used again then. So a pool gets a graph that stays.
         """
@@ -89,7 +89,7 @@ _LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def turn(device: torch.device) -> Iterator[None]:
-    """The right to record and to replay on a device; a turn of another stream waits for the last one on the device."""
+    """Hold the right to record and to replay on a device; a turn of another stream waits for the previous one on the device."""
     if device.type != "cuda":
         yield
         return
@@ -103,5 +103,5 @@ def turn(device: torch.device) -> Iterator[None]:
 
 
 def stream_of(device: torch.device) -> int:
-    """Number of the current stream: memory of a workspace is bound to it."""
+    """Return the number of the current stream: memory of a workspace is bound to it."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

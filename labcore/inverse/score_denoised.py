@@ -40,7 +40,7 @@ class ScoreDenoised(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Tensor, y: Tensor | None = None, guidance: Any = 0.0) -> Any:
-        """The output of `model` with denoised images x, not clipped; its states stay as they are. Raises as `denoise`."""
+        """Return the output of `model` with denoised images x, not clipped; its states are unchanged. Raises as `denoise`."""
         out = self.model(z, y, guidance)
         return out._replace(x=denoise(self.flow, out.x, y))
 
@@ -49,5 +49,5 @@ class ScoreDenoised(nn.Module):
         self.model.check_labels(y, batch, ranges)
 
     def denoised_by(self) -> dict[str, Any]:
-        """What the denoising depends on, as JSON values: a hash of the flow's weights, and its configuration."""
+        """Return what the denoising depends on, as JSON values: a hash of the flow's weights, and its configuration."""
         return {"score_of": provenance.weights_hash(self.flow), **self.flow.config.computation()}

@@ -1,7 +1,7 @@
-"""How hard a block is to solve by sweeps, from images alone: GS-Jacobi's two metrics (arXiv 2505.12849, IGM and CRM).
+"""Difficulty of solving a block by sweeps, from images alone: GS-Jacobi's two metrics (arXiv 2505.12849, IGM and CRM).
 
-Norms are spectral norms of the (t, d) or (d, width) matrices, as in the paper's experiments. Both look at the mean over a
-batch of images; the paper takes a thousand of its training set.
+Norms are spectral norms of the (t, d) or (d, width) matrices, as in the paper's experiments. Both metrics use the mean
+over a batch of images; the paper takes a thousand of its training set.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from labcore.kernels.affine import affine_inverse
 
 @torch.no_grad()
 def initial_guess_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels = None) -> list[dict[Start, float]]:
-    """|| mean over images of (first sweep from a start) - (the solution) ||_2 of each block 1..T, for each start.
+    """Return || mean over images of (first sweep from a start) - (the solution) ||_2 of each block 1..T, for each start.
 
-    The smaller, the better the start (arXiv 2505.12849, IGM). "zeros" has z's first token, which is known.
+    A smaller value means a better start (arXiv 2505.12849, IGM). "zeros" has z's first token, which is known.
     """
     metrics = []
     for block, u, z, _ in _solved(flow, x, y):
@@ -34,9 +34,9 @@ def initial_guess_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels =
 
 @torch.no_grad()
 def convergence_ranking_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels = None) -> list[float]:
-    """|| mean over images of exp(-log_scale) x ||_2 ||W_log_scale||_2 + ||W_shift||_2 of each block 1..T, as shares of 1.
+    """Return || mean over images of exp(-log_scale) x ||_2 ||W_log_scale||_2 + ||W_shift||_2 per block, summing to 1.
 
-    A large share marks a block that takes many sweeps (arXiv 2505.12849, CRM). W are the output layer's rows for each.
+    A large value marks a block that takes many sweeps (arXiv 2505.12849, CRM). W are the output layer's rows for each.
     """
     metrics = []
     for block, u, _, log_scale in _solved(flow, x, y):
@@ -67,11 +67,11 @@ def _solved(flow: TarFlow, x: Tensor, y: Labels) -> Iterator[tuple[MetaBlock, Te
 
 
 def _sweep(block: MetaBlock, start: Tensor, z: Tensor, y: Labels) -> Tensor:
-    """Tokens 2 ... t after one sweep over all of them."""
+    """Return tokens 2 ... t after one sweep over all of them."""
     log_scale, shift = block.next_params(start, block.condition(y))
     return affine_inverse(z[:, 1:], log_scale[:, :-1], shift[:, :-1])
 
 
 def _norm(matrix: Float[Tensor, "n m"]) -> float:
-    """The largest singular value."""
+    """Return the largest singular value."""
     return float(torch.linalg.matrix_norm(matrix, 2))

@@ -1,4 +1,4 @@
-"""Memory that recorded steps read and write, kept between calls, and how many images fit a device's memory."""
+"""Memory of recorded steps, kept between calls, and the number of images that fit a device's memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Workspaces:
         self.most, self.idle, self.lock = most, OrderedDict(), threading.RLock()
 
     def take(self, key: Hashable, make: Callable[[], Any], needed: int, device: torch.device) -> Any:
-        """An idle workspace of this key, or else a new one of about `needed` bytes, with as much memory left free."""
+        """Return an idle workspace of this key, or a new one of about `needed` bytes, with as much memory left free."""
         with self.lock:
             found = self.idle.pop(key, None)
         if found is None:
@@ -42,7 +42,7 @@ class Workspaces:
                 self.idle.popitem(last=False)
 
     def give_back_after(self, user: object, key: Hashable, workspace: Any) -> None:
-        """Keep a workspace from when its user is gone."""
+        """Keep a workspace after its user is deleted."""
         weakref.finalize(user, self.keep, key, workspace).atexit = False
 
     def keep(self, key: Hashable, workspace: Any) -> None:
@@ -65,7 +65,7 @@ IDLE = Workspaces()
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that torch can still take on a CUDA device; None on others."""
+    """Return the memory that torch can still take on a CUDA device; None on others."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -73,14 +73,14 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def row_bytes(config: TarFlowConfig, dtype: torch.dtype) -> int:
-    """Keys and values of one row in all layers of a block, in bytes."""
+    """Return the bytes of keys and values of one row in all layers of a block."""
     return 2 * config.layers_per_block * config.tokens * config.width * dtype.itemsize
 
 
 def chunk_that_fits(asked: int, branches: int, config: TarFlowConfig, dtype: torch.dtype, free: int | None) -> int:
-    """How many of `asked` images are inverted at once, so that their caches take at most half of `free` bytes; at least 1.
+    """Return how many of `asked` images to invert at once, at least 1, so that their caches take at most half of `free` bytes.
 
-    branches: 2 where guided. dtype: of the cache. free: None sets no limit.
+    branches: 2 with guidance. dtype: of the cache. free: None sets no limit.
     """
     if free is None:
         return asked

@@ -1,8 +1,8 @@
-"""Torch's launcher with another way of stopping: `python -m labcore.train.agent` takes what `torch.distributed.run` takes.
+"""Torch's launcher with a graceful stop: `python -m labcore.train.agent` takes `torch.distributed.run`'s arguments.
 
-Torch's own answers a SIGTERM by killing the processes after 30 seconds, saved or not, and by tracebacks. Here they are told
-once and get the time that they need: SIGTERM is a wish to stop, SIGINT an order. A process that failed has said why
-itself; nothing is printed over it.
+Torch's launcher answers a SIGTERM by killing the processes after 30 seconds, saved or not, and by tracebacks. Here the
+processes get the signal once, and the time that they need: SIGTERM asks them to stop, SIGINT orders it. A failed process
+has printed its reason itself; nothing is printed over it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> None:
-    """Run torch's launcher and leave with the status of the first process that failed."""
+    """Run torch's launcher, and exit with the status of the first process that failed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the thread takes them, also while this one waits inside torch
     threading.Thread(target=_hand_on, daemon=True).start()
     end_with_parent()
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _hand_on() -> None:
-    """Wait for a signal, hand it to the processes, and to those that start meanwhile; with none of them yet, leave."""
+    """Wait for a signal and pass it to the processes, also to those that start meanwhile; exit if there are none yet."""
     import psutil
 
     number = signal.sigwait(SIGNALS)

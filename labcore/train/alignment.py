@@ -1,4 +1,4 @@
-"""R-REPA: the likelihood, and hidden features of the flow drawn to tokens of a frozen encoder (FlowBack, equation 5)."""
+"""R-REPA: likelihood plus alignment of hidden features with tokens of a frozen encoder (FlowBack, equation 5)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from labcore.types import Batch, Site
 class LikelihoodAndAlignment(Likelihood):
     """nats/dim + weight x mean over the sites of the loss between projected features and encoder tokens.
 
-    The flow sees the noisy image, the encoder the clean one. The projectors are this objective's parameters, made by `seed`;
-    the encoder is no part of it. Logged: both terms, the loss of each site, the largest |log_scale|, and the seconds of
-    encoder, forward pass and rebuilt generative pass.
+    The flow sees the noisy image, the encoder the clean one. The projectors are parameters of this objective, initialised
+    from `seed`; the encoder is not part of it. Logged: both terms, the loss of each site, the largest |log_scale|, and
+    the seconds of encoder, forward pass and rebuilt generative pass.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class LikelihoodAndAlignment(Likelihood):
 
     @property
     def extra(self) -> Extra | None:
-        """What a loader reads with the images: the tokens that lie on disk."""
+        """Return what a loader reads with the images: the tokens that are stored on disk."""
         return getattr(self.targets, "read", None)
 
     def forward(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
@@ -53,11 +53,11 @@ class LikelihoodAndAlignment(Likelihood):
     def terms(
         self, flow: nn.Module, batch: Batch, noise: StepNoise
     ) -> tuple[Float[Tensor, ""], dict[tuple[int, int], Float[Tensor, ""]]]:
-        """nats/dim, and the alignment loss at each site; both with their graphs."""
+        """Return nats/dim, and the alignment loss at each site; both with their graphs."""
         return self._terms(flow, batch, noise)[:2]
 
     def _terms(self, flow: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Tensor, dict[Site, Tensor], Tensor]:
-        """The terms of equation 5, nats/dim and the alignment loss at each site, and the largest |log_scale|."""
+        """Return the terms of equation 5 (nats/dim and the alignment loss at each site), and the largest |log_scale|."""
         c, watch = self.config, self._watch
         watch.start(batch.x.device)
         with watch.part("encoder"):

@@ -1,4 +1,4 @@
-"""Scalars for tensorboard, in an event file whose name does not hold the machine's name, as torch's SummaryWriter has it."""
+"""Scalars for tensorboard, in an event file without the machine's name, which torch's SummaryWriter would add."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Board:
-    """An event file in `folder`. Readers forget what earlier files there say after `step`: a resumed run writes it again.
+    """An event file in `folder`. Readers drop what earlier files there have after `step`: a resumed run writes it again.
 
-    Raises ImportError where tensorboard is not installed; nothing is written then.
+    Raises ImportError if tensorboard is not installed; nothing is written then.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -25,7 +25,7 @@ class Board:
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add_scalar(self, name: str, value: int | float, step: int) -> None:
-        """Write one value of a curve, so that a reader sees it at once."""
+        """Write one value of a curve, visible to readers at once."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))

@@ -32,7 +32,7 @@ FOLDER, STATE, TRAINING, LOCK = "checkpoints", "state.json", "training.pt", ".lo
 
 
 class Checkpoint(NamedTuple):
-    """A complete checkpoint: where it is, and what its state.json says."""
+    """A complete checkpoint: its folder, and the content of its state.json."""
 
     path: Path
     state: dict[str, Any]
@@ -44,9 +44,9 @@ class Checkpoint(NamedTuple):
 
 @contextlib.contextmanager
 def lock_folder(run: Path) -> Iterator[None]:
-    """Hold `run` for this process (of a group of processes the first one holds it); OSError where another trains in it.
+    """Lock `run` for this process (in a group of processes, the first one); OSError if another process trains in it.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, for any cause.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -65,10 +65,10 @@ def lock_folder(run: Path) -> Iterator[None]:
 def save(
     run: Path, step: int, models: dict[str, Any], training: dict[str, Any], state: dict[str, Any], keep: int
 ) -> Path:
-    """Write checkpoints/step-<step> and prune to the `keep` newest; what was saved before survives any failure here.
+    """Write checkpoints/step-<step> and delete all but the `keep` newest. Earlier checkpoints survive any failure here.
 
-    models: sub-folder name -> a model with save_pretrained. Raises OSError that names the last good checkpoint, and, once
-    the step is saved, where the run's folder had been deleted or renamed.
+    models: sub-folder name -> a model with save_pretrained. Raises OSError that names the last good checkpoint; also,
+    after the step is saved, if the run's folder had been deleted or renamed.
     """
     final = run / FOLDER / f"step-{step:08d}"
     vanished = not run.is_dir()
@@ -105,9 +105,9 @@ def save(
 
 
 def latest(run: Path) -> Checkpoint | None:
-    """The newest complete checkpoint, skipping damaged ones with a warning; None where there is none at all.
+    """Return the newest complete checkpoint, skipping damaged ones with a warning; None if there is none.
 
-    Raises ValueError where checkpoints exist and all are damaged: starting over would hide that.
+    Raises ValueError if checkpoints exist and all are damaged: starting over would hide that.
     """
     damage = []
     for folder in folders(run):
@@ -127,14 +127,14 @@ def latest(run: Path) -> Checkpoint | None:
 
 
 def latest_path(run: Path) -> Path | None:
-    """Folder of the newest checkpoint, unread."""
+    """Return the folder of the newest checkpoint, without reading it."""
     return next(iter(folders(run)), None)
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, with the contents of all its files verified; ValueError says what is damaged.
+    """Return the checkpoint in a folder, after verifying the contents of all its files; ValueError names the damage.
 
-    Checkpoints of earlier versions have no checksums; of these only names and sizes are compared.
+    Checkpoints of earlier versions have no checksums; for these only names and sizes are compared.
     """
     state = read_state(folder)
     try:
@@ -145,7 +145,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """state.json of a checkpoint whose files are all there at their full size; ValueError says what is wrong.
+    """Read state.json of a checkpoint whose files all have their full size; ValueError names the problem.
 
     Contents of the other files are not verified: see `read`.
     """
@@ -175,12 +175,12 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder has a checkpoint's name and state.json."""
+    """Return whether a folder has a checkpoint's name and state.json."""
     return _step_of(folder) is not None and (folder / STATE).is_file()
 
 
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
-    """Optimizer, objective and scaler state, tensors and plain values only; ValueError where the file is something else."""
+    """Read optimizer, objective and scaler state, tensors and plain values only; ValueError for any other file."""
     try:
         check_records(checkpoint.path / TRAINING)  # checkpoints of earlier versions have no sha256
         training = torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
@@ -197,19 +197,19 @@ def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any
 
 
 def folders(run: Path) -> list[Path]:
-    """Folders that have a checkpoint's name, newest first; anything else in there is the user's and is left alone."""
+    """Return the folders with a checkpoint's name, newest first; other files belong to the user and are left alone."""
     named = [p for p in (run / FOLDER).glob("step-*") if _step_of(p) is not None and p.is_dir()]
     return sorted(named, key=_step_of, reverse=True)
 
 
 def _step_of(folder: Path) -> int | None:
-    """The step in a checkpoint folder's name; None where it is no such name."""
+    """Return the step in a checkpoint folder's name; None for another name."""
     match = re.fullmatch(r"step-(\d{8,18})", folder.name, re.ASCII)
     return int(match[1]) if match else None
 
 
 def _prune(run: Path, newest: Path, keep: int) -> None:
-    """Remove complete checkpoints older than `newest` beyond the `keep` newest, and what an interrupted save left."""
+    """Delete complete checkpoints older than `newest` beyond the `keep` newest, and the remains of an interrupted save."""
     complete = []
     for folder in folders(run):
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Teaching a classifier: cross-entropy on images that are shifted, and blurred now and then."""
+"""Training of a classifier: cross-entropy on images that are shifted, and sometimes blurred."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class CrossEntropy(nn.Module):
 
 
 def coarse(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Reduced to COARSE pixels, and enlarged again."""
+    """Reduce images to COARSE pixels, and enlarge them again."""
     small = F.interpolate(x, (COARSE, COARSE), mode="bilinear", antialias=True)
     return F.interpolate(small, x.shape[-2:], mode="bilinear", antialias=True)
 
 
 def shifted(x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
-    """Each image by up to SHIFT pixels up or down, and left or right; what comes in is black."""
+    """Shift each image by up to SHIFT pixels vertically and horizontally; new pixels are black."""
     h, w = x.shape[-2:]
     padded = F.pad(x, (SHIFT,) * 4, value=-1.0)
     by = (noise.uniform("shift", (2,)) * (2 * SHIFT + 1)).long()

@@ -1,6 +1,6 @@
-"""Whether likelihood and alignment pull a block the same way: cosine and size of their gradients, block by block.
+"""Conflict of likelihood and alignment: cosine and norms of their gradients, block by block.
 
-FlowBack reports that they conflict in the blocks near the image, which is why it aligns blocks near z.
+FlowBack reports that they conflict in the blocks near the image, and therefore aligns blocks near z.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labcore.types import Batch
 
 
 class BlockConflict(NamedTuple):
-    """Of one block: cosine of both gradients (None where the alignment has none), and their norms."""
+    """Values of one block: cosine of both gradients (None if the alignment has none), and their norms."""
 
     block: int
     cosine: float | None
@@ -31,7 +31,7 @@ class BlockConflict(NamedTuple):
 def loss_gaps(
     flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise, sweeps: Sequence[int]
 ) -> dict[int, SweepGap]:
-    """`labcore.align.reach.sweep_gaps` of the alignment loss itself, with the objective's sites and projectors."""
+    """Return `labcore.align.reach.sweep_gaps` of the alignment loss itself, with the objective's sites and projectors."""
     parameters = block_parameters(flow)
 
     def gradient(direction: Direction, k: int) -> Tensor:
@@ -44,7 +44,7 @@ def loss_gaps(
 
 
 def conflict(flow: nn.Module, objective: LikelihoodAndAlignment, batch: Batch, noise: StepNoise) -> list[BlockConflict]:
-    """The gradients of nats/dim and of weight x alignment on one batch, compared in every block."""
+    """Compare the gradients of nats/dim and of weight x alignment on one batch, in every block."""
     nats, losses = objective.terms(flow, batch, noise)
     align = objective.config.weight * torch.stack(list(losses.values())).mean()
     of_likelihood = flat_by_block(nats, flow, retain_graph=True)

@@ -1,4 +1,4 @@
-"""Teaching a backward model to invert a frozen flow (BiFlow)."""
+"""Training of a backward model to invert a frozen flow (BiFlow)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Distillation(nn.Module):
 
         image_weight D(x, x') + sum_k weight_k D_k(x, x') + align_weight mean_i D(x^i, h^i)
 
-    The flow is frozen, kept out of the parameters and of every checkpoint, and sees images with the noise it was trained
-    on; the model sees the flow's z. `block_rms` (states,) are the constants of normalise "block". D_k compare what `decode`
-    makes of images: of latents, pictures. Logged: every raw distance before weighting, the RMS of every target, and the
-    seconds of flow and model.
+    The flow is frozen, kept out of the parameters and of every checkpoint, and sees images with the noise of its
+    training. The model sees the flow's z. `block_rms` (states,) are the constants of normalise "block". D_k compare the
+    pictures that `decode` makes of images, if these are latents. Logged: every raw distance before weighting, the RMS of
+    every target, and the seconds of flow and model.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Distillation(nn.Module):
         return loss, logs
 
     def mean(self, name: str, values: Float[Tensor, " n"], noise: StepNoise) -> Float[Tensor, ""]:
-        """This micro-batch's part of the mean over all images of the step that are compared; micro-batches average to it."""
+        """Return this micro-batch's part of the mean over the step's compared images; micro-batches average to the mean."""
         most = getattr(self.perceptual.get(name), "most", None)
         if most is None:
             return values.mean()
@@ -100,19 +100,19 @@ class Distillation(nn.Module):
         return values.sum() * images_of_step / (compared * images_of_micro_batch)
 
     def taught(self, batch: Batch, noise: StepNoise) -> Trajectory:
-        """The flow's trajectory of a batch."""
+        """Return the flow's trajectory of a batch."""
         if self.flow.device != batch.x.device:
             self.flow.to(batch.x.device)
         return trajectory(self.flow, noised(self.flow, batch.x, noise), batch.y, batch.x)
 
     def predict(self, model: nn.Module, z: Tensor, y: Tensor | None, noise: StepNoise) -> BackwardOutput:
-        """The model's states, labels dropped, and blended where guidance is its input."""
+        """Return the model's states, with labels dropped, and blended if guidance is an input."""
         y = drop_labels(y, self.label_dropout, noise)
         most = model.config.max_guidance
         return model.blended(z, y, draw_guidance(noise, most, y)) if most else model(z, y)
 
     def perceptual_distances(self, x: Tensor, image: Tensor, noise: StepNoise) -> dict[str, Float[Tensor, " n"]]:
-        """Distances of pictures; of latents, those that the autoencoder makes of both."""
+        """Return distances of pictures; of latents, distances of their decoded pictures."""
         rows = self._compared(x, noise)
         with torch.no_grad():
             target = _at(rows, self.decode(image[rows]), len(x))
@@ -120,7 +120,7 @@ class Distillation(nn.Module):
         return {name: self.perceptual[name](drawn, target, noise) for name in self.config.perceptual}
 
     def _compared(self, x: Tensor, noise: StepNoise) -> Int[Tensor, " n"]:
-        """Rows of this micro-batch that any distance looks at, the first where it is none."""
+        """Return the rows of this micro-batch that any distance compares; the first row if there is none."""
         numbers = [self.perceptual[name].most for name in self.config.perceptual]
         if None in numbers:
             return torch.arange(len(x), device=x.device)
@@ -130,18 +130,18 @@ class Distillation(nn.Module):
         return torch.tensor(sorted(rows) or [0]).to(x.device, non_blocking=True)
 
     def distances(self, out: BackwardOutput, targets: tuple[Tensor, ...]) -> dict[str, Float[Tensor, " b"]]:
-        """Squared errors of the states by name, "state-i" for x^i; that of the last one is "image"."""
+        """Return the squared errors of the states by name: "state-i" for x^i, "image" for the last one."""
         divisors = scales(targets, self.config.normalise, self.block_rms)
         return dict(zip(self.names, squared_errors(out.states, targets, divisors), strict=True))
 
 
 def _at(rows: Int[Tensor, " n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
-    """Images in their rows of a batch, zeros in the others."""
+    """Put images into their rows of a batch, with zeros in the others."""
     return images.new_zeros(total, *images.shape[1:]).index_copy(0, rows, images)
 
 
 def check_pair(flow: TarFlow, model: BackwardConfig) -> None:
-    """ValueError unless a model of this configuration can learn to invert the flow."""
+    """Raise ValueError unless a model of this configuration can learn to invert the flow."""
     check_teacher(flow)
     both = {key: (getattr(flow.config, key), getattr(model, key)) for key in SAME}
     wrong = [f"{key} ({a} and {b})" for key, (a, b) in both.items() if a != b and (key != "num_classes" or b)]
@@ -151,6 +151,6 @@ def check_pair(flow: TarFlow, model: BackwardConfig) -> None:
 
 @torch.no_grad()
 def measure_rms(flow: TarFlow, batch: Batch, noise: StepNoise, denoiser: bool) -> Float[Tensor, " s"]:
-    """Root mean square of each state of the flow over a batch: the constants of normalise "block"."""
+    """Measure the root mean square of each state of the flow over a batch: the constants of normalise "block"."""
     taught = trajectory(flow, noised(flow, batch.x, noise), batch.y, batch.x)
     return rms(taught.targets(denoiser)).square().mean(1).sqrt()

@@ -1,8 +1,8 @@
-"""Environment variables that accelerate reads: they may say how processes were launched, and nothing about the training.
+"""Environment variables that accelerate reads: they may describe the launch of processes, and must not change the training.
 
 `accelerate config` and other people's scripts leave such variables behind. ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4 would
-quarter the gradients without a word, ACCELERATE_DYNAMO_BACKEND would compile, ACCELERATE_USE_FSDP would shard. A run's
-configuration alone decides: while it trains, accelerate does not see them.
+silently quarter the gradients, ACCELERATE_DYNAMO_BACKEND would compile, ACCELERATE_USE_FSDP would shard. Only a run's
+configuration decides: accelerate does not see these variables while a run trains.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OFF = {"", "0", "no", "none", "false", "off", "n", "f", "default"}
 
 
 def on_cpu() -> bool:
-    """Whether the launcher asks for the CPU. ValueError for a value that is neither yes nor no."""
+    """Return whether the launcher requests the CPU. ValueError for a value that is neither yes nor no."""
     value = os.environ.get("ACCELERATE_USE_CPU", "").strip().lower()
     if value in OFF:
         return False
@@ -32,7 +32,7 @@ def on_cpu() -> bool:
 
 @contextlib.contextmanager
 def configuration_alone() -> Iterator[None]:
-    """Hide accelerate's variables inside, with one warning that names those which ask for something."""
+    """Hide accelerate's variables inside, with one warning that names those that would change the training."""
     hidden = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES) and name not in LAUNCH}
     asking = sorted(name for name, value in hidden.items() if value.strip().lower() not in OFF)
     if asking and os.environ.get("RANK", "0") == "0":

@@ -1,4 +1,4 @@
-"""What ends a training run, in words: numbers that are not finite, and too little memory."""
+"""Errors that end a training run: numbers that are not finite, and too little memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labcore.train import checkpoint
 
 
 def not_finite(step: int, folder: Path) -> FloatingPointError:
-    """The error for a loss, gradient or weight of `step` that is NaN or infinite."""
+    """Return the error for a loss, gradient or weight of `step` that is NaN or infinite."""
     good = checkpoint.latest_path(folder)
     return FloatingPointError(
         f"loss, gradient or weights stopped being finite at step {step}. "
@@ -32,7 +32,7 @@ class TooLittleMemory(ValueError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the CPU, had no memory left."""
+    """Return whether an error says that a device, or the CPU, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def enough_memory(config: TrainConfig, world: int = 1) -> Iterator[None]:
-    """Turn running out of memory inside into `TooLittleMemory`, a ValueError that says what to change.
+    """Turn an out-of-memory error inside into `TooLittleMemory`, a ValueError that says what to change.
 
     world: processes that share a batch.
     """

@@ -1,4 +1,4 @@
-"""What a caller of the training loop looks at while it trains: diagnoses, evaluations, previews, and the reporter."""
+"""Hooks of the training loop: diagnoses, evaluations, previews, and the reporter."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ Values = dict[str, float]
 
 
 class Hooks(NamedTuple):
-    """What a run looks at, each optional.
+    """Functions that a run calls, each optional.
 
-    diagnose(model, x, y) -> values, at every log record, with the current weights and a sample of clean images: up to 32 of
-    the step's last micro-batch on the first process. What is to be of the whole step, the objective reports.
-    evaluate(ema) -> values, every eval_every steps and at the end. preview(ema, step) writes pictures at the same steps.
-    reporter shows the progress; None is `labcore.train.log.usual_reporter`.
+    Attributes:
+        diagnose: diagnose(model, x, y) -> values, at every log record, with the current weights and a sample of clean
+            images: up to 32 of the step's last micro-batch on the first process. Values of the whole step belong to the
+            objective.
+        evaluate: evaluate(ema) -> values, every eval_every steps and at the end.
+        preview: preview(ema, step) writes pictures at the same steps.
+        reporter: shows the progress; None is `labcore.train.log.usual_reporter`.
     """
 
     diagnose: Callable[[nn.Module, Tensor, Tensor | None], Values] | None = None
@@ -27,7 +30,7 @@ class Hooks(NamedTuple):
     reporter: Reporter | None = None
 
     def look(self, ema: nn.Module, step: int) -> Values:
-        """Evaluate and preview the averaged weights; the evaluation's values."""
+        """Evaluate and preview the averaged weights; return the evaluation's values."""
         values = self.evaluate(ema) if self.evaluate else {}
         if self.preview:
             self.preview(ema, step)

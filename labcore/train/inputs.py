@@ -1,4 +1,4 @@
-"""The batches of a training: which items this process reads, and how they become images on its device."""
+"""Batches of a training: which items this process reads, and their conversion to images on its device."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Inputs(NamedTuple):
         return self.sampler.batch_size // (self.sampler.accumulation * self.sampler.world)
 
     def read(self, objective: nn.Module, num_workers: int) -> Iterator:
-        """Items of each micro-batch, read by `num_workers` processes, for `batch`.
+        """Read the items of each micro-batch with `num_workers` processes, for `batch`.
 
-        With the images come the tensors that `objective` names by a method `extra`, where it has one.
+        If the objective has a method `extra`, the tensors that it names are read with the images.
         """
         # forked readers share the pages of a file that is mapped; others would be sent a copy of it
         reads = num_workers and multiprocessing.get_start_method() == "fork"
@@ -50,11 +50,11 @@ class Inputs(NamedTuple):
         return iter(micro_batches(self.dataset, self.sampler, num_workers, self.device.type == "cuda", extra))
 
     def first(self, noise: StepNoise) -> Batch:
-        """A micro-batch of the data set's first images."""
+        """Return a micro-batch of the data set's first images."""
         return self.batch(Numbered(self.dataset).__getitems__(list(range(self.micro_batch))), noise)
 
     def batch(self, read: tuple[Tensor, ...] | list[Tensor], noise: StepNoise) -> Batch:
-        """A batch on the device, of what was read for it. noise: the random numbers of these images."""
+        """Return a batch on the device, made of the items that were read for it. noise: the random numbers of these images."""
         items, labels, index, *extra = read
         x, mirrored = self.prepare(self._sent(items), noise)
         y = self._sent(labels) if self.labelled else None

@@ -1,8 +1,8 @@
-"""Starting a command in several processes, on this machine or on several, by torch's launcher; accelerate does the rest inside.
+"""Launch of a command in several processes, on one or several machines, by torch's launcher; accelerate does the rest inside.
 
-`accelerate launch --cpu --num_processes 2` would silently run one process; torch's launcher with ACCELERATE_USE_CPU runs two.
-The family, each ended by the death of the one before it: launch -> labcore.train.agent (torch's launcher) ->
-labcore.train.worker (the command), one for each device.
+`accelerate launch --cpu --num_processes 2` would silently run one process; torch's launcher with ACCELERATE_USE_CPU runs
+two. The chain of processes, each ended by the death of the one before it: launch -> labcore.train.agent (torch's
+launcher) -> labcore.train.worker (the command), one for each device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PORT = 29500
 
 
 class Nodes(NamedTuple):
-    """How many machines train together, which of them this is (from 0), and where they meet (HOST:PORT on number 0)."""
+    """Number of machines that train together, number of this machine (from 0), and HOST:PORT of machine 0."""
 
     count: int = 1
     rank: int = 0
@@ -35,11 +35,11 @@ def nodes_of(
     rendezvous: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Nodes:
-    """The machines that train together; what is None comes from the environment variables that launchers and Slurm set.
+    """Return the machines that train together; values that are None come from variables that launchers and Slurm set.
 
-    NNODES or SLURM_NNODES, NODE_RANK or SLURM_NODEID, MASTER_ADDR and MASTER_PORT; Slurm's are believed only where
-    MASTER_ADDR is set, since a job of several nodes may well run a command on one. Inside a launched process it is one
-    machine: that process is started already. Raises ValueError.
+    These are NNODES or SLURM_NNODES, NODE_RANK or SLURM_NODEID, MASTER_ADDR and MASTER_PORT. Slurm's are used only if
+    MASTER_ADDR is set, because a job of several nodes may run a command on one. Inside a launched process the result is
+    one machine: that process is started already. Raises ValueError.
     """
     env = os.environ if environment is None else environment
     if "TORCHELASTIC_RUN_ID" in env:
@@ -70,7 +70,7 @@ def nodes_of(
 
 
 def _number(env: Mapping[str, str], name: str) -> int | None:
-    """A whole number in the environment; None where it is not set."""
+    """Return a whole number from the environment; None if it is not set."""
     if not env.get(name):
         return None
     if not env[name].isdecimal():
@@ -79,19 +79,20 @@ def _number(env: Mapping[str, str], name: str) -> int | None:
 
 
 def launch(module: str, arguments: Sequence[str], processes: int, nodes: Nodes | None = None) -> int:
-    """Run `python -m module arguments` in `processes` processes on each node and wait; the exit status, 143 where stopped.
+    """Run `python -m module arguments` in `processes` processes on each node and wait; return the status, 143 if stopped.
 
-    One device each on CUDA; on a CPU the threads are shared out. SIGTERM and Ctrl-C are handed on, so that the run saves; a
-    second Ctrl-C kills. Standard output is the first process's. Raises ValueError for more processes than CUDA devices.
+    Each process gets one CUDA device; on a CPU the threads are divided. SIGTERM and Ctrl-C are passed on, so the run
+    saves; a second Ctrl-C kills. Standard output is the first process's. Raises ValueError for more processes than CUDA
+    devices.
     """
     env = environment(processes)
     return wait_for(command(module, arguments, processes, nodes or Nodes()), env)
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment for `processes` processes on this machine; ValueError where it has fewer devices.
+    """Return the environment for `processes` processes on this machine; ValueError if it has fewer devices.
 
-    Each process gets its share of the cores as threads, or fewer where OMP_NUM_THREADS says so.
+    Each process gets its share of the cores as threads, or fewer if OMP_NUM_THREADS says so.
     """
     import torch
 
@@ -106,7 +107,7 @@ def environment(processes: int) -> dict[str, str]:
 
 
 def command(module: str, arguments: Sequence[str], processes: int, nodes: Nodes) -> list[str]:
-    """The command line that `launch` starts."""
+    """Return the command line that `launch` starts."""
     meeting = ["--standalone"]
     if nodes.count > 1:
         host, port = nodes.rendezvous.rsplit(":", 1)

@@ -1,4 +1,4 @@
-"""What a run writes: log.jsonl (one record a line) and tensorboard; and who reports its progress: a bar, or plain lines."""
+"""Log of a run: log.jsonl (one record per line) and tensorboard; and reporters of its progress: a bar, or plain lines."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Reporter(Protocol):
         """Show a message."""
 
     def record(self, step: int, total: int, numbers: str) -> None:
-        """Show the record that was just written to the log, and previews of the same step, which are there already."""
+        """Show the record that was just written to the log; previews of the same step exist already."""
 
     def advance(self, step: int, total: int) -> None:
-        """Take note of a step that was done."""
+        """Note that a step was done."""
 
     def close(self) -> None:
-        """Show the last state; the run has ended, in whatever way."""
+        """Show the last state; the run has ended, normally or by an error."""
 
 
 def print_line(text: str) -> None:
@@ -59,7 +59,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar of tqdm with the newest numbers beside it, and messages above it."""
+    """A progress bar of tqdm with the newest numbers next to it, and messages above it."""
 
     def __init__(self, tqdm: Any):
         self._tqdm, self._bar = tqdm, None
@@ -83,7 +83,7 @@ class Bar:
 
 
 class RunLog:
-    """The log of one run. Records later than `step` are dropped on opening: a resumed run writes them again, the same."""
+    """The log of one run. Opening it drops records later than `step`: a resumed run writes the same records again."""
 
     def __init__(self, folder: Path, step: int, total: int, reporter: Reporter | None = None):
         self.total = total
@@ -134,7 +134,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def _without_board_on_error(self) -> Iterator[None]:
-        """Go on without tensorboard where its file cannot be written: log.jsonl has the same, and checkpoints matter more."""
+        """Continue without tensorboard if its file cannot be written; log.jsonl has the same values."""
         try:
             yield
         except OSError as error:
@@ -146,7 +146,7 @@ class RunLog:
 
 
 class SilentLog:
-    """The log of a process that is not the first one: it writes and shows nothing."""
+    """The log of any process but the first: it writes and shows nothing."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         pass
@@ -159,18 +159,18 @@ class SilentLog:
 
 
 def in_short(values: Mapping[str, Any]) -> str:
-    """A record's numbers in a line, without those of single blocks."""
+    """Return a record's numbers in one line, without those of single blocks."""
     short = {k: v for k, v in values.items() if isinstance(v, int | float) and "/" not in k}
     return "  ".join(f"{k} {v:.4g}" for k, v in short.items())
 
 
 def found_finished(folder: Path, steps: int) -> str:
-    """The line that says that a run was finished before."""
+    """Return the line that says that a run was finished before."""
     return f"found in {folder}, nothing trained: {steps} steps"
 
 
 def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
-    """The time that the steps of a log took, with evaluations, in seconds; without interruptions between attempts."""
+    """Return the time of a log's steps in seconds, with evaluations, without interruptions between attempts."""
     seconds, before = 0.0, 0
     for record in records:
         seconds += record.get("seconds_per_step", 0.0) * (record["step"] - before)
@@ -179,9 +179,9 @@ def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's log.jsonl, oldest first.
+    """Return the records of a run's log.jsonl, oldest first.
 
-    Lines that are no records are left out: the last one may have been cut short by a kill; a warning counts any others.
+    Lines that are no records are skipped: a kill may have cut the last one short; a warning counts any others.
     """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
@@ -197,7 +197,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    """The record in a line of log.jsonl, None where there is none."""
+    """Return the record in a line of log.jsonl; None if there is none."""
     try:
         record = parse_json(line)
     except ValueError:
@@ -206,12 +206,12 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 def count_records(folder: Path, step: int) -> int:
-    """Records in a run's log.jsonl up to a step."""
+    """Count the records in a run's log.jsonl up to a step."""
     return sum(record["step"] <= step for record in read_log(folder))
 
 
 def check_records(folder: Path, step: int, written: int) -> None:
-    """Warn where log.jsonl has fewer records up to a checkpoint's step than were written when it was saved."""
+    """Warn if log.jsonl has fewer records up to a checkpoint's step than when it was saved."""
     here = count_records(folder, step)
     if here < written:
         warnings.warn(
@@ -222,7 +222,7 @@ def check_records(folder: Path, step: int, written: int) -> None:
 
 
 def usual_reporter() -> Reporter:
-    """A bar in a terminal or a live notebook; lines where nobody watches."""
+    """Return a bar in a terminal or a live notebook, plain lines elsewhere."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -235,7 +235,7 @@ def usual_reporter() -> Reporter:
 
 
 def _tensorboard(folder: Path, step: int):
-    """A writer that forgets what was logged after `step`, or None where tensorboard is not installed."""
+    """Return a writer that drops what was logged after `step`; None if tensorboard is not installed."""
     try:
         return Board(folder, step)
     except ImportError:

@@ -1,12 +1,12 @@
 """The training loop: one function that counts steps, for every model and objective of the lab.
 
-To resume, run the same command again: the loop takes the newest complete checkpoint and continues with bit-equal weights,
-batches, noise and log, up to the order in which a GPU's kernels add. SIGTERM and Ctrl-C finish the step, save and return. A
-loss that is not finite stops the run and keeps the last good checkpoint. Previews and evaluations see the averaged weights
-in eval mode.
+To resume, run the same command again. The loop takes the newest complete checkpoint and continues with bit-identical
+weights, batches, noise and log, except for the order in which a GPU's kernels add. SIGTERM and Ctrl-C finish the step,
+save and return. A loss that is not finite stops the run and keeps the last good checkpoint. Previews and evaluations use
+the averaged weights in eval mode.
 
-The parts: `start` (everything before the first step), `inputs` (batches), `step` (what a step computes), `state` (what is
-saved and restored), `strategies` (how processes share it), `saving` (checkpoints), `hooks` (what the caller looks at).
+The parts: `start` (everything before the first step), `inputs` (batches), `step` (one optimizer step), `state` (what is
+saved and restored), `strategies` (how processes share it), `saving` (checkpoints), `hooks` (functions of the caller).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Hooks", "Prepare", "TrainResult", "Trained", "Values", "train"]
 
 
 class TrainResult(NamedTuple):
-    """Where a run stands: steps done, whether that is all of them, its folder, and its averaged weights."""
+    """State of a run: steps done, whether the run is finished, its folder, and its averaged weights."""
 
     step: int
     finished: bool
@@ -53,10 +53,21 @@ def train(
     describe: dict[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> TrainResult:
-    """Train `model` (with save_pretrained) on `objective` until config.steps; resumes what `folder` holds.
+    """Train `model` on `objective` until config.steps. Resumes the run in `folder`.
 
-    prepare: None for `dataset.to_model_input`, without mirroring. describe: the run's configuration, saved with every
-    checkpoint; resuming with another one is a ValueError, and so is a device with too little memory.
+    Args:
+        model: a model with save_pretrained.
+        objective: maps model and batch to a loss; see `labcore.train.objectives`.
+        dataset: the training images.
+        config: the settings of the training.
+        folder: the run's folder.
+        prepare: makes images of items; None (default) for `dataset.to_model_input`, without mirroring.
+        describe: the run's configuration, saved with every checkpoint.
+        hooks: functions that the run calls; default none.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration, or the device has too little memory.
+        FloatingPointError: a loss, gradient or weight is not finite.
     """
     with (
         environment.configuration_alone(),
@@ -71,7 +82,7 @@ def train(
 
 
 class _Loop:
-    """Takes the steps of a training that was started; between steps it records, looks and saves."""
+    """Takes the steps of a started training; between steps it records, evaluates and saves."""
 
     def __init__(self, started: Started, stop: StopSignals):
         self.started, self.stop = started, stop
@@ -94,7 +105,7 @@ class _Loop:
         return log
 
     def run(self) -> TrainResult:
-        """Steps until the end, a signal or an error; an error that is not the model's own still saves what was done."""
+        """Take steps until the end, a signal or an error; after an error outside the model, finished steps are saved."""
         saving = self.started.saving
         try:
             self._steps()
@@ -123,7 +134,7 @@ class _Loop:
             self._after(step, stopping)
 
     def _after(self, step: Step, stopping: bool) -> None:
-        """Record, look and save where this step is one of those that ask for it."""
+        """Record, evaluate and save if this step requires it."""
         config, done = self.config, self.state.step
         last = done == config.steps
         record = last or done % config.log_every == 0
@@ -144,7 +155,7 @@ class _Loop:
             self.accelerator.wait_for_everyone()
 
     def _record(self, step: Step) -> Values:
-        """The values of a log record: means since the last one, and the diagnosis of the current weights."""
+        """Return the values of a log record: means since the last one, and the diagnosis of the current weights."""
         values = self.state.means.take() | step.block_norms | {"lr": learning_rate(self.state.step - 1, self.config)}
         diagnose = self.task.hooks.diagnose
         model = self.started.strategy.whole(self.state.model) if diagnose else None
@@ -155,7 +166,7 @@ class _Loop:
         return values
 
     def _look(self) -> Values:
-        """Evaluation and preview with the averaged weights, on the first process."""
+        """Evaluate and preview the averaged weights, on the first process."""
         ema = self.started.strategy.whole(self.state.ema.model)
         if ema is None:
             return {}
@@ -163,9 +174,10 @@ class _Loop:
             return self.task.hooks.look(ema, self.state.step)
 
     def _everyone_stops(self) -> bool:
-        """Whether a signal has come to any process.
+        """Return whether a signal has come to any process.
 
-        Several processes agree on it after every step; on CUDA, where that would wait for the device, at every tenth.
+        Several processes agree on it after every step; on CUDA, where that would wait for the device, after every tenth
+        step.
         """
         if self.accelerator.num_processes == 1:
             return self.stop.came
@@ -175,7 +187,7 @@ class _Loop:
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _check_finite(self) -> None:
-        """FloatingPointError where any step so far was not finite on any process."""
+        """Raise FloatingPointError if any step so far was not finite on any process."""
         bad = int(self.accelerator.gather(self.bad_step[None]).min())
         if bad <= self.state.step:
             raise faults.not_finite(bad, self.task.folder)

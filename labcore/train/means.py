@@ -1,4 +1,4 @@
-"""Means, since the last line of the log, of what the steps report; of names that begin with "max_", the largest value."""
+"""Means, since the last line of the log, of the reports of steps; for names that begin with "max_", the largest value."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PEAK = "max_"
 class RunningMeans:
     """Sums of this process, and their means over all processes when a line is written.
 
-    A checkpoint holds the sums of every process: added up earlier, they would differ in the last bit from those of a
-    run that nothing stopped.
+    A checkpoint holds the sums of every process. If they were added earlier, they would differ in the last bit from those
+    of an uninterrupted run.
     """
 
     def __init__(self, accelerator: Any):
@@ -33,12 +33,12 @@ class RunningMeans:
             self.sums[name] = torch.maximum(before, value) if name.startswith(PEAK) else before + value
 
     def add_parts(self, parts: list[dict[str, Tensor]]) -> None:
-        """What the micro-batches of a step report: their mean, or the largest."""
+        """Add the reports of a step's micro-batches: their mean, or the largest value."""
         for name, value in ((name, value) for logs in parts for name, value in logs.items()):
             self.add(name, value if name.startswith(PEAK) else value / len(parts))
 
     def take(self) -> dict[str, float]:
-        """The means, or largest values, over steps and processes; counting starts again."""
+        """Return the means, or largest values, over steps and processes, and start counting again."""
         names = sorted(self.sums)
         peaks = [name for name in names if name.startswith(PEAK)]
         summed = [name for name in names if name not in peaks]
@@ -50,18 +50,18 @@ class RunningMeans:
         return dict(zip([*summed, *peaks], values.tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
-        """The sums of every process, for a checkpoint. Every process has to ask."""
+        """Return the sums of every process, for a checkpoint. Every process must call it."""
         return self._state(self.accelerator.gather)
 
     def own_state(self) -> dict[str, Any]:
-        """The sums of this process alone, for a checkpoint where the others may be gone."""
+        """Return the sums of this process alone, for a checkpoint if the others may be gone."""
         return self._state(lambda sums: sums)
 
     def _state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         return {"running": {name: gather(self.sums[name][None]) for name in sorted(self.sums)}, "averaged": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        """This process's own sums; with more or fewer processes than were saved, the mean of theirs, or the largest value."""
+        """Load this process's sums; if the number of processes changed, the mean of all sums, or the largest value."""
         self.sums = {name: self._mine(name, sums) for name, sums in state["running"].items()}
         self.steps = state["averaged"]
 

@@ -1,4 +1,4 @@
-"""Where flows die first: the scale of each block's state, and the round trip. The objective logs the affine parameters."""
+"""Early signs of a failing training: size of each block's state, and round trip. The objective logs affine parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labcore.inverse.solve import invert
 
 @torch.no_grad()
 def state_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> dict[str, float]:
-    """RMS of each block's output state (1 at the last for a good flow), as `state_rms/block_i`, i from 1.
+    """Return the RMS of each block's output state (1 at the last for a good flow), as `state_rms/block_i`, i from 1.
 
     Values that are not finite are reported too.
     """
@@ -25,5 +25,5 @@ def state_rms(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> dict[str
 
 @torch.no_grad()
 def round_trip_error(flow: TarFlow, x: Float[Tensor, "b c h w"], y: Labels) -> float:
-    """Largest |invert(flow(x)) - x|."""
+    """Return the largest |invert(flow(x)) - x|."""
     return float((invert(flow, flow(x, y).z, y, compiled=False).x - x).abs().amax())

@@ -1,6 +1,6 @@
-"""What is minimised. An objective takes the model and a clean `Batch`, and returns a scalar and detached scalars to log.
+"""Objectives: an objective takes the model and a clean `Batch`, and returns a scalar and detached scalars to log.
 
-Noise, dequantisation and label dropout belong here, not to the model: the model is deterministic. Random numbers come from
+Noise, dequantisation and label dropout belong to the objective: the model is deterministic. Random numbers come from
 `StepNoise`, so a step's noise does not depend on how the step is split.
 """
 
@@ -24,12 +24,12 @@ Logs = dict[str, Tensor]
 class Likelihood(nn.Module):
     """Negative log-likelihood in nats per dimension (TARFlow, training objective).
 
-    Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so that the
-    number in the log is the true density. Pixels are noised or dequantised as the model's configuration says; labels are
-    dropped with probability `label_dropout`. Logged: it, and the largest |log_scale| of any block, image and token.
+    Equal to ml-tarflow's loss, 0.5 mean(z^2) + mean(log_scale), plus the constant 0.5 ln(2 pi) = 0.919, so the number in
+    the log is the true density. Pixels are noised or dequantised as in the model's configuration. Labels are dropped with
+    probability `label_dropout`. Logged: the loss, and the largest |log_scale| of any block, image and token.
 
-    For volume-preserving flows the two losses differ: ml-tarflow minimises 0.5 mean(z^2), and uses the variance v that it
-    learns for each value (`TarFlow.update_prior`) only to sample. Ours is the likelihood under N(0, v),
+    For volume-preserving flows the two losses differ. ml-tarflow minimises 0.5 mean(z^2), and uses the variance v that it
+    learns for each value (`TarFlow.update_prior`) only for sampling. Ours is the likelihood under N(0, v),
     0.5 mean(z^2 / v) + 0.5 mean(ln v) + 0.919, whose gradient has a factor 1 / v.
     """
 
@@ -44,7 +44,7 @@ class Likelihood(nn.Module):
         return nats, {"nats_per_dim": nats.detach(), "max_log_scale": peak}
 
     def nats(self, flow: nn.Module, out: FlowOutput) -> Float[Tensor, ""]:
-        """The loss of a forward pass; a volume-preserving flow's prior learns from it too."""
+        """Return the loss of a forward pass; a volume-preserving flow's prior also learns from it."""
         if flow.config.volume_preserving and self.training:
             flow.update_prior(out.z)
         return -(flow.log_prior(out.z) + out.log_det).mean() / flow.config.dims
@@ -53,14 +53,14 @@ class Likelihood(nn.Module):
 def with_peak(
     flow: nn.Module, x: Float[Tensor, "b c h w"], y: Labels, hidden_sites: Iterable[Site] = ()
 ) -> tuple[FlowOutput, Float[Tensor, ""]]:
-    """The flow's output, and the largest |log_scale| of any block, image and token, without gradient."""
+    """Return the flow's output, and the largest |log_scale| of any block, image and token, without gradient."""
     ends: list[Tensor] = []
     out = flow(x, y, hidden_sites, lambda _, block: ends.extend(block.log_scale.detach().aminmax()))
     return out, torch.stack(ends).abs().amax()
 
 
 def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Float[Tensor, "b c h w"]:
-    """The images that the flow is trained on: Gaussian noise added, or dequantised, by its configuration."""
+    """Return the images that the flow is trained on: with Gaussian noise, or dequantised, by its configuration."""
     shape = tuple(x.shape[1:])
     if flow.config.noise == "uniform":
         return dequantize(x, noise.uniform("dequantisation", shape))
@@ -68,7 +68,7 @@ def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Floa
 
 
 def drop_labels(y: Int[Tensor, " b"] | None, probability: float, noise: StepNoise) -> Int[Tensor, " b"] | None:
-    """Labels replaced by NULL with the given probability."""
+    """Replace labels by NULL with the given probability."""
     if y is None or probability == 0:
         return y
     return torch.where(noise.uniform("label dropout") < probability, NULL, y)

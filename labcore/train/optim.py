@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and weight average: functions of the step, with nothing to forget."""
+"""Optimizer, learning rate and weight average: functions of the step without further state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labcore.train.shard import own
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up from min_lr to lr, then a cosine down to min_lr at the last step (ml-tarflow's schedule, by steps)."""
+    """Return the learning rate: linear warm-up from min_lr to lr, then a cosine to min_lr (ml-tarflow's, by steps)."""
     if step < config.warmup_steps:
         return config.min_lr + (config.lr - config.min_lr) * step / config.warmup_steps
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
@@ -21,7 +21,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def make_optimizer(parameters, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW on all parameters, fused where the device has it."""
+    """Return AdamW on all parameters, fused if the device supports it."""
     return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 

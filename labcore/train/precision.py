@@ -1,4 +1,4 @@
-"""Which number format a run computes in, and whether torch.compile works here. Each falls back with one message."""
+"""Number format of a run, and whether torch.compile works here. Each falls back with one message."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from labcore.hints import first_line
 
 
 def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | None], None]) -> str:
-    """ "fp32", "bf16" or "fp16" for what the configuration asks.
+    """Return "fp32", "bf16" or "fp16" for a configuration.
 
-    step(dtype) runs one forward and backward pass under autocast to dtype (None: none). "auto" times both on a CPU and
-    takes the faster; on CUDA it takes bf16 where the card has it, elsewhere fp32. Raises ValueError for fp16 on a CPU.
+    step(dtype) runs one forward and backward pass under autocast to dtype (None: none). "auto" benchmarks both on a CPU
+    and takes the faster; on CUDA it takes bf16 if the card supports it, else fp32. Raises ValueError for fp16 on a CPU.
     """
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(
@@ -42,7 +42,7 @@ def resolve(precision: str, device: torch.device, step: Callable[[torch.dtype | 
 
 
 def describe(config: TrainConfig, chosen: str, device: torch.device) -> str:
-    """The number formats of a run in one line: "precision bf16 (auto, on cuda), TF32 off"."""
+    """Describe the number formats of a run in one line: "precision bf16 (auto, on cuda), TF32 off"."""
     asked = f"{config.precision}, " if config.precision != chosen else ""
     return f"precision {chosen} ({asked}on {device.type})" + (
         "" if device.type == "cpu" else f", TF32 {tf32.describe()}"
@@ -50,7 +50,7 @@ def describe(config: TrainConfig, chosen: str, device: torch.device) -> str:
 
 
 def autocast_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[torch.dtype | None], None]:
-    """The trial step for `resolve` on a CPU: gradients are thrown away, weights stay as they are."""
+    """Return the trial step for `resolve` on a CPU: gradients are dropped, weights do not change."""
 
     def step(dtype: torch.dtype | None) -> None:
         with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
@@ -67,10 +67,10 @@ gradient for each size of batch, and several models may be trained in one proces
 
 
 def try_compile(layers: Iterable[nn.Module], step: Callable[[], None]) -> bool:
-    """Compile `layers` in place and run `step` once; where that fails, undo it with one message.
+    """Compile `layers` in place and run `step` once; if that fails, undo it with one message.
 
-    Layers of one kind and size share one program, whatever block they are in. Blocks would be compiled once for each order
-    of the tokens, and each program would be as many times longer as a block has layers. Raises torch.OutOfMemoryError.
+    Layers of one kind and size share one program in all blocks. Whole blocks would be compiled once for each order of the
+    tokens, and each program would be longer by the number of layers. Raises torch.OutOfMemoryError.
     """
     layers = list(layers)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
@@ -90,7 +90,7 @@ def try_compile(layers: Iterable[nn.Module], step: Callable[[], None]) -> bool:
 
 
 def uncompiled(compiled: bool) -> contextlib.AbstractContextManager:
-    """Inside, compiled layers run as plain ones, so that a diagnosis with other sizes makes no new program.
+    """Run compiled layers as plain ones inside, so a diagnosis with other sizes makes no new program.
 
     compiled: whether any layer is compiled; torch's compiler takes seconds to import.
     """
@@ -98,7 +98,7 @@ def uncompiled(compiled: bool) -> contextlib.AbstractContextManager:
 
 
 def _seconds(step: Callable[[torch.dtype | None], None], dtype: torch.dtype | None) -> float:
-    """Processor time of a step: on a busy machine wall time would choose by chance."""
+    """Return the processor time of a step; wall time would depend on other work on the machine."""
     step(dtype)
     times = []
     for _ in range(3):

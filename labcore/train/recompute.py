@@ -1,7 +1,7 @@
-"""Activation checkpointing: a layer keeps its input alone, and computes the rest again in the backward pass.
+"""Activation checkpointing: a layer keeps only its input, and computes the rest again in the backward pass.
 
-A quarter to a third more arithmetic for a fraction of the memory (Chen et al., arXiv 1604.06174), by torch.utils.checkpoint,
-which stops where the last value that is needed is there.
+It costs a quarter to a third more arithmetic and saves most of the memory (Chen et al., arXiv 1604.06174). It uses
+torch.utils.checkpoint, which stops as soon as the last needed value is there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from labcore.nn.layer import TransformerLayer
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
-    """Every transformer layer of `model`."""
+    """Return every transformer layer of `model`."""
     return [module for module in model.modules() if isinstance(module, TransformerLayer | BidirectionalLayer)]
 
 
 def recompute_layers(model: nn.Module) -> int:
-    """Make every transformer layer of `model` compute its activations again; how many there are.
+    """Make every transformer layer of `model` compute its activations again; return their number.
 
     The layers stay the same modules with the same weights; nothing in them is random, so no random numbers are kept.
     """

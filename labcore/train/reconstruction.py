@@ -1,4 +1,4 @@
-"""Teaching an autoencoder: squared errors of the pixels, and how far the latents' distribution is from N(0, I)."""
+"""Training of an autoencoder: squared errors of the pixels, and the divergence of the latents' distribution from N(0, I)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labcore.types import Batch
 
 
 class CompressorConfig(Config):
-    """Sizes of a small autoencoder of Stable Diffusion's layout: a level a width, each but the first at half the size."""
+    """Sizes of a small autoencoder of Stable Diffusion's layout: one level per width, each but the first at half the size."""
 
     channels: Width = 1
     widths: tuple[Width, ...] = (16, 32, 64)
@@ -26,12 +26,12 @@ class CompressorConfig(Config):
 
     @property
     def least_weights(self) -> int:
-        """Every layer of every level has weights."""
+        """Check that every layer of every level has weights."""
         return len(self.widths) * self.layers_per_level
 
 
 class Compressor(Pretrained, nn.Module):
-    """diffusers' AutoencoderKL as `labcore.train` takes a model; `network` is that."""
+    """diffusers' AutoencoderKL with the interface that `labcore.train` expects; `network` is the AutoencoderKL."""
 
     config_class = CompressorConfig
 
@@ -52,7 +52,7 @@ class Compressor(Pretrained, nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b k H W"], eps: Float[Tensor, "b c h w"]) -> tuple[Tensor, Any]:
-        """Pixels of the latents that eps draws, and their distribution."""
+        """Return the pixels of the latents that eps draws, and their distribution."""
         posterior = self.network.encode(x).latent_dist
         return self.network.decode(posterior.mean + posterior.std * eps).sample, posterior
 

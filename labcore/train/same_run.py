@@ -1,4 +1,4 @@
-"""Whether two configurations are of the same run: a checkpoint is resumed only with the settings that made it."""
+"""Comparison of two configurations: a checkpoint is resumed only with the settings that made it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MEANS = {"data_fingerprint": "the fingerprint of the images, their order, labels
 
 
 class AnotherRun(ValueError):
-    """A folder holds a run with other settings. A notebook shows the message alone, in one line."""
+    """Error for a folder that holds a run with other settings. A notebook shows only the message, in one line."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
+        """Return what IPython shows in place of a traceback."""
         return [str(self)]
 
 
 def check_same_run(found: Checkpoint, describe: dict[str, Any]) -> None:
-    """AnotherRun where a checkpoint was made with another configuration than `describe`; see `changes`."""
+    """Raise AnotherRun if a checkpoint was made with another configuration than `describe`; see `changes`."""
     changed = changes(found.state["run"], describe)
     if changed:
         raise AnotherRun(
@@ -38,7 +38,7 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any]) -> None:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences between two configurations in words; settings in `MAY_CHANGE` and `OF_DATA` may differ."""
+    """Return the differences between two configurations in words; settings in `MAY_CHANGE` and `OF_DATA` may differ."""
     free = MAY_CHANGE | OF_DATA
     old, new = _flat(with_present_names(before)), _flat(now)
     if ENCODER in old:

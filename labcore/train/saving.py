@@ -1,4 +1,4 @@
-"""Writing the checkpoints of a training: at its steps, and what can be saved after an error."""
+"""Checkpoints of a training: at regular steps, and after an error."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Saving:
         self.saved = state.step
 
     def save(self) -> None:
-        """Save the step that was done last. Every process has to ask. Raises as `checkpoint.save`, and FloatingPointError."""
+        """Save the last step. Every process must call it. Raises as `checkpoint.save`, and FloatingPointError."""
         snapshot = self.strategy.snapshot()
         if snapshot is not None:
             self._write(snapshot)
         self.saved = self.state.step
 
     def rescue(self) -> None:
-        """After an error, save the steps since the last checkpoint where this process can do that alone; raises nothing."""
+        """After an error, save the steps since the last checkpoint if this process can do it alone; raises nothing."""
         if self.state.step == self.saved:
             return
         with contextlib.suppress(Exception):  # the error at hand matters more

@@ -1,8 +1,9 @@
-"""FSDP2: weights, gradients, optimizer and averaged weights shared out over the processes, where one device cannot train.
+"""FSDP2: weights, gradients, optimizer and averaged weights sharded over the processes, for models that do not fit one device.
 
-Each device holds model and average whole for a moment at the start, and the first one keeps a whole copy that is looked at.
-Torch's `fully_shard` is used as it is: accelerate's plugin would quietly be DDP on a CPU. Whatever is written or looked at
-is made whole first, so a checkpoint is the same files as without, and may be resumed on any number of processes.
+At the start each device holds the whole model and average for a moment, and the first one keeps a whole copy for
+previews. Torch's `fully_shard` is used directly: accelerate's plugin would silently be DDP on a CPU. Everything that is
+written or evaluated is gathered first. So a checkpoint has the same files as without sharding, and can be resumed on any
+number of processes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 
 def shard_(trained: nn.Module, model: nn.Module, ema: nn.Module, device_type: str) -> None:
-    """Share out in place `trained`, which holds `model`, block by block, and likewise the averaged copy `ema`."""
+    """Shard in place `trained`, which holds `model`, block by block, and likewise the averaged copy `ema`."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -26,14 +27,14 @@ def shard_(trained: nn.Module, model: nn.Module, ema: nn.Module, device_type: st
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor with all its parts. Every process has to ask."""
+    """Gather a tensor from all processes. Every process must call it."""
     from torch.distributed.tensor import DTensor
 
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def own(value: Tensor) -> Tensor:
-    """The part of a tensor that this process holds."""
+    """Return the part of a tensor that this process holds."""
     from torch.distributed.tensor import DTensor
 
     return value.to_local() if isinstance(value, DTensor) else value
@@ -51,7 +52,7 @@ def whole_state(state: Any, keep: bool) -> Any:
 
 
 def shared_out(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """A whole optimizer state, each tensor shared out as its parameter is."""
+    """Shard a whole optimizer state, each tensor like its parameter."""
     from torch.distributed.tensor import distribute_tensor
 
     slots = {
@@ -67,16 +68,16 @@ def shared_out(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any
 
 
 class Whole(NamedTuple):
-    """A model made whole: `model` is one that is not shared out, to be filled with `state` and used, or saved, at once."""
+    """A gathered model: `model` is one that is not sharded; fill it with `state` and use it, or save it, at once."""
 
     model: nn.Module
     state: dict[str, Tensor]
 
     def fill(self) -> nn.Module:
-        """The model with these weights, in eval mode."""
+        """Return the model with these weights, in eval mode."""
         self.model.load_state_dict(self.state)
         return self.model.eval()
 
     def save_pretrained(self, path) -> None:
-        """As the model's own."""
+        """Save as the model itself does."""
         self.fill().save_pretrained(path)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop, which the loop grants after the step in hand; the death of a launcher is one too."""
+"""SIGTERM and Ctrl-C as a request to stop, which the loop grants after the current step; a launcher's death is one too."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class StopSignals:
 
 
 def end_with_parent() -> None:
-    """From now on this process gets a SIGTERM when its parent, whose number is in LABCORE_PARENT, dies (on Linux).
+    """Send this process a SIGTERM when its parent, whose number is in LABCORE_PARENT, dies (on Linux).
 
-    So a launcher that is killed leaves no processes behind: they save and stop.
+    So a killed launcher leaves no processes behind: they save and stop.
     """
     parent = os.environ.get("LABCORE_PARENT")
     if parent is None or sys.platform != "linux":

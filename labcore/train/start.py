@@ -1,8 +1,8 @@
-"""Everything of a training before its first step: processes, checkpoint, number format, state and strategy, in this order.
+"""Start of a training: processes, checkpoint, number format, state and strategy, in this order.
 
-The order matters. Processes agree on the checkpoint before any of them reads it; accelerate has to be told the number
-format before it makes anything; the averaged weights are a copy from before layers are changed; and the state is restored
-and compiled before processes share it out.
+The order matters. Processes agree on the checkpoint before any of them reads it; accelerate has to know the number format
+before it creates anything; the averaged weights are a copy from before layers are changed; and the state is restored and
+compiled before processes shard it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Started(NamedTuple):
 
 
 def start(task: Task) -> Started:
-    """Make everything that training needs, and restore what the run's folder holds. Raises as `labcore.train.loop.train`."""
+    """Create everything that training needs, and restore the state in the folder. Raises as `labcore.train.loop.train`."""
     from accelerate import PartialState
 
     config = task.config
@@ -106,7 +106,7 @@ def start(task: Task) -> Started:
 
 
 def _checkpoint(task: Task, world: PartialState) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from, the same for every process; None for a new run."""
+    """Return the checkpoint to resume from, the same for every process; None for a new run."""
     found = checkpoint.latest(task.folder)
     if found:
         check_same_run(found, task.run)
@@ -116,7 +116,7 @@ def _checkpoint(task: Task, world: PartialState) -> checkpoint.Checkpoint | None
 
 
 def _check_same_step(step: int, folder: Path) -> None:
-    """Processes on several machines must see one folder, or some would start anew where others resume."""
+    """Raise ValueError unless processes on all machines see the same folder; otherwise some would start a new run."""
     from accelerate.utils import gather_object
 
     steps = gather_object([step])
@@ -127,7 +127,7 @@ def _check_same_step(step: int, folder: Path) -> None:
 
 
 def _inputs(task: Task, world: PartialState, step: int) -> Inputs:
-    """The batches of this process from `step` on."""
+    """Return the batches of this process from `step` on."""
     config = task.config
     device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
     sampler = StepSampler(
@@ -145,7 +145,7 @@ def _inputs(task: Task, world: PartialState, step: int) -> Inputs:
 
 
 def _precision(trial: TrialStep, world: PartialState, found: checkpoint.Checkpoint | None) -> str:
-    """The number format: the checkpoint's where the configuration leaves it open, else what the first process takes."""
+    """Return the number format: the checkpoint's if the configuration leaves it open, else the choice of the first process."""
     from accelerate.utils import broadcast_object_list
 
     chosen = [found.state["precision"] if found and trial.config.precision == "auto" else None]
@@ -164,7 +164,7 @@ def _accelerator(chosen: str) -> Accelerator:
 
 
 def _state(trained: Trained, config: TrainConfig, accelerator: Accelerator) -> TrainState:
-    """The state of a new training, whole in every process."""
+    """Return the state of a new training, whole in every process."""
     ema = Ema(trained.model, config.ema_decay)  # a copy, whose layers keep their activations
     if config.recompute:
         recompute_layers(trained.model)

@@ -1,4 +1,4 @@
-"""The state of a training: what its steps change, and what a checkpoint saves and restores."""
+"""State of a training: what its steps change, and what a checkpoint saves and restores."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class TrainState:
         return self.trained.objective
 
     def models(self) -> dict[str, nn.Module]:
-        """The models that a checkpoint holds, by the names of their sub-folders."""
+        """Return the models that a checkpoint holds, by the names of their sub-folders."""
         return {"model": self.model, "ema": self.ema.model}
 
     def restore(self, found: checkpoint.Checkpoint, device: torch.device) -> None:
-        """Go back to what a checkpoint holds. Every process holds everything then; none has only its part."""
+        """Restore the state of a checkpoint. Every process then holds everything, not only its shard."""
         for name, model in self.models().items():
             load_strictly(model, read_tensors(found.path / name / WEIGHTS), found.path / name)
         training = checkpoint.read_training(found, device)

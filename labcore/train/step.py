@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of all micro-batches, clipping, update, averaged weights, and what is reported of it."""
+"""One optimizer step: gradients of all micro-batches, clipping, update, averaged weights, and reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the micro-batches of a step leave on this process: the last one, their mean loss (), and what each reports."""
+    """Results of a step's micro-batches on this process: the last one, their mean loss (), and the reports of each."""
 
     batch: Batch
     loss: Tensor
@@ -44,7 +44,7 @@ class Gradients(NamedTuple):
 
 
 class Steps:
-    """Takes the optimizer steps of one training, each of which moves `state` on."""
+    """Optimizer steps of one training; each changes `state`."""
 
     def __init__(
         self, config: TrainConfig, inputs: Inputs, accelerator: Accelerator, state: TrainState, strategy: Strategy
@@ -55,7 +55,7 @@ class Steps:
         self.gradients_may_overflow = accelerator.mixed_precision == "fp16"
 
     def take(self, batches: Iterator) -> Step:
-        """One optimizer step on the next micro-batches of `Inputs.read`; does not wait for the device between records."""
+        """Take one optimizer step on the next micro-batches of `Inputs.read`; does not wait for the device between records."""
         config, state = self.config, self.state
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, config)
@@ -86,14 +86,14 @@ class Steps:
         return Gradients(batch, total, reports)
 
     def _clip(self) -> tuple[Tensor, Values]:
-        """Clip the gradient to `clip_norm`; its norm () before that, and those of the blocks where they are logged."""
+        """Clip the gradient to `clip_norm`; return its norm () before that, and those of the blocks if they are logged."""
         limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
         norm = shard.whole(self.accelerator.clip_grad_norm_(self.strategy.trained.parameters(), limit))
         logged = (self.state.step + 1) % self.config.log_every == 0
         return norm, self._block_norms(norm, limit) if logged else {}
 
     def _block_norms(self, norm: Tensor, limit: float) -> Values:
-        """Gradient norm of each block at this step, before clipping (whose factor is taken out again)."""
+        """Return the gradient norm of each block at this step, before clipping (its factor is divided out)."""
         factor = (norm / limit).clamp_min(1)
         norms = [
             torch.nn.utils.get_total_norm([p.grad for p in block.parameters() if p.grad is not None]) * factor
@@ -110,5 +110,5 @@ class Steps:
         means.steps += 1
 
     def _sound(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """Whether the step's numbers were finite, (), on the device."""
+        """Return whether the step's numbers were finite, (), on the device."""
         return loss.isfinite() if self.gradients_may_overflow else loss.isfinite() & norm.isfinite()

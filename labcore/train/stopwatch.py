@@ -1,4 +1,4 @@
-"""Seconds of the parts of a step, without making a GPU wait: there, those of the step before are told."""
+"""Seconds of the parts of a step, without waiting for a GPU: there, the values are those of the previous step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Stopwatch:
-    """Times named parts; `start` begins a new step."""
+    """Timer of named parts; `start` begins a new step."""
 
     def __init__(self):
         self._device = torch.device("cpu")
@@ -18,7 +18,7 @@ class Stopwatch:
         self._events: dict[str, tuple[torch.Event, torch.Event]] = {}
 
     def start(self, device: torch.device) -> None:
-        """Begin a step on `device`. On a GPU, read what the step before took."""
+        """Begin a step on `device`. On a GPU, read the times of the previous step."""
         self._device, self._seconds = device, {}
         for name, (begin, end) in self._events.items():
             end.synchronize()
@@ -27,7 +27,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the code inside."""
         if self._device.type == "cpu":
             begin = time.perf_counter()
             yield
@@ -40,5 +40,5 @@ class Stopwatch:
         self._events[name] = events
 
     def seconds(self) -> dict[str, float]:
-        """Part -> seconds; of the step before on a GPU, and then empty at first."""
+        """Return part -> seconds; on a GPU those of the previous step, and empty at first."""
         return dict(self._seconds)

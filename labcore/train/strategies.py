@@ -1,7 +1,7 @@
-"""Two ways in which processes share a training: a copy of everything each (plain), or a part of everything each (sharded).
+"""Two ways to share a training between processes: a copy of everything each (plain), or a shard of everything each (sharded).
 
-What differs between the two is here alone: how modules are wrapped, when gradients are exchanged, how a model is made whole
-to be looked at, and how a checkpoint is gathered, also after an error.
+Only this module contains the differences: how modules are wrapped, when gradients are exchanged, how a model is gathered
+for an evaluation, and how a checkpoint is gathered, also after an error.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Strategy(Protocol):
-    """How processes share a training. `before_step`, `whole` and `snapshot` are asked of every process at the same time."""
+    """How processes share a training. `before_step`, `whole` and `snapshot` are called by every process at the same time."""
 
     trained: nn.Module
     """Model and objective, wrapped: its forward pass gives loss and reports."""
 
     def before_step(self) -> None:
-        """Make equal what processes hold a copy of and steps change by other ways than gradients."""
+        """Make buffers equal in all processes if steps change them by other means than gradients."""
 
     def exchange(self, last: bool) -> contextlib.AbstractContextManager:
-        """Around a micro-batch: processes exchange gradients with the last one of a step only."""
+        """Surround a micro-batch: processes exchange gradients only with the last one of a step."""
 
     def whole(self, model: nn.Module) -> nn.Module | None:
-        """`model` with all its weights, to be looked at, on the first process; None on the others."""
+        """Return `model` with all its weights on the first process; None on the others."""
 
     def snapshot(self) -> Snapshot | None:
-        """The state to save, on the first process; None on the others."""
+        """Return the state to save on the first process; None on the others."""
 
     def snapshot_alone(self) -> Snapshot | None:
-        """`snapshot` without asking the others, which may be gone; None where that cannot be done."""
+        """Return `snapshot` without the other processes, which may be gone; None if that is impossible."""
 
 
 def strategy_for(accelerator: Accelerator, state: TrainState, config: TrainConfig) -> Strategy:
-    """The strategy that a configuration asks for. It takes over the modules and the optimizer of `state`."""
+    """Return the strategy of a configuration. It takes over the modules and the optimizer of `state`."""
     if config.parallel == "fsdp2" and accelerator.num_processes > 1:
         return Sharded(accelerator, state, config)
     return Plain(accelerator, state)
@@ -60,7 +60,7 @@ class Plain:
         self.trained, state.optimizer = accelerator.prepare(state.trained, state.optimizer)
 
     def before_step(self) -> None:
-        """Nothing: DDP broadcasts buffers itself."""
+        """Do nothing: DDP broadcasts buffers itself."""
 
     def exchange(self, last: bool) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.trained)
@@ -83,7 +83,7 @@ class Plain:
 
 
 class Sharded:
-    """Every process holds its part of weights, gradients, optimizer and average (FSDP2); the first one a whole model too."""
+    """Every process holds its shard of weights, gradients, optimizer and average (FSDP2); the first one also a whole model."""
 
     def __init__(self, accelerator: Accelerator, state: TrainState, config: TrainConfig):
         self.accelerator, self.state = accelerator, state
@@ -120,7 +120,7 @@ class Sharded:
         return Snapshot(models, weights["model"], optimizer, objective, means)
 
     def snapshot_alone(self) -> Snapshot | None:
-        """None: the other processes hold parts of the state."""
+        """Return None: the other processes hold parts of the state."""
         return None
 
     def _gathered(self, state: dict[str, Any]) -> dict[str, Any]:

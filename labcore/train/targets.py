@@ -1,6 +1,6 @@
-"""Where the encoder's tokens of a batch come from: computed on the fly, or read from features kept on disk.
+"""Encoder tokens of a batch: computed in every step, or read from features on disk.
 
-The encoder always sees the clean image. A mirrored image has the tokens of the mirrored image: an encoder is not exactly
+The encoder always sees the clean image. A mirrored image gets the tokens of the mirrored image: an encoder is not exactly
 equivariant, so its tokens are computed for both and not flipped.
 """
 
@@ -30,7 +30,7 @@ class Targets(Protocol):
 
 
 class Computed:
-    """Tokens computed for every batch, from the very pixels that the flow sees before noise; right for random crops too."""
+    """Tokens computed for every batch, from the same pixels that the flow sees before noise; correct for random crops too."""
 
     def __init__(self, encoder: Encoder, grid: int, stage: int | None = None):
         self.encoder, self.grid, self.stage = encoder, grid, stage
@@ -45,7 +45,7 @@ class Computed:
 
 
 class Cached:
-    """Tokens of a whole data set, computed once; of mirrored images too where training mirrors."""
+    """Tokens of a whole data set, computed once; of mirrored images too if training mirrors."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Cached:
         ]
 
     def read(self, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b t width"], ...]:
-        """Tokens of images, and of these mirrored: a loader's processes may read them with the images."""
+        """Read tokens of images, and of mirrored ones; a loader's processes may read them with the images."""
         return tuple(tokens[rows] for tokens in self.tokens)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -76,6 +76,6 @@ class Cached:
 
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
-    """Copied to a device; to a GPU from memory that it reads by itself, so that nobody waits."""
+    """Copy to a device; to a GPU from pinned memory, without waiting."""
     here = device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned()
     return (x.pin_memory() if here else x).to(device, non_blocking=True)

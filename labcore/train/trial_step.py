@@ -1,4 +1,4 @@
-"""A step that is tried before training: to time number formats, and to see whether torch.compile works. It changes nothing."""
+"""A trial step before training: it times number formats, and checks whether torch.compile works. It changes nothing."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class TrialStep(NamedTuple):
     config: TrainConfig
 
     def fastest_precision(self) -> str:
-        """The number format that the configuration asks for, or the faster one: see `precision.resolve`."""
+        """Return the number format of the configuration, or the faster one for "auto": see `precision.resolve`."""
         step = precision.autocast_step(self.trained.model, self.loss)
         return precision.resolve(self.config.precision, self.inputs.device, step)
 
     def take(self, autocast: Callable[[], AbstractContextManager]) -> None:
-        """One forward and backward pass as in training, without consequences."""
+        """Run one forward and backward pass as in training, without changing anything."""
         with autocast():
             loss = self.loss()
         loss.backward()
         self.trained.zero_grad(set_to_none=True)
 
     def loss(self) -> Tensor:
-        """The objective, (); in eval mode it changes no state."""
+        """Return the objective, (); in eval mode it changes no state."""
         noise = StepNoise(self.config.seed, 0, self.inputs.micro_batch, self.inputs.device)
         batch = self.inputs.first(noise)
         model, objective = self.trained.model, self.trained.objective

@@ -13,7 +13,7 @@ from labcore.train.signals import end_with_parent
 
 
 def main() -> None:
-    """Run the module that the command line names, as the main program."""
+    """Run the module that the command line names as the main program."""
     end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # the agent blocks them for itself
     if os.environ.get("RANK", "0") != "0":
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _lost_another(error: Exception) -> bool:
-    """Whether an exchange failed because another process is gone, which has said why itself."""
+    """Return whether an exchange failed because another process is gone, which has printed its reason itself."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (type(error) is RuntimeError and "gloo" in str(error))
