@@ -116,7 +116,7 @@ def changed(batch, **arrays):
     [
         (lambda p: changed(p, mu=np.zeros(5), sigma=np.eye(5)), r"pool moments of shape .5,.*16 features"),
         (lambda p: changed(p, sigma_s=np.full((28, 28), np.nan)), "NaN or infinity among its spatial"),
-        (lambda p: changed(p, arr_0=None), "nothing of that name where uint8 images"),
+        (lambda p: changed(p, arr_0=None), "nothing under arr_0; give a reference batch with uint8 images"),
         (lambda p: changed(p, arr_0=np.zeros((4, 8, 8, 3))), r"float64 .4, 8, 8, 3."),
         (lambda p: p.write_bytes(p.read_bytes()[:500]), "truncated or no .npz"),
         (lambda p: p.write_text("not arrays"), "truncated or no .npz"),
@@ -137,7 +137,7 @@ def test_the_command_and_where_it_leads(batch, tmp_path, monkeypatch):
     monkeypatch.setattr(extractors, "load_extractor", lambda name: network(name))
     run = lambda *words: CliRunner().invoke(app, ["stats", str(batch), *map(str, words)])  # noqa: E731
     missing = run("--extractor", "inception")
-    assert missing.exit_code == 2 and "give --out" in missing.output
+    assert missing.exit_code == 2 and "no --out was given" in missing.output
     out = tmp_path / "statistics.safetensors"
     done = run("--extractor", "inception", "--out", out)
     assert done.exit_code == 0, done.output

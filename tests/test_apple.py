@@ -128,7 +128,7 @@ def test_options_that_the_format_cannot_hold():
 
 def test_images_that_are_not_square_are_refused():
     """16 tokens of 4 x 16 pixels would be read again as 8 x 8."""
-    with pytest.raises(ValueError, match="ml-tarflow has square images"):
+    with pytest.raises(ValueError, match="ml-tarflow's format has square images only"):
         perturbed(image_size=(4, 16)).to_apple()
 
 

@@ -105,7 +105,7 @@ def test_kept_in_a_file_and_found_by_circumstances(flow, z, tmp_path, sweeps_as_
     assert len(json.loads(file.read_text())) == 2
     assert load(file, flow, 1) == one and load(file, flow, 100) == four == load(file, flow, 4, tolerance=1e-3)
     for asked in ({"guided": True}, {"tolerance": 1e-5}):
-        with pytest.raises(ValueError, match=r"has none for .* it has .*batch 4"):
+        with pytest.raises(ValueError, match=r"has no calibration for .* it has .*batch 4"):
             load(file, flow, 4, **asked)
     with pytest.raises(ValueError, match="measured on a model with weights"):
         load(file, perturbed(seed=1), 4)
@@ -197,7 +197,7 @@ def test_from_the_command_line(tmp_path, monkeypatch):
         (["other", "--solver", "auto"], "measured on a model with weights"),
         (["one", "--solver", "newton"], "allowed are sequential, jacobi, gs-jacobi, auto"),
         (["one", "--solver", "jacobi", "--tolerance", "0"], "tolerance was 0.0; it must be above 0 and finite"),
-        (["one", "--solver", "auto", "--guidance", "1"], "has none for"),
+        (["one", "--solver", "auto", "--guidance", "1"], "has no calibration for"),
     ):
         answer = lab.invoke(app, ["sample", *words, "--num", "4"])
         assert answer.exit_code == 2 and message in answer.output.replace("\n", " "), answer.output

@@ -232,7 +232,7 @@ def test_a_file_that_is_no_record_is_left_alone(text, model, tmp_path):
     out = tmp_path / "r.json"
     out.write_text(text)
     done = lab("evaluate", model, "--limit", 20, "--out", out)
-    assert done.exit_code == 2 and "r.json is no record of `lab evaluate`" in done.output, done.output
+    assert done.exit_code == 2 and "r.json is not a record of `lab evaluate`" in done.output, done.output
     assert "remove this one" in done.output and out.read_text() == text
 
 

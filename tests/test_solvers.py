@@ -261,7 +261,7 @@ def test_sweeps_end_under_autocast_too(images):
         ({"solver": "jacobi", "segments": 2}, "segments=2 is for solver 'gs-jacobi'"),
         ({"solver": ["jacobi"] * 3}, "give a name, a Method, or one Method per block"),
         ({"solver": [Method(segments=1)]}, "1 methods were given; one per block"),
-        ({"solver": Method(segments=1), "tolerance": 1e-3}, "tolerance stand in a Method"),
+        ({"solver": Method(segments=1), "tolerance": 1e-3}, "tolerance was given next to a Method"),
         ({"solver": "jacobi", "start": "ones"}, "start was 'ones'; allowed are z, zeros"),
         ({"solver": "jacobi", "start": [torch.zeros(4, 16, 12)]}, "start has 1 states"),
         ({"solver": "jacobi", "start": [torch.zeros(4, 16, 2)] * 3}, r"shape \(4, 16, 2\)"),

@@ -119,7 +119,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
         if "GLOBAL" in str(error) or "TorchScript" in str(error):  # torch's words for classes and functions
             raise ValueError(
                 f"{path} holds more than tensors, and reading it would run code from it, which is refused. Save the state "
-                "dict alone, best as safetensors, where you trust the file"
+                "dict alone, best as safetensors, if you trust the file"
             ) from None
         known = isinstance(error, RuntimeError) and str(error)
         reason = str(error).split(". ")[0].splitlines()[0] if known else "torch.load cannot read it"

@@ -71,7 +71,7 @@ def accuracy(
     if batch_size < 1:
         raise ValueError(f"batch_size was {batch_size}; give at least 1 image")
     if len(dataset) == 0:
-        raise ValueError("the data set has no images, and a share of none is nothing; give at least 1")
+        raise ValueError("the data set has no images; give at least 1")
     rows, dataset = spread_rows(len(dataset), limit), spread(dataset, limit)
     right = total = 0
     for pixels, labels in in_order(dataset, batch_size):

@@ -112,8 +112,10 @@ def _read(path: Path) -> tuple[ImageData, dict[str, tuple[Tensor, Tensor]]]:
         raise ValueError(f"{path} is truncated or no .npz of arrays ({error}); copy it again") from None
     pixels = arrays.get(IMAGES)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-        what = "nothing of that name" if pixels is None else f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"{path} has {what} where uint8 images (n, h, w, 3) are, under {IMAGES}")
+        what = "nothing" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(
+            f"{path} has {what} under {IMAGES}; give a reference batch with uint8 images (n, h, w, 3) there"
+        )
     for name in set(arrays) - {IMAGES}:
         if arrays[name].dtype.kind != "f" or arrays[name].ndim != 1 + name.startswith("sigma"):
             raise ValueError(

@@ -90,7 +90,7 @@ def _neighbours(features: Float[Tensor, "n d"], k: int, name: str) -> _Neighbour
     # by the largest value first: squares of very small or large features stay within float64
     largest = x.abs().amax(dim=1, keepdim=True)
     if not bool((largest > 0).all()):
-        raise ValueError(f"{name} are all zero in {int((largest == 0).sum())} of {n} rows, which have no direction")
+        raise ValueError(f"{name} are all zero in {int((largest == 0).sum())} of {n} rows; leave these images out")
     x = x / largest
     x = x / x.norm(dim=1, keepdim=True)
     cosines = x @ x.T

@@ -150,7 +150,7 @@ def find_inception(path: str | Path | None = None) -> Path:
     if not file_hash(found).startswith(INCEPTION_HASH):
         raise ValueError(
             f"{found} is not {INCEPTION_FILE}: its sha256 begins with {file_hash(found)[:8]}, not {INCEPTION_HASH}. Other "
-            f"weights give numbers that compare with nothing; get the file from {INCEPTION_SOURCE}"
+            f"weights give numbers that cannot be compared; get the file from {INCEPTION_SOURCE}"
         )
     encoders.read_state(found)  # torch-fidelity unpickles it without limits; this refuses anything but tensors first
     return found

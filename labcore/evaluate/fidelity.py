@@ -115,7 +115,7 @@ def check_enough(metrics: Sequence[str], extractor: Extractor | str, n: int, who
                 f"{needed - 1} features need more images than that for a covariance of full rank; kid, is, precision and "
                 f"recall need {FEWEST}"
                 if layer
-                else "fewer say nothing"
+                else "fewer give no useful estimate"
             )
             raise ValueError(f"{metric}{suffix} needs at least {needed} {whose} images, given {n}: {why}")
 

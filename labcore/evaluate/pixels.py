@@ -190,7 +190,7 @@ def check_pixels(metrics: Sequence[str], labels: Int64[Tensor, " n"]) -> None:
 def check_number(metric: str, n: int) -> None:
     """Raise ValueError for too few images."""
     if n < FEWEST:
-        raise ValueError(f"{metric}_{NAME} needs at least {FEWEST} generated images, given {n}: fewer say nothing")
+        raise ValueError(f"{metric}_{NAME} needs at least {FEWEST} generated images, given {n}: draw more")
 
 
 def _power(images: Dataset, reference: PixelReference) -> Statistic:

@@ -234,7 +234,7 @@ def _check_set(name: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(f"{name} features are {x.dtype} of shape {tuple(x.shape)}; give floating (images, width)")
     if x.shape[1] == 0:
-        raise ValueError(f"the {name} features have width 0, and tell nothing; give features of width 1 or more")
+        raise ValueError(f"the {name} features have width 0; give features of width 1 or more")
     if y.shape != (len(x),):
         raise ValueError(f"{len(x)} {name} features have labels of shape {tuple(y.shape)}; give one label for each")
     if y.dtype != torch.int64:

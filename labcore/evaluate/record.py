@@ -93,7 +93,7 @@ def load_record(path: Path, model: Mapping[str, str]) -> dict[str, Any]:
         weights = set()
     if not weights:
         raise ValueError(
-            f"{path} is no record of `lab evaluate` that says which weights it is of; give another file (--out), or "
+            f"{path} is not a record of `lab evaluate` with hashes of weights; give another file (--out), or "
             "remove this one"
         )
     if weights != {model["weights"]}:

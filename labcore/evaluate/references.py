@@ -74,7 +74,9 @@ def reference_of_batch(
 ) -> Reference:
     """Return statistics of ADM's reference batch (`labcore.evaluate.adm`), written to `path`; ValueError without a path."""
     if path is None:
-        raise ValueError(f"give --out, where the statistics of {batch.name} go, and that to `lab evaluate --reference`")
+        raise ValueError(
+            f"no --out was given; give a file for the statistics of {batch.name}, for `lab evaluate --reference`"
+        )
     if adm.is_reference(path):
         raise ValueError(f"--out was {path}; statistics are a file of their own, as {path.stem}.safetensors")
     check_file(path)

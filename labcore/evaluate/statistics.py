@@ -223,7 +223,7 @@ def load_reference(path: str | Path) -> Reference:
         problem = str(error)
     if problem:
         raise ValueError(
-            f"{path} is no statistics file that can be used ({problem}); remove it, and make one with `lab stats`"
+            f"{path} cannot be used as statistics ({problem}); remove it, and make a file with `lab stats`"
         )
     layers = [Moments(tensors[f"{layer}.mean"], tensors[f"{layer}.cov"], about["n"]) for layer in (POOL, SPATIAL)]
     return Reference(*layers, tensors["features"], about)

@@ -111,7 +111,7 @@ def to_apple(flow) -> dict[str, Tensor]:
         if getattr(c, name) != published
     ]
     if len(set(c.rows_columns)) > 1:
-        raise ValueError(f"ml-tarflow has square images; its format cannot hold a model of {c.image_size} pixels")
+        raise ValueError(f"the model has images of {c.image_size} pixels; ml-tarflow's format has square images only")
     if beyond or c.mlp_ratio != 4:
         raise ValueError(
             f"ml-tarflow has no {', '.join(beyond) or f'mlp_ratio={c.mlp_ratio}'}; its format cannot hold this model"

@@ -23,7 +23,7 @@ def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict
     Raises ValueError for keys that are not text, for too many levels, and if two values get one name.
     """
     if not values and not depth:
-        raise ValueError("an ml-tarflow checkpoint is a non-empty dictionary of tensors; this one is empty")
+        raise ValueError("the checkpoint is empty; an ml-tarflow checkpoint is a non-empty dictionary of tensors")
     if depth > DEEPEST:
         raise ValueError(f"dictionaries are nested more than {DEEPEST} levels deep: not an ml-tarflow checkpoint")
     flat: dict[str, Any] = {}

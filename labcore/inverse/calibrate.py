@@ -315,7 +315,7 @@ def load(file: Path, flow: TarFlow, batch: int, guided: bool = False, tolerance:
         has = "; ".join(
             f"{c.device}, {c.dtype}, batch {c.batch}, guided {c.guided}, to {c.tolerance:g}" for c in calibrations
         )
-        raise ValueError(f"{file} has none for {device}, {dtype}, guided {guided}{wish}: it has {has}; {how}")
+        raise ValueError(f"{file} has no calibration for {device}, {dtype}, guided {guided}{wish}: it has {has}; {how}")
     return min(fits, key=lambda c: (c.tolerance, abs(math.log(c.batch / batch))))
 
 

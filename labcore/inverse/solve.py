@@ -214,7 +214,9 @@ def _methods(
     else:
         refused = [name for name, value in {**settings, "start": start}.items() if value is not None]
         if refused:
-            raise ValueError(f"{', '.join(refused)} stand in a Method; give them there, or a solver by its name")
+            raise ValueError(
+                f"{', '.join(refused)} was given next to a Method; set it in the Method, or give a solver by its name"
+            )
         methods = [solver] * blocks if isinstance(solver, Method) else list(solver)
     check_methods(methods, flow.config.tokens, blocks)
     return methods

@@ -58,7 +58,7 @@ def _solved(flow: TarFlow, x: Tensor, y: Labels) -> Iterator[tuple[MetaBlock, Te
     flow.check_images(x)
     flow.check_labels(y, len(x), ranges=True)
     if not len(x):
-        raise ValueError("no images were given; a mean needs some")
+        raise ValueError("no images were given; give at least 1")
     tokens = flow.patchify(x)
     for block in flow.blocks:
         out = block(tokens, y)
