@@ -43,7 +43,7 @@ def config(**changes) -> TrainConfig:
     return TrainConfig(**{**few, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images() -> ImageData:
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (24, 1, 8, 8), generator=g, dtype=torch.uint8)
@@ -304,15 +304,25 @@ ASKED = {
 }
 
 
+SHORT = dict(steps=1, warmup_steps=0)
+
+
+@pytest.fixture(scope="module")
+def plain(images, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights of a short run whose environment asks for nothing."""
+    folder = tmp_path_factory.mktemp("plain")
+    train(flow_of(), Likelihood(), images, config(**SHORT), folder)
+    return weights(folder)
+
+
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ASKED.items() for value in values])
-def test_the_environment_does_not_change_a_run(images, tmp_path, monkeypatch, name, value):
-    short = config(steps=1, warmup_steps=0)
-    train(flow_of(), Likelihood(), images, short, tmp_path / "plain")
+def test_the_environment_does_not_change_a_run(images, plain, tmp_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.warns(UserWarning, match=f"ignored environment variables: {name}={value}") as said:
-        train(flow_of(), Likelihood(), images, short, tmp_path / "asked")
+        train(flow_of(), Likelihood(), images, config(**SHORT), tmp_path)
     assert len([w for w in said if "ignored" in str(w.message)]) == 1 and os.environ[name] == value
-    assert all(torch.equal(v, weights(tmp_path / "asked")[k]) for k, v in weights(tmp_path / "plain").items())
+    found = weights(tmp_path)
+    assert all(torch.equal(v, found[k]) for k, v in plain.items())
 
 
 def test_what_switches_nothing_on_is_not_worth_a_word(monkeypatch):
