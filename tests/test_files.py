@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent, whatever happens while they are written, and who may write where."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -36,13 +37,15 @@ def old(tmp_path):
     return path
 
 
-@pytest.fixture
-def full():
-    """Files of this process take 10 bytes, as on a full disk."""
+@contextlib.contextmanager
+def full_disk(room: int = 10):
+    """Files of this process take so many bytes within. No fixture: pytest may write its own output to a file between tests."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(("contents", "found"), [("größer\r\n", "größer\r\n".encode()), (b"\0\xff", b"\0\xff")])
@@ -51,10 +54,10 @@ def test_text_and_bytes(old, contents, found):
     assert old.read_bytes() == found and names(old.parent) == ["record.json"]
 
 
-def test_a_full_disk_leaves_the_old_file(old, full):
-    with pytest.raises(OSError, match="File too large"):
+def test_a_full_disk_leaves_the_old_file(old):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
         write_atomic(old, "x" * 11)
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
         write_json(old, {"name": "long enough"})
     assert old.read_text() == "old" and names(old.parent) == ["record.json"]
 
@@ -177,8 +180,8 @@ def test_a_folder_appears_whole(tmp_path):
     assert names(tmp_path) == ["made"] and (tmp_path / "made" / "deep" / "file").read_text() == "x"
 
 
-def test_a_folder_that_fails_is_not_there(tmp_path, full):
-    with pytest.raises(OSError, match="File too large"), making_folder(tmp_path / "made") as new:
+def test_a_folder_that_fails_is_not_there(tmp_path):
+    with full_disk(), pytest.raises(OSError, match="File too large"), making_folder(tmp_path / "made") as new:
         (new / "file").write_text("x" * 11)
     assert names(tmp_path) == []
 
@@ -224,13 +227,8 @@ def test_a_read_only_folder_is_refused(tmp_path, check):
 
 
 def test_a_full_disk_is_refused(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot write to .*File too large"):
-            check_writable(tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(room=0), pytest.raises(OSError, match=r"cannot write to .*File too large"):
+        check_writable(tmp_path)
 
 
 def test_a_folder_of_the_cache_names_the_setting(tmp_path, monkeypatch):
