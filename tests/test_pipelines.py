@@ -12,9 +12,21 @@ from PIL import Image
 from test_latents import made
 
 from labcore import BackwardConfig, BackwardModel, TarFlow, denoise, invert, zoo
-from labcore.hub.pipelines import BiFlowPipeline, TarFlowPipeline
 
 LABELS = [1, 2, -1]
+
+
+def of_flow(flow, **options):
+    """A pipeline; diffusers is imported here, as it takes seconds in every process that collects tests."""
+    from labcore.hub.pipelines import TarFlowPipeline
+
+    return TarFlowPipeline.from_flow(flow, **options)
+
+
+def of_inverse(model, **options):
+    from labcore.hub.pipelines import BiFlowPipeline
+
+    return BiFlowPipeline.from_inverse(model, **options)
 
 
 def seeds(*numbers: int) -> list[torch.Generator]:
@@ -31,8 +43,8 @@ def inverse(**changes) -> BackwardModel:
 
 
 PIPELINES = {
-    "flow": lambda **changes: TarFlowPipeline.from_flow(perturbed(dtype=torch.float32, **changes)),
-    "inverse": lambda **changes: BiFlowPipeline.from_inverse(inverse(**changes)),
+    "flow": lambda **changes: of_flow(perturbed(dtype=torch.float32, **changes)),
+    "inverse": lambda **changes: of_inverse(inverse(**changes)),
 }
 every_pipeline = pytest.mark.parametrize("name", PIPELINES)
 
@@ -131,7 +143,7 @@ def test_what_cannot_be_drawn_is_refused(name, tmp_path):
 
 def test_a_prior_of_another_variance_is_drawn_from():
     """A flow that preserves volume learns its prior's variance."""
-    pipeline = TarFlowPipeline.from_flow(perturbed(dtype=torch.float32, volume_preserving=True))
+    pipeline = of_flow(perturbed(dtype=torch.float32, volume_preserving=True))
     flow = pipeline.model
     flow.prior_var.copy_(torch.rand_like(flow.prior_var) + 0.5)
     z = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(4)) * flow.prior_var.sqrt()
@@ -194,7 +206,9 @@ def test_what_was_put_aside_comes_back_before_it_computes(name):
 @pytest.mark.parametrize("component", [["evil_module", "Flow"], ["pipelines.evil_module", "Flow"]])
 def test_a_module_that_a_folder_names_is_not_imported(tmp_path, monkeypatch, component):
     """model_index.json comes with a download; diffusers below the floor in pyproject.toml imported what it names."""
-    TarFlowPipeline.from_flow(perturbed(dtype=torch.float32)).save_pretrained(tmp_path / "m")
+    from labcore.hub.pipelines import TarFlowPipeline
+
+    of_flow(perturbed(dtype=torch.float32)).save_pretrained(tmp_path / "m")
     (tmp_path / "evil_module.py").write_text("raise SystemExit('ran')")
     (tmp_path / "m" / "evil_module.py").write_text("raise SystemExit('ran')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -208,9 +222,9 @@ def test_a_module_that_a_folder_names_is_not_imported(tmp_path, monkeypatch, com
 
 def test_names_of_classes_may_be_a_list():
     names = ["a", "b", "c", "d", "e"]
-    assert TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=names).get_label_ids(["c", "a"]) == [2, 0]
+    assert of_flow(perturbed(dtype=torch.float32), id2label=names).get_label_ids(["c", "a"]) == [2, 0]
     with pytest.raises(ValueError, match="gives two classes one name"):
-        TarFlowPipeline.from_flow(perturbed(dtype=torch.float32), id2label=["a", "a", "c", "d", "e"])
+        of_flow(perturbed(dtype=torch.float32), id2label=["a", "a", "c", "d", "e"])
 
 
 @every_pipeline
@@ -243,10 +257,10 @@ def test_labels_and_variants_that_mean_nothing_are_refused(name, tmp_path, as_us
 
 
 def test_a_pipeline_of_a_shipped_model_by_its_name(tmp_path, as_users_run):
-    by_name = TarFlowPipeline.from_flow("fashion-tarflow")
+    by_name = of_flow("fashion-tarflow")
     assert torch.equal(by_name.model.blocks[0].token_in.weight, zoo.load("fashion-tarflow").blocks[0].token_in.weight)
-    assert isinstance(BiFlowPipeline.from_inverse("fashion-biflow").model, BackwardModel)
+    assert isinstance(of_inverse("fashion-biflow").model, BackwardModel)
     perturbed(dtype=torch.float32).save_pretrained(tmp_path / "mine")
-    assert TarFlowPipeline.from_flow(tmp_path / "mine").model.config.width == 16
+    assert of_flow(tmp_path / "mine").model.config.width == 16
     with pytest.raises(ValueError, match="is a BackwardModel; this pipeline takes a TarFlow"):
-        TarFlowPipeline.from_flow("fashion-biflow")
+        of_flow("fashion-biflow")

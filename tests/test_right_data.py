@@ -32,7 +32,6 @@ from labcore.data.splits import split_of
 from labcore.derived import Derived, derive
 from labcore.evaluate import accuracy, adm, hidden_features, likelihood
 from labcore.experiments import alignment, along
-from labcore.hub.pipelines import TarFlowPipeline
 from labcore.kinds import FLOW
 from labcore.kinds import flow as flow_kind
 from labcore.runs import images as run_images
@@ -258,6 +257,8 @@ class TestFoldersThatMove:
 
 class TestNames:
     def test_they_are_stored_with_the_model(self, tmp_path):
+        from labcore.hub.pipelines import TarFlowPipeline  # takes seconds, in every process that collects tests
+
         config = with_names(run_config(), NAMES)
         assert config.model.class_names == NAMES and with_names(config, NAMES) is config
         flow = TarFlow(config.model)
