@@ -111,6 +111,7 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
     """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    of_frozen = frozen(config)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model, objective, teacher = kind_of(config).parts(config, flow)
         if config.train.recompute:
@@ -126,7 +127,6 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
         of_one_image, of_two_images = (_activation_bytes(trained, config.model, images, half) for images in (1, 2))
     activation_bytes = of_two_images - of_one_image
     resident_bytes += of_one_image - activation_bytes
-    of_frozen = frozen(config)
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=parameters,
