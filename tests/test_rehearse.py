@@ -282,7 +282,7 @@ def test_a_plan_is_for_the_size_of_the_data(pictures, monkeypatch):
         "0",
         "--kind",
         "cpu",
-        *settings("train.batch_size=8"),
+        *settings("train.batch_size=8", "model.num_blocks=2", "model.layers_per_block=1"),
     )
     assert told.exit_code == 0 and "36 tokens an image" in told.output, told.output
 

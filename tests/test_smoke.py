@@ -30,6 +30,9 @@ def smoke_key(name: str) -> str:
     return str(FLOW.smoke(RunConfig(**PRESETS[name])))
 
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))

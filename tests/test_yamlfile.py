@@ -76,7 +76,7 @@ def test_texts_come_back_as_they_were(text):
 def test_every_file_is_read_with_these_limits(tmp_path):
     spec = toys.project(tmp_path)
     profile = tmp_path / "profile.yaml"
-    for text in (BOMB, "[" * 5000, "a: ["):
+    for text in (BOMB, "[" * 500, "a: ["):
         for path in (spec, tmp_path / "config.yaml", profile):
             path.write_text(text)
         with pytest.raises(ValueError, match=r"toy\.yaml is not YAML that can be read"):
