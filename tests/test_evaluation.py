@@ -163,7 +163,7 @@ def test_what_was_measured_is_kept_beside_a_file_that_came_meanwhile(model, fold
     def say(name: str, value: object) -> None:
         out.write_text("notes")
 
-    with pytest.warns(UserWarning, match=r"r\.json is no record .* What was measured is in .*r-[0-9a-f]{16}\.json"):
+    with pytest.warns(UserWarning, match=r"r\.json is not a record .* What was measured is in .*r-[0-9a-f]{16}\.json"):
         found = evaluate_model(flow, data, EvaluationRequest(["likelihood", "bayes"], limit=20), out, say=say)
     (beside,) = tmp_path.glob("r-*.json")
     assert json.loads(beside.read_text()) == found and "bayes_accuracy" in found
