@@ -271,6 +271,7 @@ def test_a_plan_is_for_the_size_of_the_data(pictures, monkeypatch):
     assert (latent.image_size, latent.channels, latent.num_classes) == (8, 4, 2)
     inverse = planned.planned("biflow-256-b-final", [], pictures, 128)
     assert inverse.config.model.image_size == inverse.flow.image_size == 16
+    monkeypatch.setattr("labcore.data.throughput.images_per_second", lambda *_: 100.0)  # it reads for ten seconds
     told = lab(
         "plan",
         "fashion-16",
