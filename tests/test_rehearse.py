@@ -1,6 +1,7 @@
 """`lab rehearse`: points, plan, a trial on this machine, the whole run by it; and `lab plan`'s line for this CPU."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from labcore.cli.app import app
+from labcore.data import throughput
 from labcore.data.datasets import Data
 from labcore.plan import GPUS, Gpu, Machine, Plan, duration, estimate, machine, words
 from labcore.plan.machine import known_as
@@ -271,7 +273,8 @@ def test_a_plan_is_for_the_size_of_the_data(pictures, monkeypatch):
     assert (latent.image_size, latent.channels, latent.num_classes) == (8, 4, 2)
     inverse = planned.planned("biflow-256-b-final", [], pictures, 128)
     assert inverse.config.model.image_size == inverse.flow.image_size == 16
-    monkeypatch.setattr("labcore.data.throughput.images_per_second", lambda *_: 100.0)  # it reads for ten seconds
+    briefly = partial(throughput.images_per_second, seconds=0.1)  # not for ten seconds
+    monkeypatch.setattr(throughput, "images_per_second", briefly)
     told = lab(
         "plan",
         "fashion-16",
