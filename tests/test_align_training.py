@@ -1,6 +1,7 @@
 """R-REPA's losses, projectors, targets and objective, and training with them: oracles, and resumed equals undisturbed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,8 +288,12 @@ def test_the_command_line_trains_it_on_a_folder(folder, tmp_path, own_cache):  #
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_two_processes_align_as_one(folder, tmp_path, own_cache, parallel):  # noqa: F811
+def test_two_processes_align_as_one(folder, tmp_path, own_cache, parallel, monkeypatch):  # noqa: F811
     """Both terms, gradient norms and projectors, with an encoder in each process; `reverse` with sweeps."""
+    whole = replace(
+        encoders.SPECS["efficientnet-lite0"], input_size=224
+    )  # as the two processes, which are no part of this one, have it
+    monkeypatch.setitem(encoders.SPECS, "efficientnet-lite0", whole)
     align = dict(direction="reverse", adjoint_sweeps=2, sites=((1, 1), (2, 1)), projectors="per-site")
     alone = align_config(folder, **align)
     shared = RunConfig(**{**alone.model_dump(), "train": alone.train.replace(parallel=parallel).model_dump()})

@@ -20,12 +20,25 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it ends with the process)
     sys.argv = sys.argv[1:]
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        except SystemExit:  # a command's usual end
+            _leave_the_group()
+            raise
+        _leave_the_group()
     except Exception as error:
         if not _lost_another(error):
             raise
         print(f"process {os.environ['RANK']} ends too: it has lost another process", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _leave_the_group() -> None:
+    """End the exchange with the other processes: its threads, alive at exit, would abort this process."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _lost_another(error: Exception) -> bool:
