@@ -174,7 +174,7 @@ def test_kept_tokens_are_those_of_the_clean_and_mirrored_image(encoder, own_cach
     ("changes", "message"),
     [
         (dict(sites=()), "at least 1 item"),
-        (dict(sites=((1, 1), (1, 1))), "each may be there once"),
+        (dict(sites=((1, 1), (1, 1))), "sites contain duplicates"),
         (dict(sites=((3, 1),)), r"site \(3, 1\) is not in the model; blocks are 1\.\.2"),
         (dict(sites=((1, 2),)), r"layers 1\.\.1"),
         (dict(direction="backward"), "forward"),

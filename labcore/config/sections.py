@@ -304,7 +304,7 @@ class AlignConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> AlignConfig:
         if len(set(self.sites)) < len(self.sites):
-            raise ValueError(f"sites were {list(self.sites)}; each may be there once")
+            raise ValueError(f"sites contain duplicates: {list(self.sites)}; give each once")
         if self.image_size is not None and self.targets == "computed":
             raise ValueError(
                 f"image_size was {self.image_size} with targets 'computed', which are of the images that the flow sees; "
