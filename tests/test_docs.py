@@ -1,6 +1,8 @@
 """README and docs: generated parts are current, code runs, commands and settings exist, links lead somewhere."""
 
 import doctest
+import errno
+import os
 import re
 import shlex
 from pathlib import Path
@@ -118,6 +120,18 @@ def test_settings_exist(page):
         if name in ("py", "safetensors"):  # a file
             continue
         assert any(name in kind.model_fields for kind in SECTIONS[section]), f"{section}.{name}"
+
+
+def test_symptoms_are_messages_of_the_code():
+    """The first column of the page on troubleshooting; `...` stands for values."""
+    files = sorted((ROOT / "labcore").rglob("*.py"))
+    source = re.sub(r'"\s*f?"', "", "\n".join(path.read_text() for path in files))  # strings that a line break divides
+    source = re.sub(r"\{[^{}\n]*\}", "", source) + (ROOT / "Makefile").read_text() + os.strerror(errno.ENOSPC)
+    rows = re.findall(r"(?m)^\| ([^|]+) \|", (ROOT / "docs" / "troubleshooting.md").read_text())
+    symptoms = [symptom for row in rows for symptom in re.findall(r"`([^`]+)`", row)]
+    pieces = {(symptom, piece.strip(" ();,")) for symptom in symptoms for piece in symptom.split("...")}
+    assert len(symptoms) > 60
+    assert not {symptom for symptom, piece in pieces if piece not in source}
 
 
 def test_the_spec_of_the_page_on_campaigns_is_one(tmp_path):
