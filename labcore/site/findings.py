@@ -22,7 +22,7 @@ ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
 LEARNED_ALIGNMENT, LEARNED_INVERSES = "flowback_16", "biflow_16"
 CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
-"""The campaigns with published records, in the order of the page."""
+"""The campaigns whose claims are counted, in the order of the page. `learned` has those that are published row by row."""
 
 HEADLINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ALIGNMENT: (
