@@ -159,7 +159,7 @@ class Looks:
 def best_probe(
     flow: TarFlow, images: Dataset, test: Dataset, train_images: int, test_images: int, seed: int
 ) -> dict[str, float | int]:
-    """The best linear probe over all sites, beside which FlowBack sets the images-free accuracy.
+    """The best linear probe over all sites, which FlowBack compares with the training-free accuracy.
 
     accuracy: on test images, optimistic, since the site is chosen on them. block, layer: its site. Raises as `probe_sites`.
     """
@@ -222,7 +222,7 @@ def gaps(
 def _on_images(
     config: RunConfig, run: Path, images: Dataset, num: int, device: torch.device | str
 ) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
-    """Step, current weights, objective, a batch of `num` images images and its noise, at each checkpoint of a run."""
+    """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
     flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, images, None).to(device)
