@@ -8,8 +8,7 @@ from typing import Any
 
 from labcore import presets, zoo
 from labcore.campaigns.spec import load_spec, resolve
-from labcore.config import StudentRunConfig
-from labcore.config.runs import BaseRunConfig
+from labcore.config import BaseRunConfig
 from labcore.jsonfile import read_object
 from labcore.runs.configure import as_named
 from labcore.site.records import table
@@ -115,9 +114,8 @@ def paper_needs() -> str:
 
 def _weights(config: BaseRunConfig) -> set[str]:
     """The files of weights that a run needs, without those of FID."""
-    if isinstance(config, StudentRunConfig):
-        return {*config.student.perceptual, config.model.codec} - {None}
-    return {config.align.encoder if config.align else None, config.model.codec} - {None}
+    encoder = None if config.encoder is None else config.encoder.encoder
+    return {*config.distances, encoder, config.model.codec} - {None}
 
 
 def _share(found: dict[str, Any]) -> str:
