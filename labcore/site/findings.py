@@ -15,12 +15,11 @@ from labcore.campaigns.spec import TableSpec, load_spec
 from labcore.campaigns.tables import exploded, tables
 from labcore.campaigns.verdicts import Verdict, corrected, judge
 from labcore.experiments import evidence
-from labcore.experiments.evidence import verdicts_table
 from labcore.site.records import table
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
-LEARNED_ALIGNMENT, LEARNED_INVERSES = "flowback_16", "biflow_16"
+LEARNED_ALIGNMENT = "flowback_16"
 CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
 """The campaigns whose claims are counted, in the order of the page. `learned` has those that are published row by row."""
 
@@ -47,7 +46,12 @@ def records(campaign: str) -> list[Record]:
     found = results.published(campaign)
     if found is None:
         raise ValueError(f"{campaign} has no published records; call this from the checkout")
-    return exploded(found.records, "ways") if campaign == INVERSES else found.records
+    return _by_table_row(load_spec(campaign).table, found.records)
+
+
+def _by_table_row(layout: TableSpec, found: list[Record]) -> list[Record]:
+    """Return a record for each row of a campaign's table, of which one run may give several."""
+    return found if layout.each is None else exploded(found, layout.each)
 
 
 @cache
@@ -185,18 +189,17 @@ def learned(campaign: str, columns: dict[str, str], baseline: str) -> str:
     found = results.published(campaign)
     if found is None:
         return "Not run yet: no record is published.\n"
-    one_each = exploded(found.records, "ways") if campaign == LEARNED_INVERSES else found.records
-    claims, order = load_claims(campaign), list(load_spec(campaign).rows)
-    seeds = {row: len({one["seed"] for one in found.records if one["row"] == row}) for row in order}
+    spec = load_spec(campaign)
+    seeds = {row: len({one["seed"] for one in found.records if one["row"] == row}) for row in spec.rows}
     done = "; ".join(f"{row} ({count})" for row, count in seeds.items() if count)
     left = "; ".join(row for row, count in seeds.items() if not count)
-    rows = [row for row in dict.fromkeys(one["row"] for one in one_each)]
+    layout = TableSpec(each=spec.table.each, columns=columns, baseline=baseline)
     parts = [
         f"Rows with records, and their number of seeds: {done}. Not run yet: {left or 'none'}. "
         f"[All columns](../papermill_runs/results/{campaign}/table.md), [claims and planned cost]"
         f"(../papermill_runs/claims/{campaign}.yaml).\n",
-        tables(one_each, TableSpec(columns=columns, baseline=baseline), rows)["table.md"],
-        verdicts_table(evidence.judged(claims, one_each)),
+        tables(found.records, layout, [row for row in spec.rows if seeds[row]])["table.md"],
+        evidence.verdicts_table(evidence.judged(load_claims(campaign), _by_table_row(layout, found.records))),
     ]
     return "\n".join(parts)
 
