@@ -33,9 +33,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def target(value: int | float, wanted: int | float | None, at_most: bool = False) -> str:
+def target(value: int | float, wanted: int | float | None, at_most: bool = False, unit: str = "") -> str:
     """Say a target and whether a measured value reaches it; "-" without a target."""
     if wanted is None:
         return "-"
     reached = value <= wanted if at_most else value >= wanted
-    return f"{'at most ' if at_most else ''}{wanted:g}: {'reached' if reached else 'missed'}"
+    named = f"{wanted:g} {unit}".rstrip()
+    return f"{'at most ' if at_most else ''}{named}: {'reached' if reached else 'missed'}"
