@@ -12,6 +12,7 @@ from test_training import folder, one_thread  # noqa: F401
 from torch.nn import functional as F
 
 from labcore import encoders, zoo
+from labcore.campaigns.claims import Claims
 from labcore.config import AlignConfig, DataConfig, RunConfig, StudentRunConfig, TarFlowConfig
 from labcore.data import ImageData, load
 from labcore.data.batch import spread_images
@@ -20,9 +21,10 @@ from labcore.evaluate.generate import Sampling, generate
 from labcore.experiments import alignment as experiment
 from labcore.experiments import held_out
 from labcore.experiments.drawn import judge_again, keep, read_drawn
+from labcore.experiments.evidence import Judged, judged
 from labcore.experiments.held_out import held_out_alignment
 from labcore.experiments.judges import judges_for, measures_of, roles, taught, taught_flow
-from labcore.experiments.quality import agreed, judge_quality, quality_claims, taught_in
+from labcore.experiments.quality import agreed, quality_claims, taught_in
 from labcore.kinds import FLOW
 from labcore.rng import StepNoise
 from labcore.runs.images import datasets
@@ -323,6 +325,12 @@ def rows(fid: float, recall: float, lite: float, teachers: list[str]) -> list[di
     return [*records("baseline", [], **base), *records("arm", teachers, **ours)]
 
 
+def judged_quality(found: list[dict]) -> Judged:
+    """The claim that row arm has better images than the baseline."""
+    claim = {"claim": "better images", "row": "arm", "than": "baseline", "measure": "quality"}
+    return judged(Claims(about="toys", source="nowhere", path="last.{}", claims=[claim]), found)[0]
+
+
 @pytest.mark.parametrize(
     ("fid", "recall", "lite", "teachers", "quality"),
     [
@@ -338,18 +346,18 @@ def rows(fid: float, recall: float, lite: float, teachers: list[str]) -> list[di
     ],
 )
 def test_quality_is_agreed_upon(fid, recall, lite, teachers, quality):
-    found = judge_quality(rows(fid, recall, lite, teachers), "arm", "baseline")
-    assert found.quality == quality
+    found = judged_quality(rows(fid, recall, lite, teachers))
+    assert found.alone == quality
     asked = {"no claim": 0}.get(quality, 2 if LITE0 in teachers else 4)
     assert len(found.verdicts) == asked
 
 
 def test_quality_of_rows_that_are_not_there_or_say_no_teacher():
     both = rows(-0.3, 0.2, -0.3, [])
-    assert judge_quality([r for r in both if r["row"] == "baseline"], "arm", "baseline").quality == "not run"
+    assert judged_quality([r for r in both if r["row"] == "baseline"]).alone == "not run"
     del both[-1]["metrics"]["taught"]
     with pytest.raises(ValueError, match=r"a record of row 'arm' does not say what taught it"):
-        judge_quality(both, "arm", "baseline")
+        judged_quality(both)
 
 
 def test_agreed_takes_corrected_decisions():

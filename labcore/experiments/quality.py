@@ -7,19 +7,12 @@ taught neither row, efflite0 too. A row that the classifier taught, or may have 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from labcore.campaigns.verdicts import Claim, Decision, Verdict, judge
+from labcore.campaigns.verdicts import Claim, Decision
 from labcore.experiments.judges import CLASSIFIER, EMBEDDED, roles
 
 Quality = Literal["better", "worse", "contradictory", "undetermined", "not run", "no claim"]
-
-
-class Judgement(NamedTuple):
-    """The decision, and the verdicts that it follows from; none where no claim of quality is made."""
-
-    quality: Quality
-    verdicts: list[Verdict]
 
 
 def quality_claims(row: str, than: str, teachers: Iterable[str], path: str = "last.{}") -> tuple[Claim, ...]:
@@ -55,16 +48,6 @@ def agreed(decisions: Sequence[Decision]) -> Quality:
     if found == {"reversed"}:
         return "worse"
     return "contradictory" if {"supported", "reversed"} <= found else "undetermined"
-
-
-def judge_quality(records: Sequence[dict[str, Any]], row: str, than: str, path: str = "last.{}") -> Judgement:
-    """The decision by records as `lab run --publish` writes them, each claim judged alone; see `agreed`.
-
-    Raises ValueError where a record of either row does not say what taught it.
-    """
-    teachers = [*taught_in(records, row), *taught_in(records, than)]
-    verdicts = [judge(claim, records) for claim in quality_claims(row, than, teachers, path)]
-    return Judgement(agreed([one.verdict for one in verdicts]), verdicts)
 
 
 def taught_in(records: Sequence[dict[str, Any]], row: str) -> tuple[str, ...]:
