@@ -42,9 +42,7 @@ def settings_of_run(preset: str, config: Path | None, invert: str | None, settin
     """Say where the settings of a run come from: the options of `lab train`."""
     if config is not None:
         base = f"file {config}"
-    elif (
-        invert is not None and preset == "fashion-small"
-    ):  # the default of --preset, which a learned inverse does not use
+    elif invert is not None and preset == "fashion-small":  # the option's default, which no learned inverse uses
         base = "defaults of a learned inverse"
     else:
         base = f"preset {preset}"
