@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 
 from labcore.campaigns.project import project_folders
 from labcore.campaigns.verdicts import Claim
+from labcore.markdown import table
 from labcore.strict import Config
 from labcore.yamlfile import read_yaml
 
@@ -70,9 +71,7 @@ class PaperTable(Config):
 
     def markdown(self) -> str:
         """The table as Markdown, its note below it."""
-        lines = [f"| {' | '.join(self.head)} |", "|" + "---|" * len(self.head)]
-        lines += [f"| {' | '.join(map(str, row))} |" for row in self.rows]
-        return "\n".join([*lines, "", self.note, ""] if self.note else [*lines, ""])
+        return table(self.head, self.rows) + (f"\n{self.note}\n" if self.note else "")
 
 
 class Cost(Config):
@@ -108,12 +107,13 @@ class Budget(Config):
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        lines = ["| row | steps | minutes a run | seeds | hours |", "|---|---|---|---|---|"]
+        lines = []
         for row in self.rows:
             name = row.row if row.spec is None else f"{row.row} ({row.spec})"
-            cells = (name, f"{row.steps:,}", f"{row.minutes:g}", row.seeds, f"{row.minutes * row.seeds / 60:.1f}")
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        return "\n".join([*lines, "", f"Planned: {self.planned:.1f} hours of one thread.", ""])
+            hours = row.minutes * row.seeds / 60
+            lines.append([name, f"{row.steps:,}", f"{row.minutes:g}", row.seeds, f"{hours:.1f}"])
+        heads = ["row", "steps", "minutes a run", "seeds", "hours"]
+        return f"{table(heads, lines)}\nPlanned: {self.planned:.1f} hours of one thread.\n"
 
 
 class Claims(Config):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from labcore import markdown
 from labcore.campaigns.interval import Interval, holm, paired
 from labcore.campaigns.tables import by_seed
 
@@ -112,15 +113,15 @@ NOTE = (
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """Write a Markdown table: each claim judged alone, and after Holm's correction over the claims of this table."""
-    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    lines = []
     final = corrected(verdicts)
     for one, decision in zip(verdicts, final, strict=True):
         claim, n = one.claim, one.difference.n if one.difference else 0
-        cells = (claim.says, claim.paper or "-", in_words(one.difference), n, plain(one), at_this_scale(decision))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        here = in_words(one.difference)
+        lines.append([claim.says, claim.paper or "-", here, n, plain(one), at_this_scale(decision)])
     alone, left = (
         sum(each in ("supported", "reversed") for each in decisions)
         for decisions in ([one.verdict for one in verdicts], final)
     )
     counts = f"Decided claims: {alone} judged alone, {left} after Holm's correction."
-    return "\n".join([*lines, "", counts, "", NOTE]) + "\n"
+    return "\n".join([markdown.table(HEADS, lines), counts, "", NOTE]) + "\n"

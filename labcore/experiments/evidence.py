@@ -27,6 +27,7 @@ from labcore.campaigns.verdicts import (
 )
 from labcore.experiments.judges import CLASSIFIER, EMBEDDED, roles
 from labcore.experiments.quality import Quality, agreed, quality_claims, taught_in
+from labcore.markdown import table
 
 Records = Sequence[dict[str, Any]]
 
@@ -69,7 +70,7 @@ def _parts(one: Stated, records: Records, path: str) -> Sequence[Any]:
 
 def verdicts_table(found: Sequence[Judged]) -> str:
     """Write a Markdown table: a row for each stated claim, with the differences of all its measures."""
-    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    lines = []
     for one in found:
         n = min((v.difference.n if v.difference else 0 for v in one.verdicts), default=0)
         quality = one.stated.measure == QUALITY
@@ -77,12 +78,11 @@ def verdicts_table(found: Sequence[Judged]) -> str:
         here = "; ".join(f"{name(v)}{in_words(v.difference)}" for v in one.verdicts) or "-"
         alone = _quality(one.alone) if quality else plain(one.verdicts[0])
         after = _quality(one.corrected) if quality else at_this_scale(one.corrected)
-        cells = (one.stated.claim, one.stated.paper or "-", here, n, alone, after)
-        lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append([one.stated.claim, one.stated.paper or "-", here, n, alone, after])
     numbers = sum(len(one.verdicts) for one in found)
     ran = sum(verdict.difference is not None for one in found for verdict in one.verdicts)
     counts = f"Holm's correction (level {LEVEL:g}) is over the {ran} differences that were run, of {numbers} stated."
-    return "\n".join([*lines, "", counts, "", NOTE, "", QUALITY_NOTE]) + "\n"
+    return "\n".join([table(HEADS, lines), counts, "", NOTE, "", QUALITY_NOTE]) + "\n"
 
 
 QUALITY_NOTE = (

@@ -15,7 +15,7 @@ from labcore.campaigns.spec import TableSpec, load_spec
 from labcore.campaigns.tables import exploded, tables
 from labcore.campaigns.verdicts import Verdict, corrected, judge
 from labcore.experiments import evidence
-from labcore.site.records import table
+from labcore.markdown import table
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from labcore.experiments import ways
+from labcore.markdown import table
 from labcore.plan import GPUS, estimate, on_disk, plan
 from labcore.plan.words import IMAGENET
 from labcore.runs.configure import as_named
-from labcore.site.records import table
 
 PLANNED = (
     ("flowback-64-baseline", "2.5 days on 8 GPUs"),

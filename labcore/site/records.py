@@ -1,8 +1,7 @@
-"""Committed records as Markdown: where they lie, a table, and a line that says how a record was made. Needs the checkout."""
+"""Committed records: where they lie, a line that says how one was made, and whether a target is reached. Needs the checkout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ def made_with(part: str) -> str:
     record = benchmark(part)
     link = f"[{part}](../benchmarks/results/{part}-{CPU}.json)"
     return f"Record: {link}; {record['device']}, torch {record['torch']}, revision {record['revision']}."
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a Markdown table; cells are written as they print."""
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def target(value: int | float, wanted: int | float | None, at_most: bool = False, unit: str = "") -> str:

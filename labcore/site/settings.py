@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from labcore import config
-from labcore.site.records import table
+from labcore.markdown import table
 from labcore.strict import Config
 
 NAME = re.compile(r"\w+")

@@ -10,8 +10,8 @@ from labcore import presets, zoo
 from labcore.campaigns.spec import load_spec, resolve
 from labcore.config import BaseRunConfig
 from labcore.jsonfile import read_object
+from labcore.markdown import table
 from labcore.runs.configure import as_named
-from labcore.site.records import table
 
 
 def _record(name: str, file: str = "record.json") -> dict[str, Any]:

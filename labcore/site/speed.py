@@ -7,7 +7,8 @@ from typing import Any
 
 from labcore.campaigns import results
 from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
-from labcore.site.records import benchmark, made_with, table, target
+from labcore.markdown import table
+from labcore.site.records import benchmark, made_with, target
 
 
 def foundation() -> str:
