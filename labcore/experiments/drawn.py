@@ -105,9 +105,9 @@ def read_drawn(path: str | Path) -> Drawn:
             text = metadata.get("labcore", "{}")
             about = parse_json(text)
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        is_complete = about.get("schema") == SCHEMA and all(name in about for name in NEEDED)
         is_complete = (
-            is_complete
+            about.get("schema") == SCHEMA
+            and all(name in about for name in NEEDED)
             and images.dtype == torch.uint8
             and images.ndim == 4
             and len(images) == len(labels) == about["n"]
