@@ -4,7 +4,7 @@
     runs      each row and seed runs in a folder and a process of its own, here or on a cluster, and
               resumes after a kill                              (runner, slurm, execute, notebook, kernel, state)
     records   the numbers of finished runs become committed JSON files                    (records, publishing, results)
-    tables    mean over seeds, differences from a baseline, verdicts on claims            (tables, interval, verdicts)
+    tables    mean over seeds, differences from a baseline, verdicts on claims    (tables, interval, claims, verdicts)
 
 A notebook needs one code cell tagged `parameters` that assigns literals, `seed` and `run_dir` among them, and `smoke` for
 runs of a tiny size. It must write `result.json`, names with finite numbers, to `run_dir`. To be resumable it saves its own
