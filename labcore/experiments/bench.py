@@ -89,9 +89,8 @@ def bench(
 ) -> list[Row]:
     """Time a flow's forward pass, training step and inverses on its device, in all cases.
 
-    cases: with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is
-    on a CPU with a C compiler, "compiled" is for batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a
-    twentieth of the limit.
+    cases: with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is on a CPU with a C compiler, "compiled" is for
+    batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
     reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
     with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
     flow that ml-tarflow cannot be.
