@@ -572,3 +572,21 @@ def test_a_new_reference_opens_the_features_of_each_split_once(root, monkeypatch
     found = references.reference_of(references.Data("noise"), tiny(), progress=lambda name, *_: said.append(name))
     assert opened == ["noise-train-tiny", "held-out-train-tiny"] and set(opened) < set(said)
     assert found.about["floor"]["n"] == 100
+
+
+def test_statistics_that_were_kept_under_a_former_fingerprint_have_todays(root, monkeypatch):
+    """A record compares it with that of the images: with the former one every metric was of other data."""
+
+    class Folder(ImageData):
+        def named_fingerprint(self):
+            return "former"
+
+    made = images(120, 1)
+    data = Folder(made.images, made.labels, made.classes, made.name, made.split)
+    monkeypatch.setattr(references.Data, "split", lambda self, name: data)
+    with monkeypatch.context() as before:
+        before.setattr(Folder, "fingerprint", Folder.named_fingerprint)
+        first = references.reference_of(references.Data("noise"), tiny())
+    monkeypatch.setattr(references, "make_reference", None)
+    found = references.reference_of(references.Data("noise"), tiny())
+    assert first.about == {**found.about, "fingerprint": "former"} and found.about["fingerprint"] == data.fingerprint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from labcore.data.datasets import Data
@@ -40,9 +41,10 @@ def reference_of(
     found = _found_reference(path)
     if found is not None:
         found.check(extractor, train.image_size, train.channels)
-        if found.about["fingerprint"] != known_as(train, lambda fingerprint: found.about["fingerprint"] == fingerprint):
+        own = train.fingerprint()
+        if found.about["fingerprint"] not in (own, train.named_fingerprint()):
             raise ValueError(f"{path} holds statistics of other images ({found.about['data']}); give another file")
-        return found
+        return replace(found, about={**found.about, "fingerprint": own})  # records compare it with that of the images
     reference = make_reference(train, extractor, progress=progress)
     test = test_split(data)
     if test is not None:
