@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from labcore import TarFlow, processes, zoo
 from labcore.cli.app import app
-from labcore.data import load
+from labcore.data import ImageFolderData, load
 from labcore.data.datasets import Data
 from labcore.evaluate import generate as generate_module
 from labcore.evaluate import session, statistics
@@ -168,6 +168,19 @@ def test_what_was_measured_is_kept_beside_a_file_that_came_meanwhile(model, fold
     (beside,) = tmp_path.glob("r-*.json")
     assert json.loads(beside.read_text()) == found and "bayes_accuracy" in found
     assert out.read_text() == "notes"
+
+
+def test_a_record_from_before_fingerprints_left_the_folders_name_out_is_kept(model, folder, tmp_path, monkeypatch):
+    flow, data, out = TarFlow.from_pretrained(model), Data("folder", str(folder), 28, 1), tmp_path / "r.json"
+    request = EvaluationRequest(["bayes", "power_pixels"], Sampling(num=100, chunk=50), limit=20)
+    with monkeypatch.context() as before:
+        before.setattr(ImageFolderData, "fingerprint", ImageFolderData.named_fingerprint)
+        first = evaluate_model(flow, data, request, out)
+    monkeypatch.setattr(session, "bayes_accuracy", lambda *_, **__: pytest.fail("measured again"))
+    both = evaluate_model(flow, data, request._replace(metrics=["bayes", "variance_pixels"]), out)
+    assert both["bayes_accuracy"] == first["bayes_accuracy"]
+    measures = both["fidelity_pixels"]["measures"]
+    assert measures["power_pixels"] == first["fidelity_pixels"]["measures"]["power_pixels"] and len(measures) == 2
 
 
 @pytest.mark.parametrize("change", [("--limit", 21), ("--seed", 1)])

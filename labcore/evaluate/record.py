@@ -56,6 +56,15 @@ def of_samples(
     )
 
 
+def with_todays_fingerprint(part: Mapping[str, Any] | None, images: Dataset) -> dict[str, Any] | None:
+    """Return a part of a record in which the fingerprint that `images` had in earlier versions is replaced by today's."""
+    named = images.named_fingerprint()
+    if part is None or named is None:
+        return part
+    former = [s for s in ("of", "reference") if isinstance(part.get(s), dict) and part[s].get("fingerprint") == named]
+    return {**part, **{section: {**part[section], "fingerprint": images.fingerprint()} for section in former}}
+
+
 def differences(part: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names in which a part differs from a description by `of_samples`."""
     names = []

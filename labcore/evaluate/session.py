@@ -189,10 +189,10 @@ class _RecordFile(NamedTuple):
 
 
 def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset, progress: Progress | None) -> None:
-    """Return one of `record.SIMPLE`: from the record if it was measured on the same data, else measured now."""
+    """Report one of `record.SIMPLE`: from the record if it was measured on the same data, else measure and keep it."""
     measure, kind, seeded = _SIMPLE[name]
     part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
-    known = book.record.get(part, {})
+    known = record.with_todays_fingerprint(book.record.get(part, {}), test)
     if known.get("of") == of and set(kind._fields) <= set(known):
         return book.say_known(name, kind(*(known[field] for field in kind._fields)))
     result = measure(flow, test, book.seed, progress)
@@ -203,7 +203,7 @@ def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Datase
 
 
 class _Comparison(NamedTuple):
-    """Generated images and a reference: `said` is the description of the part, `known` the part if it exists."""
+    """Generated images and a reference: `description` is that of the part, `recorded` the part if it exists."""
 
     extractor: Extractor | pixels.Pixels
     wanted: list[str]
@@ -226,14 +226,16 @@ def _comparison(
     reference: Reference | None,
 ) -> _Comparison:
     """Raise ValueError if the record's part is of other images, and would lose measures that were not requested."""
+    recorded = book.record.get(f"fidelity{extractor.suffix}")
     if reference is None:
         train = data.split("train")
-        of_classes = isinstance(extractor, pixels.Pixels)  # its reference is numbered as the model's classes
-        about = describe(matched(flow.config, train) if of_classes else train, extractor)
+        if isinstance(extractor, pixels.Pixels):  # its reference is numbered as the model's classes
+            train = matched(flow.config, train)
+        about, recorded = describe(train, extractor), record.with_todays_fingerprint(recorded, train)
     else:
         about = fidelity.described(reference)
     description = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
-    comparison = _Comparison(extractor, wanted, reference, description, book.record.get(f"fidelity{extractor.suffix}"))
+    comparison = _Comparison(extractor, wanted, reference, description, recorded)
     if comparison.recorded is None:
         return comparison
     other = record.differences(comparison.recorded, description)
@@ -251,7 +253,7 @@ def _comparison(
 def _compare(
     book: _RecordFile, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
-    """Return the metrics of generated images: from the record if they were measured on the same images, else measured now."""
+    """Report metrics of generated images: from the record if they were measured on the same images, else measure them."""
     extractor, wanted, reference, description, recorded = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
     missing = record.to_measure(recorded, wanted, extractor.suffix, stamp)
