@@ -240,7 +240,7 @@ def _outcome(sweep: _Comparison, least_change: list[float], at_end: bool) -> _Ou
 
 
 def _diverges(change: float, least: float, rough: bool, at_end: bool) -> bool:
-    """Return which images diverge: not finite, or, at the last allowed sweep, a change well above the smallest so far."""
+    """Return whether an image diverges: its change is not finite or, at the last allowed sweep, well above its smallest."""
     return not change < float("inf") or (at_end and rough and change > GROWTH * least)
 
 
