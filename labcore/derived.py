@@ -47,6 +47,23 @@ def known_as(dataset: Images, is_kept: Callable[[str], bool]) -> str:
     return former if former is not None and is_kept(former) else own
 
 
+def store_of(
+    dataset: Images,
+    root: Path,
+    name: str,
+    key: Callable[[str], dict[str, Any]],
+    arrays: dict[str, Rows],
+    chunk: int,
+) -> Store:
+    """The store of what is computed of every item of a data set. key: of the store, for a fingerprint of the data set.
+
+    A store that was made under the former fingerprint is used (`known_as`). Raises as `Store`.
+    """
+    layout = (len(dataset), arrays, chunk)
+    known = known_as(dataset, lambda fingerprint: is_there(root, name, key(fingerprint), *layout))
+    return Store(root, name, key(known), *layout)
+
+
 def derive(
     what: Derived,
     dataset: Images,
@@ -69,14 +86,12 @@ def derive(
         raise ValueError(f"limit={limit}: give 1 or more images, or None for all")
     rows = spread_rows(len(dataset), limit)
     dataset = spread(dataset, limit)
-    layout = (len(rows), {"features": Rows(what.shape, dtype)}, what.chunk)
 
     def key(fingerprint: str) -> dict[str, Any]:
         data = {"name": dataset.name, "split": dataset.split, "fingerprint": fingerprint}
         return {"data": data, "flipped": flipped, "version": what.version, "input": INPUT_VERSION, **what.recipe}
 
-    known = known_as(dataset, lambda fingerprint: is_there(root, what.name, key(fingerprint), *layout))
-    store = Store(root, what.name, key(known), *layout)
+    store = store_of(dataset, root, what.name, key, {"features": Rows(what.shape, dtype)}, what.chunk)
 
     def compute(parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
         for part, (pixels, _) in zip(parts, parts_of(dataset, parts, what.device, num_workers), strict=True):

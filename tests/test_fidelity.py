@@ -561,13 +561,14 @@ def test_statistics_that_changed_are_refused_and_made_again_in_the_cache(tmp_pat
 
 def test_a_new_reference_opens_the_features_of_each_split_once(root, monkeypatch):
     """Opening compares them with their checksums, which takes long for many images."""
-    from labcore.evaluate import references, statistics
+    from labcore import derived
+    from labcore.evaluate import references
 
     splits = {"train": images(120, 1), "test": images(100, 5, name="held-out")}
     monkeypatch.setattr(references.Data, "split", lambda self, name: splits[name])
     monkeypatch.setattr(module, "METRICS", ("precision",))
-    opened, store = [], statistics.Store
-    monkeypatch.setattr(statistics, "Store", lambda *args: opened.append(args[1]) or store(*args))
+    opened, store = [], derived.Store
+    monkeypatch.setattr(derived, "Store", lambda *args: opened.append(args[1]) or store(*args))
     said = []
     found = references.reference_of(references.Data("noise"), tiny(), progress=lambda name, *_: said.append(name))
     assert opened == ["noise-train-tiny", "held-out-train-tiny"] and set(opened) < set(said)

@@ -254,6 +254,14 @@ class TestFoldersThatMove:
         derive(what, ImageFolderData(tmp_path / "pets", "train", 8), tmp_path / "kept")
         assert len(computed) == 2
 
+    def test_hidden_features_that_were_kept_under_the_folders_name_are_found(self, tmp_path, monkeypatch):
+        flow, data = perturbed(), self.data(tmp_path / "pets", "pictures")
+        with monkeypatch.context() as before:
+            before.setattr(ImageFolderData, "fingerprint", ImageFolderData.named_fingerprint)
+            first = hidden_features(flow, data, [(1, 1)], tmp_path / "kept")[1, 1].clone()
+        assert torch.equal(hidden_features(flow, data, [(1, 1)], tmp_path / "kept")[1, 1], first)
+        assert len(list((tmp_path / "kept").glob("hiddens-*"))) == 1
+
 
 class TestNames:
     def test_they_are_stored_with_the_model(self, tmp_path):

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.data.protocol import Dataset
+from labcore.derived import store_of
 from labcore.evaluate.accuracy import check_limit
 from labcore.files import cache_folder
 from labcore.finite import DIVERGED, check_result, images_from
@@ -25,7 +26,7 @@ from labcore.progress import Progress
 from labcore.provenance import weights_hash
 from labcore.reading import parts_of
 from labcore.spread import spread
-from labcore.store import Rows, Store
+from labcore.store import Rows
 from labcore.types import Site
 
 LAYOUT = 1
@@ -84,18 +85,13 @@ def hidden_features(
     sites = checked_sites(flow, sites)
     check_limit(limit)
     dataset = spread(dataset, limit)
-    key = {
-        "layout": LAYOUT,
-        "weights": weights_hash(flow),
-        "model": flow.config.computation(),
-        "data": dataset.fingerprint(),
-        "sites": sorted(sites),
-    }
-    store = Store(
-        Path(root) if root is not None else cache_folder() / "hiddens",
+    of_flow = {"layout": LAYOUT, "weights": weights_hash(flow), "model": flow.config.computation()}
+    where = Path(root) if root is not None else cache_folder() / "hiddens"
+    store = store_of(
+        dataset,
+        where,
         "hiddens",
-        key,
-        rows=len(dataset),
+        key=lambda fingerprint: {**of_flow, "data": fingerprint, "sites": sorted(sites)},
         arrays={_array(site): Rows((flow.config.width,), "float32") for site in sorted(sites)},
         chunk=chunk,
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from labcore import provenance
 from labcore.data.protocol import Dataset
-from labcore.derived import known_as
+from labcore.derived import store_of
 from labcore.evaluate.extractors import FEATURE_VERSION, POOL, SPATIAL, Extractor
 from labcore.files import cache_folder, make_folder, replacing, sha256_of
 from labcore.finite import check_result, images_from
@@ -29,7 +29,7 @@ from labcore.jsonfile import parse_json
 from labcore.progress import Progress
 from labcore.reading import parts_of
 from labcore.rng import generator
-from labcore.store import Rows, Store, is_there
+from labcore.store import Rows, Store
 from labcore.tensors import checksum
 
 SCHEMA = 2
@@ -108,9 +108,7 @@ def image_features(
     arrays = {layer: Rows((width,), "float32") for layer, width in extractor.widths.items()}
     name = f"{dataset.name}-{dataset.split}" if dataset.split in ("train", "test") else dataset.name
     where = root or cache_folder() / "fidelity"
-    named, layout = f"{name}-{extractor.name}", (len(dataset), arrays, CHUNK)
-    known = known_as(dataset, lambda fingerprint: is_there(where, named, key(fingerprint), *layout))
-    store = Store(where, named, key(known), *layout)
+    store = store_of(dataset, where, f"{name}-{extractor.name}", key, arrays, CHUNK)
     return store.fill_in_turn(compute, progress)
 
 
