@@ -182,7 +182,10 @@ def is_checkpoint(folder: Path) -> bool:
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
     """Read optimizer, objective and scaler state, tensors and plain values only; ValueError for any other file."""
     try:
-        check_records(checkpoint.path / TRAINING)  # checkpoints of earlier versions have no sha256
+        if TRAINING not in checkpoint.state.get(
+            "sha256", {}
+        ):  # else `read` has compared it; earlier versions wrote none
+            check_records(checkpoint.path / TRAINING)
         training = torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise ValueError(
