@@ -141,7 +141,6 @@ def pixel_measures(
     images: Dataset,
     reference: PixelReference,
     metrics: Sequence[str] = METRICS,
-    made: dict[str, Any] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> FidelityRecord:
@@ -159,7 +158,7 @@ def pixel_measures(
     for metric in metrics:
         name, statistic = f"{metric}_{NAME}", (_power if metric == "power" else _variance)(images, reference)
         measures[name] = metric_of(name, statistic, len(images), seed, resamples, values.get(metric))
-    made = made if made is not None else getattr(images, "made", {"data": f"{images.name}/{images.split}"})
+    made = getattr(images, "made", {"data": f"{images.name}/{images.split}"})
     made_with = {"seed": seed, **provenance.stamp("timm", "torch-fidelity")}
     return FidelityRecord(measures, made, described(reference), resamples, made_with)
 
