@@ -29,7 +29,7 @@ def differences(found: Mapping[Any, Mapping[str, Any]], rows: Sequence[str], tha
     """
     columns = min(COLUMNS, len(found))
     lines = -(-len(found) // columns)
-    figure = _figure((style.WIDTH, lines * (1.35 + 0.36 * len(rows)) + 0.6))
+    figure = _figure((style.WIDTH, lines * (1.35 + 0.44 * len(rows)) + 0.6))
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for axes, (measure, by_row) in zip(panels, found.items(), strict=False):
         _panel(axes, measure, by_row, rows)
