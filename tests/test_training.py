@@ -24,7 +24,7 @@ from labcore.nn.pretrained import read_tensors
 from labcore.runs import train as train_module
 from labcore.runs.models import find_model
 from labcore.runs.train import initialised, run_training
-from labcore.train import checkpoint
+from labcore.train import checkpoint, worker
 from labcore.train.inputs import Inputs
 from labcore.train.log import read_log
 from labcore.train.optim import Ema, learning_rate
@@ -485,6 +485,29 @@ def test_two_processes_equal_one(folder, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4, abs=1e-5)
     assert not (tmp_path / "2" / "checkpoints" / "step-00000020.tmp").exists()
     assert json.loads((tmp_path / "2" / "checkpoints" / "step-00000020" / "state.json").read_text())["step"] == 20
+
+
+@pytest.mark.parametrize(
+    "backend, status, left",
+    [("nccl", 0, True), ("nccl", 143, True), ("nccl", 2, False), ("gloo", 0, True), ("gloo", 2, True)],
+)
+def test_a_process_that_fails_does_not_wait_for_the_others(monkeypatch, backend, status, left):
+    """NCCL's group is left by all processes together; one that fails would wait for others that wait for it."""
+    calls = []
+
+    def command(*_, **__):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    monkeypatch.setattr(worker.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(worker.runpy, "run_module", command)
+    monkeypatch.setattr(sys, "argv", ["worker", "labcore.cli"])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append(backend))
+    with pytest.raises(SystemExit) as end:
+        worker.main()
+    assert (end.value.code, bool(calls)) == (status, left)
 
 
 @pytest.mark.slow

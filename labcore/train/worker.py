@@ -11,6 +11,9 @@ import sys
 
 from labcore.train.signals import end_with_parent
 
+COMMON = (None, 0, 143)
+"""Statuses with which all processes end together: finished, or stopped and saved."""
+
 
 def main() -> None:
     """Run the module that the command line names as the main program."""
@@ -22,10 +25,10 @@ def main() -> None:
     try:
         try:
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        except SystemExit:  # a command's usual end
-            _leave_the_group()
+        except SystemExit as end:  # a command's usual end
+            _leave_the_group(end.code)
             raise
-        _leave_the_group()
+        _leave_the_group(0)
     except Exception as error:
         if not _lost_another(error):
             raise
@@ -33,11 +36,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def _leave_the_group() -> None:
-    """End the exchange with the other processes: its threads, alive at exit, would abort this process."""
+def _leave_the_group(status: str | int | None) -> None:
+    """End the exchange with the other processes: its threads, alive at exit, would abort this process.
+
+    status: of this process's end. After an error only gloo's is ended: NCCL's waits for the other processes, which may be
+    waiting for this one.
+    """
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if status in COMMON or distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
 
