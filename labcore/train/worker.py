@@ -23,12 +23,12 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it ends with the process)
     sys.argv = sys.argv[1:]
     try:
-        try:
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        except SystemExit as end:  # a command's usual end
-            _leave_the_group(end.code)
-            raise
-        _leave_the_group(0)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        _leave_the_group()
+    except SystemExit as end:  # a command's usual end
+        if end.code in COMMON:
+            _leave_the_group()
+        raise
     except Exception as error:
         if not _lost_another(error):
             raise
@@ -36,17 +36,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _leave_the_group(status: str | int | None) -> None:
-    """End the exchange with the other processes: its threads, alive at exit, would abort this process.
+def _leave_the_group() -> None:
+    """End the exchange with the other processes before the interpreter ends.
 
-    status: of this process's end. After an error only gloo's is ended: NCCL's waits for the other processes, which may be
-    waiting for this one.
+    A process was once seen to abort at its exit, after all of its work, with "terminate called without an active exception":
+    a thread of the exchange was alive. All processes call this, since NCCL waits for the others; one that fails does not.
     """
     from torch import distributed
 
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    if status in COMMON or distributed.get_backend() == "gloo":
+    if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
