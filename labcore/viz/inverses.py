@@ -110,6 +110,8 @@ def ways(
         axes.set_xlabel(label)
         if key in log:
             style.log_scale(axes, [numbers[key] for numbers in found.values() if key in numbers], "x")
+        else:
+            axes.locator_params(axis="x", nbins=4)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     panels[0].set_yticks(range(len(found)), list(found))

@@ -91,6 +91,6 @@ def log_scale(axes: Axes, values: Sequence[float], which: Literal["x", "y"] = "y
     middle = (low * high) ** 0.5
     axes.set(**{f"{which}lim": (min(low / 1.2, middle / 2), max(high * 1.2, middle * 2))})
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 10 * low else (1, 3)))  # more would run into each other
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())

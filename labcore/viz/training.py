@@ -70,9 +70,9 @@ def _distances(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
     for place, (key, label) in enumerate((shown or {"loss": "loss, mean since the last record"}).items()):
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
-            line = "--" if place >= len(colours) else "-"
+            line, marker = ("--", "s") if place >= len(colours) else ("-", "o")
             axes.plot(
-                *zip(*points, strict=True), marker="o" if shown else "", linestyle=line, label=label,
+                *zip(*points, strict=True), marker=marker if shown else "", linestyle=line, label=label,
                 color=colours[place % len(colours)],
             )  # fmt: skip
     axes.set(xlabel="optimizer steps", ylabel="distance on test images" if shown else "sum of all terms")
