@@ -290,4 +290,4 @@ def test_demo_reports_a_failing_cell(tmp_path, monkeypatch, capsys):
     assert "so far so good" in said.out
     assert said.err.startswith("the demo failed: cell [3] raised ValueError: no such flow in run\n")
     (executed,) = (tmp_path / "outputs" / "demo").glob("*/00_quickstart.ipynb")
-    assert str(executed) in said.err
+    assert str(executed.relative_to(tmp_path)) in said.err
