@@ -4,9 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10
 AGAIN := and not again
+START := /lab/tree/docs/start.md?file-browser-path=/notebooks
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test test-slow test-all test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench requirements clean
+.PHONY: help setup demo test test-slow test-all test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench colour-models requirements clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,20 +38,21 @@ test-all: $(READY)  ## every test that this machine can run, also those that rep
 
 test-gpu: $(READY)  ## the tests of tests/gpu on a CUDA device; one line where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  $(BIN)/python -m pytest tests/gpu -m gpu -n 8 --dist worksteal --timeout 100 --jaxtyping-packages=; \
+	  $(BIN)/python -m pytest tests/gpu -m gpu -v -n 8 --dist worksteal --timeout 100 --jaxtyping-packages=; \
 	else echo "make test-gpu: skipped, torch finds no CUDA device"; fi
 
 test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started here (root; Debian or Ubuntu)
 	SLURM_CONF=$$(tests/slurm_up.sh) && export SLURM_CONF && $(BIN)/python -m pytest -m slurm
 
-test-browser: $(READY)  ## notebooks in JupyterLab and Chromium, which is installed here (root; Debian or Ubuntu)
+test-browser: $(READY)  ## notebooks in JupyterLab, and explorables, in Chromium, which is installed here (root; Debian or Ubuntu)
 	@tests/chromium_up.sh >/dev/null
 	$(BIN)/python -m pytest -m browser
 
-lab: $(READY)  ## open JupyterLab on notebooks/
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(READY)  ## open JupyterLab on its start page
+	JUPYTER_CONFIG_PATH='$(CURDIR)/labcore/cli/jupyter' $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url='$(START)' \
+	  --ServerApp.contents_manager_class=labcore.cli.saving.TrackedNotebooks
 
-docs: $(READY)  ## the pages of README and docs, with the API reference, in site/ (under two minutes)
+docs: $(READY)  ## the pages of README and docs, with the API reference, in site/ (minutes)
 	$(BIN)/python -m labcore.site.docs site
 
 site: $(READY)  ## the same with all notebooks executed (hours; SITE=--smoke: minutes)
@@ -74,6 +76,18 @@ notebooks: $(READY)  ## run every notebook at its smoke size
 
 bench: $(READY)  ## speed as ratios measured in one run (BENCH="--reference FOLDER" adds ml-tarflow)
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+SHIP := $(BIN)/python -m labcore.experiments.ship
+
+# `lab train` resumes, so that a second call goes on; one layer a block keeps the three models below 5 MB as float16
+colour-models: $(READY)  ## train a flow of emoji-32, an aligned one and a student in runs/, and write them into labcore/zoo (hours)
+	$(BIN)/lab train --preset emoji-32 --out runs/emoji-tarflow
+	$(SHIP) runs/emoji-tarflow emoji-tarflow
+	$(BIN)/lab train --preset emoji-32 --align reverse --out runs/emoji-r-repa
+	$(SHIP) runs/emoji-r-repa emoji-r-repa
+	$(BIN)/lab train --invert emoji-tarflow --out runs/emoji-biflow --set model.layers_per_block=1 \
+	  --set model.max_guidance=2 --set train.steps=12000 --set train.batch_size=64 --set train.sampling=balanced
+	$(SHIP) runs/emoji-biflow emoji-biflow
 
 requirements: $(READY)  ## compile the pinned sets again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt

@@ -1,8 +1,9 @@
-"""What alignment costs: features inside the generative pass, with gradients, and a training step.
+"""Cost of alignment: features inside the generative pass, with gradients, and a training step.
 
-Targets, at 256 tokens and 8 blocks: Algorithm 2 as written ("reverse-literal") at least 20 times as fast as generating token
-by token, "reverse" at least 12 times, both in at most 1/5 of the memory; and a training step with two aligned blocks at
-most 1.1 times a plain one in direction "forward", 1.5 times in "reverse".
+Targets at 256 tokens and 8 blocks, relative to generating token by token: Algorithm 2 as written ("reverse-literal") has a
+speed-up of at least 20, "reverse" of at least 12, and both need at most 1/5 of the memory. Targets for a training step with
+two aligned blocks, relative to a step without alignment: at most 1.1 times the time in direction "forward", and 1.5 times in
+"reverse".
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from labcore.types import FlowOutput, Site
 GENERATION = dict(image_size=32, channels=3, patch_size=2, width=64, num_blocks=8, layers_per_block=2, num_classes=10)
 STEP = {**GENERATION, "layers_per_block": 8}
 EVERY_BLOCK: list[Site] = [(block, 2) for block in range(1, 9)]
-TWO_BLOCKS: list[Site] = [(7, 6), (8, 6)]  # FlowBack's best
+TWO_BLOCKS: list[Site] = [(7, 6), (8, 6)]  # the best sites in FlowBack
 WAYS = {"literal": ("reverse-literal", 0), "reverse": ("reverse", 0), "reverse, 8 sweeps": ("reverse", 8)}
 NAIVE = "token by token"
 WANTED = {"literal": 20, "reverse": 12}
 
 
 def make_flow(sizes: dict, std: float = 0.02) -> TarFlow:
-    """A flow in train mode that is not the identity."""
+    """Make a flow in train mode that is not the identity."""
     torch.manual_seed(0)
     flow = TarFlow(TarFlowConfig(**sizes))
     with torch.no_grad():
@@ -53,9 +54,9 @@ def make_batch(flow: TarFlow, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def generation(repeats: int, threads: int) -> dict:
-    """Seconds and peak memory of features of all eight blocks inside the generative pass, and of their gradient.
+    """Measure seconds and peak memory of the features of all eight blocks inside the generative pass, and of their gradient.
 
-    The forward pass that gives z is common to all and not counted. Generating token by token is measured at batch 8 only.
+    The forward pass that gives z is common to all ways and not counted. Generating token by token is measured at batch 8 only.
     """
     flow, rows = make_flow(GENERATION), []
     for batch in (8, 64):
@@ -77,7 +78,7 @@ def generation(repeats: int, threads: int) -> dict:
 
 
 def prepare(flow: TarFlow, batch: int, names: list[str]) -> dict[str, Callable[[], None]]:
-    """Each way as a function without arguments: the features of EVERY_BLOCK, and backpropagation of their sum of squares."""
+    """Return each way as a function without arguments: features of EVERY_BLOCK, and backpropagation of their mean squares."""
     x, y = make_batch(flow, batch)
     with torch.no_grad():
         states = flow(x, y)
@@ -95,7 +96,7 @@ def prepare(flow: TarFlow, batch: int, names: list[str]) -> dict[str, Callable[[
 
 
 def token_by_token(flow: TarFlow, y: Tensor, sites: list[Site], states: FlowOutput) -> dict[Site, Tensor]:
-    """The features inside the inverse as it is defined, with cached keys and values, and with a graph."""
+    """Return the features inside the sequential inverse, with cached keys and values, and with a graph for backpropagation."""
     found, tokens = {}, states.z.detach()
     for number in range(len(flow.blocks), min(sites)[0] - 1, -1):
         block = flow.blocks[number - 1]
@@ -105,7 +106,7 @@ def token_by_token(flow: TarFlow, y: Tensor, sites: list[Site], states: FlowOutp
 
 
 def generate_block(block: MetaBlock, z: Tensor, y: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """The block's input and the hiddens of all its layers, in raster order."""
+    """Return the block's input and the hidden tokens of all its layers, in raster order."""
     z, condition = block.permute(z), block.condition(y)[:, None]
     position = None if block.position is None else block.own_order(block.position)
     rope = None if block.rope is None else block.own_order(block.rope)
@@ -126,7 +127,7 @@ def generate_block(block: MetaBlock, z: Tensor, y: Tensor) -> tuple[Tensor, dict
 
 
 def one_token(layer: TransformerLayer, h: Tensor, cache: list[Tensor], rope: Tensor | None) -> Tensor:
-    """A transformer layer on the next token; `cache` holds keys and values of those before it and is brought up to date."""
+    """Apply a transformer layer to the next token. `cache` holds keys and values of the earlier tokens and is updated."""
     attention = layer.attention
     shape = (len(h), 1, 3, attention.heads, attention.head_dim)
     q, k, v = attention.qkv(layer.attention_norm(h)).view(shape).permute(2, 0, 3, 1, 4)
@@ -139,7 +140,7 @@ def one_token(layer: TransformerLayer, h: Tensor, cache: list[Tensor], rope: Ten
 
 
 def memory_mb(name: str, batch: int, threads: int) -> int:
-    """By how much running `name` once raises the peak of a process of its own."""
+    """Return by how many MB one run of the way `name` raises the peak memory of a new process."""
     words = [sys.executable, "-m", "benchmarks.align", name, str(batch)]
     env = dict(os.environ, OMP_NUM_THREADS=str(threads))
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
@@ -147,7 +148,7 @@ def memory_mb(name: str, batch: int, threads: int) -> int:
 
 
 def child(name: str, batch: int) -> int:
-    """The rise, after a run at batch 1 that loads what backpropagation needs."""
+    """Return the rise of the peak memory in MB by one run, after a run at batch 1 that loads the code for backpropagation."""
     flow = make_flow(GENERATION)
     prepare(flow, 1, ["literal"])["literal"]()
     run = prepare(flow, batch, [name])[name]
@@ -157,20 +158,20 @@ def child(name: str, batch: int) -> int:
 
 
 def peak_mb() -> int:
-    """Of this process alone, from Linux: getrusage would count what the parent had used before it started this one."""
+    """Return the peak memory of this process from /proc (Linux). getrusage would include the peak of the parent process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
 
 
 def training_step(repeats: int, batch: int = 8) -> dict:
-    """Seconds of a training step with blocks 7 and 8 aligned at layer 6, relative to likelihood alone.
+    """Measure the seconds of a training step with blocks 7 and 8 aligned at layer 6, relative to likelihood alone.
 
-    Encoder tokens are random and at hand. Forward pass, loss, backpropagation and AdamW are counted.
+    Encoder tokens are random and already in memory. Forward pass, loss, backpropagation and AdamW are counted.
     """
     flow = make_flow(STEP)
     x, y = make_batch(flow, batch)
     width = flow.config.width
-    head = Projector(width, width, 3 * width // 4)  # the paper's 1024, 1024, 768
+    head = Projector(width, width, 3 * width // 4)  # widths in proportion to the paper's 1024, 1024, 768
     targets = torch.randn(batch, flow.config.tokens, 3 * width // 4)
     optimizer = torch.optim.AdamW([*flow.parameters(), *head.parameters()], lr=1e-6)
 
@@ -199,7 +200,7 @@ def training_step(repeats: int, batch: int = 8) -> dict:
 
 
 def align(repeats: int, threads: int) -> dict:
-    """Both measurements."""
+    """Run both measurements and return their record."""
     return {**generation(repeats, threads), **training_step(repeats)}
 
 

@@ -1,4 +1,4 @@
-"""What `lab run` costs over a notebook's own work: targets are 5 s a run, and 2 s for a sweep of 200 that are done already."""
+"""Time that `lab run` adds to a notebook's own work. Targets: 5 s for one run, and 2 s to skip 200 finished runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ manager.shutdown_kernel(now=True)
 
 
 def batch(repeats: int) -> dict:
-    """Seconds of a run beyond its cells' own, of a bare kernel beside it, and of skipping 200 beyond `lab --help`."""
+    """Measure the seconds that a run adds to its cells, that a kernel takes to start, and that skipping 200 runs takes."""
     with tempfile.TemporaryDirectory() as folder:
         one, many = project(Path(folder), "one", 1), project(Path(folder), "many", 200)
         finish(many)
@@ -54,7 +54,7 @@ def batch(repeats: int) -> dict:
 
 
 def project(folder: Path, name: str, seeds: int) -> Path:
-    """The spec of a notebook that only waits, for so many seeds."""
+    """Write a notebook that only waits, and its spec with `seeds` random seeds; return the spec's path."""
     for place in ("notebooks", "papermill_runs/specs"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
@@ -73,7 +73,7 @@ def project(folder: Path, name: str, seeds: int) -> Path:
 
 
 def finish(path: Path) -> None:
-    """Leave all runs of a spec as finished ones are left."""
+    """Write the files of finished runs for all runs of a spec."""
     spec = load_spec(path)
     for run in resolve(spec):
         found = state.prepare_run_folder(run, spec.project / "papermill_runs" / "executed")
@@ -83,7 +83,7 @@ def finish(path: Path) -> None:
 
 
 def seconds(words: list[str]) -> float:
-    """Wall time of a command that succeeds."""
+    """Run a command that must succeed, and return its wall time in seconds."""
     start = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True)
     return time.perf_counter() - start

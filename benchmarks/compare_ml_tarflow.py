@@ -1,10 +1,10 @@
-"""labcore beside apple/ml-tarflow on the same weights: equal results, and the speed of both in one run.
+"""Compare labcore with apple/ml-tarflow on the same weights: equal results, and the speed of both in one run.
 
     python -m benchmarks.compare_ml_tarflow --reference FOLDER_OF_A_CLONE [--json FILE] [--threads 2]
 
-FOLDER is a clone of github.com/apple/ml-tarflow, given by you: none of its code is here. Both sides run with the same
-weights, threads, dtype, no_grad and eval; timings alternate. The model is that of its MNIST notebook: 4-128-4-4, 28x28,
-49 tokens, 10 classes. Exit status 1 where a result differs by more than 1e-5 of the largest value.
+FOLDER_OF_A_CLONE is your clone of github.com/apple/ml-tarflow; labcore has none of its code. Both sides run with the same
+weights, threads, dtype, no_grad and eval; timings alternate. The model has the sizes of ml-tarflow's MNIST notebook:
+4-128-4-4, 28x28, 49 tokens, 10 classes. The exit status is 1 if a result differs by more than 1e-5 of the largest value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES = dict(in_channels=1, img_size=28, patch_size=4, channels=128, num_blocks=
 
 
 def perturbed(reference) -> torch.nn.Module:
-    """Their model with every weight moved by N(0, 0.02^2): at initialisation each block is the identity."""
+    """Make ml-tarflow's model and add N(0, 0.02^2) to every weight, because at initialisation each block is the identity."""
     torch.manual_seed(0)
     theirs = reference.Model(**SIZES).eval()
     with torch.no_grad():
@@ -37,13 +37,13 @@ def perturbed(reference) -> torch.nn.Module:
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest |a - b| over the largest |b|."""
+    """Return the largest |a - b| divided by the largest |b|."""
     return float((a - b).abs().max() / b.abs().max())
 
 
 @torch.no_grad()
 def equal_results(theirs, ours: TarFlow) -> dict[str, float]:
-    """Relative differences of z, log-det (theirs is a mean over dimensions), and inverses."""
+    """Return the relative differences of z, log-det (a mean over dimensions in ml-tarflow) and inverses."""
     x, y = torch.randn(16, 1, 28, 28), torch.arange(16) % 10
     z, _, log_det = theirs(x, y)
     out = ours(x, y)
@@ -62,7 +62,7 @@ def equal_results(theirs, ours: TarFlow) -> dict[str, float]:
 
 
 def inverse_speed(theirs, ours: TarFlow, batches=(1, 16, 100), repeats: int = 5) -> list[dict]:
-    """Seconds of the sequential inverse on both sides, and of one parallel forward pass (the floor)."""
+    """Measure the seconds of the sequential inverse on both sides, and of one parallel forward pass (the lower bound)."""
     rows = []
     for b in batches:
         z, y = torch.randn(b, 49, 16), torch.arange(b) % 10
@@ -82,7 +82,7 @@ def inverse_speed(theirs, ours: TarFlow, batches=(1, 16, 100), repeats: int = 5)
 
 
 def step_speed(theirs, ours: TarFlow, batch: int = 256, repeats: int = 5) -> list[dict]:
-    """Seconds of one forward and backward pass in float32 and with bfloat16 autocast, all four in turn."""
+    """Measure the seconds of one forward and backward pass on both sides, in float32 and with bfloat16 autocast, in turn."""
     x, y = torch.rand(batch, 1, 28, 28) * 2 - 1, torch.arange(batch) % 10
     noise, objective = StepNoise(0, 0, batch, "cpu"), Likelihood(label_dropout=0.0)
 
@@ -125,7 +125,7 @@ def _row(case: str, t) -> dict:
 
 
 def compare(theirs, ours: TarFlow, repeats: int) -> dict:
-    """Differences of results, and timings."""
+    """Return the differences of results, and the timings."""
     differences = equal_results(theirs, ours)
     return {
         "differences": differences,
@@ -134,7 +134,7 @@ def compare(theirs, ours: TarFlow, repeats: int) -> dict:
 
 
 def show(result: dict) -> None:
-    """Print what `compare` found."""
+    """Print the result of `compare`."""
     for name, value in result["differences"].items():
         print(f"{name:40s} differs by {value:.1e} of the largest value")
     for row in result["timings"]:
@@ -144,9 +144,9 @@ def show(result: dict) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, help="folder of a clone of apple/ml-tarflow")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch; default 2")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed repeats; default 5")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     theirs = perturbed(load_reference(args.reference))

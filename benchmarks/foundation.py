@@ -1,4 +1,4 @@
-"""Imports, round trips, and ml-tarflow beside ours: what everything else stands on."""
+"""Foundation: time of imports, errors of round trips, and a comparison with ml-tarflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labcore.data.transforms import to_float
 
 
 def import_seconds(repeats: int = 3) -> dict[str, float]:
-    """Median seconds of `import torch`, and of what labcore adds when its model and sampler are used."""
+    """Measure the median seconds of `import torch`, and the seconds that labcore adds, without and with model and sampler."""
 
     def median(code: str) -> float:
         times = []
@@ -40,9 +40,9 @@ def import_seconds(repeats: int = 3) -> dict[str, float]:
 
 @torch.no_grad()
 def round_trip() -> list[dict]:
-    """Largest |invert(forward(x)) - x|: the shipped model on test images, and a gently perturbed flow up to |x| = 20.
+    """Return the largest |invert(forward(x)) - x| of the shipped model on test images, and of a perturbed flow up to |x| = 20.
 
-    A trained flow cannot be asked for the second: it has only seen [-1, 1], and sends values of 20 to infinity.
+    The flow for |x| = 20 is only gently perturbed. A trained flow has seen values in [-1, 1] alone, and maps 20 to infinity.
     """
     test = load("fashion-mnist-12k", "test")
     images, labels = to_float(test.images[:16]), test.labels[:16]
@@ -69,7 +69,7 @@ def round_trip() -> list[dict]:
 
 
 def foundation(repeats: int, reference: Path | None) -> dict:
-    """Imports, round trips, and ml-tarflow beside ours where it is given."""
+    """Measure imports, round trips and, if `reference` is given, compare with ml-tarflow; return the record."""
     record = {"import": import_seconds(), "round_trip": round_trip()}
     print("import     ", record["import"])
     for row in record["round_trip"]:

@@ -1,6 +1,6 @@
-"""Sweeps that a learned inverse's guess saves in the tough block of the flow that ships, the one next to z.
+"""Sweeps that a start from the learned inverse saves in the shipped flow's hardest block, which is next to z.
 
-Wanted was half of them. A start has to lie within some thousandths of the solution for that (notebook 06, section 5).
+Target: save half of the sweeps. To reach it, a start must be within some thousandths of the solution (notebook 06, section 5).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from labcore.inverse.sample import prior_noise
 
 FLOW, STUDENT = "fashion-itarflow", "fashion-biflow"
 TOLERANCE = 1e-3
-"""Largest change in the last sweep."""
+"""Largest change of a value in the last sweep."""
 
 
 @torch.no_grad()
 def guess(batches: tuple[int, ...] = (1, 16), seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
-    """Rows by batch and seed: RMS distances of both starts from the solution, and their sweeps."""
+    """Return one row for each batch and seed: RMS distance of each start (z, learned) from the solution, and its sweeps."""
     flow, student = zoo.load(FLOW), zoo.load(STUDENT)
     rows, block = [], len(flow.blocks)
     for batch in batches:

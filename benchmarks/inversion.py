@@ -1,9 +1,9 @@
-"""What a learned inverse saves in drawing images, in seconds and in FLOPs, and what guidance adds to its training.
+"""Seconds and FLOPs that a learned inverse saves when it draws images, and time that guidance adds to its training.
 
-Targets, for one pass with guidance as its input and its own denoiser, against ml-tarflow's guided inverse and score
-denoising at the same width and depth: on two CPU cores 30 times as fast at 49 tokens and batch 1, 8 times at batch 64;
-50 times at 256 tokens and batch 1, 12 times at batch 16; on a GPU 60 times at 256 tokens and batch 64. A training step
-with guidance as an input takes at most 1.5 times one without.
+Targets are speed-ups of one pass of the learned inverse, with guidance as an input and its own denoiser, over ml-tarflow's
+guided inverse with score denoising, at the same width and depth. On two CPU cores: 30 at 49 tokens and batch 1, 8 at batch
+64; 50 at 256 tokens and batch 1, 12 at batch 16. On a GPU: 60 at 256 tokens and batch 64. A training step with guidance as
+an input takes at most 1.5 times as long as a step without.
 """
 
 from __future__ import annotations
@@ -41,18 +41,24 @@ WANTED = {
     "cpu": {(49, 1): 30, (49, 64): 8, (256, 1): 50, (256, 16): 12},
     "cuda": {(49, 1): None, (49, 64): None, (256, 1): None, (256, 16): None, (256, 64): 60},
 }
-"""Device -> (tokens, batch) -> how many times as fast as ml-tarflow; what is measured there."""
+"""Device -> (tokens, batch) -> target of the speed-up over ml-tarflow, or None; only these cases are measured."""
 
 
 class Side(NamedTuple):
-    """draw: noise (b, t, d) and labels (b,) to images. once: modules that each evaluation of the network calls once."""
+    """A way to draw images.
+
+    draw: function from noise (b, t, d) and labels (b,) to images. once: modules that each evaluation of the network calls once.
+    """
 
     draw: Callable[[Tensor, Tensor], Tensor]
     once: list[nn.Module]
 
 
 def make_inverse(sizes: dict, max_guidance: float = MAX_GUIDANCE) -> BackwardModel:
-    """A learned inverse of a flow of these sizes, a block more for denoising; not the constant that it starts as."""
+    """Make a learned inverse of a flow of these sizes, with one more block for denoising, and perturb its weights.
+
+    At initialisation its result is constant.
+    """
     torch.manual_seed(0)
     model = BackwardModel(BackwardConfig(**sizes, max_guidance=max_guidance))
     with torch.no_grad():
@@ -66,7 +72,7 @@ def device() -> str:
 
 
 def make_sides(sizes: dict, reference: Path | None) -> dict[str, Side]:
-    """One pass, our exact inverse with score denoising, and ml-tarflow's on the same weights where a clone is given."""
+    """Return the learned inverse, our exact inverse with score denoising and, given a clone, ml-tarflow's on equal weights."""
     model, flow = make_inverse(sizes).eval(), make_flow(sizes).eval().requires_grad_(False).to(device())
     sides = {LEARNED: Side(torch.no_grad()(lambda z, y: model(z, y, GUIDANCE).x), list(model.blocks))}
     if reference:
@@ -76,7 +82,10 @@ def make_sides(sizes: dict, reference: Path | None) -> dict[str, Side]:
 
 
 def ml_tarflow(folder: Path, flow: TarFlow) -> Side:
-    """Their Model with the flow's weights, sampled as by sample.ipynb: constant guidance, all denoised at once."""
+    """Return ml-tarflow's model with the flow's weights.
+
+    It samples as sample.ipynb does: with constant guidance, and one denoising of all images together.
+    """
     c, theirs = flow.config, reference_of(flow, folder).requires_grad_(False)
 
     def draw(z: Tensor, y: Tensor) -> Tensor:
@@ -85,19 +94,20 @@ def ml_tarflow(folder: Path, flow: TarFlow) -> Side:
         x = x.detach().requires_grad_()
         latents, _, log_det = theirs(x, y)
         (gradient,) = torch.autograd.grad(theirs.get_loss(latents, log_det), x)
-        return x.detach() - x.numel() * c.noise_std**2 * gradient  # their loss is a mean over images and dimensions
+        return x.detach() - x.numel() * c.noise_std**2 * gradient  # the loss is a mean over images and dimensions
 
     return Side(draw, [block.proj_out for block in theirs.blocks])
 
 
 def sampling(repeats: int, reference: Path | None) -> dict:
-    """Milliseconds an image of one pass and of the exact ways, all guided and denoised, timed in turn.
+    """Measure the milliseconds per image of the learned inverse and of the exact ways, all guided and denoised, in turn.
 
-    What a learned inverse is for: the exact one takes its tokens in turn, and guidance and the score come on top.
-    "wanted" is for ml-tarflow / learned; exact / learned says what is left of it against our own solver.
-    "evaluations" are those of the network, of all its blocks, on one token or on all: the exact ways take 1 a token but
-    the last (ml-tarflow 2; ours has both branches of guidance in one batch) and 1 for the score, whose gradient is not
-    counted. "exact differs": our exact images from ml-tarflow's, relative to their largest value.
+    An exact inverse solves token after token, and evaluates guidance and the score in addition. Fields of a row:
+
+    - "wanted": target of the ratio ml-tarflow / learned. The ratio exact / learned is the speed-up over our own solver.
+    - "evaluations": evaluations of the whole network, on one token or on all. The exact ways need 1 for each token but the
+      last (ml-tarflow 2; ours has both branches of guidance in one batch), and 1 for the score, without its gradient.
+    - "exact differs": difference of our exact images from ml-tarflow's, relative to the largest value of these.
     """
     rows = []
     for sizes in (SMALL, LARGE):
@@ -110,7 +120,7 @@ def sampling(repeats: int, reference: Path | None) -> dict:
 
 
 def draw_all(sides: dict[str, Side], sizes: dict, batch: int, wanted: float | None, repeats: int) -> dict:
-    """One row of `sampling`: a first round that looks at the images and counts evaluations, then the timed ones."""
+    """Return a row of `sampling`: a first round checks the images and counts evaluations; the rounds after it are timed."""
     c = BackwardConfig(**sizes)
     z, y = torch.randn(batch, c.tokens, c.token_dim).to(device()), torch.arange(batch).to(device()) % c.num_classes
     images, evaluations = {}, {}
@@ -132,19 +142,19 @@ def draw_all(sides: dict[str, Side], sizes: dict, batch: int, wanted: float | No
 
 
 def count_evaluations(side: Side, z: Tensor, y: Tensor) -> tuple[Tensor, int]:
-    """Images, and how often drawing them evaluates the network: calls of its blocks over their number."""
+    """Return the images, and how often drawing them evaluates the network: calls of its blocks divided by their number."""
     calls = []
     hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in side.once]
     images = side.draw(z, y)
     for hook in hooks:
         hook.remove()
     if not bool(images.isfinite().all()) or float(images.std()) == 0:
-        raise ValueError("images are constant or not finite: what was timed would mean nothing")
+        raise ValueError("images are constant or not finite, so their time would mean nothing")
     return images, len(calls) // len(side.once)
 
 
 def finished(call: Callable[[], object]) -> Callable[[], None]:
-    """The call, and a GPU has done it when it returns."""
+    """Return a function that makes the call and waits until a GPU has finished it."""
 
     def run() -> None:
         call()
@@ -155,9 +165,10 @@ def finished(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def training_step(repeats: int) -> dict:
-    """Seconds of a training step with guidance as an input (equation 5), relative to one without.
+    """Measure the seconds of a training step with guidance as an input (equation 5), relative to a step without.
 
-    It evaluates each block once more, without a gradient. Flow, model, loss, backpropagation and AdamW are counted.
+    The step with guidance evaluates each block once more, without a gradient. Flow, model, loss, backpropagation and AdamW are
+    counted.
     """
     rows = []
     for sizes, batch in ((SMALL, 64), (LARGE, 16)):
@@ -173,7 +184,7 @@ def training_step(repeats: int) -> dict:
 
 
 def make_step(sizes: dict, batch: int, max_guidance: float) -> Callable[[], None]:
-    """A training step of hidden alignment with squared errors, always on the same batch."""
+    """Return a training step of hidden alignment with squared errors, always on the same batch."""
     flow, model = make_flow(sizes).to(device()), make_inverse(sizes, max_guidance).train()
     c = model.config
     x, index = torch.rand(batch, c.channels, c.image_size, c.image_size) * 2 - 1, torch.arange(batch)
@@ -194,12 +205,12 @@ def make_step(sizes: dict, batch: int, max_guidance: float) -> Callable[[], None
 
 @torch.no_grad()
 def flops() -> dict:
-    """GFLOPs of one image at 256 tokens, and what the learned inverse saves: in denoising, and in all of it.
+    """Count the GFLOPs of one image at 256 tokens, and the learned inverse's saving, in denoising and in total.
 
-    The paper says that score denoising takes 15.8 times its learned block. Forward and back through the flow's B blocks
-    are 2 B of them, and a little more for attention: it is about B = 8, and the second row has the paper's sizes (not
-    the exact inverse, minutes of one token at a time). Time is saved beyond the FLOPs where one token at a time leaves
-    a processor waiting, at small batches.
+    The paper says that score denoising takes 15.8 times the FLOPs of its learned denoising block. A forward and a backward
+    pass through the flow's B blocks cost 2 B blocks, and a little more for attention, so the paper's number fits B = 8. The
+    second row has the paper's sizes, without the exact inverse, which would take minutes token by token. At small batches,
+    the saving of time exceeds the saving of FLOPs, because a processor waits when it computes one token at a time.
     """
     rows = []
     for sizes, names in ((LARGE, PARTS), (PAPER, PARTS[:3])):
@@ -218,7 +229,7 @@ def flops() -> dict:
 
 
 def parts(sizes: dict) -> dict[str, Callable[[], object]]:
-    """PARTS as calls, each for one image; the score is with its gradient."""
+    """Return {part: call} for PARTS, each for one image; score denoising includes its gradient."""
     model, flow = make_inverse(sizes).eval(), make_flow(sizes).eval().requires_grad_(False).to(device())
     c, on = model.config, {"device": device()}
     z, h = torch.randn(1, c.tokens, c.token_dim, **on), torch.randn(1, c.tokens, c.width, **on)
@@ -234,5 +245,5 @@ def parts(sizes: dict) -> dict[str, Callable[[], object]]:
 
 
 def inversion(repeats: int, reference: Path | None) -> dict:
-    """All three measurements."""
+    """Run all three measurements and return their record."""
     return {**sampling(repeats, reference), **training_step(repeats), **flops()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-STARTING, RUNNING, DRAWING = 120, 600, 60  # seconds: a server or page, all cells of a notebook, a picture
+STARTING, RUNNING, DRAWING = 120, 600, 60  # timeouts in seconds: a server or page, all cells, a picture
 
 IDLE = """async () => {
     const widget = window.jupyterapp.shell.currentWidget;
@@ -31,9 +32,14 @@ RUN_ALL = """async () => {
 }"""
 
 
+def chromium() -> str | None:
+    """Find a Chromium on this machine, and return its path; None if there is none."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
 @contextlib.contextmanager
-def serve(root: Path, home: Path) -> Iterator[str]:
-    """A JupyterLab server on `root` with settings of its own in `home`; its address."""
+def serve(root: Path, home: Path, *more: str) -> Iterator[str]:
+    """Run a JupyterLab server on `root`, with its own settings in `home` and further options, and yield its address."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -41,7 +47,7 @@ def serve(root: Path, home: Path) -> Iterator[str]:
         f"JUPYTER{name}_DIR": str(home / name)
         for name in ("_CONFIG", "_DATA", "_RUNTIME", "LAB_SETTINGS", "LAB_WORKSPACES")
     }
-    spec = home / "_DATA" / "kernels" / "python3" / "kernel.json"  # this interpreter, whatever kernels the machine has
+    spec = home / "_DATA" / "kernels" / "python3" / "kernel.json"  # a kernel of this interpreter
     spec.parent.mkdir(parents=True)
     spec.write_text(
         f'{{"argv": ["{sys.executable}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"],'
@@ -49,7 +55,7 @@ def serve(root: Path, home: Path) -> Iterator[str]:
     )
     quiet = home / "LAB_SETTINGS" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
-    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no question over the pictures
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no notification that hides the pictures
     options = [
         f"--port={port}",
         "--ip=127.0.0.1",
@@ -59,6 +65,7 @@ def serve(root: Path, home: Path) -> Iterator[str]:
         f"--ServerApp.root_dir={root}",
         "--IdentityProvider.token=",
         "--ServerApp.disable_check_xsrf=True",
+        *more,
     ]
     with open(home / "server.log", "w") as log:
         server = subprocess.Popen(
@@ -79,7 +86,7 @@ def serve(root: Path, home: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def browser(executable: str) -> Iterator:
-    """Chromium, headless."""
+    """Run Chromium without a window, and yield it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
@@ -91,7 +98,7 @@ def browser(executable: str) -> Iterator:
 
 
 class Notebook:
-    """A notebook open in JupyterLab; `errors` holds what the page complained of."""
+    """A notebook open in JupyterLab; `errors` holds the error messages of the page."""
 
     def __init__(self, window, address: str, name: str):
         self.errors: list[str] = []
@@ -103,7 +110,7 @@ class Notebook:
         self.page.wait_for_function(IDLE, timeout=1000 * STARTING)
 
     def run(self) -> None:
-        """All cells; AssertionError with the first error's text where one fails."""
+        """Run all cells. Raises AssertionError with the text of the first error if a cell fails."""
         self.page.evaluate(RUN_ALL)
         self.page.wait_for_function("window.labcoreDone", timeout=1000 * RUNNING)
         failed = self.page.locator(
@@ -114,7 +121,7 @@ class Notebook:
         assert not failed.count(), failed.first.inner_text()[-2000:]
 
     def panels(self) -> list[Panel]:
-        """All panels, brought into view, so that the page has drawn them."""
+        """Return all panels, after scrolling each into view so that the page draws it."""
         found = self.page.locator(".lab-panel")
         for number in range(found.count()):
             found.nth(number).scroll_into_view_if_needed()
@@ -123,7 +130,7 @@ class Notebook:
 
 
 class Panel:
-    """Controls and a picture as a reader sees them."""
+    """A panel as a reader sees it: controls and a picture."""
 
     def __init__(self, page, place):
         self.page, self.place = page, place
@@ -142,23 +149,11 @@ class Panel:
         return self.place.locator(".lab-status").inner_text()
 
     def picture(self) -> str:
-        """A hash of the pixels that the page shows."""
-        shown = self.place.locator("img.lab-picture")
-        pixels = shown.evaluate(
-            """async image => {
-                for (let tries = 20; ; tries--) {  // a newer picture that comes while this one is decoded ends that
-                    try { await image.decode(); break; } catch (error) { if (!tries) throw error; }
-                }
-                const canvas = document.createElement('canvas');
-                [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-                canvas.getContext('2d').drawImage(image, 0, 0);
-                return canvas.toDataURL();
-            }"""
-        )
-        return hashlib.sha256(pixels.encode()).hexdigest()
+        """Return a hash of the pixels that the page shows."""
+        return pixels_of(self.place.locator("img.lab-picture"))
 
     def changes(self, before: str, by: str) -> str:
-        """The picture's hash once a control made it another than before, and nothing is being drawn."""
+        """Wait until the control `by` has changed the picture and drawing has ended; return the new picture's hash."""
         wait_for(
             lambda: "drawn in" in self.status and self.picture() != before,
             DRAWING,
@@ -167,7 +162,7 @@ class Panel:
         return self.picture()
 
     def settled(self) -> None:
-        """Brings the panel into view, since the page hides what is far; waits until it has drawn nothing for half a second."""
+        """Scroll the panel into view, as the page hides distant ones, and wait until it has not drawn for half a second."""
         self.place.scroll_into_view_if_needed()
         seen, since = self.status, time.monotonic()
         while time.monotonic() < since + 0.5:
@@ -176,7 +171,7 @@ class Panel:
                 seen, since = self.status, time.monotonic()
 
     def press(self, name: str, key: str, times: int = 1) -> None:
-        """Press a key on a slider's handle, or a choice."""
+        """Press a key on a slider's handle, a menu or a checkbox."""
         target = self.control(name).locator(".noUi-handle, select, input[type=checkbox]").first
         target.scroll_into_view_if_needed()
         target.focus()
@@ -184,7 +179,7 @@ class Panel:
             self.page.keyboard.press(key)
 
     def drag(self, name: str, share: float, moves: int = 12) -> None:
-        """Draw a slider's first handle to `share` of its way by the mouse, and release it."""
+        """Drag a slider's first handle with the mouse to `share` of its range, and release it."""
         bar, handle = (self.control(name).locator(f".noUi-{part}").first for part in ("base", "handle"))
         handle.scroll_into_view_if_needed()
         whole, here = bar.bounding_box(), handle.bounding_box()
@@ -200,8 +195,24 @@ class Panel:
         self.page.mouse.up()
 
 
+def pixels_of(image) -> str:
+    """Return a hash of the pixels of an image on the page."""
+    pixels = image.evaluate(
+        """async image => {
+            for (let tries = 20; ; tries--) {  // a newer picture interrupts decode() of this one
+                try { await image.decode(); break; } catch (error) { if (!tries) throw error; }
+            }
+            const canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            canvas.getContext('2d').drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
+    )
+    return hashlib.sha256(pixels.encode()).hexdigest()
+
+
 def wait_for(true: Callable[[], bool], seconds: float, otherwise: str | Callable[[], str]) -> None:
-    """AssertionError with `otherwise` where it is not true within so many seconds."""
+    """Wait until `true()`. Raises AssertionError with the text `otherwise` if this takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, otherwise if isinstance(otherwise, str) else otherwise()

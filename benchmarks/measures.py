@@ -1,7 +1,7 @@
-"""What measuring costs: classification in one pass against Bayes with K, and fidelity with the embedded extractor.
+"""Cost of measuring: classification in one pass against Bayes' rule with K passes, and fidelity with the embedded extractor.
 
-Targets: one pass for all classes costs at most 4 forward passes and beats Bayes by at least K/5; 2,000 samples are scored on
-two cores in at most 3 minutes; memory does not grow with the number of images.
+Targets: one pass for all K classes costs at most 4 forward passes, and its speed-up over Bayes' rule is at least K/5; 2,000
+samples are scored on two cores in at most 3 minutes; memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from labcore.timing import alternate
 
 
 def classification(repeats: int) -> dict:
-    """Seconds of one forward pass, of training-free scores and of Bayes scores; K = 10 (shipped model) and 1000."""
+    """Measure the seconds of one forward pass, training-free scores and Bayes scores, for K = 10 (shipped model) and 1000."""
     shipped = zoo.load("fashion-tarflow")
     torch.manual_seed(0)
     many = TarFlow(TarFlowConfig(**{**shipped.config.model_dump(), "num_classes": 1000})).eval()
@@ -62,7 +62,7 @@ def classification(repeats: int) -> dict:
 
 
 def scoring(threads: int) -> dict:
-    """Seconds and peak memory of scoring samples of the shipped model, each number of them in a process of its own."""
+    """Measure the seconds and peak memory of scoring samples of the shipped model, in a new process for each case."""
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ, LABCORE_CACHE=folder, OMP_NUM_THREADS=str(threads))
         reference = Path(folder) / "reference.safetensors"
@@ -82,7 +82,7 @@ def scoring(threads: int) -> dict:
 
 
 def child(reference: Path, n: int, metrics: str) -> dict:
-    """Score n images; the samples are drawn first and not counted, the features are computed anew."""
+    """Score n images, and return the row. Time counts the features, which are not cached, but not the drawing of samples."""
     extractor = load_extractor("efflite0")
     if not reference.exists():
         save_reference(make_reference(load("fashion-mnist-12k", "test"), extractor), reference)

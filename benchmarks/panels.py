@@ -1,15 +1,18 @@
-"""How soon a panel answers, as a reader sees it: notebook 05 in real JupyterLab and Chromium.
+"""Response times of a panel, as a reader sees them: notebook 05 in real JupyterLab and Chromium.
 
-The first picture is timed from opening the page, an answer from the release of the mouse to the frame that shows the last
-picture, by the browser's own clock. Sliders are drawn to places that nobody has been to, so that nothing is remembered.
+The time to the first picture starts with opening the page. An answer is timed by the browser's own clock, from the release of
+the mouse to the frame that shows the last picture. Sliders are dragged to new values, so that no picture comes from the
+panel's memory. The time of `import torch` in a new process is added to the target of the first picture, because the lab cannot
+shorten it. The time until JupyterLab shows the notebook and its kernel is idle is recorded too.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,15 +20,18 @@ from pathlib import Path
 import nbformat
 
 from benchmarks import jupyter_lab
+from benchmarks.latency import Allowed, summary
 from labcore.campaigns.parameters import EXPLORE
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_cfg_sliders.ipynb"
 SLIDERS = ("w", "tau")
-"""Of the first panel: one pass of the learned inverse for a grid of 6 x 6 images."""
+"""Sliders of the first panel, which draws 6 x 6 images by one pass of the learned inverse."""
 ANSWERS = 40
-"""Releases of the mouse; our choice."""
-FIRST_S, MEDIAN_MS, SLOWEST_MS = 10.0, 150.0, 300.0
-"""What is allowed: seconds to the first picture, milliseconds at the median and at the 95th percentile."""
+"""Number of mouse releases; our choice."""
+ALLOWED = Allowed(4.5, 150.0, 250.0)
+"""Targets; the target of the first picture does not include `import torch`."""
+IMPORTS = 5
+"""Number of processes that import torch; the median is used. Our choice."""
 
 WATCH = """image => {
     window.labReleased = 0;
@@ -39,8 +45,11 @@ NEXT = "() => window.jupyterapp.commands.execute('notebook:run-cell-and-select-n
 
 
 def panels() -> dict:
-    """Seconds to the first picture, and milliseconds from release to pixels; says so where there is no Chromium."""
-    executable = next(filter(None, map(shutil.which, jupyter_lab.CHROMIUM)), None)
+    """Measure the seconds to the first picture, and the milliseconds from each release to its pixels.
+
+    The record is None, with a printed reason, if there is no Chromium.
+    """
+    executable = jupyter_lab.chromium()
     if executable is None:
         print("panels      no Chromium here: not measured")
         return {"panels": None}
@@ -52,18 +61,31 @@ def panels() -> dict:
         cells = _copied(Path(folder))
         started = time.perf_counter()
         notebook = jupyter_lab.Notebook(window, address, NOTEBOOK.name)
+        opened = time.perf_counter() - started
         for _ in range(cells):
             notebook.page.evaluate(NEXT)
         notebook.page.locator("img.lab-picture").first.wait_for(state="visible", timeout=1000 * jupyter_lab.RUNNING)
         first = time.perf_counter() - started
         answers = _answers(notebook.panels()[0])
-    found = _summary(first, answers)
+    imported = importing_torch()
+    found = summary(first, answers, ALLOWED._replace(first_s=round(ALLOWED.first_s + imported, 2)))
+    found |= {"page and kernel s": round(opened, 2), "import torch s": round(imported, 2)}
     print("panels     ", json.dumps(found))
     return {"panels": found}
 
 
+def importing_torch() -> float:
+    """Measure the median seconds of `import torch` in a new process, after the interpreter has started."""
+    timed = "import time; started = time.perf_counter(); import torch; print(time.perf_counter() - started)"
+    took = [
+        subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True)
+        for _ in range(IMPORTS)
+    ]
+    return statistics.median(float(one.stdout) for one in took)
+
+
 def _copied(folder: Path) -> int:
-    """Copies the notebook to where the server looks; returns how many cells lead to the first picture."""
+    """Copy the notebook to the server's folder; return how many cells must run for the first picture."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source += '\nrun_dir = "run"'
@@ -72,26 +94,13 @@ def _copied(folder: Path) -> int:
 
 
 def _answers(panel: jupyter_lab.Panel) -> list[float]:
-    """Milliseconds from each release to the last picture that follows."""
+    """Move the sliders, and return the milliseconds from each release to the last picture that follows."""
     panel.place.locator("img.lab-picture").evaluate(WATCH)
     chances, found = random.Random(0), []
     while len(found) < ANSWERS:
         panel.drag(SLIDERS[len(found) % len(SLIDERS)], chances.random())
         panel.settled()
         answer = panel.page.evaluate(ANSWER)
-        if answer is not None:  # None: the slider was released where it had stood
+        if answer is not None:  # None: the slider was released at its old value
             found.append(answer)
     return found
-
-
-def _summary(first: float, answers: list[float]) -> dict:
-    slowest = statistics.quantiles(answers, n=20)[-1]
-    return {
-        "first picture s": round(first, 2),
-        "first picture allowed s": FIRST_S,
-        "answers": len(answers),
-        "median ms": round(statistics.median(answers), 1),
-        "median allowed ms": MEDIAN_MS,
-        "95th percentile ms": round(slowest, 1),
-        "95th percentile allowed ms": SLOWEST_MS,
-    }

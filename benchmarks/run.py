@@ -1,13 +1,14 @@
-"""`make bench`: the numbers that the lab promises, measured on this machine in one run.
+"""`make bench`: measure the numbers that the lab promises, on this machine in one run.
 
-    make bench                                      our own numbers
-    make bench BENCH="--only fidelity"              one part of them: foundation, classification, fidelity, align, batch,
-                                                    inversion, panels, speed, where or guess
-    make bench BENCH="--reference FOLDER"           and ml-tarflow beside them (FOLDER: a clone of apple/ml-tarflow)
-    make bench BENCH="--only gpu --seconds 255"     the rows of a GPU within so many seconds; see `benchmarks.gpu`
+    make bench                                      all parts of labcore's own numbers
+    make bench BENCH="--only fidelity"              one part: foundation, classification, fidelity, align, batch,
+                                                    inversion, panels, explorables, planned, speed, where or
+                                                    guess
+    make bench BENCH="--reference FOLDER"           the same, compared with ml-tarflow (FOLDER: a clone of apple/ml-tarflow)
+    make bench BENCH="--only gpu --seconds 255"     the GPU's rows in at most 255 seconds; see `benchmarks.gpu`
 
-Speed is given as ratios of things timed alternately in the same run. The table is printed, and written as JSON to
-benchmarks/results/, or to the folder of --results, under the part's and the device's name where --save is given.
+Speed is given as a ratio of two times that were measured alternately in the same run. The numbers are printed. With --save,
+they are also written as JSON to benchmarks/results/, or to the folder of --results, in a file named for part and device.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.gpu.supervise import gpu
 
 RESULTS = Path(__file__).parent / "results"
 
-# part: its module, which is imported when it runs, and what is called there
+# part -> its module, which is imported when the part runs, and the call in that module
 PARTS: dict[str, tuple[str, Callable[[Any, argparse.Namespace], dict]]] = {
     "foundation": ("foundation", lambda module, args: module.foundation(args.repeats, args.reference)),
     "classification": ("measures", lambda module, args: module.classification(args.repeats)),
@@ -34,6 +35,8 @@ PARTS: dict[str, tuple[str, Callable[[Any, argparse.Namespace], dict]]] = {
     "batch": ("batch", lambda module, args: module.batch(args.repeats)),
     "inversion": ("inversion", lambda module, args: module.inversion(args.repeats, args.reference)),
     "panels": ("panels", lambda module, args: module.panels()),
+    "explorables": ("explorables", lambda module, args: module.explorables()),
+    "planned": ("planned", lambda module, args: module.planned()),
     "speed": ("speed", lambda module, args: module.speed(args.repeats, args.reference)),
     "where": ("where", lambda module, args: module.where(args.repeats)),
     "guess": ("guess", lambda module, args: module.guess()),
@@ -42,13 +45,13 @@ PARTS: dict[str, tuple[str, Callable[[Any, argparse.Namespace], dict]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*PARTS, "gpu"], help="one part; gpu runs only where it is asked for")
+    parser.add_argument("--only", choices=[*PARTS, "gpu"], help="run only this part; gpu runs only if it is named here")
     parser.add_argument("--reference", type=Path, help="folder of a clone of apple/ml-tarflow")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch; default 2")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed repeats; default 5")
     parser.add_argument("--save", action="store_true", help="write the records under benchmarks/results/")
-    parser.add_argument("--results", type=Path, help="with --save: the folder for the records instead")
-    parser.add_argument("--seconds", type=float, default=255.0, help="with --only gpu: end before so many seconds")
+    parser.add_argument("--results", type=Path, help="with --save: another folder for the records")
+    parser.add_argument("--seconds", type=float, default=255.0, help="with --only gpu: end within this many seconds")
     args = parser.parse_args()
     if args.results is not None and not args.save:
         parser.error("--results was given without --save; add --save, or leave --results out")
@@ -61,7 +64,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """All parts but gpu, or one of them; the exit status."""
+    """Run all parts except gpu, or the part of --only; return the exit status."""
     import torch
 
     from labcore import provenance

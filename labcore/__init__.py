@@ -18,6 +18,7 @@ _NAMES = {
     "invert": "labcore.inverse.solve",
     "denoise": "labcore.inverse.denoise",
     "sample": "labcore.inverse.sample",
+    "explore": "labcore.runs.explore",
 }
 _PACKAGES = (
     "align",

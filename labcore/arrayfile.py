@@ -32,7 +32,7 @@ class OpenRows(NamedTuple):
 
 
 def checksum(files: Iterable[OpenRows], rows: range) -> int:
-    """The CRC-32 of some rows of all files, one after the other."""
+    """Return the CRC-32 of some rows of all files, one file after the other."""
     found = 0
     for file, begin, row in files:
         at, end = begin + rows.start * row, begin + rows.stop * row
@@ -42,8 +42,10 @@ def checksum(files: Iterable[OpenRows], rows: range) -> int:
 
 
 def put_rows(file: Any, first: int, rows: np.ndarray) -> None:
-    """Rows from `first` on into an open .npy file, and nothing beside them: not by a map, whose whole pages machines that
-    share a disk would write over each other's."""
+    """Write rows, from row `first` on, to an open .npy file, and no other bytes.
+
+    A memory map is not used, because it writes whole pages: machines that share a disk would overwrite each other's rows.
+    """
     file.seek(0)
     read_header(file)
     begin, data = (
@@ -57,7 +59,7 @@ def put_rows(file: Any, first: int, rows: np.ndarray) -> None:
 
 
 def is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether a .npy file is there with this shape and dtype, and as long as its header says."""
+    """Return whether a .npy file exists with this shape and dtype, and with the length that its header requires."""
     try:
         with open(path, "rb") as file:
             found = read_header(file)
@@ -68,7 +70,7 @@ def is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
 
 
 def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an open .npy file, which is left where its values begin. Raises ValueError for any other file."""
+    """Return shape and dtype of an open .npy file, and move to the start of its values. ValueError for any other file."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -78,16 +80,16 @@ def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def map_privately(path: Path) -> np.ndarray:
-    """A .npy file mapped so that writing changes this process's pages alone; reserves no memory for the whole of it."""
+    """Map a .npy file so that writing changes only this process's pages; no memory is reserved for the whole file."""
     with open(path, "rb") as file:
-        in_use.share(file)  # held by the map too, which has a copy of the descriptor
+        in_use.share(file)  # the map has a copy of the descriptor, and so keeps the lock
         shape, dtype = read_header(file)
         pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         return np.frombuffer(pages, dtype, math.prod(shape), file.tell()).reshape(shape)
 
 
 def allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """A .npy file of zeros whose bytes are on disk: a full disk is an OSError now and not a crash later."""
+    """Make a .npy file of zeros whose bytes are on disk, so that a full disk is an OSError now and not a crash later."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     array.flush()
     del array

@@ -1,7 +1,7 @@
-"""What the lab's cache folder holds, by kind, and the choice and removal of entries.
+"""Contents of the lab's cache folder by kind, and choice and removal of entries.
 
-An entry is whatever its makers find or make again as a whole: a store's folder, a run's folder, or one file. Removing an entry
-loses nothing but the time to make it again. Weights that the user put there are no entries.
+An entry is found, and made again, as a whole: a store's folder, a run's folder, or one file. Removing an entry costs only the
+time to make it again. Weights that the user put there are not entries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = {
     "contents": "hashes of data sets' files",
     "native": "compiled code",
 }
-"""Sub-folders of the cache folder, and what they hold."""
+"""Sub-folder of the cache folder -> its contents, in words."""
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 DAY = 86400.0
 
@@ -52,7 +52,7 @@ class Pruned(NamedTuple):
 
 
 def entries(kinds: Iterable[str] = tuple(KINDS)) -> list[Entry]:
-    """All entries of these kinds, of each kind in order of name. Links are not followed, and are no entries."""
+    """List all entries of these kinds, sorted by name within a kind. Links are not followed, and are not entries."""
     found = []
     for kind in kinds:
         folder = cache_folder() / kind
@@ -62,7 +62,7 @@ def entries(kinds: Iterable[str] = tuple(KINDS)) -> list[Entry]:
 
 
 def left_behind() -> list[Entry]:
-    """What processes that were killed left half-written, in all kinds of caches."""
+    """List the half-written files and folders of killed processes, for all kinds."""
     found = [_entry(kind, path) for kind in KINDS for path in in_use.left_behind(cache_folder() / kind)]
     return [entry for entry in found if entry is not None]
 
@@ -70,10 +70,10 @@ def left_behind() -> list[Entry]:
 def choose(
     found: Sequence[Entry], older_than: float | None = None, max_size: float | None = None, now: float | None = None
 ) -> list[Entry]:
-    """The entries to delete, those that were not used for longest first.
+    """Return the entries to delete, the least recently used ones first.
 
-    older_than: days since the last use. max_size: bytes that may remain. With both, entries that are older go, and more where
-    the rest is too large; with neither, all. Entries in use count, and are not chosen.
+    older_than: days since the last use. max_size: bytes that may remain. With both, older entries are chosen, and more of them
+    if the rest is too large; with neither, all entries. Entries in use count towards the size, and are never chosen.
     """
     by_age = sorted(found, key=lambda entry: entry.used)
     now = time.time() if now is None else now
@@ -89,7 +89,7 @@ def choose(
 
 
 def prune(chosen: Sequence[Entry]) -> Pruned:
-    """Delete entries, but those that a live process has taken into use meanwhile."""
+    """Delete entries, except those that a live process has taken into use meanwhile."""
     done = Pruned([], [], [])
     for entry in chosen:
         try:
@@ -102,14 +102,14 @@ def prune(chosen: Sequence[Entry]) -> Pruned:
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """ValueError for a name that is no kind."""
+    """Raise ValueError for an unknown kind."""
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"--kind was {kind!r}; allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
 
 
 def parse_size(text: str) -> float:
-    """Bytes of a size such as 500MB or 1.5 TB; ValueError for other text."""
+    """Return the bytes of a size such as 500MB or 1.5 TB; ValueError for other text."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(kB|MB|GB|TB)", text.strip())
     if not found:
         raise ValueError(f"--max-size was {text!r}; give a number with {', '.join(UNITS)}, as 20GB")
@@ -117,12 +117,12 @@ def parse_size(text: str) -> float:
 
 
 def _is_aside(path: Path) -> bool:
-    """Whether this is part of no entry: temporary, a lock beside a folder, or a link."""
+    """Return whether this belongs to no entry: a temporary file, the lock of a folder, or a link."""
     return path.name.startswith(".") or path.suffix in (".lock", ".tmp") or path.is_symlink()
 
 
 def _entry(kind: str, path: Path) -> Entry | None:
-    """None for what has just been deleted."""
+    """Return the entry of a path; None if it was deleted meanwhile."""
     try:
         stats = [p.stat() for p in in_use.files_of(path)]
         used = max(s.st_mtime for s in [path.stat(), *stats])

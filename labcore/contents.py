@@ -1,8 +1,8 @@
-"""Hashes of files' contents, kept by size and times in the cache folder, so that pictures are read once and not at every start.
+"""Hashes of files' contents, kept in the cache folder, so that pictures are read once and not at every start.
 
-A line a file in contents/<hash of the folder's path>.jsonl: name, size, time of the last change of contents and of the file's
-entry, hash, and a checksum (CRC-32) of all these. A file of which any of these is another one is read again, as are files whose
-line is damaged. Without a cache folder that can be written, nothing is kept.
+contents/<hash of the folder's path>.jsonl has one line per file: name, size, times of the last change of the contents and of
+the file's entry, hash, and a checksum (CRC-32) of all these. A file is read again if its size or times have changed, or if its
+line is damaged. If the cache folder cannot be written, no hashes are kept.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from labcore.jsonfile import alone, parse_json
 from labcore.progress import show_progress
 
 THREADS = 8
-"""Files read at a time; hashing leaves the interpreter free. Our choice."""
+"""Number of files that are read at a time; hashing does not block the interpreter. Our choice."""
 TOGETHER = 10_000
-"""Files looked at before their hashes are written down; our choice."""
+"""Number of files after which hashes are written; our choice."""
 FRESH = 2_000_000_000
-"""Nanoseconds after its last change in which a file may change again without another time; its hash is not kept."""
+"""Nanoseconds after a change in which a file may change again without a new time; within them its hash is not kept."""
 
 
 MANY = 1_000
-"""Files above which reading them is shown; our choice."""
+"""Number of files above which progress is shown; our choice."""
 READING = "files read once, to recognise the data"
 DIGITS = 32
-"""Of the sha256 of a file's contents."""
+"""Number of hex digits of the sha256 of a file's contents."""
 
 
 def digests(folder: Path, files: Sequence[str]) -> list[str]:
@@ -64,14 +64,14 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size in bytes, and the times of the last change of contents and of the entry, in nanoseconds."""
+    """Return the size in bytes, and the times of the last change of contents and of the entry in nanoseconds."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 @contextlib.contextmanager
 def _book(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
-    """What is known of a folder's files, and where more is written, by one process at a time: the others find it then."""
+    """Open the known hashes of a folder's files, and the file to which new ones are added, for one process at a time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         book = open(path, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
@@ -86,7 +86,7 @@ def _book(path: Path) -> Iterator[tuple[dict[str, list], IO[str] | None]]:
 
 
 def _lines(book: IO[str]) -> Iterator[tuple[str, list]]:
-    """Name, and times with hash, of every line that is as it was written."""
+    """Yield name, and times with hash, of every undamaged line."""
     for line in book:
         with contextlib.suppress(ValueError, TypeError):
             *values, _ = parse_json(line)
@@ -95,5 +95,5 @@ def _lines(book: IO[str]) -> Iterator[tuple[str, list]]:
 
 
 def _line(*values: str | int) -> str:
-    """A line with these values and their checksum."""
+    """Return a line with these values and their checksum."""
     return json.dumps([*values, zlib.crc32(json.dumps(values).encode())]) + "\n"

@@ -1,7 +1,7 @@
-"""What is computed of every image of a data set, kept in a store: features of an encoder, latents of an autoencoder.
+"""Values computed from every image of a data set and kept in a store: features of an encoder, latents of an autoencoder.
 
-The key holds the data's fingerprint, whether images are mirrored, the recipe of what is computed, and versions of the code.
-Processes of one launch share the work, and a run that was killed goes on where it was (`labcore.store`).
+The key has the data's fingerprint, whether images are mirrored, the recipe of the computation, and versions of the code.
+Processes of one launch share the work, and a killed run continues where it was (`labcore.store`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from torch import Tensor
 
 from labcore.progress import Progress
 from labcore.reading import Images, parts_of
-from labcore.spread import spread, spread_rows
 from labcore.store import Rows, Store, is_there
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class Derived(NamedTuple):
-    """What is computed of an image: its name, the function of float images in [-1, 1], the shape of a row, and the recipe,
-    JSON values that say what the function is. chunk: images at a time, and rows of one chunk of the store. version: of the
-    function's code, a part of the key. device: where the function takes images."""
+    """A computation on images.
+
+    Attributes:
+        name: name of the values.
+        compute: function of float images (b, c, h, w) in [-1, 1].
+        shape: shape of the values of one image, a row of the store.
+        recipe: JSON values that identify the function.
+        chunk: images at a time, and rows of one chunk of the store.
+        version: version of the function's code, a part of the key.
+        device: device of the function's images.
+    """
 
     name: str
     compute: Callable[[Tensor], Tensor]
@@ -36,9 +43,9 @@ class Derived(NamedTuple):
 
 
 def known_as(dataset: Images, is_kept: Callable[[str], bool]) -> str:
-    """The fingerprint under which something of a data set is kept: its own, or where only that is kept, its former one.
+    """Return the fingerprint under which values of a data set are kept: today's, or the earlier one if only that is found.
 
-    Data sets of folders have a former one, `named_fingerprint`, which says as much of their contents.
+    Data sets of folders have an earlier one, `named_fingerprint`, which depends on the contents as well.
     """
     own = dataset.fingerprint()
     if is_kept(own):
@@ -55,9 +62,10 @@ def store_of(
     arrays: dict[str, Rows],
     chunk: int,
 ) -> Store:
-    """The store of what is computed of every item of a data set. key: of the store, for a fingerprint of the data set.
+    """Return the store of values that are computed from every item of a data set.
 
-    A store that was made under the former fingerprint is used (`known_as`). Raises as `Store`.
+    key: function from a fingerprint of the data set to the store's key. A store that was made under the earlier fingerprint is
+    used (`known_as`). Raises as `Store`.
     """
     layout = (len(dataset), arrays, chunk)
     known = known_as(dataset, lambda fingerprint: is_there(root, name, key(fingerprint), *layout))
@@ -70,22 +78,26 @@ def derive(
     root: Path,
     flipped: bool = False,
     dtype: str = "float16",
-    limit: int | None = None,
     progress: Progress | None = None,
     num_workers: int | None = None,
 ) -> Tensor:
-    """Every image's row, (n, *shape), mapped from a file; row i is image i. Meant for reading.
+    """Return the values of every image, (n, *shape), mapped from a file for reading; row i is image i.
 
-    dataset: of uint8 images (c, h, w). flipped: of the images mirrored left to right. limit: so many images, evenly spread,
-    as a store of its own. num_workers: processes that read and decode the images; None for `labcore.reading.readers`.
-    Raises ValueError where values are not finite in `dtype`, OSError at once where the disk has no room for all rows.
+    Args:
+        what: the computation.
+        dataset: uint8 images (c, h, w).
+        root: folder of the stores.
+        flipped: use the images mirrored left to right; default False.
+        dtype: number format of the store; default "float16".
+        progress: called as chunks complete; default None.
+        num_workers: processes that read and decode the images; default None, `labcore.reading.readers`.
+
+    Raises:
+        ValueError: values are not finite in `dtype`.
+        OSError: at once, if the disk has no room for all rows.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; {what.name} are kept as {' or '.join(DTYPES)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give 1 or more images, or None for all")
-    rows = spread_rows(len(dataset), limit)
-    dataset = spread(dataset, limit)
 
     def key(fingerprint: str) -> dict[str, Any]:
         data = {"name": dataset.name, "split": dataset.split, "fingerprint": fingerprint}
@@ -97,10 +109,10 @@ def derive(
         for part, (pixels, _) in zip(parts, parts_of(dataset, parts, what.device, num_workers), strict=True):
             found = _computed(what, pixels, flipped).to(DTYPES[dtype])
             if not bool(found.isfinite().all()):
-                bad = rows[part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]]
+                bad = part[int((~found.isfinite()).flatten(1).any(1).nonzero()[0])]
                 raise ValueError(
                     f"{what.name} are not finite in {dtype}, first for image {bad} of {dataset.name} {dataset.split}; "
-                    "use dtype='float32', or look at the image and the weights"
+                    "give dtype='float32', or check the image and the weights"
                 )
             yield {"features": found}
 
@@ -108,11 +120,11 @@ def derive(
 
 
 INPUT_VERSION = 1
-"""Version of how `_computed` makes input of uint8 images; raise it with every change of its values."""
+"""Version of the conversion of uint8 images in `_computed`; raise it with every change of its values."""
 
 
 @torch.no_grad()
 def _computed(what: Derived, pixels: Tensor, flipped: bool) -> Tensor:
-    """What is computed of uint8 images."""
+    """Return the values of uint8 images."""
     x = pixels.float() / 127.5 - 1
     return what.compute(x.flip(-1) if flipped else x)

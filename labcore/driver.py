@@ -1,4 +1,4 @@
-"""Why torch does not use a GPU that the machine has: a driver that is too old, or a torch built without CUDA."""
+"""Reasons why torch does not use a GPU of this machine: a driver that is too old, or a torch that is built without CUDA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @cache
 def has_cuda() -> bool:
-    """Whether torch can use a GPU here; one warning a process where the driver knows a GPU and torch cannot use it."""
+    """Return whether torch can use a GPU; warn once per process if the driver lists a GPU that torch cannot use."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
@@ -23,7 +23,7 @@ def has_cuda() -> bool:
 
 
 def problem(gpu: str, torch_warnings: list[str]) -> str:
-    """The message: which GPU is not used, why, and what to do. torch_warnings: what torch itself warned of."""
+    """Return the message: which GPU is not used, why, and what to do. torch_warnings: torch's own warnings."""
     if torch.version.cuda is None:
         reason = f"torch {torch.__version__} is built without CUDA"
         remedy = "install a torch with CUDA"
@@ -34,7 +34,7 @@ def problem(gpu: str, torch_warnings: list[str]) -> str:
 
 
 def _listed() -> str | None:
-    """The first GPU that the driver lists; None where there is no driver, or no GPU."""
+    """Return the first GPU that the driver lists; None without a driver or a GPU."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None

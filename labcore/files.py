@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent: atomic writing, a check that a place can be written, checksums.
+"""Atomic writing of files and folders, a check that a folder can be written, and checksums.
 
-What was saved before survives a crash, a full disk and a kill: new contents are written under a temporary name next to the
-target, put on the disk (fsync) and renamed. After a kill a hidden file or folder `.NAME.*.tmp` may be left; it may be removed.
+Saved files survive a crash, a full disk and a kill: new contents are written under a temporary name next to the target,
+flushed to the disk (fsync) and renamed. A kill may leave a hidden file or folder `.NAME.*.tmp`, which can be deleted.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from pathlib import Path
 from typing import Any
 
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
-"""What some disks answer to fsync of a folder, and any disk where the folder may be written but not read."""
+"""Errors of fsync of a folder on some disks, and on any disk if the folder may be written but not read."""
 
 
 def write_atomic(path: Path, contents: str | bytes) -> None:
-    """Replace a file as a whole, text in UTF-8. Raises OSError and leaves the old file where the new one cannot be written."""
+    """Replace a file atomically; text is UTF-8. If the new file cannot be written, raise OSError and keep the old one."""
     with replacing(path) as new:
         new.write_bytes(contents.encode() if isinstance(contents, str) else contents)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file as a whole: the block writes to the path that it is given, an empty file next to `path`.
+    """Replace a file atomically: the block writes to the path that it is given, an empty file next to `path`.
 
-    At the end of the block the new file gets the name. If the block raises, the old file stays and the new one is removed.
-    The new file has the permissions of the one it replaces, or those that the umask gives. Of a symbolic link only the link
-    is replaced, since its target belongs to somebody else. OSError where the file cannot be written.
+    At the end of the block the new file is renamed to `path`. If the block raises, the old file is kept and the new one is
+    removed. The new file has the permissions of the old one, or else those of the umask. If `path` is a symbolic link, only the
+    link is replaced, since its target may belong to another user. OSError if the file cannot be written.
     """
     _check_target(path)
     new = _temporary(path)
@@ -55,11 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def making_folder(path: Path, new: Path | None = None) -> Iterator[Path]:
-    """Make a folder that appears as a whole: the block fills the empty folder that it is given, next to `path`.
+    """Make a folder atomically: the block fills the empty folder that it is given, next to `path`.
 
-    At the end of the block everything in it is put on the disk and it gets the name. If the block raises, it is removed.
-    new: its name until then; default, a hidden one. What an earlier process left under that name is removed first.
-    Raises OSError where the folder cannot be written, and where `path` is a file or a folder that is not empty.
+    At the end of the block the contents are flushed to the disk, and the folder is renamed to `path`. If the block raises, the
+    folder is removed. new: the folder's temporary path; default a hidden one. Remains of an earlier process under this path
+    are removed first. Raises OSError if the folder cannot be written, and if `path` is a file or a folder that is not empty.
     """
     new = _temporary(path) if new is None else new
     try:
@@ -75,7 +75,7 @@ def making_folder(path: Path, new: Path | None = None) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder if it is there; of a link to one only the link, since its target belongs to somebody else."""
+    """Remove a folder if it exists; if it is a link, remove only the link, since the target may belong to another user."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
@@ -83,7 +83,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's contents, or a folder's entries, are on the disk. OSError where the disk failed."""
+    """Wait until a file's contents, or a folder's entries, are on the disk. OSError if the disk failed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,7 +92,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Return when all files of a folder are on the disk, with those of the folders in it."""
+    """Wait until all files in a folder and its subfolders are on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
@@ -102,7 +102,7 @@ def sync_all(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """`sync` of a folder's entries, where its disk can do that."""
+    """Wait until a folder's entries are on the disk, if the disk supports this."""
     try:
         sync(folder)
     except OSError as error:
@@ -111,14 +111,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A hidden name next to `path` that no other process uses: containers share process numbers, so it is random."""
+    """Return a hidden path next to `path` that no other process uses; random, because containers reuse process numbers."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def cache_folder() -> Path:
-    """The folder of computed files: $LABCORE_CACHE, else labcore/ in the user's cache folder.
+    """Return the folder of computed files: $LABCORE_CACHE, else labcore/ in the user's cache folder.
 
-    OSError where the user has no home folder.
+    Raises OSError if the user has no home folder.
     """
     if given := os.environ.get("LABCORE_CACHE"):
         return _expanded(given)
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def weights_folder() -> Path:
-    """The folder of other people's pretrained weights: $LABCORE_WEIGHTS, else weights/ in the cache folder."""
+    """Return the folder of pretrained weights: $LABCORE_WEIGHTS, else weights/ in the cache folder."""
     if given := os.environ.get("LABCORE_WEIGHTS"):
         return _expanded(given)
     return cache_folder() / "weights"
@@ -166,7 +166,7 @@ def check_file(path: Path) -> None:
 
 
 def _check_target(path: Path) -> None:
-    """OSError where the name belongs to a folder or a device, which a file must not replace."""
+    """Raise OSError if the path is a folder or a device, which a file must not replace."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file, as {path / 'record.json'}")
     if path.exists() and not path.is_file():
@@ -174,7 +174,7 @@ def _check_target(path: Path) -> None:
 
 
 def _refused(folder: Path, error: OSError) -> OSError:
-    """An OSError that says which folder cannot be written, why, and what to do."""
+    """Return an OSError that says which folder cannot be written, why, and what to do."""
     cache, given = cache_folder(), os.environ.get("LABCORE_CACHE")
     advice = "give a folder that can be written"
     if folder == cache or cache in folder.parents:
@@ -184,13 +184,13 @@ def _refused(folder: Path, error: OSError) -> OSError:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, 64 hex digits."""
+    """Return the sha256 of a file's bytes, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(values: Any) -> str:
-    """The sha256 of JSON values, whatever the order of their keys, 64 hex digits."""
+    """Return the sha256 of JSON values, 64 hex digits; it does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,13 +1,13 @@
-"""The rule for NaN and infinity: no public call hands them on in silence.
+"""The rule for NaN and infinity: no public call accepts or returns them without an error.
 
-1. Arguments that hold them are refused with a ValueError.
-2. A result that holds them ends the call with `NotFinite`, a ValueError. Its message says how many images are affected, which
-   one is the first, from which block on, which settings were given, and what to do. Results are looked at once, at the end
-   of a call, on every device: images, latents, likelihoods, features, logits, moments, pixels that become uint8.
-3. A training step does not wait for the device, so the calls inside of it are not looked at: models in training mode, and on a
+1. Arguments that contain them raise a ValueError.
+2. A result that contains them raises `NotFinite`, a ValueError. Its message says how many images are affected, which one is the
+   first, from which block on, which settings were given, and what to do. Results are checked once, at the end of a call, on
+   every device: images, latents, likelihoods, features, logits, moments, pixels that become uint8.
+3. A training step does not wait for the device, so the calls inside of it are not checked: models in training mode, and on a
    GPU every pass that builds a gradient. The training loop checks loss and gradients itself (`labcore.train.loop`).
-   `TarFlow.unchecked` and `BackwardModel.unchecked` are the passes that look at nothing; compiled programs and CUDA graphs have
-   no look either.
+   `TarFlow.unchecked` and `BackwardModel.unchecked` are passes without a check; compiled programs and CUDA graphs have no check
+   either.
 4. Diagnoses report instead: `labcore.train.monitor.state_rms` logs the values of a flow that diverges.
 """
 
@@ -25,8 +25,13 @@ DIVERGED = "check the arguments for NaN, infinity and values far from [-1, 1]; w
 class NotFinite(ValueError):
     """A result with NaN or infinity.
 
-    call: what was computed. bad, total: affected images, and all images of the batch. first: number of the first affected one.
-    place: where it begins ("from block 2 on"). given: the settings. advice: what to do.
+    Attributes:
+        call: name of the computation.
+        bad, total: number of affected images, and of all images in the batch.
+        first: index of the first affected image.
+        place: place where the values begin ("from block 2 on").
+        given: the settings.
+        advice: what to do.
     """
 
     def __init__(self, call: str, bad: int, total: int, first: int, place: str = "", given: str = "", advice: str = ""):
@@ -40,14 +45,13 @@ class NotFinite(ValueError):
         return "; ".join(part for part in parts if part)
 
     def counted_from(self, start: int, given: str = "") -> NotFinite:
-        """The same with images counted from `start`; other settings, where given."""
+        """Return the same error with images counted from `start`; `given` replaces the settings if it is not empty."""
         first = self.first + start
         return NotFinite(self.call, self.bad, self.total, first, self.place, given or self.given, self.advice)
 
 
 def all_finite(*tensors: Tensor) -> bool:
-    """Whether all values are finite, by one look. True where there are no values to look at (torch.func's transforms, fake
-    tensors)."""
+    """Return whether all values are finite, with one read of the device; True for tensors without values (torch.func, fake)."""
     try:
         return bool(torch.stack([x.isfinite().all() for x in tensors]).all())
     except RuntimeError:
@@ -55,7 +59,7 @@ def all_finite(*tensors: Tensor) -> bool:
 
 
 def require_finite(x: Tensor, name: str, advice: str) -> None:
-    """ValueError for an argument (b, ...) with NaN or infinity."""
+    """Raise ValueError for an argument (b, ...) with NaN or infinity."""
     if not all_finite(x):
         bad = _rows(x)
         raise ValueError(
@@ -64,15 +68,18 @@ def require_finite(x: Tensor, name: str, advice: str) -> None:
 
 
 def check_result(x: Tensor, call: str, place: str = "", given: str = "", advice: str = "") -> None:
-    """`NotFinite` for a result (b, ...) with NaN or infinity; the arguments are its fields."""
+    """Raise `NotFinite` for a result (b, ...) with NaN or infinity; the arguments are the fields of the error."""
     if not all_finite(x):
         bad = _rows(x)
         raise NotFinite(call, len(bad), len(x), bad[0], place, given, advice)
 
 
 def is_looked_at(x: Tensor, training: bool = False) -> bool:
-    """Whether a result of a model may be looked at: not in training, nor in a compiled program or a CUDA graph that is being
-    recorded, nor where it carries a gradient on another device than the CPU."""
+    """Return whether a result of a model may be checked.
+
+    It may not in training, in a compiled program, while a CUDA graph is recorded, or with a gradient on another device than the
+    CPU.
+    """
     if training or torch.compiler.is_compiling():
         return False
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -81,9 +88,9 @@ def is_looked_at(x: Tensor, training: bool = False) -> bool:
 
 
 def check_states(module: nn.Module, call: str, states: tuple[Tensor, ...], log_det: Tensor | None = None) -> None:
-    """`NotFinite` where one of a model's states (b, ...), or the log-determinant (b,), is not finite; one look.
+    """Raise `NotFinite` if a state (b, ...) of a model, or the log-determinant (b,), is not finite; reads the device once.
 
-    Names the first block whose state is not finite, counted from 1 in the order of the states.
+    The error names the first block whose state is not finite, counted from 1 in the order of the states.
     """
     results = states if log_det is None else (*states, log_det)
     if not is_looked_at(states[-1], module.training) or all_finite(*results):
@@ -97,7 +104,7 @@ def check_states(module: nn.Module, call: str, states: tuple[Tensor, ...], log_d
 
 @contextlib.contextmanager
 def images_from(start: int, given: Callable[[], str] = str) -> Iterator[None]:
-    """Count the images of a `NotFinite` inside from `start`, and name the settings `given`, in words, where there are any."""
+    """Count the images of a `NotFinite` inside from `start`, and add the settings `given` in words, if there are any."""
     try:
         yield
     except NotFinite as error:
@@ -105,5 +112,5 @@ def images_from(start: int, given: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _rows(x: Tensor) -> list[int]:
-    """Images with a value that is not finite."""
+    """Return the indices of images with a value that is not finite."""
     return (~x.isfinite()).reshape(len(x), -1).any(1).nonzero().flatten().tolist()

@@ -21,24 +21,26 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "linear")
 
 
 def guide(conditional: Tensor, unconditional: Tensor, g: Tensor | float) -> Tensor:
-    """c + g (c - u); the identity at g = 0."""
+    """Return c + g (c - u), which is c at g = 0."""
     return conditional + g * (conditional - unconditional)
 
 
 def from_cfg_scale(scale: float) -> float:
-    """The g of a cfg scale s in u + s (c - u): g = s - 1."""
+    """Return g for a cfg scale s in u + s (c - u): g = s - 1."""
     return scale - 1
 
 
-def token_weights(schedule: Schedule, tokens: int, device: torch.device | None = None) -> Float[Tensor, " t"]:
-    """Weight of the guidance at position j of a block's own order: 1 ("constant") or j / (t - 1) ("linear").
+def token_weights(schedule: Schedule, tokens: int, like: Tensor) -> Float[Tensor, " t"]:
+    """Return the weight of the guidance at each position j of a block's own order: 1 ("constant") or j / (t - 1) ("linear").
 
-    The linear schedule is ml-tarflow's `annealed_guidance`, which its FID evaluation uses.
+    The linear schedule is ml-tarflow's `annealed_guidance`, which its FID evaluation uses. Device and dtype are those of
+    `like`: in float64 the weights are exact to float64.
     """
     if schedule == "constant":
-        return torch.ones(tokens, device=device)
+        return like.new_ones(tokens)
     if schedule == "linear":
-        return torch.arange(tokens, device=device) / max(tokens - 1, 1)
+        wide = torch.promote_types(like.dtype, torch.float32)  # bfloat16 does not hold every position above 256
+        return (torch.arange(tokens, dtype=wide, device=like.device) / max(tokens - 1, 1)).to(like)
     raise ValueError(f"guidance_schedule was {schedule!r}; allowed are {', '.join(SCHEDULES)}")
 
 
@@ -47,7 +49,7 @@ Guidance = float | Tensor | list[float] | tuple[float, ...]
 
 
 def extent(guidance: Guidance) -> tuple[float, float]:
-    """(smallest, largest) value. Numbers are compared in Python; a tensor is read once, for which a GPU is waited for.
+    """Return the (smallest, largest) value. Numbers are compared in Python; a tensor is read once, which waits for a GPU.
 
     Raises ValueError for NaN or infinity.
     """
@@ -64,9 +66,9 @@ def extent(guidance: Guidance) -> tuple[float, float]:
 
 
 def per_block(guidance: Guidance, blocks: int, like: Float[Tensor, "b t d"]) -> list[Float[Tensor, "b 1"] | None]:
-    """Guidance of each block 1..T: None where it is 0 for the whole batch (no second branch), else (b, 1) as z's dtype.
+    """Return the guidance of each block 1..T: None if it is 0 for the whole batch (no second branch), else (b, 1) in z's dtype.
 
-    A GPU is waited for only where `guidance` is a tensor of its own, and then once.
+    This waits for a GPU only if `guidance` is a tensor, and then once.
     """
     batch = len(like)
     if not isinstance(guidance, int | float | list | tuple | Tensor):

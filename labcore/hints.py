@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean ...?)" with the known name that is most like `name`; empty where none is like it."""
+    """Return " (did you mean ...?)" with the known name that is most similar to `name`; "" if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,7 +1,7 @@
-"""Shared locks that tell which cached files live processes use, and the removal of files that nobody uses.
+"""Shared locks that show which cached files live processes use, and the removal of unused files.
 
-A process holds a shared lock on each file that it works with or has mapped. The lock ends with the process, however that ends.
-A file or folder is removed only under exclusive locks on all of its files. What a killed process left half-written has a
+A process holds a shared lock on each file that it works with or has mapped. The lock ends with the process, for any reason. A
+file or folder is removed only under exclusive locks on all of its files. Half-written files of a killed process have a
 temporary name and no lock.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 KEY = "key.json"
-"""The file of a store's folder that whoever makes or uses the store holds."""
+"""The file in a store's folder that is locked by every process that makes or uses the store."""
 GRACE = 60.0
-"""Seconds in which the maker of a temporary folder takes its lock; our choice, it takes milliseconds."""
+"""Seconds in which the maker of a temporary folder must take its lock, which takes milliseconds; our choice."""
 HOUR = 3600.0
-"""Seconds without a change after which a temporary file is left behind: its writers hold no lock, and need seconds."""
+"""Seconds without a change after which a temporary file counts as left behind: writers hold no lock, but need only seconds."""
 FOLDER = re.compile(r"\.(.+-)?[0-9a-f]{16}-[a-z0-9_]{8}")
 """Names of folders that are being made or removed."""
 FILE = re.compile(r".+\.([0-9a-f]{8}|\d+)\.tmp")
@@ -33,14 +33,16 @@ _FOREVER: dict[Path, IO[bytes]] = {}
 
 
 def share(file: IO[Any]) -> None:
-    """Take a shared lock that lasts as long as the file, or a memory map of it, is open. Waits for a remover. Where the disk
-    has no locks, nothing is held."""
+    """Take a shared lock that lasts as long as the file, or a memory map of it, is open.
+
+    Waits for a process that removes the file. On a disk without locks, no lock is taken.
+    """
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def open_shared(path: Path) -> IO[bytes]:
-    """The file, open for reading under a shared lock. FileNotFoundError where it is missing or has been removed meanwhile."""
+    """Open a file for reading under a shared lock. FileNotFoundError if it is missing or was removed meanwhile."""
     while True:
         file = open(path, "rb")  # noqa: SIM115
         try:
@@ -54,22 +56,22 @@ def open_shared(path: Path) -> IO[bytes]:
 
 
 def keep_open(path: Path) -> None:
-    """Hold a shared lock on a file until this process ends; of a missing file nothing is held."""
+    """Hold a shared lock on a file until this process ends; do nothing if the file is missing."""
     if path not in _FOREVER:
         with contextlib.suppress(FileNotFoundError):
             _FOREVER[path] = open_shared(path)
 
 
 def note_use(path: Path) -> None:
-    """Set a file's or folder's time of change to now: its last use, by which `lab cache` goes."""
+    """Set a file's or folder's time of change to now; `lab cache` takes it as the last use."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def remove(path: Path) -> bool:
-    """Delete a file or folder; False, and nothing is deleted, where a live process holds a file of it.
+    """Delete a file or folder; return False, without deleting, if a live process uses a file of it.
 
-    A folder gets a temporary name first, so that nobody finds half of it. Raises OSError where the disk refuses.
+    A folder gets a temporary name first, so that no process finds a part of it. Raises OSError if the disk refuses.
     """
     with contextlib.ExitStack() as locks:
         if not _lock(files_of(path), locks):
@@ -84,18 +86,18 @@ def remove(path: Path) -> bool:
 
 
 def is_used(path: Path) -> bool:
-    """Whether a live process holds a file of this file or folder, as far as locks tell."""
+    """Return whether a live process holds a lock on this file, or on a file in this folder."""
     with contextlib.ExitStack() as locks:
         return not _lock(files_of(path), locks)
 
 
 def left_behind(root: Path) -> list[Path]:
-    """Temporary files and folders directly in `root` whose makers are dead."""
+    """List temporary files and folders directly in `root` whose makers have ended."""
     return [path for path in _inside(root) if _is_abandoned(path)]
 
 
 def clean(root: Path) -> list[Path]:
-    """Delete what `left_behind` finds, and return that; what cannot be deleted stays."""
+    """Delete the files and folders of `left_behind`, and return them; those that cannot be deleted are kept."""
     removed = []
     for path in left_behind(root):
         with contextlib.suppress(OSError):
@@ -105,9 +107,10 @@ def clean(root: Path) -> list[Path]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself or all files in the folder, after the lock file beside it (name.lock) where there is one.
+    """List the file itself or all files in the folder, after the lock file next to it (name.lock) if there is one.
 
-    Whoever locks the files in this order and stops at the first that is held takes no lock inside a folder that is being made.
+    A process that locks the files in this order, and stops at the first that is held, takes no lock inside a folder that is
+    being made.
     """
     inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else [path]
     lock_file = path.with_name(f"{path.name}.lock")
@@ -115,7 +118,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _lock(files: Sequence[Path], locks: contextlib.ExitStack) -> bool:
-    """Take exclusive locks on all files; False where one is held, is missing, or cannot be locked."""
+    """Take exclusive locks on all files; return False if one is held, is missing, or cannot be locked."""
     try:
         for path in files:
             file = open(path, "r+b")  # noqa: SIM115
@@ -134,7 +137,10 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """By name, age and locks. The maker of a store's folder locks the key file before it writes to it."""
+    """Return whether the maker of a temporary file or folder has ended, judged by name, age and locks.
+
+    The maker of a store's folder locks the key file before it writes to it.
+    """
     try:
         if FOLDER.fullmatch(path.name) and path.is_dir():
             key = path / KEY

@@ -1,4 +1,4 @@
-"""Small records on disk: a JSON file is there whole, or as it was."""
+"""Small records on disk: JSON files, which are replaced atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labcore.locks import locked
 
 
 def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
-    """A JSON file that is replaced at once. Raises ValueError, and leaves what is there, where a number is not finite."""
+    """Write a JSON file atomically. Raises ValueError, and keeps the old file, if a number is not finite."""
     try:
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
@@ -22,7 +22,7 @@ def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """The values in JSON text; ValueError for text that is none, and for what is nested too deeply to be read."""
+    """Return the values in JSON text; ValueError for other text, and for values that are nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -30,7 +30,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The values in a JSON file in UTF-8. Raises OSError where it cannot be read, and ValueError that names it."""
+    """Return the values in a JSON file in UTF-8. Raises OSError, or ValueError that names the file, if it cannot be read."""
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one too
@@ -38,10 +38,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, advice: str, needs: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON object in a file that the lab wrote, which has at least the keys in `needs`.
+    """Return the JSON object in a file that the lab wrote, with at least the keys in `needs`.
 
-    Raises OSError where the file cannot be read, and ValueError for any other content: it names the file, says what is wrong
-    and ends with `advice`, what to do about it.
+    Raises OSError if the file cannot be read, and ValueError for any other content: the message names the file and the problem,
+    and ends with `advice`, which says what to do.
     """
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
@@ -56,9 +56,9 @@ def read_object(path: Path, advice: str, needs: Iterable[str] = ()) -> dict[str,
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While open, no other process of this machine is `alone` with a file of this folder: to read it, add to it and write it.
+    """Exclude other processes of this machine that use `alone` on a file in the same folder, to read, extend and write it.
 
-    The folder is locked, so that no lock file is left next to the user's own. Where its disk has no locks, nothing is held.
+    The folder itself is locked, so no lock file is left next to the user's files. On a disk without locks, no lock is taken.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Locks of files between processes: held until released or until the process ends, however it ends.
+"""Locks of files between processes: held until they are released or the process ends, for any reason.
 
-The holder writes its process number and host into the lock file, so that messages can name it. The file stays when the lock
-is released: removing it would let two processes lock two files of the same name.
+The holder writes its process number and host into the lock file, so that messages can name it. The file is not removed when
+the lock is released: otherwise two processes could lock two files of the same name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL = 0.05  # seconds between two attempts to take a lock
 
 
 class Holder(NamedTuple):
-    """The process that holds a lock, as its note in the lock file says; both None where the file does not say."""
+    """The process that holds a lock, from its note in the lock file; both values are None without a note."""
 
     pid: int | None = None
     host: str | None = None
@@ -38,7 +38,7 @@ class Held(OSError):
 
 @contextlib.contextmanager
 def locked(path: str | Path, wait: int | float | None = None) -> Iterator[int]:
-    """Hold a lock for the time of the block; gives the lock's open descriptor. Parameters and errors as `hold`."""
+    """Hold a lock during the block, which gets the lock's open descriptor. Parameters and errors as `hold`."""
     descriptor = hold(path, wait)
     try:
         yield descriptor
@@ -53,8 +53,8 @@ def hold(path: str | Path, wait: int | float | None = None) -> int:
         existing folder, in which nothing is written.
     wait: seconds to wait for another holder, None to wait without a limit.
 
-    Raises Held where another process still holds the lock, and another OSError where the file cannot be opened for writing or
-    its disk has no locks.
+    Raises Held if another process still holds the lock, and another OSError if the file cannot be opened for writing or its
+    disk has no locks.
     """
     folder = os.path.isdir(path)
     descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
@@ -70,16 +70,16 @@ def hold(path: str | Path, wait: int | float | None = None) -> int:
 
 
 def sign(descriptor: int) -> None:
-    """Write this process into a lock file that it holds; a child does so that was handed the descriptor of its parent."""
+    """Write this process's number to a lock file that it holds; for a child that got its parent's descriptor."""
     with contextlib.suppress(OSError):  # the note is only for messages: a full disk does not matter
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(Holder(os.getpid(), os.uname().nodename)).encode(), 0)
 
 
 def holder(path: str | Path) -> Holder | None:
-    """The process that holds the lock of this file; None where the lock is free, the file missing, or its disk has no locks.
+    """Return the process that holds the lock of this file; None if the lock is free, or without a file or locks on its disk.
 
-    Looking takes the lock for an instant, so whoever takes it without waiting may be refused meanwhile. Raises OSError where
+    The check takes the lock for an instant, so a process that does not wait may fail to take it meanwhile. Raises OSError if
     the file cannot be read.
     """
     try:
@@ -87,7 +87,9 @@ def holder(path: str | Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two processes that look do not see each other
+        fcntl.flock(
+            descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
+        )  # a shared lock: two processes that check do not disturb each other
     except BlockingIOError:
         return _note(descriptor)
     except OSError:
@@ -98,7 +100,7 @@ def holder(path: str | Path) -> Holder | None:
 
 
 def _take(descriptor: int, wait: int | float | None) -> bool:
-    """Lock an open file; False where another process still holds it after `wait` seconds."""
+    """Lock an open file; return False if another process still holds it after `wait` seconds."""
     if wait is None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return True
@@ -114,7 +116,7 @@ def _take(descriptor: int, wait: int | float | None) -> bool:
 
 
 def _note(descriptor: int) -> Holder:
-    """The process that a lock file names; a folder, an empty file and other contents name none."""
+    """Return the process that a lock file names; a folder, an empty file and other contents name none."""
     with contextlib.suppress(OSError):
         if found := re.fullmatch(rb"pid (\d+) on (\S+)", os.pread(descriptor, 300, 0)):
             return Holder(int(found[1]), found[2].decode(errors="replace"))

@@ -1,10 +1,9 @@
-"""Memory of the process on a CPU: what a call takes at its peak, and keeping what is freed.
+"""Memory of the process on a CPU: the peak of a call, and a way to keep freed memory.
 
-Freed memory is kept for networks whose activations are large and short-lived.
-
-glibc hands freed memory back to the kernel, large blocks at once, and zeroed pages have to be fetched again for the next ones.
-A convolutional encoder at 224 pixels on a CPU spends half its time so (measured: 31 ms an image, 14 ms without), a pass of a
-small learned inverse for 36 images a fifth (105 and 120 ms, 82 and 93 without).
+Freed memory is kept for networks whose activations are large and short-lived. By default glibc returns large freed blocks to
+the kernel at once, and zeroed pages must be fetched again for the next blocks. A convolutional encoder at 224 pixels on a CPU
+spends half of its time on this (measured: 31 ms an image, 14 ms with freed memory kept), and a pass of a small student for 36
+images a fifth (105 and 120 ms; 82 and 93 ms with freed memory kept).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ LARGEST = 2**30  # bytes; larger blocks still go back at once
 
 @cache
 def keep_freed_memory() -> bool:
-    """From now on this process keeps freed blocks up to 1 GB for its next ones. False where malloc is not glibc's."""
+    """Make this process keep freed blocks of up to 1 GB for later blocks; return False if malloc is not glibc's."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -30,14 +29,15 @@ def keep_freed_memory() -> bool:
 
 
 def peak_of(way: Callable[[], object]) -> int | None:
-    """Bytes of memory that a call holds at its peak, beyond what the process holds already; None where Linux does not say.
+    """Return the peak memory of a call in bytes, without the memory that the process already holds.
 
-    What was freed and kept goes back to the system first, so that it counts as taken anew.
+    Returns None if the system does not report it (not Linux). Freed memory that was kept is returned to the system first, so
+    that it counts if the call uses it again.
     """
     try:
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except (OSError, TypeError):
         return None
     before = _status("VmRSS")
@@ -46,6 +46,6 @@ def peak_of(way: Callable[[], object]) -> int | None:
 
 
 def _status(name: str) -> int:
-    """A number of bytes from what Linux says of this process."""
+    """Return a number of bytes from Linux's status of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

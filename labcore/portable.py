@@ -1,4 +1,4 @@
-"""What is published names no machine: absolute paths and host names are taken out of values, texts and notebooks."""
+"""Removal of absolute paths and host names from values, texts and notebooks that are published."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 WHOLE = re.compile(r"(?:file://)?/(?:[^/\n]+/)*([^/\n]+)/?")
-"""A text that is an absolute path and nothing else."""
+"""A text that consists of an absolute path."""
 KEPT = r"(?P<kept>(?!file:)\b[a-zA-Z][a-zA-Z0-9+.-]*://\S*|\bdata:[^\s\"')]*)"
 FOLDERS = r"(?:file://)?(?<![\w./~])/(?:[^\s/'\":,;<>]+/)+"
 WITHIN = re.compile(f"{KEPT}|{FOLDERS}")
-"""An address of the net or data within the text, which stay, or the folders of an absolute path within a text."""
+"""A web address or embedded data within a text, which are kept, or the folders of an absolute path within a text."""
 
 
 def without_folders(value: Any) -> Any:
-    """JSON values in whose texts, names of values included, only the last part of each absolute path is kept."""
+    """Return JSON values whose texts and keys keep only the last part of each absolute path."""
     if isinstance(value, dict):
         portable = {without_folders(key): without_folders(item) for key, item in value.items()}
         if len(portable) < len(value):
@@ -31,14 +31,14 @@ def without_folders(value: Any) -> Any:
 
 
 def without_hosts(text: str, hosts: Iterable[str]) -> str:
-    """A text with HOST instead of each of these machines' names."""
+    """Return a text with HOST instead of each of these machines' names."""
     for host in hosts:
         text = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w.-])", "HOST", text)
     return text
 
 
 def without_machine(notebook: Any, hosts: Iterable[str] = ()) -> Any:
-    """An executed notebook whose texts that were printed or raised name no folder and no host; pictures stay."""
+    """Return an executed notebook whose printed texts and errors name no folder and no host; pictures are kept."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             for key in ("text", "evalue"):

@@ -1,4 +1,4 @@
-"""This process and others: its device, its share of a launch, its cores, the end of its parent, and who a process is."""
+"""Facts about processes: device, share of a launch and cores of this process, the end of its parent, and identity of others."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_device() -> str:
-    """This process's device: its own GPU in a launch, the first GPU outside of one, the CPU where there is none."""
-    from labcore.driver import has_cuda  # imports torch, which the processes around a run do without
+    """Return this process's device: its own GPU in a launch, the first GPU outside of one, or the CPU without a GPU."""
+    from labcore.driver import has_cuda  # imports torch, which the processes around a run do not need
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_cuda() else "cpu"
 
 
 def process_share() -> tuple[int, int]:
-    """(rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
+    """Return (rank, world) of this process in a launch by torch's launcher; (0, 1) outside of one."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def is_first_process() -> bool:
+    """Return whether this is the first process of its launch, which alone writes files and output; True outside of one."""
+    return process_share()[0] == 0
+
+
 def die_with_parent(number: int) -> None:
-    """Have the system send signal `number` to this process when its parent ends; does nothing on other systems than Linux."""
+    """Let the system send signal `number` to this process when its parent ends; does nothing except on Linux."""
     if sys.platform != "linux":
         return
     import ctypes
@@ -34,7 +39,7 @@ def die_with_parent(number: int) -> None:
 
 
 def birth(pid: int) -> str | None:
-    """Boot and start time of a process, which no later process of the same number has; None where it has ended."""
+    """Return boot and start time of a process, which differ for a later process of the same number; None if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

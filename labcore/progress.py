@@ -1,4 +1,4 @@
-"""What the command line shows: progress of long work (a bar on a terminal, a line at every tenth in a log), and tables."""
+"""Output of the command line: progress of long work (a bar on a terminal, a line for each tenth in a log), and tables."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from labcore.processes import process_share
+from labcore.processes import is_first_process
 
 Progress = Callable[[str, int, int], None]
 """progress(what, rows done, rows in all), called as parts of long work complete."""
 
 
 def show_progress(force_lines: bool = False) -> Progress:
-    """A `Progress` that writes to stderr; only the first process of a launch says anything."""
-    if process_share()[0]:
+    """Return a `Progress` that writes to stderr; only the first process of a launch writes."""
+    if not is_first_process():
         return lambda what, done, total: None
     if sys.stderr.isatty() and not force_lines:
         return _bars()
@@ -53,6 +53,6 @@ def _lines() -> Progress:
 
 
 def table(rows: Sequence[tuple[str, Any]]) -> str:
-    """Names and values in two columns."""
+    """Write names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}s}  {value}" for name, value in rows)

@@ -1,4 +1,4 @@
-"""What made a result: code revision, library versions, device. Saved with every checkpoint and record."""
+"""Origin of a result: code revision, library versions, device. Saved with every checkpoint and record."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from labcore.revision import git_revision
 
 
 def stamp(*packages: str) -> dict[str, Any]:
-    """Versions (of `packages` too), git revision ("+" where the working tree has changes), device name, and on a GPU the state
-    of TF32."""
+    """Return versions (also of `packages`), git revision ("+" if the working tree has changes), device, and TF32 on a GPU."""
     return {
         "labcore": labcore.__version__,
         "revision": git_revision(),
@@ -31,7 +30,7 @@ def stamp(*packages: str) -> dict[str, Any]:
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """16 hex digits of the sha256 over names, shapes, dtypes and values of all parameters and buffers that are saved."""
+    """Return 16 hex digits of the sha256 over names, shapes, dtypes and values of all saved parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -40,12 +39,12 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """16 hex digits of the sha256 of a file's bytes."""
+    """Return 16 hex digits of the sha256 of a file's bytes."""
     return sha256(path)[:16]
 
 
 def device_name() -> str:
-    """The GPU's name, else the processor's architecture and the number of threads."""
+    """Return the GPU's name, else the processor's architecture and the number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

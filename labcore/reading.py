@@ -1,4 +1,4 @@
-"""Batches that other processes read and decode: torch's DataLoader, in order, whose processes end with their parent."""
+"""Batches that worker processes read and decode: torch's DataLoader, in order, whose processes end with their parent."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from labcore.processes import usable_cores
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 FEW = 1000
-"""Images that one process reads sooner than others are started; our choice."""
+"""Number of images that one process reads faster than others can be started; our choice."""
 MOST_READERS = 8
-"""Processes that read; our choice."""
+"""Largest number of processes that read; our choice."""
 
 
 @runtime_checkable
 class Images(Protocol):
     """The part of a data set (`labcore.data.protocol.Dataset`) that reading its items needs.
 
-    name, split: where the items are from. decodes: whether reading an item costs time, so that processes should share it.
+    name, split: origin of the items. decodes: whether reading an item takes so much time that processes should share it.
     """
 
     name: str
@@ -37,25 +37,25 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A batch: items (b, ...), and their labels, int64 (b,)."""
+        """Return a batch: items (b, ...), and their labels, int64 (b,)."""
 
     def subset(self, indices: Sequence[int]) -> Images:
-        """The items at `indices`, in that order."""
+        """Return the items at `indices`, in that order."""
 
     def fingerprint(self) -> str:
-        """A text that is the same for equal data sets, and another for others."""
+        """Return a text that is equal for equal data sets, and differs for different ones."""
 
     def named_fingerprint(self) -> str | None:
-        """The fingerprint of earlier versions, with the name of the data's folder in it; None where they had the same."""
+        """Return the fingerprint of earlier versions, which includes the name of the data's folder; None if it is the same."""
 
 
 def parts_of(
     dataset: Images, parts: Sequence[range], device: torch.device | str = "cpu", num_workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images uint8 (b, c, h, w), labels (b,)) of each range of rows, in order; the images on `device`.
+    """Yield (images uint8 (b, c, h, w), labels (b,)) of each range of rows, in order, with images on `device`.
 
-    Processes read and decode the next parts while this one computes. num_workers: None for `readers`. The numbers are those
-    of reading here.
+    Worker processes read and decode the next parts while this one computes. num_workers: number of them; None for `readers`.
+    The values are the same as when this process reads.
     """
     device = torch.device(device)
     if num_workers is None:
@@ -67,9 +67,9 @@ def parts_of(
 
 
 def readers(dataset: Images, count: int) -> int:
-    """How many processes should read `count` images of a data set: none for few images, or where none are decoded.
+    """Return how many processes should read `count` images: 0 for few images, or for images that need no decoding.
 
-    Half the cores of this process's share of the machine, at most 8.
+    Otherwise half of the cores in this process's share of the machine, at most 8.
     """
     if count < FEW or not dataset.decodes:
         return 0
@@ -78,16 +78,16 @@ def readers(dataset: Images, count: int) -> int:
 
 
 def loader_of(dataset, num_workers: int, **options) -> DataLoader:
-    """A loader with a generator of its own: by default it would draw its workers' seeds from torch's global one."""
-    options |= dict(collate_fn=as_batch, generator=torch.Generator(), worker_init_fn=_serve_to_the_end)
+    """Return a loader with its own generator; by default it would draw its workers' seeds from torch's global one."""
+    options |= dict(collate_fn=already_batched, generator=torch.Generator(), worker_init_fn=_serve_to_the_end)
     return DataLoader(dataset, num_workers=num_workers, **options)
 
 
 def _serve_to_the_end(worker: int) -> None:
-    """A reading process ends when its parent tells it to, or dies with it, and not by a signal to all processes of a job.
+    """Let a reading process end with its parent or on its request, but not by a signal to all processes of a job.
 
-    Such a signal (of a terminal, `timeout`, Slurm) has the training finish its step and save, which needs its readers; and
-    one that outlived it would hold the claim on its folder, as it inherits open files.
+    After such a signal (from a terminal, `timeout`, Slurm) the training finishes its step and saves, for which it needs its
+    readers. A reader that outlives the training would keep the lock on its folder, because it inherits open files.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
@@ -99,12 +99,12 @@ def _serve_to_the_end(worker: int) -> None:
 
 
 def _end_when_told() -> None:
-    """By a SIGTERM of the parent: torch and multiprocessing send one to readers that are left, and wait."""
+    """End on a SIGTERM of the parent: torch and multiprocessing send one to remaining readers, and wait."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-def as_batch(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The batch itself: a data set's `__getitems__` has stacked its items already."""
+def already_batched(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the batch itself: a data set's `__getitems__` has stacked its items already."""
     return batch

@@ -1,4 +1,4 @@
-"""The commit that labcore's source is at. It stands apart from provenance so that asking costs no import of torch."""
+"""The commit of labcore's source. This is separate from `labcore.provenance`, which imports torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ VARIABLE = "LABCORE_REVISION"
 
 @lru_cache(maxsize=1)
 def git_revision() -> str | None:
-    """The commit that labcore's source is at ("+" where tracked files have changes).
+    """Return the commit of labcore's source ("+" if tracked files have changes).
 
-    A checkout of labcore itself is asked first. Without one, in a copy or in another project's folder, the environment's
-    LABCORE_REVISION counts, as it is; None without that either.
+    It comes from the checkout of labcore. Without a checkout, as in a copy or in another project's folder, it is the value of
+    the environment variable LABCORE_REVISION; None if that is not set.
     """
 
     def git(*words: str) -> str:

@@ -1,12 +1,12 @@
-"""Arrays on disk that are computed in chunks, by one process or several, and never twice.
+"""Arrays on disk that are computed in chunks, once, by one process or several.
 
-Features, samples and latents of many images take minutes to days and do not fit in memory. A store is a folder named by a
-hash of its key (what the rows are a function of), with one memory-mapped .npy file an array and a mark for each chunk that
-is complete. A run that was killed goes on where it was; processes of one launch share the chunks; whoever asks with the
-same key later finds the rows. Chunks are fixed by the key, so rows never depend on how the work was shared.
+Features, samples and latents of many images take minutes to days and do not fit in memory. A store is a folder that is named by
+a hash of its key, the values that determine the rows. It has one memory-mapped .npy file per array, and a mark for each
+complete chunk. A killed run continues where it was, processes of one launch share the chunks, and later calls with the same key
+find the rows. The key determines the chunks, so rows never depend on how the work was shared.
 
 The mark of a chunk holds a checksum of its rows. Every store is compared with its checksums when it is opened; chunks whose
-rows have changed are computed again. Whoever uses a store holds shared locks on its files (`labcore.in_use`).
+rows have changed are computed again. A process that uses a store holds shared locks on its files (`labcore.in_use`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ DONE, REPAIR = "done.npy", "repair.lock"
 LAYOUT = 2
 """Version of the files of a store, a part of its key. 2: marks hold checksums."""
 MARKED = 1 << 32
-"""The bit of a mark that says that its chunk is complete; the 32 bits below are the checksum of the chunk's rows."""
-POLL = 0.2  # seconds between looks at the other processes' chunks
-PATIENCE = 600.0  # seconds without a new one until a warning
+"""The bit of a mark for a complete chunk; the 32 bits below it are the checksum of the chunk's rows."""
+POLL = 0.2  # seconds between checks of the other processes' chunks
+PATIENCE = 600.0  # seconds without a new chunk until a warning
 
 
 class Rows(NamedTuple):
@@ -60,17 +60,17 @@ def _whole_key(key: Mapping[str, Any], rows: int, arrays: Mapping[str, Rows], ch
 
 
 def is_there(root: Path, name: str, key: Mapping[str, Any], rows: int, arrays: Mapping[str, Rows], chunk: int) -> bool:
-    """Whether there is a folder for the store that `Store` makes or opens with these arguments."""
+    """Return whether the folder exists that `Store` makes or opens with these arguments."""
     return (Path(root) / f"{name}-{sha256_of(_whole_key(key, rows, arrays, chunk))[:16]}").is_dir()
 
 
 class Store:
     """`rows` rows of the named arrays, in chunks of `chunk` rows, under `root`/`name`-<hash of key>.
 
-    key: everything that the rows are a function of, JSON values, with the version of the code that computes them; shapes,
-    rows and chunk are added to it. Files that are missing or of the wrong size are made anew, and all rows computed again;
-    of chunks whose rows have changed only those. A warning says so. Raises ValueError for a folder that holds another key
-    or none that can be read, OSError at once where the disk has no room for all rows.
+    key: JSON values that determine the rows, with the version of the code that computes them; shapes, rows and chunk are added
+    to it. If files are missing or have the wrong size, they are made again, and all rows are computed again. If the rows of a
+    chunk have changed, only these are computed again. A warning says so. Raises ValueError for a folder with another key or an
+    unreadable one, and OSError at once if the disk has no room for all rows.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Store:
         in_use.note_use(self.folder)
 
     def _hold(self) -> IO[bytes]:
-        """The key's file, open under a shared lock. Makes the store where there is none."""
+        """Open the key's file under a shared lock, after making the store if there is none."""
         while True:
             folder_exists = self.folder.is_dir()
             try:
@@ -102,7 +102,7 @@ class Store:
             except (FileNotFoundError, NotADirectoryError):
                 if folder_exists and in_use.remove(
                     self.folder
-                ):  # a store appears with its key, so this is the rest of one
+                ):  # a store always appears with its key, so this is the rest of a store
                     warnings.warn(
                         f"{self.folder} had no {KEY} and was removed; its rows are computed again", stacklevel=4
                     )
@@ -112,12 +112,14 @@ class Store:
         return read_object(self.folder / KEY, "remove the folder, and its rows are computed again")
 
     def _damaged(self) -> list[Path]:
-        """Files that are missing, or are not of the shape, dtype and size that they had when they were made."""
+        """List the files that are missing or have another shape, dtype or size than when they were made."""
         return [path for path, want in self._layout.items() if not is_whole(path, *want)]
 
     def _repair(self) -> None:
-        """Damaged files anew, and no chunk marked as complete. One process at a time; the marks go first, in a new file, so
-        that a process which still writes to an old file marks nothing here."""
+        """Make damaged files again, with no chunk marked as complete; one process at a time.
+
+        The marks are replaced first, by a new file, so a process that still writes to an old file sets no mark in it.
+        """
         with locked(self.folder / REPAIR):
             for left in self.folder.glob(
                 ".*.tmp"
@@ -135,7 +137,7 @@ class Store:
                     allocate(new, *self._layout[path])
 
     def _changed(self) -> list[int]:
-        """Complete chunks whose rows are not those that were written. Marks are read before rows, as they are set after."""
+        """List complete chunks whose rows have changed. Marks are read before rows, because they are set after rows."""
         marks = self._marks()
         complete = np.flatnonzero(marks).tolist()
         with contextlib.ExitStack() as stack:
@@ -143,7 +145,7 @@ class Store:
             return [i for i in complete if marks[i] != MARKED | checksum(files, self._range(i))]
 
     def _forget_changed(self) -> None:
-        """No mark for chunks whose rows have changed; one process at a time, so that no new mark is taken away."""
+        """Remove the marks of chunks whose rows have changed; one process at a time, so that no new mark is removed."""
         with locked(self.folder / REPAIR):
             changed = self._changed()
             if not changed:  # another process was first
@@ -159,9 +161,9 @@ class Store:
                     put_rows(marks, i, np.zeros(1, "uint64"))
 
     def _create(self) -> None:
-        """All files at their full size, in a folder that appears at once; of several creators the first one wins.
+        """Make all files at their full size, in a folder that appears atomically; of several creators the first one wins.
 
-        The key's file is locked before it has content: a folder with a key and without a lock was left by a killed process.
+        The key's file is locked before it has content. So a folder with a key and without a lock was left by a killed process.
         """
         make_folder(self.folder.parent)
         in_use.clean(self.folder.parent)
@@ -182,7 +184,7 @@ class Store:
             shutil.rmtree(new, ignore_errors=True)
 
     def __getitem__(self, array: str) -> Tensor:
-        """The rows of one array, mapped from the file, not read into memory; what is written to them stays in memory.
+        """Return the rows of one array, mapped from the file and not read into memory; changes to them stay in memory.
 
         The map holds a shared lock on the file as long as the tensor lives.
         """
@@ -190,7 +192,7 @@ class Store:
 
     @property
     def done(self) -> int:
-        """Rows that are complete."""
+        """Number of complete rows."""
         marks = self._marks() != 0
         lacking = len(marks) * self.chunk - self.rows  # in the last chunk
         return int(marks.sum()) * self.chunk - int(marks[-1]) * lacking
@@ -200,7 +202,7 @@ class Store:
         return bool(self._marks().all())
 
     def _marks(self) -> np.ndarray:
-        """Not 0 for each chunk that is complete, read anew: other processes, on other machines too, mark theirs."""
+        """Read the marks from the disk, because processes on other machines set theirs; complete chunks are not 0."""
         return np.load(self.folder / DONE)
 
     def fill(
@@ -210,10 +212,10 @@ class Store:
         rank: int | None = None,
         world: int | None = None,
     ) -> Store:
-        """Compute the chunks that are missing, this process's share of them, and wait for the others'. Returns self.
+        """Compute this process's share of the missing chunks, and wait for those of all other processes. Returns self.
 
-        compute(range of rows) gives a tensor (len(range), *row shape) for each array. rank, world: default, the launch
-        that this process is part of (`process_share`).
+        compute: called with a range of rows; returns a tensor (len(range), *row shape) for each array. rank, world: share of
+        this process; default its share of the launch (`process_share`).
         """
         return self.fill_in_turn(lambda parts: map(compute, parts), progress, rank, world)
 
@@ -224,8 +226,7 @@ class Store:
         rank: int | None = None,
         world: int | None = None,
     ) -> Store:
-        """`fill` by a function that hears all its ranges at once and gives what belongs to each, in order, so that it can
-        read ahead."""
+        """As `fill`, with a function that gets all of its ranges at once and yields the rows of each, so it can read ahead."""
         own_rank, own_world = process_share()
         rank = own_rank if rank is None else rank
         world = own_world if world is None else world
@@ -248,7 +249,7 @@ class Store:
         return self
 
     def _write(self, files: Mapping[Path, Any], part: range, values: Mapping[str, Tensor]) -> int:
-        """Rows of a chunk into every array's file, on disk when this returns their checksum (zlib's CRC-32)."""
+        """Write the rows of a chunk to every array's file and to the disk; return their checksum (zlib's CRC-32)."""
         crc = 0
         for array, path in self._files.items():
             rows = values[array].detach().cpu().numpy()
@@ -261,7 +262,7 @@ class Store:
         return crc
 
     def _wait(self, progress: Progress | None) -> None:
-        """Until the other processes' chunks are there; a warning where nothing comes for long."""
+        """Wait until the chunks of all other processes are complete; warn if no new chunk comes for long."""
         last_done, last_change, warned = -1, time.monotonic(), False
         while not self.complete:
             time.sleep(POLL)

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
-    """Base of all configurations: immutable, strict about names, and with finite numbers that no true or false stands for."""
+    """Base of all configurations: immutable; unknown names, numbers that are not finite, and booleans as numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, values: Any) -> Any:
-        """pydantic would take true for 1 and false for 0."""
+        """Reject booleans as numbers, because pydantic would take true for 1 and false for 0."""
         for name, value in values.items() if isinstance(values, dict) else ():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
@@ -23,10 +23,10 @@ class Config(BaseModel):
         return values
 
     def replace(self, **changes: Any) -> Config:
-        """A validated copy with some values changed."""
+        """Return a validated copy with some values changed."""
         return type(self)(**{**self.model_dump(), **changes})
 
     @property
     def least_weights(self) -> int:
-        """A lower bound of the number of weight tensors that a model of this configuration has."""
+        """Lower bound on the number of weight tensors of a model with this configuration."""
         return 1

@@ -1,7 +1,7 @@
 """Tensors in safetensors files, and whether they fit a model.
 
-The file's header says names, shapes and formats before any value is read, so a configuration that claims other sizes is
-refused before anything of these sizes is allocated. Files that `write_tensors` wrote carry a checksum of their values.
+The file's header has names, shapes and formats. They are read first, so a configuration with other sizes is rejected before
+memory is allocated. Files of `write_tensors` have a checksum of their values.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...] | str]
+"""Name -> shape of a tensor, or the type of any other value."""
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Formats in which weights are stored."""
@@ -22,7 +24,7 @@ CHECKSUM = "sha256"
 POSITIVE = ("prior_var",)
 """Tensors whose values must be above 0: variances."""
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What torch.compile, FSDP and activation checkpointing put into the names of a module that they wrap."""
+"""Parts that torch.compile, FSDP and activation checkpointing add to the names of a wrapped module."""
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -37,7 +39,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str,
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put a file's metadata into the order of their names: safetensors writes them in a random one."""
+    """Sort a file's metadata by name, because safetensors writes them in random order."""
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -49,34 +51,40 @@ def _sort_metadata(path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Read the tensors of a safetensors file, on the CPU.
 
-    Raises ValueError where the file is truncated, something else, or has changed since `write_tensors` wrote it.
+    Raises ValueError if the file is truncated, of another kind, or has changed since `write_tensors` wrote it.
     """
     from safetensors.torch import load_file
 
     tensors = _with_safetensors(path, lambda: load_file(path))
     expected = read_metadata(path).get(CHECKSUM)
-    if expected not in (None, checksum(tensors)):
+    if expected is not None and expected != checksum(tensors):
         raise ValueError(
             f"{path} is damaged: its values have changed since it was saved (sha256 differs); copy it again"
         )
     return tensors
 
 
-def read_formats(path: Path) -> dict[str, str]:
-    """Name -> format, as in "F32", of the tensors in a safetensors file, by its header. Raises as `read_shapes`."""
+def read_formats(path: Path) -> dict[str, torch.dtype | str]:
+    """Return {name: format} of the tensors in a safetensors file, from its header. Raises as `read_shapes`.
+
+    A format that weights do not have gets safetensors' own name, such as "I8".
+    """
     from safetensors import safe_open
 
-    def read() -> dict[str, str]:
+    floating = dict(zip(("F16", "BF16", "F32", "F64"), FLOATING, strict=True))
+
+    def read() -> dict[str, torch.dtype | str]:
         with safe_open(path, "pt") as file:
-            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            names = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        return {name: floating.get(kind, kind) for name, kind in names.items()}
 
     return _with_safetensors(path, read)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts in the header of a safetensors file. Raises as `read_shapes`."""
+    """Return the metadata texts in the header of a safetensors file. Raises as `read_shapes`."""
     from safetensors import safe_open
 
     def read() -> dict[str, str]:
@@ -86,14 +94,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     return _with_safetensors(path, read)
 
 
-def first_not_finite(tensors: Mapping[str, Tensor], formats: Mapping[str, torch.dtype] | None = None) -> str | None:
-    """The first name whose values are not all finite, after conversion to its format where one is given; None without."""
-    formats = formats or {}
-    return next((k for k, x in tensors.items() if not bool(x.to(formats.get(k, x.dtype)).isfinite().all())), None)
-
-
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a safetensors file, by its header. Raises ValueError where that cannot be read."""
+    """Return {name: shape} of the tensors in a safetensors file, from its header. ValueError if that cannot be read."""
     from safetensors import safe_open
 
     def read() -> dict[str, tuple[int, ...]]:
@@ -104,10 +106,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_architecture(build: Callable[[], nn.Module], least: int, shapes: Shapes, source: Path | str) -> None:
-    """ValueError unless tensors of these shapes are the weights of what `build` makes; no memory is taken for them.
+    """Raise ValueError unless tensors of these shapes are the weights of the model that `build` makes; allocates no memory.
 
-    least: a lower bound of the number of weights that `build` makes, from its configuration. It is compared first, so that a
-    model of millions of layers is not built.
+    least: a lower bound on the number of the model's weights, from its configuration. It is compared first, so that a model of
+    millions of layers is not built.
     """
     if least > len(shapes):
         raise ValueError(
@@ -119,36 +121,57 @@ def check_architecture(build: Callable[[], nn.Module], least: int, shapes: Shape
     _check_shapes(model, shapes, source)
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Load `tensors` where names, shapes and formats fit and values are finite in the model's format.
+def only_shapes() -> bool:
+    """Return True while `check_architecture` builds a model, whose tensors have shapes and no values.
 
-    Raises one ValueError that says what differs.
+    Code that computes first values asks this. Arithmetic on such tensors imports torch._dynamo and sympy, which takes seconds.
     """
-    _check_shapes(model, {name: tuple(x.shape) for name, x in tensors.items()}, source)
-    own = model.state_dict()
-    if strange := sorted(name for name, x in tensors.items() if x.dtype not in FLOATING):
-        formats = sorted({str(tensors[name].dtype) for name in strange})
-        raise ValueError(
-            f"{source} holds {', '.join(formats)} in {len(strange)} tensors, first {strange[0]}; allowed are float16, "
-            "bfloat16, float32 and float64: convert quantised weights back first"
-        )
-    bad = sorted(name for name, x in tensors.items() if not bool(x.to(own[name].dtype).isfinite().all()))
-    if bad:
-        raise ValueError(
-            f"{source} holds NaN or infinity in {len(bad)} tensors, first {bad[0]}, as {own[bad[0]].dtype}; use an "
-            "earlier checkpoint"
-        )
+    return torch.get_default_device().type == "meta"
+
+
+def load_strictly(
+    model: nn.Module, tensors: Mapping[str, Any], source: Path | str, remedy: str = "use an earlier checkpoint"
+) -> None:
+    """Load `tensors` if names, shapes and formats fit and values are finite in the model's format.
+
+    source: origin of the tensors, for the message. remedy: advice for values that are not finite, for the message. Raises one
+    ValueError that lists the differences.
+    """
+    _check_shapes(model, {name: _shape(x) for name, x in tensors.items()}, source)
+    formats = {name: x.dtype for name, x in model.state_dict().items()}
+    check_formats({name: x.dtype for name, x in tensors.items() if formats[name].is_floating_point}, source)
+    check_finite(tensors, formats, source, remedy)
     for name in POSITIVE:
-        if name in tensors and not bool((tensors[name].to(own[name].dtype) > 0).all()):
-            raise ValueError(f"{source} holds a variance {name} that is not above 0; use an earlier checkpoint")
+        if name in tensors and not bool((tensors[name].to(formats[name]) > 0).all()):
+            raise ValueError(f"{source} holds a variance {name} that is not above 0; {remedy}")
     model.load_state_dict(dict(tensors), strict=True)
 
 
-def stored_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The state dict, contiguous and on the CPU, under the names of a model that nothing wraps.
+def check_formats(formats: Mapping[str, torch.dtype | str], source: Path | str) -> None:
+    """Raise ValueError unless all of these are formats of weights."""
+    if strange := sorted(name for name, kind in formats.items() if kind not in FLOATING):
+        kinds = sorted({str(formats[name]) for name in strange})
+        raise ValueError(
+            f"{source} holds {', '.join(kinds)} in {len(strange)} tensors, first {strange[0]}; allowed are float16, "
+            "bfloat16, float32 and float64: convert quantised weights back first"
+        )
 
-    dtype: the format of floating tensors; None leaves it. Raises ValueError where that is no floating format of weights, or
-    where a finite weight would overflow in it.
+
+def check_finite(
+    tensors: Mapping[str, Tensor], formats: Mapping[str, torch.dtype], source: Path | str, remedy: str
+) -> None:
+    """Raise ValueError unless all values are finite, each tensor converted to its format."""
+    if bad := sorted(name for name, x in tensors.items() if not bool(x.to(formats[name]).isfinite().all())):
+        raise ValueError(
+            f"{source} holds NaN or infinity in {len(bad)} tensors, first {bad[0]}, as {formats[bad[0]]}; {remedy}"
+        )
+
+
+def stored_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the state dict, contiguous and on the CPU, with the names of an unwrapped model.
+
+    dtype: number format of floating tensors; None keeps it. Raises ValueError for a format that weights do not have, and if a
+    finite weight would overflow in it.
     """
     if dtype not in (None, *FLOATING):
         raise ValueError(f"dtype was {dtype}; weights are stored as float16, bfloat16, float32 or float64")
@@ -162,7 +185,7 @@ def stored_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> dict[s
 
 
 def without_wrappers(name: str) -> str:
-    """A weight's name without what wrappers put into it."""
+    """Return a weight's name without the parts that wrappers add."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
@@ -183,6 +206,10 @@ def _check_shapes(model: nn.Module, shapes: Shapes, source: Path | str) -> None:
         raise ValueError(f"{source} does not fit {type(model).__name__} ({'; '.join(problems)}): another architecture")
 
 
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
 def _with_safetensors(path: Path, read: Callable[[], dict]) -> dict:
     from safetensors import SafetensorError
 
@@ -195,7 +222,7 @@ def _with_safetensors(path: Path, read: Callable[[], dict]) -> dict:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of names, shapes, formats and values of tensors on the CPU, 64 hex digits."""
+    """Return the sha256 of names, shapes, formats and values of tensors on the CPU, 64 hex digits."""
     digest = hashlib.sha256()
     for name, x in sorted(tensors.items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())

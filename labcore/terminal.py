@@ -14,7 +14,7 @@ def show_any_character() -> None:
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal would take for commands: such characters, but line ends, as \\x1b and the like."""
+    """Return a text without terminal commands: control characters, except line ends, are written as \\x1b and the like."""
     keep = lambda c: c.isprintable() or c == "\n"  # noqa: E731
     return "".join(c if keep(c) else c.encode("unicode_escape").decode() for c in text)
 

@@ -1,4 +1,4 @@
-"""TensorFloat-32, one switch: float32 products and cuDNN's convolutions on a GPU, always in the same state.
+"""One switch for TensorFloat-32: float32 products and cuDNN's convolutions on a GPU, always in the same state.
 
 TensorFloat-32 (TF32) rounds the factors of a float32 product to 10 bits of mantissa: about 3 decimal digits, and several
 times the speed on an H100. torch has it off for matrix products and on for convolutions. Here both are off unless
@@ -18,7 +18,7 @@ _MATMUL, _CONV, _RNN = torch.backends.cuda.matmul, torch.backends.cudnn.conv, to
 
 
 class _State(NamedTuple):
-    """torch's settings: "tf32", "ieee" or "none" for each, and whether its oldest function was asked for "medium"."""
+    """torch's settings: "tf32", "ieee" or "none" for each, and whether its oldest function was set to "medium"."""
 
     matmul: str
     conv: str
@@ -27,12 +27,12 @@ class _State(NamedTuple):
 
 
 def enabled() -> bool:
-    """Whether products and convolutions of float32 are TF32."""
+    """Return whether products and convolutions of float32 use TF32."""
     return _MATMUL.fp32_precision == _CONV.fp32_precision == "tf32"
 
 
 def describe() -> str:
-    """The state for records: "on", "off", or, where torch was set without this switch, "products" or "convolutions"."""
+    """Return the state for records: "on", "off", or, if torch was set without this switch, "products" or "convolutions"."""
     matmul, conv = (part.fp32_precision == "tf32" for part in (_MATMUL, _CONV))
     return {(True, True): "on", (True, False): "products", (False, True): "convolutions"}.get((matmul, conv), "off")
 
@@ -45,7 +45,7 @@ def set(on: bool) -> None:
 
 @contextlib.contextmanager
 def use(on: bool) -> Iterator[None]:
-    """Switch TF32 on or off inside, and put back what was set before, also after an exception."""
+    """Switch TF32 on or off inside, and restore the previous settings, also after an exception."""
     before = _read()
     set(on)
     try:
@@ -57,7 +57,7 @@ def use(on: bool) -> Iterator[None]:
 def _read() -> _State:
     try:
         medium = torch.get_float32_matmul_precision() == "medium"
-    except RuntimeError:  # somebody set torch's newer names alone
+    except RuntimeError:  # only torch's newer names were set
         medium = False
     return _State(_MATMUL.fp32_precision, _CONV.fp32_precision, _RNN.fp32_precision, medium)
 

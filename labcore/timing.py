@@ -1,4 +1,4 @@
-"""Timing ways of doing the same thing: in turn, medians, spread; a GPU is waited for."""
+"""Timing of several ways to compute the same result: in turn, with median and spread; waits for a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def alternate(ways: Mapping[str, Callable[[], object]], repeats: int = 5, warmup
 
 
 def seconds_of(way: Callable[[], object]) -> float:
-    """Seconds of one call, with all that it started on a GPU."""
+    """Return the seconds of one call, including its work on a GPU."""
     start = _now()
     way()
     return _now() - start

@@ -1,7 +1,7 @@
 """Checksums in files that torch.save wrote.
 
-torch.load compares no checksum, although the zip format of torch.save has a CRC-32 of each record: a flipped bit in a tensor
-gives another weight. Files of the format before torch 1.6 have no checksums.
+torch.load compares no checksums, although the zip format of torch.save has a CRC-32 of each record. So a flipped bit in a
+tensor would silently change a weight. Files of the format before torch 1.6 have no checksums.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import zipfile
 from pathlib import Path
 
 PART = 2**20
-"""Bytes read at a time."""
+"""Number of bytes that are read at a time."""
 
 
 def check_records(path: Path) -> None:
-    """ValueError where a record of a zip file differs from its CRC-32. Other files have no checksum to compare.
+    """Raise ValueError if a record of a zip file differs from its CRC-32. Other files have no checksum to compare.
 
-    A CRC of 0 stands for none: torch.save writes that where `torch.serialization.set_crc32_options(False)` was called.
+    A CRC of 0 means no checksum: torch.save writes it after `torch.serialization.set_crc32_options(False)`.
     """
     if not zipfile.is_zipfile(path):
         return

@@ -1,4 +1,4 @@
-"""Axis letters, the label for "no class", and the result types that the whole lab shares.
+"""Axis letters, the label for "no class", and the result types of the whole lab.
 
 Shapes in signatures use fixed axis letters: ``b`` batch, ``t`` tokens (image patches in raster order), ``d`` token width
 (channels x patch x patch), ``c`` channels, ``h`` ``w`` pixels, ``k`` classes, ``width`` hidden width of a transformer.
@@ -10,19 +10,21 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from labcore.sites import Site
+
 NULL = -1
 """Class label that means "no class". The class embedding turns it into the mean of its table (TARFlow, guidance)."""
 
-Site = tuple[int, int]
-"""(block, layer), both counted from 1 as in the papers: block 1 touches the image, the last block touches z."""
-
 
 class Batch(NamedTuple):
-    """Images to train on, as an objective gets them.
+    """A batch of training images, the argument of an objective.
 
-    x: (b, c, h, w) in [-1, 1], clean, mirrored where `mirrored` says. y: (b,) int64 labels, None for an unconditional
-    model. index: (b,) int64, rows of the data set. mirrored: (b,) bool. extra: what the objective asked to be
-    read with the images.
+    Attributes:
+        x: images (b, c, h, w) in [-1, 1], without noise, already mirrored.
+        y: int64 labels (b,); None for an unconditional model.
+        index: int64 (b,), rows of the data set.
+        mirrored: bool (b,), whether an image was mirrored.
+        extra: further tensors that the objective requested, read with the images.
     """
 
     x: Tensor
@@ -33,13 +35,14 @@ class Batch(NamedTuple):
 
 
 class FlowOutput(NamedTuple):
-    """What a flow returns for a batch of images.
+    """Output of a flow for a batch of images.
 
-    z: (b, t, d), raster order, float32 or better.
-    log_det: (b,), log |det dz/dx| in nats, summed over tokens and channels, float32 or better.
-    latents: block outputs x^1 ... x^T, each (b, t, d) in raster order; the input is not among them, the last equals z.
-    hiddens: {(block, layer): (b, t, width)}, the layer's output after its MLP residual, raster order, not detached;
-        holds exactly the sites that were asked for.
+    Attributes:
+        z: noise (b, t, d) in raster order, float32 or float64.
+        log_det: log |det dz/dx| in nats, (b,), summed over tokens and channels, float32 or float64.
+        latents: states after each block, x^1 ... x^T, each (b, t, d) in raster order; the last equals z.
+        hiddens: {(block, layer): (b, t, width)} of the requested sites: the layer's output after its MLP residual, in raster
+            order, with gradient.
     """
 
     z: Tensor
@@ -49,10 +52,12 @@ class FlowOutput(NamedTuple):
 
 
 class BackwardOutput(NamedTuple):
-    """What a learned inverse returns for a batch of noise.
+    """Output of a student (a learned inverse) for a batch of noise.
 
-    x: images (b, c, h, w), not clipped. states: (b, t, d) each, in generation order x^(B-1) ... x^0, then the clean image
-    where the model denoises; the last one is patchify(x).
+    Attributes:
+        x: images (b, c, h, w), not clipped.
+        states: (b, t, d) each, in generation order x^(B-1) ... x^0, then the clean image if the model denoises. The last one is
+            patchify(x).
     """
 
     x: Tensor
@@ -60,11 +65,14 @@ class BackwardOutput(NamedTuple):
 
 
 class BlockStats(NamedTuple):
-    """How one block was inverted.
+    """Statistics of the inverse of one block.
 
-    block: 1-based block number. sweeps: network evaluations over the block's tokens (the sequential solver needs t - 1
-    one-token steps). residual: largest change of the last sweep, None for the sequential solver. diverged: whether images
-    had to be solved token by token after all. converged: False where `max_sweeps` ended a segment that should become exact.
+    Attributes:
+        block: number of the block, from 1.
+        sweeps: number of evaluations of the block; the sequential solver needs t - 1, of one token each.
+        residual: largest change by the last sweep; None for the sequential solver.
+        diverged: whether sweeps diverged for some images, so that these were solved token by token.
+        converged: False if `max_sweeps` ended a segment before it was exact.
     """
 
     block: int
@@ -75,7 +83,12 @@ class BlockStats(NamedTuple):
 
 
 class InverseOutput(NamedTuple):
-    """x: images (b, c, h, w), not clipped. stats: one entry per block, in sampling order (last block first)."""
+    """Output of the exact inverse of a flow.
+
+    Attributes:
+        x: images (b, c, h, w), not clipped.
+        stats: statistics of each block, in sampling order (last block first).
+    """
 
     x: Tensor
     stats: tuple[BlockStats, ...]

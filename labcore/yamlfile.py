@@ -1,7 +1,8 @@
-"""YAML that other people wrote: one safe loader with limits, for files and for values on the command line.
+"""Reading of users' YAML: one safe loader with limits, for files and for values on the command line.
 
-Numbers are read as YAML 1.2 and Python have them: 1e-4 is a number, and 12:30:00 is text. Equal keys, integers with a leading
-zero (8 or 10, by the version of YAML), and text that stands for more than it holds (aliases of aliases) are refused.
+Numbers are read as in YAML 1.2 and Python: 1e-4 is a number, and 12:30:00 is text. Three things are errors: equal keys;
+integers with a leading zero, whose value depends on the version of YAML (010 is 8 or 10); and aliases that expand to too many
+values.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import yaml
 
 MOST_CHARACTERS = 2**20
 MOST_VALUES = 100_000
-"""Values in a document once its aliases are written out."""
+"""Largest number of values in a document after its aliases are expanded."""
 MOST_DIGITS = 20
 INT, FLOAT, MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "merge"))
 
 
 def parse_yaml(text: str) -> Any:
-    """The values in YAML text: dictionaries, lists, texts, numbers, dates, true, false and null.
+    """Return the values in YAML text: dictionaries, lists, texts, numbers, dates, true, false and null.
 
-    Raises ValueError for text that is no YAML, and for what the limits above refuse.
+    Raises ValueError for text that is not YAML, and for text outside the limits above.
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text)} characters; YAML is read up to {MOST_CHARACTERS}")
@@ -40,8 +41,13 @@ def parse_yaml(text: str) -> Any:
             loader.dispose()
 
 
+def parse_value(text: str) -> Any:
+    """Read the VALUE of NAME=VALUE as YAML, in which a text such as #ff0000 is no comment. Raises as `parse_yaml`."""
+    return text.strip() if text.strip().startswith("#") else parse_yaml(text)
+
+
 def read_yaml(path: Path) -> Any:
-    """The values in a YAML file in UTF-8. Raises OSError where it cannot be read, and ValueError that names it."""
+    """Return the values in a YAML file in UTF-8. Raises OSError, or ValueError that names the file, if it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             return parse_yaml(file.read(MOST_CHARACTERS + 1))
@@ -50,12 +56,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """YAML text that `parse_yaml` reads as the same values; keys keep their order."""
+    """Return YAML text that `parse_yaml` reads as the same values; keys keep their order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of two equal keys and any number of aliases, made to refuse them."""
+    """PyYAML's safe loader, with errors for equal keys and too many aliases, which PyYAML accepts."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own name and kind)
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (INT, FLOAT)]
@@ -104,7 +110,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which writes a text such as 1e5 without quotes, made to quote it."""
+    """PyYAML's safe dumper, with quotes around a text such as 1e5, which PyYAML writes without."""
 
 
 _Loader.add_implicit_resolver(

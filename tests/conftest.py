@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bare  # first: it hides the machine before any library reads its settings  # isort: skip
+import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +70,14 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def chances() -> random.Random:
+    """Random numbers of tests that choose their path; the seed is printed, and $PYTEST_SEED repeats a run."""
+    seed = os.environ.get("PYTEST_SEED") or str(random.SystemRandom().randrange(10**6))
+    print(f"PYTEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
 def small_encoder(tmp_path_factory):
     """The embedded encoder and its random twin look at 64x64 pixels, a twelfth of the work; their features are others then,
     and are kept in a cache of the module's own."""
@@ -121,3 +131,15 @@ def as_users_run():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def window():
+    """A Chromium, for tests of the browser suite."""
+    from benchmarks import jupyter_lab
+
+    executable = jupyter_lab.chromium()
+    if executable is None:
+        pytest.fail("no Chromium here; `make test-browser` installs Debian's")
+    with jupyter_lab.browser(executable) as found:
+        yield found

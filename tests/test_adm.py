@@ -149,7 +149,7 @@ def test_the_command_and_where_it_leads(batch, tmp_path, monkeypatch):
     itself = run("--extractor", "inception", "--out", batch)
     assert itself.exit_code == 2 and "a file of their own" in itself.output and batch.read_bytes() == whole
     sized = run("--extractor", "inception", "--image-size", "8", "--out", out)
-    assert sized.exit_code == 2 and "is taken as it is" in sized.output
+    assert sized.exit_code == 2 and "is read unchanged" in sized.output
 
 
 def test_from_samples_to_a_number(batch):

@@ -365,6 +365,7 @@ def test_blocks_and_flows_fit_the_protocol():
         (dict(sites=[(1, 0)]), "outside the model"),
         (dict(sites=[(1, 1), (2, 3)]), r"\[\(2, 3\)\] are outside"),
         (dict(sites=[]), "no sites"),
+        (dict(sites=[(1.7, 1)]), "is no site"),
         (dict(sites=[(1, 1), (2, 1), (1, 1)]), r"\[\(1, 1\)\] were given more than once"),
         (dict(direction="revers"), "did you mean 'reverse'.*forward, detach, reverse, reverse-literal"),
         (dict(direction="xyz"), r"'xyz'; allowed"),

@@ -107,17 +107,17 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             TarFlow.from_apple(state, 8, 2)
-    with pytest.raises(FileNotFoundError, match=r"no file .*\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth is not a file; give the \.pth that ml-tarflow"):
         TarFlow.from_apple(tmp_path / "none.pth", 8, 2)
     torch.save(apple_state(), tmp_path / "cut.pth")
     data = (tmp_path / "cut.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="truncated or not a state dict"):
+    with pytest.raises(ValueError, match="damaged or not a file of weights"):
         TarFlow.from_apple(tmp_path / "cut.pth", 8, 2)
     import pickle
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(print))
-    with pytest.raises(ValueError, match="only plain tensors"):
+    with pytest.raises(ValueError, match=r"damaged or not a file of weights|holds more than tensors"):
         TarFlow.from_apple(tmp_path / "evil.pth", 8, 2)
 
 
@@ -156,11 +156,19 @@ def test_lab_import_takes_what_is_given_before_what_a_name_says(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words", "says"),
     [
-        ("toy.pth", ["--noise-std", "0.05"], "patch_size stands in no ml-tarflow file.*give --patch-size"),
-        ("toy.pth", ["--patch-size", "2"], "noise_std stands in no ml-tarflow file.*give --noise-std"),
+        (
+            "toy.pth",
+            ["--noise-std", "0.05"],
+            "patch_size cannot be inferred from an ml-tarflow checkpoint.*give --patch-size",
+        ),
+        (
+            "toy.pth",
+            ["--patch-size", "2"],
+            "noise_std cannot be inferred from an ml-tarflow checkpoint.*give --noise-std",
+        ),
         ("toy.pth", ["--patch-size", "5", "--noise-std", "0.05"], "patch_size was 5.*sizes that fit: 2"),
-        ("nothing.pth", ["--patch-size", "2", "--noise-std", "0.05"], "no file"),
-        ("other_2_128_9_3_0.07.pth", [], "names 128-9-3, and the file holds 64-3-2: .* give --patch-size"),
+        ("nothing.pth", ["--patch-size", "2", "--noise-std", "0.05"], "is not a file; give the .pth that ml-tarflow"),
+        ("other_2_128_9_3_0.07.pth", [], "names 128-9-3, and the file holds 64-3-2: .* Give --patch-size"),
     ],
 )
 def test_lab_import_refuses(name, words, says, tmp_path):
@@ -176,7 +184,7 @@ def test_lab_import_overwrites_nothing(tmp_path):
     (tmp_path / "flow").mkdir()
     (tmp_path / "flow" / "mine").write_text("")
     done = imported(tmp_path / "toy_2_64_3_2_0.05.pth", "--out", tmp_path / "flow")
-    assert done.exit_code == 2 and "give a folder that is new or empty" in " ".join(done.output.split())
+    assert done.exit_code == 2 and "give a new or empty folder" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(

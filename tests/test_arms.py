@@ -182,12 +182,12 @@ def test_arms():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(name="backward"), "arm was 'backward'; arms are baseline, forward"),
+        (dict(name="backward"), "arm was 'backward'; allowed are baseline, forward"),
         (dict(name="reverse-0"), "arm was 'reverse-0'"),
         (dict(name="reverse-²"), "arm was 'reverse-²'"),
         (dict(name="reverse-16"), "with 16 tokens, 15 give the full gradient"),
         (dict(sites=[]), "at least 1 item"),
-        (dict(sites=[(9, 1)]), "blocks are 1..8"),
+        (dict(sites=[(9, 1)]), "blocks 1..8"),
         (dict(weight=-1.0), "greater than 0"),
         (dict(loss="cos"), "cosine"),
         (dict(encoder="foo"), "efficientnet-lite0"),
@@ -205,7 +205,7 @@ def test_numbers_of_images_that_cannot_be():
     for save_every in (0, 3):
         with pytest.raises(ValueError, match="save_every was"):
             experiment.base("fashion-16", steps=2, batch_size=16, save_every=save_every, seed=0)
-    with pytest.raises(ValueError, match="precision was 'auto'; runs that are compared need one and the same"):
+    with pytest.raises(ValueError, match="precision was 'auto'; runs that are compared need the same one"):
         experiment.base("fashion-16", steps=2, batch_size=16, save_every=1, seed=0, precision="auto")
     assert measures_of([EMBEDDED], 0, 0) == [] and "sfid_efflite0" in measures_of([EMBEDDED], 1500, 0)
     for samples in (-1, 3, 1280):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from labcore.data import ImageFolderData, load
-from labcore.data.arrow import ArrowData, is_arrow
+from labcore.data.arrow import ArrowData
+from labcore.data.arrow_files import is_arrow
 from labcore.data.loaders import StepSampler, micro_batches
 from labcore.data.picture import read_picture
 
@@ -146,7 +147,7 @@ def mixed(root):
         (
             beside_pictures,
             "train",
-            "holds pictures .*0.png.* and Parquet files .*metadata.parquet.; move one kind away",
+            "holds pictures .*0.png.* and Parquet files .*metadata.parquet.; move one of the two",
         ),
         (
             lambda root: parquet(root, "full/train-0.parquet", "tiny/train-0.parquet"),
@@ -156,7 +157,7 @@ def mixed(root):
         (
             lambda root: parquet(root, "train-00000-of-00003.parquet", "train-00002-of-00003.parquet"),
             "train",
-            "has 2 files of train, and their names speak of 3; copy what is missing",
+            "has 2 files of train; by their names there are 3. Copy the missing files",
         ),
         (
             lambda root: (
@@ -167,14 +168,18 @@ def mixed(root):
             "classes .'a', 'b'. in train and .'b', 'a'. in test; they must be the same",
         ),
         (lambda root: (table().save_to_disk(root), root)[1], "train", "single split; save a DatasetDict"),
-        (lambda root: parquet(root, "first.parquet"), "train", "there are none .first.parquet."),
+        (lambda root: parquet(root, "first.parquet"), "train", "it has no splits .first.parquet."),
         (mixed, "train", "mixes grey pictures .row 3. and RGB ones .row 0.; pass channels"),
         (
             lambda root: saved(root, table().select(range(0))),
             "train",
             "is empty, or cannot be read|has no images",
         ),
-        (lambda root: saved(root, table()), "test", "no split for 'test', which may be called validation, val, test"),
+        (
+            lambda root: saved(root, table()),
+            "test",
+            "no split for 'test'; it has train. Name the split one of validation",
+        ),
         (lambda root: saved(root, table().remove_columns("image")), "train", "0 columns of images"),
         (
             lambda root: saved(root, datasets.concatenate_datasets([table(), renamed(table())], axis=1)),
@@ -185,7 +190,7 @@ def mixed(root):
         (
             lambda root: saved(root, table().remove_columns("label").add_column("label", [-1] * 10)),
             "train",
-            "labels from -1 to -1.*take them out",
+            "labels from -1 to -1.*remove them",
         ),
     ],
 )
@@ -217,7 +222,7 @@ def test_a_picture_that_is_none_is_told_by_its_row(tmp_path):
     told = r"row 1 of .*pets train cannot be read as an image .cannot identify image file.; repair"
     with pytest.raises(ValueError, match=told):
         train[1]
-    with pytest.raises(ValueError, match=r"row 1 of .*; take it out"):
+    with pytest.raises(ValueError, match=r"row 1 of .*; remove the row"):
         load("folder", "train", root, 8)
 
 
@@ -251,5 +256,5 @@ def test_adm_halves_and_then_cuts():
 def test_pictures_as_they_cannot_be(how, folder, as_users_run):
     with pytest.raises(ValueError, match=next(iter(how))):
         ArrowData(**{"path": folder, "split": "train", "image_size": 8, **how})
-    with pytest.raises(ValueError, match="square already"):
+    with pytest.raises(ValueError, match="other data sets are square"):
         load("fashion-mnist-12k", "train", crop="adm")

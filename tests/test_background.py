@@ -201,7 +201,7 @@ def test_one_process_that_stops_is_not_taken_for_done(folder, tmp_path, monkeypa
         return real(self, batches)
 
     monkeypatch.setattr(Steps, "take", interrupt_at)
-    with pytest.raises(TrainingStopped, match="stopped and saved at step 5 of 10; run the cell again to go on"):
+    with pytest.raises(TrainingStopped, match="stopped and saved at step 5 of 10; run the cell again to resume"):
         train_streamed(run_config(folder, steps=10), tmp_path, previews=False)
     monkeypatch.setattr(Steps, "take", real)
     monkeypatch.setattr("labcore.runs.background.datasets", None)  # the training reads its data itself, once
@@ -263,7 +263,7 @@ def test_an_inverse_that_runs_is_found_by_the_weights_of_its_flow(folder, tmp_pa
     found = train_streamed(
         config, run, 2, show=lambda line: lines.append(line) or (line == "at work" and enough.touch())
     )
-    assert lines[0].startswith("found the training that runs in") and lines[1:] == ["at work"]
+    assert lines[0].startswith("found the training that began in") and lines[1:] == ["at work"]
     assert (found.step, found.finished) == (4, True) and isinstance(found.ema, BackwardModel)
 
 
@@ -359,7 +359,7 @@ def test_a_restarted_kernel_finds_it_and_an_interrupt_stops_it(folder, tmp_path,
         train_streamed(run_config(folder, lr=1e-3, **LONG), run, 2)
     second = kernel(config, run)
     shown = [second.stdout.readline() for _ in range(3)]
-    assert shown[0].startswith("found the training that runs in"), shown
+    assert shown[0].startswith("found the training that began in"), shown
     assert shown[1].startswith("precision fp32") and shown[2].startswith("step 20/100000"), shown
     assert detached.read(run)["pid"] == pid and detached.running(run)
     second.send_signal(signal.SIGINT)

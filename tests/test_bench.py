@@ -73,7 +73,7 @@ def test_rows_of_every_case_with_measured_errors():
             assert row.error is None
     assert flow.dtype == torch.float32 and all(p.grad is None for p in flow.parameters())
     table = described(rows)
-    assert table.count("\n") == len(rows) + 2 and "as fast as sequential" in table
+    assert table.count("\n") == len(rows) + 2 and "speed-up over sequential" in table
 
 
 def test_a_flow_is_left_as_it_was():
@@ -135,7 +135,7 @@ def test_a_reference_must_be_a_clone_and_the_flow_one_that_it_can_be(tmp_path):
     (tmp_path / "transformer_flow.py").write_text("")
     with pytest.raises(ValueError, match="has no Model"):
         bench(wide, reference=tmp_path)
-    with pytest.raises(ValueError, match="multiples of 64, and this flow's is 16"):
+    with pytest.raises(ValueError, match="the flow's width is 16, and ml-tarflow's widths are multiples of 64"):
         bench(perturbed(dtype=torch.float32), reference=tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "b.json").read_text())
     assert [row["way"] for row in found["rows"] if row["task"] == INVERSE] == ["sequential"]
-    assert "by the floor" in done.output
+    assert "time / lower bound" in done.output
 
 
 @pytest.mark.parametrize(

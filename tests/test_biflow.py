@@ -1,4 +1,4 @@
-"""The learned inverse: its architecture, guidance by equations 4 and 5, and what it is taught by."""
+"""The student: its architecture, guidance by equations 4 and 5, and what it is taught by."""
 
 import pytest
 import torch

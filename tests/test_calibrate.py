@@ -266,7 +266,7 @@ class TestKeptCalibrations:
     def test_those_of_other_solvers_are_refused_and_dropped(self, file, flow, monkeypatch):
         (kept,) = read(file)
         monkeypatch.setattr(module, "CALIBRATION_VERSION", 99)
-        with pytest.raises(ValueError, match="by version 1 of the solvers, and this is version 99; calibrate anew"):
+        with pytest.raises(ValueError, match="by version 1 of the solvers, and this is version 99; calibrate again"):
             load(file, flow, 4)
         new = kept.model_copy(update={"version": 99, "batch": 7})
         save(new, file)

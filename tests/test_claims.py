@@ -9,6 +9,7 @@ from labcore.campaigns.claims import load_claims
 from labcore.campaigns.interval import mean_interval
 from labcore.experiments import evidence
 from labcore.viz import evidence as drawn
+from labcore.viz.words import described
 
 LITE0 = "efficientnet-lite0"
 NUMBER = {
@@ -121,3 +122,8 @@ def test_the_standardised_size_and_its_exact_interval():
         ends = [float(nct.cdf(t, 4, math.sqrt(5) * end)) for end in (size.low, size.high)]
         assert ends == pytest.approx([0.975, 0.025], abs=1e-4)
     assert mean_interval([1.0]).standardised is None and mean_interval([1.0, 1.0]).standardised is None
+
+
+def test_a_campaign_of_its_baseline_alone_has_a_figure_that_says_so():
+    figure = drawn.differences({}, ["a"], "the baseline")
+    assert "nothing to compare yet" in described(figure)

@@ -14,12 +14,12 @@ from test_apple import apple_state
 
 from labcore import TarFlow
 from labcore.config import TarFlowConfig
-from labcore.encoders.weights import read_state
 from labcore.latents import weights as autoencoders
 from labcore.runs.models import find_model
 from labcore.tensors import stored_tensors
 from labcore.torchfile import check_records
 from labcore.train import checkpoint
+from labcore.weight_files import read_weights
 
 
 def save_steps(run, steps=(1, 2), keep=5):
@@ -46,10 +46,20 @@ def test_one_flipped_bit_is_seen_and_the_older_checkpoint_taken(tmp_path, file):
     whole = (newest / file).read_bytes()
     for share in (0.2, 0.5, 0.8, 0.95):
         flip(newest / file, int(8 * len(whole) * share))
-        with pytest.warns(UserWarning, match=r"step-00000002 is damaged: .* Going on from step-00000001"):
+        with pytest.warns(UserWarning, match=r"step-00000002 is damaged: .* Resuming from step-00000001"):
             assert checkpoint.latest(tmp_path).step == 1
         (newest / file).write_bytes(whole)
     assert checkpoint.latest(tmp_path).step == 2
+
+
+def test_a_training_state_whose_sha256_was_compared_is_read_once_on_resume(tmp_path, monkeypatch):
+    save_steps(tmp_path)
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: read.append(given) or load(*given, **options))
+    found = checkpoint.latest(tmp_path)
+    assert not read
+    checkpoint.read_training(found, torch.device("cpu"))
+    assert found.step == 2 and len(read) == 1
 
 
 def test_a_save_puts_files_on_the_disk_once_and_before_the_same_step_goes(tmp_path, monkeypatch):
@@ -90,7 +100,7 @@ def test_one_flipped_bit_in_a_file_of_torch_save_is_seen(tmp_path, kind):
     if kind == "ml-tarflow":
         read = lambda path: TarFlow.from_apple(path, 8, 2)  # noqa: E731
     elif kind == "encoder":
-        read = read_state
+        read = read_weights
     elif kind == "autoencoder":
         path = tmp_path / "diffusion_pytorch_model.bin"
         (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
@@ -115,7 +125,7 @@ def test_files_of_torch_save_without_checksums_are_read(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     for name in ("old.pth", "new.pth"):
-        assert torch.equal(read_state(tmp_path / name)["weight"], state["weight"])
+        assert torch.equal(read_weights(tmp_path / name)["weight"], state["weight"])
 
 
 def test_a_state_of_another_step_is_damage(tmp_path):
@@ -134,7 +144,7 @@ def test_a_damaged_model_is_never_sampled_from(tmp_path):
     for place in (newest, newest / "ema"):
         with pytest.raises(ValueError, match="damaged"):
             find_model(place)
-    with pytest.warns(UserWarning, match="Going on from step-00000001"):
+    with pytest.warns(UserWarning, match="Resuming from step-00000001"):
         flow = find_model(tmp_path)
     assert torch.equal(flow.prior_var, perturbed(dtype=torch.float32, seed=1).prior_var)
 

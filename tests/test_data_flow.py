@@ -4,18 +4,22 @@ import math
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import SMALL
+from torch import nn
 
 from labcore import TarFlow, TarFlowConfig
+from labcore.config import TrainConfig
 from labcore.data import ImageData, load
-from labcore.data.loaders import StepSampler, micro_batches
+from labcore.data.loaders import BalancedStepSampler, StepSampler, micro_batches
 from labcore.data.transforms import bits_per_dim, dequantize, flip, quantize, tile, to_float, to_uint8
 from labcore.evaluate import bayes_accuracy, bayes_classify, bayes_scores, likelihood
 from labcore.evaluate.bayes import wilson
 from labcore.rng import StepNoise, generator, normal_per_item
+from labcore.train import start
 
 
 def test_ranges():
@@ -80,6 +84,46 @@ def test_processes_and_micro_batches_share_a_step():
     split = [order(accumulation=3, world=2, rank=r) for r in (0, 1)]
     for step in range(9):
         assert [i for m in range(3) for r in (0, 1) for i in split[r][3 * step + m]] == whole[step]
+
+
+class TestBalanced:
+    """Epochs with equally many images of each class."""
+
+    LABELS = torch.tensor([0] * 40 + [2] * 7 + [5] * 3)
+
+    def batches(self, **changes):
+        names = ("batch_size", "seed", "start", "stop", "accumulation", "rank", "world")
+        values = dict(batch_size=10, seed=0, start=0, stop=10, accumulation=1, rank=0, world=1) | changes
+        return list(BalancedStepSampler(self.LABELS, *(values[name] for name in names)))
+
+    def test_classes_are_equal_but_for_one(self):
+        batches = self.batches()
+        for epoch in (batches[:5], batches[5:]):
+            rows = [row for batch in epoch for row in batch]
+            assert sorted(self.LABELS[rows].bincount()[[0, 2, 5]].tolist()) == [16, 17, 17]
+            for label in (2, 5):  # every image of a small class as often as any other, but for one
+                times = torch.tensor(rows).bincount(minlength=50)[label == self.LABELS]
+                assert times.max() - times.min() <= 1
+            assert len({row for row in rows if row < 40}) >= 16
+
+    def test_every_image_of_a_large_class_comes_in_time(self):
+        assert len({row for batch in self.batches(stop=100) for row in batch}) == 50
+
+    def test_it_resumes_and_is_shared_like_the_other(self):
+        whole = self.batches()
+        assert self.batches(start=5) == whole[5:] and self.batches(seed=1) != whole
+        split = [self.batches(accumulation=1, world=2, rank=rank) for rank in (0, 1)]
+        assert [a + b for a, b in zip(*split, strict=True)] == whole
+
+    @pytest.mark.parametrize("sampling", [None, "balanced"])
+    def test_the_setting_chooses_the_sampler(self, sampling, tmp_path):
+        images = ImageData(torch.zeros(50, 1, 1, 1, dtype=torch.uint8), self.LABELS, tuple("abcdef"), "a", "train")
+        config = TrainConfig(steps=10, batch_size=10, sampling=sampling)
+        task = start.Task(nn.Identity(), nn.Identity(), images, config, tmp_path, None, {}, None)
+        task.model.config = None  # an unconditional model
+        world = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1)
+        expected = self.batches() if sampling else list(StepSampler(50, 10, 0, 0, 10))
+        assert list(start._inputs(task, world, 0).sampler) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])

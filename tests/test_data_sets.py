@@ -95,7 +95,7 @@ class TestEmbedded:
     @pytest.mark.installed
     def test_is_what_make_makes(self, installed_fashion_mnist):
         for split, (images, labels) in make.build(str(installed_fashion_mnist)).items():
-            packed_images, packed_labels = embedded.read(split)
+            packed_images, packed_labels = embedded.read_split(split)
             assert np.array_equal(images, packed_images)
             assert np.array_equal(labels, packed_labels)
 
@@ -115,8 +115,8 @@ class TestEmbedded:
         make.pack(splits)
         for split, arrays in embedded.unpack().items():
             assert all(np.array_equal(a, b) for a, b in zip(arrays, splits[split], strict=True))
-        with pytest.raises(ValueError, match="not the packed data set"):
-            embedded.read("train")
+        with pytest.raises(ValueError, match="not the data set of this version"):
+            embedded.read_split("train")
         before = embedded.FILE.read_bytes()
         assert make.main([str(tmp_path)]) == 1  # other images than those of SHA256: refused, nothing written
         assert embedded.FILE.read_bytes() == before
@@ -154,26 +154,27 @@ class TestIdx:
         write_idx_set(tmp_path, compress=False)
         write_idx(tmp_path / fashion_mnist.FILES["test"][1], np.zeros(7, np.uint8))
         with pytest.raises(ValueError, match="one data set into one folder"):
-            fashion_mnist.read(tmp_path, "test")
+            fashion_mnist.read_split(tmp_path, "test")
 
     def test_find_order(self, tmp_path, monkeypatch):
         debian = tmp_path / "share" / "datasets" / "fashion-mnist"
         monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
         with pytest.raises(FileNotFoundError) as error:
-            fashion_mnist.find()
+            fashion_mnist.find_folder()
         for hint in (str(debian), "LABCORE_DATA", "apt-get install dataset-fashion-mnist", "download("):
             assert hint in str(error.value)
+        assert not str(error.value).endswith(".")
         write_idx_set(debian)
-        assert fashion_mnist.find() == debian
+        assert fashion_mnist.find_folder() == debian
         monkeypatch.setenv("LABCORE_DATA", str(tmp_path / "mine"))
-        assert fashion_mnist.find() == debian
+        assert fashion_mnist.find_folder() == debian
         write_idx_set(tmp_path / "mine" / "fashion-mnist")
-        assert fashion_mnist.find() == tmp_path / "mine" / "fashion-mnist"
+        assert fashion_mnist.find_folder() == tmp_path / "mine" / "fashion-mnist"
         write_idx_set(tmp_path / "given")
-        assert fashion_mnist.find(tmp_path / "given") == tmp_path / "given"
+        assert fashion_mnist.find_folder(tmp_path / "given") == tmp_path / "given"
         (tmp_path / "given" / "t10k-labels-idx1-ubyte.gz").unlink()
         with pytest.raises(FileNotFoundError, match=r"given \(lacks t10k-labels-idx1-ubyte\)"):
-            fashion_mnist.find(tmp_path / "given")
+            fashion_mnist.find_folder(tmp_path / "given")
 
     def test_download(self, tmp_path, monkeypatch):
         class FakeFashionMNIST:
@@ -255,7 +256,7 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"name": "cifar"}, "'fashion-mnist-12k', 'fashion-mnist', 'folder'"),
+            ({"name": "cifar"}, "'fashion-mnist-12k', 'fashion-mnist', 'emoji-32', 'emoji', 'folder'"),
             ({"split": "validation"}, "'train' and 'test'"),
             ({"image_size": 0}, "image_size=0"),
             ({"channels": 2}, "channels=2"),
@@ -310,7 +311,7 @@ class TestFolder:
 
     def test_no_file_left_for_test(self, tmp_path):
         tree(tmp_path, {"cat": 9})
-        with pytest.raises(ValueError, match="Every 10th file of a class is test"):
+        with pytest.raises(ValueError, match=r"1 of 10 files of each class.* enough files for one test image; add"):
             ImageFolderData(tmp_path, "test", 8)
 
     @pytest.mark.parametrize("held_out", ["val", "test"])
@@ -405,6 +406,29 @@ class TestFolder:
         with pytest.raises(ValueError, match="mixes 1 grey"):
             ImageFolderData(tmp_path, "train", 8)
 
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "gif"])
+    def test_a_file_that_was_cut_off_is_an_error_at_once(self, tmp_path, suffix):
+        noise = torch.randint(256, (20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        (tmp_path / "a").mkdir()
+        for name in ("whole", "padded", "cut"):
+            Image.fromarray(noise.numpy()).save(tmp_path / "a" / f"{name}.{suffix}")
+        padded, cut = tmp_path / "a" / f"padded.{suffix}", tmp_path / "a" / f"cut.{suffix}"
+        padded.write_bytes(padded.read_bytes() + bytes(30))
+        cut.write_bytes(cut.read_bytes()[:-100])
+        with pytest.raises(ValueError, match=rf"cut\.{suffix} cannot be read as an image \(.*truncated.*; repair it"):
+            ImageFolderData(tmp_path, "train", 8, 3)
+        cut.unlink()
+        assert len(ImageFolderData(tmp_path, "train", 8, 3)) == 2
+
+    def test_all_files_that_are_no_pictures_are_named_together(self, tmp_path):
+        tree(tmp_path, {"a": 3})
+        for i in range(7):
+            (tmp_path / "a" / f"note{i}.txt").write_text("no pixels here")
+        with pytest.raises(
+            ValueError, match=r"note0\.txt .*nor can 6 other files: .*note1\.txt.*note4\.txt.*; and 2 more\. Rep"
+        ):
+            ImageFolderData(tmp_path, "train", 8, 3)
+
     @pytest.mark.parametrize(
         ("files", "error", "message"),
         [
@@ -452,7 +476,8 @@ class TestFolder:
     def test_damage_behind_the_header_is_named_when_read(self, tmp_path):
         tree(tmp_path, {"a": 2}, size=(64, 64))
         file = tmp_path / "a" / "01.png"
-        file.write_bytes(file.read_bytes()[:2000])
+        contents = file.read_bytes()
+        file.write_bytes(contents[:2000] + contents[-12:])  # its last bytes are those of a complete file
         data = ImageFolderData(tmp_path, "train", 8)
         assert data[0][0].shape == (3, 8, 8)
         with pytest.raises(ValueError, match=r"01\.png cannot be read"):

@@ -166,7 +166,7 @@ def test_classes_in_another_order(make):
 
 def test_unmirrored_latents_are_not_mirrored(tmp_path):
     data = LatentData(Pixels(3), in_memory(tmp_path, 0), root=tmp_path)
-    with pytest.raises(ValueError, match="mirror was True for latents of unmirrored images"):
+    with pytest.raises(ValueError, match="mirror was True, but mirrored images were not encoded"):
         data.to_model_input(read(data, [0, 1])[0], StepNoise(0, 0, 2, "cpu"), mirror=True)
 
 

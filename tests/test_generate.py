@@ -23,7 +23,7 @@ def small():
 
 @pytest.fixture
 def learned():
-    """A learned inverse that is no constant."""
+    """A student that is no constant."""
     return backward(max_guidance=1.0).float().eval()
 
 
@@ -106,7 +106,7 @@ def test_a_learned_inverse_gives_the_images_of_sample(learned, tmp_path):
 
 @pytest.mark.parametrize("setting", [{"noise_std": 0.1}, {"guidance_schedule": "linear"}, {"attn_temp": 0.5}])
 def test_what_a_learned_inverse_does_not_have_is_refused_as_by_sample(setting, learned, tmp_path):
-    with pytest.raises(ValueError, match="a learned inverse has no noise_std, guidance_schedule, attn_temp") as ours:
+    with pytest.raises(ValueError, match="a student has no noise_std, guidance_schedule, attn_temp") as ours:
         generate(learned, Sampling(num=2, **setting), tmp_path)
     with pytest.raises(ValueError) as theirs:
         sample(learned, 2, **setting)

@@ -1,5 +1,6 @@
 """The recorded step of a token on a CPU, where it is called instead of recorded: what is copied, kept, shared and given up."""
 
+import functools
 import gc
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def recordings(monkeypatch):
 
     monkeypatch.setitem(dispatch.DEFAULT, "cpu", "torch")
     monkeypatch.setattr(graphed, "record", record)
-    monkeypatch.setattr(graphed, "layer_programs", lambda: (graphed.remember, graphed.after_attention))
+    monkeypatch.setattr(graphed, "layer_programs", lambda before: (before, graphed.after_attention))
     monkeypatch.setattr(graphed, "_BROKEN", [])
     monkeypatch.setattr(compiled, "_WORKS", {})
     monkeypatch.setattr(solve, "_DECODERS", {"cpu": GraphedDecoder})
@@ -172,7 +173,7 @@ def test_what_cannot_be_compiled_is_recorded_as_it_is(recordings, monkeypatch):
     def broken(*_):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(graphed, "layer_programs", lambda: (broken, broken))
+    monkeypatch.setattr(graphed, "layer_programs", lambda before: (broken, broken))
     flow = perturbed()
     with pytest.warns(UserWarning, match="torch.compile does not work here .No working.*recording the plain") as seen:
         for images in (1, 3):
@@ -357,3 +358,40 @@ def test_really_compiled_layers():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2"]
+
+
+@pytest.fixture
+def by_triton(recordings, monkeypatch):
+    """As where Triton's kernels run, which are torch's here; the numbers of rows that a program was asked for."""
+    asked = []
+
+    def program(rows, parts=None):
+        asked.append(rows)
+        return functools.partial(graphed.prefix_step, graphed.remember, graphed.after_attention, 16)
+
+    monkeypatch.setattr(dispatch, "by_triton", lambda *tensors, by_default=True: by_default)
+    monkeypatch.setattr(dispatch, "_broken", {"attention_triton"})  # of plain steps: torch's
+    monkeypatch.setattr(graphed, "triton_program", program)
+    return asked
+
+
+def test_kernels_that_read_what_is_filled_need_one_recording(by_triton, recordings, monkeypatch):
+    monkeypatch.setattr(graphed, "prefixes", lambda tokens: (4, 8, 12, 16))
+    same(perturbed(), noise())
+    assert len(recordings) == 2 and set(by_triton) == {4}
+    same(perturbed(**MODERN), noise())
+    assert len(recordings) == 2 + 8, "rotary positions need a recording for each prefix"
+
+
+def test_kernels_that_fail_are_left_with_one_warning(by_triton, recordings, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("PTX is too new")
+
+    monkeypatch.setattr(graphed, "triton_program", lambda rows, parts=None: broken)
+    flow = perturbed()
+    with pytest.warns(
+        UserWarning, match="token_triton does not work here .PTX is too new.; going on with torch's"
+    ) as seen:
+        same(flow, noise())
+        same(flow, noise(1), Y[:1])
+    assert len(seen) == 1 and len(recordings) == 4

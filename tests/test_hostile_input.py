@@ -188,12 +188,12 @@ def test_a_log_goes_on_without_tensorboard_where_its_file_is_gone(tmp_path):
 
     log = RunLog(tmp_path, 0, 3)
     log._board = Gone()
-    with pytest.warns(UserWarning, match=r"tensorboard could not be written \(No such file or directory\)"):
+    with pytest.warns(UserWarning, match=r"tensorboard files could not be written \(No such file or directory\)"):
         log.write(1, {"loss": 1.0})
     log.write(2, {"loss": 0.5})
     log.close()
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2]
     log = RunLog(tmp_path, 2, 3)
     log._board = Gone()
-    with pytest.warns(UserWarning, match="tensorboard could not be written"):
+    with pytest.warns(UserWarning, match="tensorboard files could not be written"):
         log.close()

@@ -73,7 +73,7 @@ def test_guidance_equals_its_definition(schedule, case, images):
         g = [torch.full((4,), v, dtype=torch.float64) for v in guidance]
     else:
         g = [torch.as_tensor(guidance, dtype=torch.float64).expand(4)] * 3
-    weights = torch.ones(16) if schedule == "constant" else torch.arange(16) / 15
+    weights = torch.ones(16) if schedule == "constant" else torch.arange(16).double() / 15
     want = naive_guided_inverse(flow, z, y, g, weights.double(), temperature)
     got = invert(flow, z, y, guidance, schedule, temperature).x
     torch.testing.assert_close(got, want, atol=1e-9, rtol=0)
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused(images, as_users_run):
         ((z[:, :3],), "this model takes floating"),
         ((z.long(),), "floating"),
         ((z, torch.tensor([0, 1, 2, 5])), "allowed are 0..4"),
-        ((z, torch.tensor([0, 1, 2, -2])), "-1 for none"),
+        ((z, torch.tensor([0, 1, 2, -2])), "-1 for no class"),
         ((z, torch.tensor([0, 1])), "shape"),
         ((z, y, [1.0, 1.0]), "one per block"),
         ((z, y, torch.ones(3)), "one per block"),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from labcore import zoo
 from labcore.data import ImageData, load, to_float
-from labcore.encoders import SPECS, check_weights, find_weights
+from labcore.encoders import SPECS, check_encoder_weights, find_encoder_weights
 from labcore.encoders import load as load_encoder
 from labcore.evaluate import pixels
 from labcore.evaluate.extractors import NAMES, load_extractor
@@ -85,9 +85,9 @@ def test_random_weights_are_a_function_of_the_name():
     assert not torch.allclose(first, load_encoder("efficientnet-lite0").tokens(x, 2))
     tokens = F.normalize(first.flatten(0, 1), dim=1)
     assert float((tokens @ tokens.T).min()) < 0.95, "a teacher whose tokens are all alike is no control"
-    check_weights(SPECS["random-lite0"])
+    check_encoder_weights(SPECS["random-lite0"])
     with pytest.raises(FileNotFoundError, match="random weights and no file"):
-        find_weights(SPECS["random-lite0"])
+        find_encoder_weights(SPECS["random-lite0"])
     with pytest.raises(ValueError, match="weights was 'a file'; random-lite0 has random weights"):
         load_encoder("random-lite0", "a file")
 

@@ -112,11 +112,11 @@ def triton_by_default(monkeypatch):
 
 
 def test_the_default_is_one_line(triton_by_default, monkeypatch):
-    assert dispatch.by_triton(torch.zeros(1))
+    assert dispatch.by_triton(torch.zeros(1)) and not dispatch.by_triton(torch.zeros(1), by_default=False)
     with dispatch.use("torch"):
         assert not dispatch.by_triton(torch.zeros(1))
     monkeypatch.undo()
-    assert not dispatch.by_triton(torch.zeros(1)) and dispatch.DEFAULT == {"cuda": "torch", "cpu": "native"}
+    assert not dispatch.by_triton(torch.zeros(1)) and dispatch.DEFAULT == {"cuda": "triton", "cpu": "native"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_twin_that_cannot_run_is_torchs_with_one_warning(failure, triton_by_de
     monkeypatch.setattr(dispatch, "import_module", fails)
     with pytest.warns(UserWarning, match=r"Triton's .* does not work here \(.*\); going on with torch's") as seen:
         for _ in range(2):
-            with torch.no_grad():
+            with torch.no_grad(), dispatch.use("triton"):
                 got = [*affine_forward(*numbers), *sweep_change(*numbers[:2]), causal_attention(q, k, k, 0.5)]
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert len(seen) == 3, "one for each twin"
@@ -144,7 +144,7 @@ def test_no_memory_is_no_reason_to_go_on(triton_by_default, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(dispatch, "import_module", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError), dispatch.use("triton"):
         affine_forward(*torch.zeros(3, 1, 1, 1))
     assert not dispatch._broken
 

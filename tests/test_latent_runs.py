@@ -1,4 +1,4 @@
-"""Flows of latents from images to images: what training sees, resumed runs, samples, measures, and a learned inverse."""
+"""Flows of latents from images to images: what training sees, resumed runs, samples, measures, and a student."""
 
 import shutil
 
@@ -101,14 +101,14 @@ def test_a_model_sees_pictures_as_they_are_or_their_latents(cache, images):
 
 def test_what_does_not_fit_is_refused(cache, images, tmp_path, as_users_run):
     grey = load("fashion-mnist-12k", "test", image_size=16)
-    with pytest.raises(ValueError, match="images have 1 channels, tiny-random takes 3; set data"):
+    with pytest.raises(ValueError, match="images have 1 channels; tiny-random takes 3: set data"):
         seen_by(TarFlowConfig(**LATENTS, **SMALL), grey)
     with pytest.raises(ValueError, match="makes 4 x 8 x 8 latents of 16 x 16 pixels; the model takes 4 x 16 x 16"):
         seen_by(TarFlowConfig(**{**LATENTS, "image_size": 16}, **SMALL), images)
     with pytest.raises(FileNotFoundError, match="no autoencoder of that name"):
         seen_by(TarFlowConfig(**{**LATENTS, "codec": "sd"}, **SMALL), images)
     computed = run_config().model_dump() | {"align": {"sites": [(1, 1)], "targets": "computed"}}
-    with pytest.raises(ValueError, match="looks at pixels: take 'cached'"):
+    with pytest.raises(ValueError, match="takes pixels: give 'cached'"):
         run_training(RunConfig(**computed), tmp_path / "unused")
 
 

@@ -14,7 +14,7 @@ from labcore.data.images import ImageData
 from labcore.data.transforms import to_float
 from labcore.finite import NotFinite
 from labcore.latents import cached_raw, codec
-from labcore.latents.weights import find
+from labcore.latents.weights import find_autoencoder
 
 KL = dict(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16, layers_per_block=1)
 BLOCKS = dict(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
@@ -164,7 +164,7 @@ def test_an_autoencoder_that_is_not_here_says_where_to_get_it(tmp_path, monkeypa
         latents.load("sd-vae")
     made("AutoencoderKL", tmp_path / "sd-vae-ft-ema")
     assert latents.load("sd-vae-ft-ema").name == "sd-vae-ft-ema"
-    assert find("sd-vae-ft-ema") == tmp_path / "sd-vae-ft-ema"
+    assert find_autoencoder("sd-vae-ft-ema") == tmp_path / "sd-vae-ft-ema"
 
 
 def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
@@ -182,7 +182,7 @@ def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds a UNet2DModel; autoencoders that the lab knows are AutoencoderKL"):
         latents.load(str(folder))
     config.write_text(json.dumps({**values, "layers_per_block": 2}))
-    with pytest.raises(ValueError, match="weights are missing or belong elsewhere"):
+    with pytest.raises(ValueError, match="weights are missing or unexpected"):
         latents.load(str(folder))
     for sizes in (dict(block_out_channels=[10**12, 8]), dict(layers_per_block=10**9), dict(latent_channels=10**5)):
         config.write_text(json.dumps({**values, **sizes}))
@@ -192,9 +192,9 @@ def test_folders_of_something_else_and_damaged_ones_are_refused(tmp_path):
     tensors = load_file(weights)
     name = "decoder.conv_in.bias"
     for value, message in (
-        (torch.full_like(tensors[name], float("nan")), f"NaN or infinity, first in {name}"),
-        (torch.full_like(tensors[name], 1e300, dtype=torch.float64), f"NaN or infinity, first in {name}"),
-        (torch.ones_like(tensors[name], dtype=torch.int8), f"holds I8 in {name}"),
+        (torch.full_like(tensors[name], float("nan")), f"NaN or infinity in 1 tensors, first {name}"),
+        (torch.full_like(tensors[name], 1e300, dtype=torch.float64), f"NaN or infinity in 1 tensors, first {name}"),
+        (torch.ones_like(tensors[name], dtype=torch.int8), f"holds I8 in 1 tensors, first {name}"),
         (torch.ones(3), "could not be read as an AutoencoderKL"),
     ):
         save_file(tensors | {name: value}, weights, metadata={"format": "pt"})

@@ -14,7 +14,7 @@ ROOT = Path(labcore.__file__).parent
 L0 = {"config", "strict", "types", "rng", "jsonfile", "guidance", "provenance", "revision", "store", "derived"}
 L0 |= {"memory", "timing", "live", "spread", "tf32", "reading", "driver", "files", "yamlfile", "tensors"}
 L0 |= {"finite", "hints", "processes", "terminal", "locks", "progress", "contents", "portable"}
-L0 |= {"arrayfile", "in_use", "cache", "torchfile", "markdown"}
+L0 |= {"sites", "directions", "arrayfile", "in_use", "cache", "torchfile", "weight_files", "markdown", "dotted"}
 BELOW_L4 = L0 | {"kernels", "nn", "flows"}
 BELOW_L5 = BELOW_L4 | {"data", "latents", "encoders", "inverse", "align", "biflow"}
 BELOW_L6 = BELOW_L5 | {"train", "evaluate", "kinds", "plan"}
@@ -39,12 +39,12 @@ MAY_IMPORT = {
     "runs": BELOW_RUNS | {"viz"},
     "experiments": BELOW_RUNS | {"runs", "campaigns"},
     "rehearsal": BELOW_RUNS | {"runs", "experiments"},
-    "site": BELOW_RUNS | {"runs", "campaigns", "experiments"},  # tables are made from records and presets
-    "cli": BELOW_RUNS | {"runs", "campaigns", "experiments", "rehearsal", "site"},
+    "site": BELOW_RUNS | {"hub", "runs", "campaigns", "experiments"},  # tables are made from records and presets
+    "cli": BELOW_RUNS | {"hub", "runs", "campaigns", "experiments", "rehearsal", "site"},
 }
 HEAVY = {
     *("timm", "diffusers", "torch_fidelity", "torchvision", "triton", "ipywidgets", "papermill", "matplotlib"),
-    *("accelerate", "huggingface_hub", "tensorboard", "PIL"),
+    *("accelerate", "huggingface_hub", "tensorboard", "PIL", "onnx", "onnxruntime", "onnxscript"),
 }
 """Imported inside the functions that need them, so that labcore works without them and imports quickly."""
 
@@ -81,13 +81,21 @@ def test_imports_go_down(path):
         allowed = MAY_IMPORT[own] | {own}
         assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
     heavy = {name.split(".")[0] for name in imports(tree, True)} & HEAVY
+    twins = {name for name in imports(tree, True) if name.startswith("labcore.kernels.") and "_triton" in name}
     if own == "kernels" and path.stem.endswith("_triton"):
         heavy -= {"triton"}  # such a module is itself imported by the dispatch of its kernel alone
+        twins = set()
     if own == "hub":
         heavy -= {"diffusers"}  # its classes derive from diffusers'; nothing imports it but who asks for it
-    twins = {name for name in imports(tree, True) if name.startswith("labcore.kernels.") and "_triton" in name}
     assert not twins, f"{sorted(twins)} belong inside the functions that need them"
     assert not heavy, f"{sorted(heavy)} belong inside the functions that need them"
+
+
+def test_a_model_is_loaded_without_the_compiler():
+    """Arithmetic on tensors without values imports torch's compiler, for seconds: `labcore.tensors.only_shapes`."""
+    load = "import sys; from labcore import zoo; [zoo.load(name) for name in zoo.NAMES]; zoo.load_classifier()"
+    code = f"{load}; bad = {{'torch._dynamo', 'sympy'}} & set(sys.modules); assert not bad, bad"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -6,9 +6,12 @@ from statistics import fmean
 
 import pytest
 
+from labcore import zoo
 from labcore.campaigns import results
 from labcore.campaigns.claims import load_claims
+from labcore.campaigns.tables import exploded
 from labcore.campaigns.verdicts import judge
+from labcore.jsonfile import read_json
 from labcore.presets import MEASURED, about
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -55,3 +58,25 @@ def test_the_numbers_in_the_notebook_of_latents():
     for claim in load_claims("07_latent_256").of_numbers:
         found = judge(claim, records).difference
         assert f"{-found.mean:.1f} ± {found.half:.1f}" in text
+
+
+def test_the_preset_of_the_flow_of_emoji_that_ships():
+    record = read_json(zoo.path("emoji-tarflow") / "record.json")
+    cost, numbers = about("emoji-32")[1:]
+    assert f"{record['training_seconds'] / 3600:.1f} hours" in cost
+    assert f"{record['likelihood']['nats_per_dim']:.3f} nats/dim" in numbers
+    free = f"{record['training_free_accuracy']['accuracy']:.1%} training-free accuracy"
+    assert f"{free} ({record['largest_class']:.1%} by guessing)" in numbers
+
+
+def test_the_numbers_in_the_notebook_of_inverses_by_kind_of_noise():
+    text = (NOTEBOOKS / "04_learned_vs_analytic_inverse.ipynb").read_text()
+    ways = exploded(results.published("biflow_16").records, "ways")
+    fid = lambda row, judge: fmean(one["metrics"][f"fid_{judge}"] for one in ways if one["row"] == row)  # noqa: E731
+    student = [f"hidden-alignment{kind}" for kind in ("", ", fitted z", ", encoded z")]
+    exact = [f"exact, score{kind}" for kind in ("", ", fitted z", ", encoded z")]
+    drawn, fitted, encoded = (fid(row, "classifier") for row in student)
+    assert f"{drawn:.2f} from *drawn*, {fitted:.2f} from *fitted* and {encoded:.2f} from" in text
+    assert "{:.0f}, {:.0f} and {:.0f}. So".format(*(fid(row, "efflite0") for row in student)) in text
+    assert f"{drawn - fitted:.2f} of {drawn - encoded:.2f} by the classifier" in text
+    assert "({:.2f}, {:.2f} and {:.2f} by the classifier)".format(*(fid(row, "classifier") for row in exact)) in text

@@ -70,6 +70,24 @@ def test_an_image_does_not_depend_on_the_batch_or_the_threads():
     assert all(torch.equal(ways[0], other) for other in ways[1:])
 
 
+@pytest.mark.parametrize("architecture", [{}, dict(positions="rope", mlp="swiglu", norm="rmsnorm", affine_clamp=0.3)])
+@pytest.mark.parametrize("width", [256, 264])
+def test_threads_that_share_an_image_change_no_number(width, architecture):
+    """A block of more than 2 MiB, whose layers are shared out where there are few rows; 264 channels fill no panel."""
+    sizes = dict(width=width, head_dim=width // 11 if width % 11 == 0 else 64, layers_per_block=1, num_blocks=1)
+    exact, flow = (perturbed(0.02, dtype, **sizes, **architecture) for dtype in (torch.float64, torch.float32))
+    flow.load_state_dict(exact.state_dict())
+    block, weights = flow.blocks[0], torch.ones(flow.config.tokens)
+    z = torch.randn(3, flow.config.tokens, flow.config.token_dim, generator=torch.Generator().manual_seed(0))
+    y, g = torch.arange(3), torch.tensor([[0.0], [1.0], [2.0]])
+    for images, strength in ((1, None), (3, None), (1, g), (2, g), (3, g)):
+        given = z[:images], y[:images], None if strength is None else strength[-images:], weights
+        alone, *shared = (token_loop.solve(block, *given, threads=threads) for threads in (1, 2, 3, 16))
+        assert all(torch.equal(alone, other) for other in shared)
+    wanted = invert(exact, z[:1].double(), y[:1], 2.0).x
+    assert (invert(flow, z[:1], y[:1], 2.0).x - wanted).abs().amax() <= 1e-5 * wanted.abs().amax()
+
+
 def test_weights_that_change_are_seen():
     flow, other = perturbed(dtype=torch.float32), perturbed(dtype=torch.float32, seed=5)
     z = torch.randn(2, flow.config.tokens, flow.config.token_dim)

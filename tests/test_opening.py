@@ -11,8 +11,11 @@ from labcore import config
 from labcore.cli.app import app
 from labcore.cli.first_words import settings_of_run
 from labcore.data.images import ImageData
+from labcore.evaluate.accuracy import guessing
+from labcore.jsonfile import write_json
+from labcore.presets import DEFAULT
 from labcore.runs import opening
-from labcore.runs.configure import configure_run
+from labcore.runs.configure import DataOptions, configure_run
 from labcore.runs.images import pictures
 from labcore.train.log import Lines
 
@@ -41,7 +44,7 @@ def folder(tmp_path):
 
 
 def described(data: Path, *settings: str) -> dict[str, str]:
-    run = configure_run(data=str(data), image_size=8, settings=["model.patch_size=4", *settings])
+    run = configure_run(images=DataOptions(str(data), 8), settings=["model.patch_size=4", *settings])
     return dict(opening.opening(run, Path("out"), "preset fashion-small", *pictures(run)))
 
 
@@ -50,12 +53,20 @@ def test_a_folder_without_splits(folder):
     assert rows["data"] == f"picture files in {folder({})}"
     assert rows["images"] == "27 for training, 3 for testing"
     assert rows["classes"] == "2, with the number of training images: cat 18, dog 9"
-    assert rows["imbalance"] == "the largest class (cat) has 2 times as many images as the smallest (dog)"
-    assert rows["split"] == "every 10th file of a class, in sorted order, is for testing"
+    assert rows["imbalance"].startswith(
+        "the largest class (cat) has 2 times as many images as the smallest (dog); train."
+    )
+    assert rows["split"].startswith(
+        "1 of 10 files of each class, evenly spread in sorted order, are for testing; data.test_share"
+    )
     assert rows["pixels"].startswith("8 x 8 pixels, RGB (3 channels); of each picture resized, then the middle square")
-    assert rows["pixels"].endswith("mirrored with probability 1/2")
-    assert rows["transparency"] == "transparent pixels are laid on white"
-    assert rows["writes to"] == "out" and rows["settings"] == "preset fashion-small"
+    assert rows["pixels"].endswith(
+        "mirrored with probability 1/2; smaller pictures are enlarged, the smallest from 7 pixels"
+    )
+    assert rows["transparency"].startswith(
+        "30 of 30 pictures opened may have some; transparent pixels are laid on white"
+    )
+    assert rows["writes to"] == "out" and rows["settings"].startswith("preset fashion-small; it is made for small grey")
 
 
 def test_a_folder_with_splits(folder):
@@ -63,8 +74,19 @@ def test_a_folder_with_splits(folder):
     rows = described(folder(parts), "data.channels=1", "data.limit=6")
     assert rows["images"] == "6 for training, 6 for testing (data.limit: at most 6 of each split, evenly spread)"
     assert rows["classes"] == "2 with 3 training images each: cat, dog" and "imbalance" not in rows
-    assert rows["split"] == "the folder's own; Training is for training"
+    assert rows["split"] == "the folder's own: Training for training, val for testing"
     assert "grey (1 channel)" in rows["pixels"]
+
+
+def test_the_time_is_announced_where_enough_steps_are_left(tmp_path):
+    run = configure_run(settings=SMALL)  # 14 steps
+    rows = lambda: dict(opening.opening(run, tmp_path, "", labelled([600]), labelled([1])))  # noqa: E731
+    assert rows()["time"] == "is estimated after 11 steps" and rows()["writes to"] == str(tmp_path)
+    place = tmp_path / "checkpoints" / "step-00000003"
+    place.mkdir(parents=True)
+    assert rows()["time"] and "goes on" not in rows()["writes to"]  # it is no whole checkpoint
+    write_json(place / "state.json", {"step": 3, "run": {}, "precision": "fp32", "files": {}})
+    assert "time" not in rows() and "continues from its newest" in rows()["writes to"]
 
 
 def test_arrow_files_name_their_splits(tmp_path, monkeypatch):
@@ -73,7 +95,7 @@ def test_arrow_files_name_their_splits(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").touch()
     data = config.DataConfig(name="folder", path=str(tmp_path), image_size=8)
-    assert opening.split_rule(data, labelled([1])) == "the files' own: train for training, validation for testing"
+    assert opening.split_rule(data) == "the files' own: train for training, validation for testing"
 
 
 def test_many_classes_and_missing_ones():
@@ -85,10 +107,18 @@ def test_many_classes_and_missing_ones():
     assert opening.class_counts(labelled([5])) == "1: c0"
 
 
+def test_colour_pictures_with_the_default_preset_get_a_hint(folder):
+    parts = {"cat": 20, "dog": 10}
+    assert "made for small grey pictures: --preset pictures-32-small" in described(folder(parts))["settings"]
+    assert described(folder({}), "data.channels=1", "model.channels=1")["settings"] == "preset fashion-small"
+
+
 def test_where_settings_come_from():
     assert settings_of_run("fashion-16", None, None, ["train.steps=3"]) == "preset fashion-16, train.steps=3"
-    assert settings_of_run("fashion-small", Path("a.yaml"), None, []) == "file a.yaml"
-    assert settings_of_run("fashion-small", None, "runs/a", []) == "defaults of a learned inverse"
+    assert settings_of_run(None, Path("a.yaml"), None, []) == "file a.yaml"
+    assert settings_of_run(None, None, "runs/a", []) == "defaults of a student"
+    assert settings_of_run(None, None, None, []) == f"preset {DEFAULT}"
+    assert settings_of_run("biflow-16-w64-naive", None, "runs/a", []) == "preset biflow-16-w64-naive"
 
 
 def test_the_time_is_estimated_once_from_measured_steps():
@@ -124,7 +154,7 @@ def test_train_describes_the_run_before_it_starts(tmp_path):
     (estimate,) = (line for line in lines if line.startswith("time: "))
     assert "for the remaining 3 steps" in estimate
     again = CliRunner().invoke(app, line)
-    assert "run; the run goes on from its newest complete checkpoint" in again.stdout
+    assert "run; the run continues from its newest complete checkpoint" in again.stdout
     quiet = CliRunner().invoke(app, [*line, "--quiet"])
     assert quiet.exit_code == 0 and quiet.stdout.startswith("found in ")
 
@@ -136,3 +166,13 @@ def test_measuring_names_data_model_and_device(tmp_path):
     assert data == "data: fashion-mnist-12k, 28 pixels, at most 4 images of a split, evenly spread"
     assert model == "model: fashion-tarflow, a flow with 855,296 parameters, for 1 x 28 x 28 images"
     assert device.startswith("device: ")
+
+
+def test_the_accuracy_of_guessing_is_that_of_the_most_frequent_class():
+    assert str(guessing(labelled([1, 0, 3]))) == "75.0%, always c2"
+
+
+def test_accuracies_stand_beside_that_of_guessing():
+    done = CliRunner().invoke(app, ["evaluate", "fashion-tarflow", "--limit", "20", "--metrics", "likelihood,classify"])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()[3:]] == ["likelihood", "classify", "guessing"]

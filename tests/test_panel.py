@@ -2,6 +2,9 @@
 
 import base64
 import io
+import re
+import types
+import weakref
 
 import ipywidgets
 import pytest
@@ -67,6 +70,16 @@ def test_an_error_is_told_and_the_last_picture_stays():
         Panel(draw, {"shade": slider(value=1.0)})
 
 
+def test_rounding_errors_of_the_browser_draw_nothing_anew():
+    drawn = []
+    shade = slider(value=1.0)
+    panel = Panel(lambda shade: drawn.append(shade) or grey(shade), {"shade": shade})
+    drawn.clear()
+    panel._read = module.dependencies.state_of(panel._function)  # `drawn` is a variable too
+    shade.value = 0.9999999999999998
+    assert drawn == [] and panel.described() == "shade 1.0" and panel.values == {"shade": 1.0}
+
+
 def test_slow_ones_wait_for_the_release():
     quick, slow = slider(), slider()
     Panel(lambda shade: grey(shade), {"shade": quick})
@@ -74,16 +87,127 @@ def test_slow_ones_wait_for_the_release():
     assert quick.continuous_update and not slow.continuous_update
 
 
-def test_shown_with_widgets_to_a_person_and_alone_otherwise(monkeypatch):
+def test_a_notebook_without_a_browser_shows_the_picture_alone():
     panel = Panel(lambda shade: grey(shade), {"shade": slider()}, caption="a grey square")
     alone = panel._repr_mimebundle_()
     assert set(alone) == {"text/html", "image/png", "text/plain"}
     assert f'base64,{alone["image/png"]}" alt="a grey square (shade 0.0)"' in alone["text/html"]
-    assert base64.b64decode(alone["image/png"]) == panel.png
+    assert base64.b64decode(alone["image/png"]) == panel.png and "<style" not in alone["text/html"]
+    with pytest.raises(NotImplementedError):  # IPython then takes the bundle
+        panel._ipython_display_()
+
+
+@pytest.fixture
+def outputs(monkeypatch):
+    """The outputs of a live cell, by display id, as the notebook holds them, and the callbacks after a cell."""
+    import IPython
+
+    found: dict = {}
+
+    def display(data, raw, display_id=None):
+        found["saved" if display_id else "widgets"] = data
+        return types.SimpleNamespace(update=lambda data, raw: found.update(saved=data)) if display_id else None
+
+    register = lambda event, callback: found.setdefault(event, []).append(callback)  # noqa: E731
+    shell = types.SimpleNamespace(events=types.SimpleNamespace(register=register))
     monkeypatch.setattr(module, "in_live_notebook", lambda: True)
-    shown = panel._repr_mimebundle_()
-    assert shown[WIDGETS]["model_id"] == panel.widget.model_id and shown["image/png"] == alone["image/png"]
-    assert shown["text/plain"] == "a grey square (shade 0.0)" and "text/html" not in shown
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    monkeypatch.setattr(module, "_WATCHED", weakref.WeakSet())
+    return found
+
+
+def test_a_saved_notebook_has_the_last_picture_below_the_widgets(outputs):
+    shade = slider()
+    panel = Panel(lambda shade: grey(shade), {"shade": shade}, caption="a grey square")
+    panel._ipython_display_()
+    widgets, still = outputs["widgets"], outputs["saved"]
+    assert widgets[WIDGETS]["model_id"] == panel.widget.model_id and "image/png" not in widgets
+    hidden = re.search(r"\.(lab-still-\w+) { display: none; }", panel.widget.children[2].value)[1]
+    assert f'<figure class="{hidden}"' in still["text/html"] and "to make it interactive" in still["text/html"]
+    shade.value = 0.5
+    assert base64.b64decode(outputs["saved"]["image/png"]) == panel.png == grey(0.5)
+    assert "a grey square (shade 0.5)" in outputs["saved"]["text/html"]
+
+
+SHADE_OF = {"light": 0.5}
+brightness = 0.0
+
+
+def test_pictures_are_drawn_again_if_a_variable_changed(monkeypatch):
+    drawn = []
+
+    def draw(which):
+        drawn.append(which)
+        return grey(SHADE_OF["light"] if which else brightness)
+
+    which = ipywidgets.Checkbox(False)
+    panel = Panel(draw, {"which": which})
+    drawn.clear()  # which is a variable too
+    assert panel.compare() == ["drawn"] and module.OLD in panel.widget._dom_classes
+    which.value = True
+    assert panel.compare() == [] and module.OLD not in panel.widget._dom_classes
+    which.value = False
+    monkeypatch.setitem(globals(), "brightness", 0.9)
+    assert panel.compare() == ["brightness"] and panel.png == grey(0.0)
+    assert "brightness changed after it was drawn" in panel.status.value and module.OLD in panel.widget._dom_classes
+    which.value = True
+    which.value = False
+    assert panel.png == grey(0.9) and panel.compare() == []  # not the picture that was kept for this value
+    monkeypatch.setitem(globals(), "brightness", 0.1)
+    assert panel.compare() == ["brightness"]
+    monkeypatch.setitem(globals(), "brightness", 0.9)
+    assert panel.compare() == [] and module.OLD not in panel.widget._dom_classes
+
+
+def test_variables_are_compared_after_each_cell(outputs, monkeypatch):
+    panel = Panel(lambda: grey(brightness), {})
+    panel._ipython_display_()
+    monkeypatch.setitem(globals(), "brightness", 0.9)
+    (after_a_cell,) = outputs["post_run_cell"]
+    after_a_cell(None)
+    assert "Old picture" in panel.status.value
+
+
+def test_the_caption_has_the_values_of_the_picture_and_a_failed_drawing_dims_it():
+    def draw(shade):
+        if shade > 0.5:
+            raise ValueError("too light")
+        return grey(shade)
+
+    shade = slider()
+    panel = Panel(draw, {"shade": shade}, caption="a <grey> square")
+    assert (
+        panel.under.value == "a &lt;grey&gt; square (shade 0.0)" and "#" not in panel.under.value
+    )  # no colour of ours
+    shade.value = 0.9
+    assert panel.under.value.endswith("(shade 0.0)") and module.OLD in panel.widget._dom_classes
+    shade.value = 0.2
+    assert panel.under.value.endswith("(shade 0.2)") and module.OLD not in panel.widget._dom_classes
+
+
+def test_every_answer_differs_so_that_the_page_sees_it():
+    shade, seen = slider(), []
+    panel = Panel(lambda shade: grey(shade), {"shade": shade})
+    panel.status.observe(lambda change: seen.append(change.new), "value")
+    for value in (0.1, 0.2, 0.1):
+        shade.value = value
+    answers = [re.search(r'data-drawing="(\w+)"', each)[1] for each in seen]
+    assert answers[::2] == ["now"] * 3 and len(set(answers[1::2])) == 3
+
+
+def test_a_picture_is_saved_by_a_button(tmp_path):
+    shade = slider()
+    panel = Panel(lambda shade: grey(shade), {"shade": shade}, save_to=tmp_path / "kept")
+    (button,) = (one for one in panel.widget.children[1].children if isinstance(one, ipywidgets.Button))
+    button.click()
+    assert (tmp_path / "kept" / "shade-0.0.png").read_bytes() == panel.png and "shade-0.0.png" in panel.status.value
+    (tmp_path / "kept" / "shade-0.5.png").mkdir()
+    shade.value = 0.5
+    button.click()
+    assert "<b>not saved</b>" in panel.status.value
+    with pytest.raises(ValueError, match="this panel has no folder for pictures; give save_to"):
+        Panel(lambda shade: grey(shade), {"shade": slider()}).save()
 
 
 def test_a_button_plays_a_slider():
@@ -99,12 +223,12 @@ def test_grids_hold_their_images_and_names():
     x = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 1, 5, 5)
     plain = Image.open(io.BytesIO(grid_png(x, 3, scale=4)))
     assert plain.size == (4 * (3 * 7 - 2), 4 * (2 * 7 - 2))
-    assert [plain.getpixel((4 * 7 * k + 8, 8))[0] for k in range(3)] == [0, 51, 102]
+    assert [plain.getpixel((4 * 7 * k + 8, 8)) for k in range(3)] == [0, 51, 102]
     named = Image.open(io.BytesIO(grid_png(x, 3, 4, ["one", "two"], ["a", "b", "c"])))
     assert (
         named.crop((named.width - plain.width, named.height - plain.height, *named.size)).tobytes() == plain.tobytes()
     )
-    assert named.crop((0, 0, named.width - plain.width, named.height)).getextrema()[0][0] < 100  # letters
+    assert named.crop((0, 0, named.width - plain.width, named.height)).getextrema()[0] < 100  # letters
     wide = Image.open(io.BytesIO(grid_png(x, 3, 4, column_names=["a long name", "b", "c"])))
     assert wide.height > named.height  # turned by 90 degrees
     with pytest.raises(ValueError, match="2 names for 3 columns: a, b; give one for each"):
@@ -226,7 +350,7 @@ def test_sites_may_be_lists_and_pictures_stay_on_the_screen(as_users_run):
 
 @pytest.mark.parametrize("picture", [None, b"hello", "a path"])
 def test_a_drawing_has_to_be_a_picture(picture, as_users_run):
-    with pytest.raises(TypeError, match="it has to give the bytes of a PNG, or a matplotlib figure"):
+    with pytest.raises(TypeError, match="it must return the bytes of a PNG, or a matplotlib figure"):
         module.png_of(picture)
 
 
@@ -236,4 +360,6 @@ def test_none_can_be_chosen_and_is_shown():
         assert made.label == "any" and made.value is None
         made.label = "bag"
         assert made.value == 8
+        made.index = 0  # as the browser does; ipywidgets would then select nothing
+        assert (made.label, made.value, made.index) == ("any", None, 0)
     assert controls.choice("schedule", ["constant", "linear"], "linear").value == "linear"

@@ -61,7 +61,7 @@ NORM = {"student.adaptive_power": 0.0, "student.normalise": "none"}
 
 
 def student(strategy: str = "hidden-alignment", perceptual: tuple = (), denoiser: bool = True, guided: bool = False):
-    """A learned inverse of BiFlow's ablations. guided: guidance is an input of the model."""
+    """A student of BiFlow's ablations. guided: guidance is an input of the model."""
     return {
         "student.strategy": strategy,
         "student.perceptual": perceptual,

@@ -93,15 +93,15 @@ def test_lpips_with_a_backbone_from_a_file(images, tmp_path):
     assert torch.allclose(found, reference(ours, theirs).flatten(), rtol=1e-4) and (found > 0).all()
     whole = {f"features.{name}": value for name, value in backbone.state_dict().items()}
     for value, message in (
-        (torch.ones(1), r"features\.0\.bias in .* is not of shape \(64,\)"),  # would be copied to all 64
-        (torch.ones(64, dtype=torch.int8), r"not of shape \(64,\) and floating"),
-        (torch.full((64,), float("nan")), r"NaN or infinity, first in features\.0\.bias"),
+        (torch.ones(1), r"features\.0\.bias is \(1,\), the model has \(64,\)"),  # would be copied to all 64
+        (torch.ones(64, dtype=torch.int8), r"holds torch\.int8 in 1 tensors, first features\.0\.bias"),
+        (torch.full((64,), float("nan")), r"NaN or infinity in 1 tensors, first features\.0\.bias.* VGG-16 again"),
     ):
         torch.save(whole | {"features.0.bias": value}, tmp_path / VGG)
         with pytest.raises(ValueError, match=message):
             load_perceptual("lpips", tmp_path / VGG)
     torch.save({"features.0.weight": backbone[0].weight}, tmp_path / VGG)
-    with pytest.raises(ValueError, match=r"has no features\.0\.bias; it is not torchvision's VGG-16"):
+    with pytest.raises(ValueError, match=r"does not fit Vgg16Features \(25 missing, first features\.0\.bias"):
         load_perceptual("lpips", tmp_path / VGG)
 
 

@@ -246,7 +246,7 @@ def test_labels_and_variants_that_mean_nothing_are_refused(name, tmp_path, as_us
     for labels in ([1.5], [True], torch.rand(2), [None]):
         with pytest.raises(ValueError, match="give whole numbers or names of classes"):
             pipeline(labels)
-    with pytest.raises(ValueError, match="num_images was 4 beside 2 class_labels"):
+    with pytest.raises(ValueError, match="num_images was 4 for 2 class_labels"):
         pipeline([1, 2], num_images=4)
     with pytest.raises(ValueError, match="variant was 'fp16'; the lab's models have none"):
         pipeline.save_pretrained(tmp_path / "saved", variant="fp16")

@@ -147,7 +147,7 @@ def test_records_are_compared_by_contents_where_both_say_them(tmp_path):
 
 
 def test_each_path_among_the_notebooks_parameters_is_known():
-    words = re.compile(r"folder|shipped model|trained flow|learned inverse of|statistics of")
+    words = re.compile(r"folder|shipped model|trained flow|student of|statistics of")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for name, parameter in read_parameters(path).items():
             is_text = isinstance(parameter.default, str | None) and name not in (
@@ -214,7 +214,7 @@ def test_every_key_that_may_hold_a_path_is_known():
     sections = (config.TarFlowConfig, config.BackwardConfig, config.DataConfig, config.TrainConfig, config.AlignConfig)
     sections += (config.StudentConfig, config.RunConfig, config.StudentRunConfig)
     texts = {name for each in sections for name, f in each.model_fields.items() if f.annotation in (str, str | None)}
-    assert texts == {"path", "codec", "weights", "flow", "encoder"}
+    assert texts == {"path", "codec", "weights", "flow", "encoder", "background"}  # the last is a colour
 
 
 def test_an_encoder_is_known_by_its_file_and_by_its_path_in_earlier_checkpoints(typed):
@@ -371,6 +371,31 @@ def test_event_files_for_tensorboard_hold_no_host(tmp_path, monkeypatch):
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 0.5), (3, 0.5), (5, 0.25)]
 
 
+def test_tensorboard_has_settings_and_previews(tmp_path):
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
+
+    (tmp_path / "previews").mkdir()
+    Image.new("RGB", (5, 3), (9, 8, 7)).save(tmp_path / "previews" / "step-00000002.png")
+    (tmp_path / "previews" / "step-00000003.png").write_bytes(b"cut")
+    settings = {"train": {"lr": 0.5, "tf32": False, "betas": [0.9, 0.95]}, "align": None}
+    log = RunLog(tmp_path, 0, 10, settings=settings)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 0.5})
+    log.close()
+
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    (picture,) = found.Images("samples")
+    assert (picture.step, picture.width, picture.height) == (2, 5, 3)
+    assert picture.encoded_image_string == (tmp_path / "previews" / "step-00000002.png").read_bytes()
+    content = found.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
+    given = parse_session_start_info_plugin_data(content).hparams
+    assert given["train.lr"].number_value == 0.5 and given["train.tf32"].bool_value is False
+    assert given["train.betas"].string_value == "[0.9, 0.95]" and given["align"].string_value == "None"
+
+
 # files that the lab wrote, and that were damaged since
 
 DAMAGE = {"cut": '{"step": 1', "deep": "[" * 10**5, "another kind": "[1]", "bytes": b"\xff\xfe", "empty": ""}
@@ -393,7 +418,7 @@ def test_a_damaged_file_is_a_line_with_its_name_and_what_to_do(tmp_path, damage,
     monkeypatch.setattr(results, "TABLE", "result.json")
     refused(results.rebuild, tmp_path)
     monkeypatch.setattr(demo, "new_folder", lambda parent: tmp_path)
-    monkeypatch.setattr(demo, "execute", lambda *_: None)
+    monkeypatch.setattr(demo, "execute_notebook", lambda *_: None)
     monkeypatch.setattr(demo, "web_page", lambda path: path)
     assert demo.main(["--smoke"]) == 1 and "the demo failed" in capsys.readouterr().err
 

@@ -1,21 +1,25 @@
 """Plans: counts equal those of a real step, estimates follow from them, and what cannot be is refused."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import perturbed
+from PIL import Image
 from typer.testing import CliRunner
 
 from labcore import encoders, latents
 from labcore.biflow.model import BackwardModel
+from labcore.cli import plan as command
 from labcore.cli.app import app
-from labcore.config import RunConfig, StudentRunConfig
+from labcore.config import DataConfig, RunConfig, StudentRunConfig
 from labcore.encoders.perceptual import MOST, untrained_perceptual
 from labcore.encoders.specs import SPECS
-from labcore.evaluate.flops import count_flops
+from labcore.evaluate.flops import count_flops, count_operators
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
-from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Plan, estimate, on_disk, plan
-from labcore.plan.step import EFFICIENCY
+from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Machine, Plan, estimate, on_disk, plan
+from labcore.plan.step import EFFICIENCY, STARTED
 from labcore.presets import PRESETS
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
@@ -61,6 +65,26 @@ def test_parameters_and_flops_of_a_likelihood_step(changes):
     assert found.parameters == found.trained == sum(p.numel() for p in model.parameters())
     assert found.flops == pytest.approx(count_flops(step_of(model, Likelihood(0.1))) / 4, rel=0.01)
     assert found.held > BYTES_PER_PARAMETER * found.parameters and found.tokens == 16
+
+
+def test_the_operators_of_a_step_are_those_of_a_real_one():
+    assert count_operators(lambda: torch.ones(2, 3).mul(2).view(6).add(1).expand(2, 6)) == 3
+    found = plan(RunConfig(model=MODEL, train=TRAIN)).operators
+    assert found == pytest.approx(count_operators(step_of(flow(), Likelihood(0.1), 1)), rel=0.02)
+    deeper = plan(RunConfig(model={**MODEL, "num_blocks": 6}, train=TRAIN)).operators
+    assert deeper == pytest.approx(2 * found, rel=0.1)
+
+
+def test_a_small_step_takes_the_time_that_its_operators_take_to_start():
+    taken = Plan(
+        100, 100, flops=10**6, activations=10**9, held=10**10, tokens=64, batch_size=64, steps=1000, operators=2000
+    )
+    alone, eight = (estimate(taken, Gpu(100e12, 25e12, 90e9), gpus) for gpus in (1, 8))
+    assert alone.by_starting and alone.seconds_per_step == eight.seconds_per_step == 2000 * STARTED
+    assert alone.duration == "20 seconds"
+    in_parts = estimate(taken, Gpu(100e12, 25e12, 30e9), 1)
+    assert in_parts.accumulation == 4 and in_parts.seconds_per_step == 4 * alone.seconds_per_step
+    assert not estimate(taken._replace(flops=10**12), Gpu(100e12, 25e12, 90e9), 1).by_starting
 
 
 def test_an_aligned_step_counts_its_heads_and_passes():
@@ -215,6 +239,7 @@ def test_an_estimate_follows_from_the_plan():
         plan(StudentRunConfig(flow="x", model=MODEL, train=TRAIN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion-16", "biflow-16-w64-features"])
 def test_the_command_line_says_them(name):
     found = CliRunner().invoke(app, ["plan", name, "--gpus", "1", "--kind", "h100"])
@@ -223,6 +248,68 @@ def test_the_command_line_says_them(name):
     assert ("of them in frozen networks" in found.output) == name.startswith("biflow")
     wrong = CliRunner().invoke(app, ["plan", name, "--kind", "h1000"])
     assert wrong.exit_code and "kind was 'h1000'; there are h200, h100" in wrong.output
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of colour pictures."""
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (70, 80), (9 * i, 50, 7)).save(tmp_path / "pets" / name / f"{i:02d}.png")
+    return tmp_path / "pets"
+
+
+@pytest.mark.slow
+def test_a_plan_of_emoji_is_in_minutes_on_one_gpu_and_hours_on_a_cpu(monkeypatch):
+    here = Machine("cpu", "CPU with 1 thread", 1, Gpu(6e10, 6e10, 16e9))
+    monkeypatch.setattr("labcore.plan.machine", lambda kind: here)
+    found = CliRunner().invoke(app, ["plan", "emoji-32", "--set", "model.layers_per_block=1"])
+    assert found.exit_code == 0, found.output
+    lines = found.output.splitlines()
+    assert sum(line.startswith("1 x ") for line in lines) == len(GPUS)
+    assert all("minutes, " in line for line in lines if line.startswith("1 x "))
+    assert any(line.startswith("this CPU") and "hours, " in line for line in lines)
+    assert "mostly that of starting" in found.output and "of which 40% are assumed" in found.output
+    assert lines[-1].endswith("lab rehearse emoji-32 --set model.layers_per_block=1")
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_folder_follows_its_pictures(folder, monkeypatch):
+    from labcore.data import throughput
+
+    briefly = partial(throughput.images_per_second, seconds=0.0)
+    monkeypatch.setattr(throughput, "images_per_second", briefly)
+    words = [
+        "plan",
+        "pictures-64",
+        "--data",
+        str(folder),
+        "--kind",
+        "cpu",
+        "--workers",
+        "0",
+        "--set",
+        "model.num_blocks=1",
+    ]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    assert "256 tokens an image" in found.output and " x h100" not in found.output and "vendor" not in found.output
+    assert "pictures a second are read here" in found.output
+    assert found.output.splitlines()[-1].endswith(f"lab rehearse pictures-64 --data {folder} --set model.num_blocks=1")
+
+
+def test_sizes_on_disk_are_those_of_the_data():
+    ships, folder = (DataConfig(name=name, limit=limit) for name, limit in (("emoji-32", None), ("emoji-32", 50)))
+    assert command._training_images(ships, None) == (3210, "3,210 training images")
+    assert command._training_images(folder, None) == (50, "50 training images")
+    assert command._training_images(DataConfig(name="folder", path="x", image_size=8), None)[1] == "ImageNet"
+
+
+def test_long_runs_are_planned_for_eight_gpus_and_short_ones_for_one():
+    found = Plan(100, 100, flops=10**12, activations=10**9, held=10**10, tokens=256, batch_size=64, steps=10**6)
+    assert (command._gpus(found), command._gpus(found._replace(steps=100))) == (8, 1)
+    assert command._gpus(found._replace(batch_size=36)) == 4
 
 
 def test_named_presets_bring_their_flow():
@@ -236,7 +323,6 @@ def test_named_presets_bring_their_flow():
 def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
     from labcore.data import throughput
 
-    monkeypatch.setattr(throughput, "SECONDS", 0.0)
     seen = []
 
     def rate(dataset, batch_size, num_workers):
@@ -247,10 +333,14 @@ def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
     words = ["plan", "flowback-64-baseline", "--kind", "h100", "--data", "fashion-mnist-12k", "--workers", "3"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "1,234 pictures a second are read here with 3 workers; the fastest above wants" in done.output
+    assert "1,234 pictures a second are read here with 3 workers; the fastest GPUs above need" in done.output
     assert seen == [(64, 3, 32, 3)]
+    CliRunner().invoke(app, words[:-2])  # the preset's own train.num_workers
+    own = CliRunner().invoke(app, [*words[:-2], "--set", "train.num_workers=0"])
+    assert [each[-1] for each in seen[1:]] == [8, 0]
+    assert "are read here with the training's own process (train.num_workers=0)" in own.output
     latents = CliRunner().invoke(app, ["plan", "flowback-256-baseline", "--data", "fashion-mnist-12k"])
-    assert "once: after that latents are, which are ready" in latents.output, latents.output
+    assert "once: all later steps read stored latents" in latents.output, latents.output
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -268,10 +358,11 @@ def test_durations_are_told_in_a_unit_that_fits(days, words):
     assert Estimate(1, 1, 0.0, 0.0, 0.0, days).duration == words
 
 
+@pytest.mark.slow
 def test_a_teacher_in_float32_takes_the_time_of_its_peak():
-    """The flow under a learned inverse computes no gradient, and its operations take twice as long as those in bfloat16."""
+    """The flow under a student computes no gradient, and its operations take twice as long as those in bfloat16."""
     config, flow = as_named("biflow-16-w64-hidden-alignment")
-    found = plan(config, flow)
+    found = plan(config, flow)._replace(operators=0)
     each = count_flops(lambda: TarFlow(flow)(torch.zeros(1, *flow.image_shape), torch.zeros(1, dtype=torch.int64)))
     assert found.teacher == each < found.flops / 3
     half, single = (estimate(found._replace(half=which), GPUS["h100"], 1) for which in (True, False))

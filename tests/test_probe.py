@@ -232,7 +232,7 @@ def test_the_probe_figure_says_what_it_shows():
     lines = {"Bayes": wilson(140, 200), "raw pixels": wilson(139, 200)}
     axes, ticks, texts = drawn(measures.probe_by_site(report_of(sites), wilson(120, 200), lines))
     assert ticks == ["(1,2)", "(1,8)", "(2,6)"]
-    assert "block" in axes.get_xlabel() and axes.get_ylabel() == "accuracy, %, 200 test images"
+    assert "block" in axes.get_xlabel() and axes.get_ylabel() == "accuracy on 200 test images, %"
     assert set(texts) == {"linear probe", "training-free\n60.0%", "Bayes\n70.0%", "raw pixels\n69.5%"}
     heights = {round(float(line.get_ydata()[0]), 6): line.get_linestyle() for line in axes.lines}
     assert len({heights[60.0], heights[70.0], heights[69.5]}) == 3, "lines differ without colour"

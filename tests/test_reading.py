@@ -24,6 +24,7 @@ from labcore.evaluate.statistics import image_features
 from labcore.latents.codec import Pixels
 from labcore.latents.store import cached_raw
 from labcore.processes import process_device
+from labcore.spread import spread
 from labcore.train.targets import Cached
 from labcore.types import Batch
 
@@ -98,7 +99,7 @@ def test_what_is_computed_is_bit_equal(pictures, tmp_path):
 def test_everything_that_looks_at_pictures_reads_them_so(pictures, processes, tmp_path, monkeypatch):
     """Tokens, latents, features, hiddens: by processes of their own where the set is large and decoded."""
     encoder = encoders.untrained("efficientnet-lite0")
-    tokens = lambda root: cached_tokens(encoder, pictures, 2, root=tmp_path / root, limit=2)  # noqa: E731
+    tokens = lambda root: cached_tokens(encoder, spread(pictures, 2), 2, root=tmp_path / root)  # noqa: E731
     flow = perturbed(dtype=torch.float32)
     calls = {
         "tokens": tokens,

@@ -110,14 +110,14 @@ def test_how_a_run_is_carried_out_is_for_its_flow_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("preset", "settings", "message"),
     [
-        ("fashion-16", ["train.seed=3"], "train.seed is among the settings; give seed"),
+        ("fashion-16", ["train.seed=3"], "the settings contain train.seed; give seed"),
         (
             "biflow-16-w64-naive",
             ["model.num_blocks=4"],
-            "model.num_blocks is among the settings; a learned inverse follows",
+            "the settings contain model.num_blocks; a student takes it from its flow",
         ),
-        ("biflow-16-w64-naive", ["data.limit=4"], "data.limit is among the settings; a learned inverse follows"),
-        ("fashion-16", "train.steps=10", r"settings was 'train.steps=10'; give a list"),
+        ("biflow-16-w64-naive", ["data.limit=4"], "the settings contain data.limit; a student takes it from its flow"),
+        ("fashion-16", "train.steps=10", r"settings must be a list; got the string 'train.steps=10'"),
     ],
 )
 def test_settings_that_have_another_way_in(tmp_path, preset, settings, message):
@@ -129,7 +129,7 @@ def test_a_saved_flow_without_its_run_does_not_say_on_what_to_train(tmp_path):
     from labcore import zoo
 
     folder = zoo.load("fashion-itarflow").save_pretrained(tmp_path / "flow")
-    with pytest.raises(ValueError, match="no run that says what it was trained on; give data_path"):
+    with pytest.raises(ValueError, match="no run next to it that names its data; give data_path"):
         recipe.ready_to_train("biflow-16-w64-naive", tmp_path, flow=str(folder))
 
 
@@ -158,7 +158,7 @@ def test_all_missing_files_are_told_at_once(tmp_path, monkeypatch):
     assert all(part in str(told.value) for part in ("sd-vae-ft-ema", "dinov2", "nope.safetensors", "there is no"))
     with pytest.raises(FileNotFoundError, match="vgg16"):
         recipe.check("biflow-256-b-lpips", [], str(tmp_path), RunEvaluation(2049, extractor="efflite0"))
-    with pytest.raises(ValueError, match=r"attn_temp was 0\.3; a learned inverse has none"):
+    with pytest.raises(ValueError, match=r"attn_temp was 0\.3; a student has none"):
         recipe.check("biflow-256-b-lpips", [], str(tmp_path), RunEvaluation(2049, attn_temp=0.3))
     recipe.check("flowback-256-reverse", [], None, how, small=True)
     recipe.check("fashion-16", [], None, RunEvaluation(2000, extractor="efflite0"))
@@ -179,10 +179,11 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     said = beside_paper("flowback-64-baseline", run, found, RunEvaluation(2049))
     assert "| fid | 20 | 12.91 |" in said and "| training-free accuracy | 0.25 | 0.3743 |" in said
     assert "| is | 30 | 36.62 |" in said and "| guidance | 1.5 | - |" in said
-    assert "2,049 drawn images and not 4,096" in said and "train.steps is 1000 and not the preset's 400000" in said
+    assert "2,049 drawn images; the paper has 4,096" in said and "train.steps is 1000; the preset has 400000" in said
     same = recipe.ready_to_train("flowback-64-baseline", tmp_path, pictures)
-    of_training = "Compared with statistics of the training images here; papers seldom say of which images theirs are."
-    of_classes = "model.num_classes is 2 and not the preset's 1000."
+    here = "The reference statistics are those of the training images here"
+    of_training = f"{here}; papers seldom say which images theirs are from."
+    of_classes = "model.num_classes is 2; the preset has 1000."
     assert differences("flowback-64-baseline", same, RunEvaluation(4096, [2.0])) == [
         of_training,
         of_classes,
@@ -194,18 +195,16 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, pictures):
     said = differences("flowback-64-reverse-7-8-l6", changed, RunEvaluation(4096, limit=10))
     for part in (
         "align.encoder is clip-b",
-        "data.limit is 10 and",
-        "accuracy of 10 test images",
+        "data.limit is 10;",
+        "accuracy are of 10 test images",
         "model.num_classes is 2",
     ):
         assert any(part in line for line in said), part
     other = {"best": {"guidance": 0.0, "fid_efflite0": 90.0}}
     said = beside_paper("flowback-64-baseline", same, other, RunEvaluation(4096, extractor="efflite0"))
-    assert "Features of efflite0 and not of Inception" in said and "| fid_efflite0 | 90 | - |" in said
+    assert "Features of efflite0; the paper uses Inception" in said and "| fid_efflite0 | 90 | - |" in said
     own = recipe.ready_to_train("fashion-16", tmp_path)
-    assert "No paper reports this preset" in beside_paper(
-        "fashion-16", own, other, RunEvaluation(4096, extractor="efflite0")
-    )
+    assert "No paper reports a run" in beside_paper("fashion-16", own, other, RunEvaluation(4096, extractor="efflite0"))
 
 
 def test_a_papers_numbers_and_its_line():
@@ -225,7 +224,7 @@ def test_a_papers_numbers_and_its_line():
     ("preset", "how", "fid", "differences"),
     [
         ("tarflow-imagenet-128", RunEvaluation(50_000, [1.5], noise_std=0.1477), 5.06, []),
-        ("tarflow-imagenet-128", RunEvaluation(50_000, [1.5]), 5.06, ["the flow's own noise_std and not"]),
+        ("tarflow-imagenet-128", RunEvaluation(50_000, [1.5]), 5.06, ["the flow's own noise_std; the paper uses"]),
         ("tarflow-imagenet-64-uncond", RunEvaluation(50_000, [0.2], attn_temp=0.3, noise_std=0.0474), 14.67, []),
         (
             "tarflow-imagenet-64-uncond",
@@ -238,16 +237,16 @@ def test_a_papers_numbers_and_its_line():
             "tarflow-afhq-256",
             RunEvaluation(50_000, [3.0]),
             13.60,
-            ["Guidances 3 and not 3.4", "the flow's own noise_std and not"],
+            ["Guidances 3; the paper uses 3.4", "the flow's own noise_std; the paper uses"],
         ),
         ("flowback-64-baseline-1000k", RunEvaluation(4096, [3.0]), 11.76, []),
         ("flowback-64-baseline-1000k", RunEvaluation(50_000, [3.0]), 4.21, []),
         ("itarflow-256-b", RunEvaluation(50_000, [0.0, 1.0]), 6.83, []),
         ("itarflow-256-b", RunEvaluation(50_000, [0.0]), 44.46, []),
-        ("itarflow-256-xl", RunEvaluation(50_000, [0.0]), 4.54, ["No guidance, and the paper's number has some"]),
+        ("itarflow-256-xl", RunEvaluation(50_000, [0.0]), 4.54, ["No guidance; the paper's number is with guidance"]),
         ("biflow-256-b-hidden-alignment", RunEvaluation(50_000, [0.0]), 36.93, []),
         ("biflow-256-b-hidden-alignment", RunEvaluation(50_000, [0.0, 0.5]), 6.90, []),
-        ("biflow-256-b-naive", RunEvaluation(50_000, [0.5]), 43.41, ["the paper's number has none"]),
+        ("biflow-256-b-naive", RunEvaluation(50_000, [0.5]), 43.41, ["the paper's number is without guidance"]),
         ("biflow-256-b-no-denoiser", RunEvaluation(50_000), 100.51, []),
         ("biflow-256-b-no-denoiser", RunEvaluation(50_000, denoising="none"), 100.51, []),
         ("biflow-256-b-no-denoiser", RunEvaluation(50_000, denoising="score"), 42.62, []),
@@ -261,7 +260,7 @@ def test_the_papers_number_is_the_one_drawn_alike(preset, how, fid, differences)
 
 
 def test_a_learned_inverse_has_no_noise_std():
-    with pytest.raises(ValueError, match=r"noise_std was 0\.1; a learned inverse has none"):
+    with pytest.raises(ValueError, match=r"noise_std was 0\.1; a student has none"):
         RunEvaluation(2000, noise_std=0.1).check(as_named("biflow-16-w64-naive")[0].model)
     assert RunEvaluation(2000, noise_std=0.1).sampling(0.0, "linear", 0).noise_std == 0.1
 
@@ -294,9 +293,9 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
         patch.setattr("labcore.runs.detached.Output.stream", lambda self, show: None)
         patch.setattr("labcore.runs.detached.start", lambda folder, *_: SimpleNamespace(poll=lambda: None))
         patch.setattr("labcore.runs.detached.running", lambda folder: False)
-        with pytest.raises(RuntimeError, match="measuring was killed"):
+        with pytest.raises(RuntimeError, match="the evaluation was killed"):
             evaluate_streamed(Path("fashion-tarflow"), data, classify, tmp_path / "two.json", 2, said.append)
-    with pytest.raises(RuntimeError, match="measuring ended with status"):
+    with pytest.raises(RuntimeError, match="the evaluation ended with status"):
         gone = tmp_path / "gone"
         evaluate_streamed(gone, data, classify, tmp_path / "no.json", 2, said.append)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import perturbed
 
-from labcore.align.features import DIRECTIONS, features
+from labcore.align.features import features
 from labcore.biflow.model import BackwardModel
 from labcore.config import BackwardConfig, RunConfig
+from labcore.directions import DIRECTIONS
 from labcore.plan import plan
 from labcore.train.recompute import recompute_layers
 
@@ -60,6 +61,7 @@ def test_a_learned_inverse():
     assert_same(model, lambda m: m(z, y).x.square().mean())
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_it_saves_and_what_it_costs():
     model = dict(image_size=32, channels=3, patch_size=2, width=128, num_blocks=4, layers_per_block=4, num_classes=10)
     with_, without = (

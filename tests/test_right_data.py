@@ -110,6 +110,29 @@ class TestOwnData:
         assert done.exit_code == 0, done.output
         assert seen == [Data("folder", str(pictures), 8, 3)]
 
+    def test_statistics_of_a_folder_take_the_rule_of_its_split(self, tmp_path, monkeypatch):
+        pictures, seen = tree(tmp_path / "pets", *NAMES, each=4), []
+        extractor = SimpleNamespace(name="fake", suffix="", to=lambda device: extractor)
+        monkeypatch.setattr("labcore.evaluate.extractors.load_extractor", lambda name: extractor)
+        monkeypatch.setattr("labcore.evaluate.fidelity.refused", lambda *_: [])
+        found = SimpleNamespace(about={"n": 5, "data": "pets/train"})
+        monkeypatch.setattr("labcore.evaluate.references.reference_of", lambda data, *_: seen.append(data) or found)
+        words = ["stats", str(pictures), "--image-size", "8", "--out", str(tmp_path / "s.safetensors")]
+        rule = ["--set", "data.test_share=0.25", "--set", "data.split_seed=3"]
+        assert CliRunner().invoke(app, [*words, *rule]).exit_code == 0
+        assert seen == [Data("folder", str(pictures), 8, test_share=0.25, split_seed=3)]
+        for setting, message in (
+            ("data.image_size=16", "--image-size gives data.image_size 8, and the settings 16"),
+            ("data.test_share=2", "test_share"),
+            ("data.limit=3", "reads whole splits"),
+            ("train.steps=3", "SECTION.KEY=VALUE with section data"),
+        ):
+            refused = CliRunner().invoke(app, [*words, "--set", setting])
+            assert refused.exit_code == 2 and message in refused.stderr, refused.output
+        refused = CliRunner().invoke(app, [*words, "--path", "files"])
+        assert refused.exit_code == 2 and "--path was 'files' next to the folder" in refused.stderr
+        assert len(seen) == 1
+
     def test_a_shipped_model_is_measured_on_what_is_on_every_machine(self):
         assert own_data.data_of("fashion-tarflow", zoo.load("fashion-tarflow").config) == Data(
             "fashion-mnist-12k", None, 28, 1
@@ -121,7 +144,7 @@ class TestOwnData:
         assert own_data.data_of(tmp_path, config).name == "fashion-mnist-12k"
         named = tuple(map(str, range(10)))
         for other in (dict(channels=3), dict(num_classes=5), dict(image_size=14), dict(class_names=named)):
-            with pytest.raises(ValueError, match=r"no run beside .* give --data"):
+            with pytest.raises(ValueError, match=r"no run next to .* give --data"):
                 own_data.data_of(tmp_path, config.replace(**other))
 
 
@@ -192,7 +215,7 @@ class TestContents:
         state = {"run": {"data_fingerprint": data.older_fingerprint()}}
         monkeypatch.setattr(run_images.checkpoint, "folders", lambda run: [run])
         monkeypatch.setattr(run_images.checkpoint, "read_state", lambda place: state)
-        with pytest.warns(UserWarning, match="names and lengths of files; it goes on so"):
+        with pytest.warns(UserWarning, match="identified data by the names and lengths of files"):
             assert run_images.data_fingerprint(tmp_path, data) == data.older_fingerprint()
         state["run"]["data_fingerprint"] = "other"
         assert run_images.data_fingerprint(tmp_path, data) == data.fingerprint()
@@ -241,7 +264,7 @@ class TestFoldersThatMove:
         monkeypatch.setattr(run_images.checkpoint, "folders", lambda run: [run])
         monkeypatch.setattr(run_images.checkpoint, "read_state", lambda place: state)
         assert run_images.data_fingerprint(tmp_path, data) == data.named_fingerprint()
-        assert not [w for w in recwarn if "goes on so" in str(w.message)]
+        assert not [w for w in recwarn if "names and lengths of files" in str(w.message)]
 
     def test_what_was_kept_under_the_folders_name_is_found(self, tmp_path, monkeypatch):
         data, computed = self.data(tmp_path / "pets", "pictures"), []
@@ -286,24 +309,24 @@ class TestNames:
         config, data = TarFlowConfig(**SMALL, class_names=NAMES), by_class()
         other = renumbered(data, NAMES[::-1])
         assert other.labels.tolist() == [4 - label for label in data.labels.tolist()]
-        with pytest.warns(UserWarning, match="another order than the model's; taken by name"):
+        with pytest.warns(UserWarning, match="another order than the model's; matched by name"):
             again = matched(config, other)
         assert torch.equal(again.labels, data.labels) and again.fingerprint() == data.fingerprint()
         assert matched(config, data) is data
 
     def test_other_names_are_refused(self):
         config = TarFlowConfig(**SMALL, class_names=NAMES)
-        with pytest.raises(ValueError, match=r"classes are ant, bee.* those of animals a, b, c, d, e"):
+        with pytest.raises(ValueError, match=r"classes are ant, bee.* and animals has a, b, c, d, e"):
             matched(config, dataclasses.replace(by_class(), classes=tuple("abcde")))
         numbers = dataclasses.replace(by_class(), classes=tuple("01234"))
-        with pytest.warns(UserWarning, match="taken in this order"):
+        with pytest.warns(UserWarning, match="matched in this order"):
             assert matched(config, numbers) is numbers
         assert matched(TarFlowConfig(**SMALL), numbers) is numbers
 
     def test_numbers_sort_as_numbers(self, tmp_path):
         data = ImageFolderData(tree(tmp_path, *map(str, range(12))), "train", 8)
         assert data.classes == tuple(map(str, range(12)))
-        with pytest.warns(UserWarning, match="sorted them as text"):
+        with pytest.warns(UserWarning, match="sorted such names as text"):
             matched(TarFlowConfig(**{**SMALL, "num_classes": 12}), data)
         assert ImageFolderData(tree(tmp_path, "a10", "a2"), "train", 8).classes[-1] == "a2"
 
@@ -355,7 +378,7 @@ class TestSplits:
 
     def test_two_of_one_meaning_are_refused(self, tmp_path):
         tree(tmp_path, "train/cat", "Training/cat", "test/cat")
-        with pytest.raises(ValueError, match="Training and train, which are named as one split"):
+        with pytest.raises(ValueError, match="Training and train, which are names of the same split"):
             ImageFolderData(tmp_path, "train", 8)
 
     def test_classes_are_no_splits(self, tmp_path):
@@ -401,7 +424,7 @@ class TestParquet:
         assert train.classes == test.classes == ("1", "3", str(10**9))
         assert train.labels.tolist() == [0, 2, 1, 0] and test.labels.tolist() == [1, 0]
         datasets.DatasetDict(train=rows([1, 2]), test=rows([3, 1])).save_to_disk(tmp_path / "other")
-        with pytest.raises(ValueError, match="has the label 3, and the 2 classes of train lack it"):
+        with pytest.raises(ValueError, match="has the label 3, which is not one of the 2 classes of train"):
             load("folder", "test", tmp_path / "other", 8)
 
     def test_classes_without_images_are_told(self, tmp_path):

@@ -315,6 +315,10 @@ def test_a_table_says_mean_interval_and_n():
     twice = tables.tables(records({"b": {0: 1.0, 1: 1.0}, "a": {0: 2.0, 1: 2.0}}), layout)
     assert "| b | **1 ± 0 (n=2)** |" in twice["table.md"] and "Bold" in twice["table.md"]
     assert "Not run" not in twice["table.md"]
+    equal = tables.tables(
+        records({"b": {0: 0.1 + 0.2, 1: 0.3}, "a": {0: 0.0, 1: 0.0}}), layout
+    )  # equal but for rounding
+    assert "| +0.3 ± 0 (n=2)* |" in equal["table.md"]
 
 
 def test_numbers_by_dotted_path():
@@ -397,7 +401,7 @@ def test_another_version_of_the_notebook_is_noticed(tmp_path, root, capsys):
         state.save(found)
     assert runner.run_spec([first, second], root, live=False) == 0
     said = capsys.readouterr().out
-    assert "1 of them, default-seed1, ran another version of toy.ipynb" in said
+    assert "1 of them (default-seed1) ran another version of toy.ipynb" in said
     with pytest.raises(ValueError, match="different versions of the notebook's code"):
         publish(spec, [first, second], root)
 

@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused(as_users_run):
         (lambda: flow(x.float()), "convert the images"),
         (lambda: flow(x.to(torch.uint8)), "to_float"),
         (lambda: flow(x[:, :1]), "this model takes"),
-        (lambda: flow.log_prob(x, torch.tensor([0, -5])), "-1 for none"),
+        (lambda: flow.log_prob(x, torch.tensor([0, -5])), "-1 for no class"),
         (lambda: flow.log_prob(x, torch.tensor([0, 5])), "allowed are 0..4"),
         (lambda: flow(x, hidden_sites=[(4, 1)]), "outside the model"),
         (lambda: flow(x, hidden_sites=[(0, 1)]), "outside the model"),

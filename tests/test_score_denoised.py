@@ -1,5 +1,6 @@
-"""A learned inverse without a denoising block, whose images the score of its flow denoises."""
+"""A student without a denoising block, whose images the score of its flow denoises."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run")
 
 @pytest.fixture
 def noisy():
-    """A learned inverse without a denoising block."""
+    """A student without a denoising block."""
     return backward(denoiser=False).eval()
 
 
@@ -58,7 +59,7 @@ def test_samples_are_the_denoised_images_of_the_same_noise(noisy, flow):
     plain = sample(noisy, 6, y, seed=3, clip=False)
     found = sample(ScoreDenoised(noisy, flow), 6, y, seed=3, clip=False, batch_size=4)
     torch.testing.assert_close(found, tweedie(flow, plain, y))
-    with pytest.raises(ValueError, match="a learned inverse has no noise_std"):
+    with pytest.raises(ValueError, match="a student has no noise_std"):
         sample(ScoreDenoised(noisy, flow), 2, noise_std=0.1)
 
 
@@ -85,7 +86,7 @@ def test_what_does_not_fit_is_refused(noisy, flow):
         ScoreDenoised(noisy, perturbed())
     with pytest.raises(ValueError, match="denoising was 'magic'; allowed are learned, score, none"):
         check_denoising("magic", noisy.config)
-    with pytest.raises(ValueError, match="denoising was 'score'; it is for learned inverses"):
+    with pytest.raises(ValueError, match="denoising was 'score'; it is for students"):
         check_denoising("score", flow.config)
     with pytest.raises(ValueError, match=r"denoising was 'learned'; .* no denoising block allows score or none"):
         check_denoising("learned", noisy.config)
@@ -101,7 +102,7 @@ def test_what_does_not_fit_is_refused(noisy, flow):
 def test_a_run_names_the_flow_that_denoises(noisy, flow, tmp_path, monkeypatch):
     run = tmp_path / "run"
     noisy.float().save_pretrained(run / "model")
-    with pytest.raises(ValueError, match=r"no run beside .* says which flow it inverts"):
+    with pytest.raises(ValueError, match=r"no run next to .* names the flow that it inverts"):
         find_denoised(run, "score")
     assert not isinstance(find_denoised(run), ScoreDenoised)
     flow.float().save_pretrained(tmp_path / "flow")
@@ -150,3 +151,19 @@ def test_words_for_several_processes_name_the_denoising(tmp_path):
     words = _words(tmp_path, data, request, tmp_path / "a.json", "score")
     assert words[words.index("--denoising") + 1] == "score"
     assert "--denoising" not in _words(tmp_path, data, request, tmp_path / "a.json")
+
+
+def test_words_for_several_processes_read_a_folder_in_the_same_way(tmp_path, monkeypatch):
+    """A run whose pictures were split by another rule than those that are measured."""
+    from labcore.data.datasets import Data
+    from labcore.evaluate.session import EvaluationRequest
+    from labcore.runs import own_data
+    from labcore.runs.evaluate import _words
+
+    data = Data("folder", str(tmp_path), 8, 3, background="#ff0000", split_seed=2)
+    words = _words(tmp_path, data, EvaluationRequest(["fid"], Sampling(num=4)), tmp_path / "a.json")
+    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    trained = dict(crop="adm", test_share=0.5, background="black")
+    monkeypatch.setattr(own_data, "run_section", lambda model, section: trained)
+    model = perturbed(image_size=8, channels=3).config
+    assert own_data.source_of("run", model, words[words.index("--data") + 1], settings=settings) == data

@@ -42,9 +42,11 @@ def test_notebooks_become_pages(tmp_path, monkeypatch):
     assert "data:image/png;base64," in page and 'alt="two grey squares (shade 0.5)"' in page
     assert "<msup>" in page and "<math" in ways and 'href="a_toy.html"' in ways and "shown without outputs" not in page
     assert 'href="notebooks/index.html"' in index.read_text() and (index.parent / "data.json").read_text() == "{}\n"
+    assert (index.parent / "search" / "search_index.js").is_file()  # which a page that is opened as a file searches,
+    assert '<script src="iframe-worker.js">' in index.read_text()  # in place of a web worker
     for file in index.parent.rglob("*.html"):
         assert not REMOTE.search(file.read_text()), REMOTE.search(file.read_text())
-    monkeypatch.setattr(build, "execute", lambda *args: pytest.fail("it was executed again"))
+    monkeypatch.setattr(build, "execute_notebook", lambda *args: pytest.fail("it was executed again"))
     assert build.build(tmp_path / "out", smoke=True, checkout=checkout) == index
     assert page_of(docs.build(tmp_path / "out", checkout=checkout)) == page  # as it was executed
     with pytest.raises(pytest.fail.Exception, match="executed again"):

@@ -41,7 +41,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_from_training_to_measures(tmp_path):
     done = CliRunner().invoke(app, ["smoke", "latent-small", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "trained for two steps" in done.output and "all of latent-small goes" in done.output
+    assert "trained for two steps" in done.output and "every stage of latent-small ran" in done.output
     record = json.loads((tmp_path / "out" / "measures" / "guidance-0.5-128-efflite0.json").read_text())
     assert {"likelihood", "fidelity_efflite0"} <= record.keys() and any("accuracy" in key for key in record)
     assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()

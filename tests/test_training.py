@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_passed_over(folder, undisturbed, tmp_path):
     weights = run / "checkpoints" / "step-00000040" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.warns(
-        UserWarning, match=r"step-00000040 is damaged: model/model.safetensors has .* Going on from step-00000030"
+        UserWarning, match=r"step-00000040 is damaged: model/model.safetensors has .* Resuming from step-00000030"
     ):
         assert run_training(run_config(folder), run, previews=False).finished
     assert_same_run(run, undisturbed)
@@ -338,7 +338,7 @@ def test_other_damage_is_passed_over_too(folder, undisturbed, tmp_path, damage):
         path.write_bytes(path.read_bytes().ljust(size, b"\0"))
     else:
         (newest / "state.json").write_text("[]")
-    with pytest.warns(UserWarning, match=r"step-00000040 is damaged.* Going on from step-00000030"):
+    with pytest.warns(UserWarning, match=r"step-00000040 is damaged.* Resuming from step-00000030"):
         assert checkpoint.latest(run).step == 30
 
 

@@ -18,7 +18,14 @@ import labcore.kernels
 triton = pytest.importorskip("triton", reason="Triton is not installed: it has no wheels for this system")
 
 H100 = ("cuda", 90, 32)
-NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16", torch.bool: "i1"}
+NAMES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.bool: "i1",
+    torch.int64: "i64",
+}
 
 
 def kernels(name: str):
@@ -45,7 +52,8 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def go(module, name, call):
-        found = {key: Caught(value) for key, value in vars(module).items() if isinstance(value, triton.JITFunction)}
+        kernels = {key: value for key, value in vars(module).items() if isinstance(value, triton.JITFunction)}
+        found = {key: Caught(value) for key, value in kernels.items() if value.fn.__module__ == module.__name__}
         for key, kernel in found.items():
             monkeypatch.setattr(module, key, kernel)
         monkeypatch.setitem(sys.modules, f"labcore.kernels.{Path(module.__file__).stem}", module)
@@ -61,6 +69,7 @@ def ptx_of(kernel, given, named) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    options = {"num_warps": named.pop("num_warps")} if "num_warps" in named else {}
     arguments = inspect.signature(kernel.fn).bind(*given, **named).arguments
     constants = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
     constants |= {name for name, value in arguments.items() if type(value) is int and value == 1}
@@ -71,7 +80,7 @@ def ptx_of(kernel, given, named) -> str:
         if name not in constants and _divisible(value)
     }
     source = ASTSource(kernel, signature, {name: arguments[name] for name in constants}, attributes)
-    return triton.compile(source, target=GPUTarget(*H100)).asm["ptx"]
+    return triton.compile(source, target=GPUTarget(*H100), options=options).asm["ptx"]
 
 
 def _type(value) -> str:
@@ -171,3 +180,30 @@ ret;
 """
     assert get_ptxas(90).path and spilled(ptx, tmp_path) > 0
     assert loads(ptx) == {4: 64}
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "rms"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "swiglu"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_linear_of_few_rows(dtype, rows, activation, norm, compiled, tmp_path):
+    module = kernels("token_triton")
+    x, weight, bias = numbers(rows, 4096, dtype=torch.float32), numbers(64, 4096, dtype=dtype), numbers(64, dtype=dtype)
+    call = lambda: module.linear(x, weight, bias, norm, 1e-5, activation)  # noqa: E731
+    for ptx in compiled(module, "_linear", call):
+        assert spilled(ptx, tmp_path) == 0
+        assert loads(ptx).get(16, 0) >= 4
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_attention_that_keeps_the_token(dtype, rows, compiled, tmp_path):
+    module = kernels("token_triton")
+    cache, position = numbers(2, rows, 16, 256, 64, dtype=dtype), torch.tensor([65])
+    qkv = numbers(rows, 3 * 16 * 64, dtype=torch.float32)
+    call = lambda: module.attend(qkv, *cache, position, None, 0.125)  # noqa: E731
+    for ptx in compiled(module, "_attend", call):
+        assert spilled(ptx, tmp_path) == 0
+        assert loads(ptx).get(16, 0) >= 4

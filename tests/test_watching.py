@@ -8,7 +8,7 @@ import pytest
 import test_training
 from test_training import run_config
 
-from labcore.campaigns.notebook import execute
+from labcore.campaigns.notebook import execute_notebook
 from labcore.runs import watching
 from labcore.runs.background import train_streamed
 from labcore.train.log import Lines, read_log, training_seconds
@@ -127,7 +127,7 @@ def test_papermill_stores_the_last_state_and_shows_lines(folder, tmp_path, capsy
     nbformat.write(notebook, tmp_path / "in.ipynb")
     log = tmp_path / "log.txt"
     with pytest.raises(Exception, match="holds step 20 of another run"):
-        execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}, log=log)
+        execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}, log=log)
     cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code"]
     (shown,) = cells[-2].outputs
     assert shown.data["text/plain"].startswith("20 steps in") and "image/png" in shown.data

@@ -12,7 +12,7 @@ from labcore.cli.app import app
 from labcore.jsonfile import parse_json
 from labcore.runs.configure import configure
 from labcore.runs.models import run_section
-from labcore.yamlfile import dump_yaml, parse_yaml, read_yaml
+from labcore.yamlfile import dump_yaml, parse_value, parse_yaml, read_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
@@ -112,6 +112,11 @@ def test_settings_that_are_no_values_are_refused(setting, message):
     with pytest.raises(ValueError, match=message) as refused:
         configure(settings=[setting])
     assert len(str(refused.value)) < 2000
+
+
+def test_a_colour_is_no_comment():
+    assert parse_value(" #ff0000") == "#ff0000" and parse_value("[1, 2]") == [1, 2] and parse_value("") is None
+    assert configure(settings=["data.background=#ff0000"]).data.background == "#ff0000"
 
 
 def test_settings_are_parsed_right():

@@ -14,6 +14,8 @@ from labcore.timing import seconds_of
 
 LEAST, MOST = 2, 15
 """Repeats after the first call, whatever the budget is; our choice."""
+SLOW = 4.0
+"""Seconds of a first call after which a way beside ours is not called again: what it loads is a small part; our choice."""
 
 
 class Measured(NamedTuple):
@@ -44,7 +46,7 @@ def in_turn(
     """Call every way once, then all in turn: `least` rounds, and up to `most` while a further one fits the budget in seconds.
 
     The first way is ours, and its errors are raised; another one that fails becomes `Failed`. With `least` 0 the first call
-    is all that is measured where no round fits.
+    is all that is measured where no round fits. Of another way that takes more than SLOW seconds it always is.
     """
     found: dict[str, Measured | Failed] = {}
     first: dict[str, float] = {}
@@ -57,7 +59,8 @@ def in_turn(
                 raise
             found[name] = Failed(reason_of(error))
             free_memory()
-    times: dict[str, list[float]] = {name: [] for name in first}
+    ours = next(iter(ways))
+    times: dict[str, list[float]] = {name: [] for name in first if name == ours or first[name] <= SLOW}
     spent = sum(first.values())
     while _goes_on(times, spent, budget, least, most):
         for name, taken in times.items():
@@ -67,8 +70,8 @@ def in_turn(
             spent += taken[-1]
             if torch.cuda.is_available():
                 peaks[name] = torch.cuda.max_memory_allocated()
-    for name, taken in times.items():
-        found[name] = Measured(*summary(taken or [first[name]]), first[name], peaks[name])
+    for name in first:
+        found[name] = Measured(*summary(times.get(name) or [first[name]]), first[name], peaks[name])
     return {name: found[name] for name in ways}
 
 

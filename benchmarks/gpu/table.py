@@ -28,9 +28,20 @@ def table(record: dict[str, Any]) -> str:
         "|---" * len(HEAD) + "|",
     ]
     lines += [f"| {' | '.join(cells(row))} |" for row in sorted(record["rows"], key=lambda row: row["n"])]
+    lines += earlier(record["rows"])
     if record["not_run"]:
         lines += ["", "Not run: " + "; ".join(f"{row['name']} ({row['reason']})" for row in record["not_run"]) + "."]
     return "\n".join([*lines, ""])
+
+
+def earlier(rows: list[dict[str, Any]]) -> list[str]:
+    """What is said of rows that an earlier call measured: they have `measured at`, a text."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if "measured at" in row:
+            numbers = found.setdefault(row["measured at"], [])
+            numbers += [] if str(row["n"]) in numbers else [str(row["n"])]
+    return [line for text, numbers in found.items() for line in ("", f"Rows {', '.join(numbers)}: measured at {text}.")]
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

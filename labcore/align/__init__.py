@@ -4,7 +4,8 @@
 """
 
 from labcore.align.adjoint import rebuild
-from labcore.align.features import DIRECTIONS, Direction, features
+from labcore.align.features import features
 from labcore.align.protocol import Block, Flow
+from labcore.directions import DIRECTIONS, Direction
 
 __all__ = ["DIRECTIONS", "Block", "Direction", "Flow", "features", "rebuild"]

@@ -16,10 +16,8 @@ tokens of a block (its eq. 9); `adjoint_sweeps` restores it in part or completel
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -27,12 +25,11 @@ from torch import Tensor
 
 from labcore.align.adjoint import rebuild
 from labcore.align.protocol import Block, Flow
+from labcore.directions import Direction, check_direction, check_sweeps
 from labcore.finite import DIVERGED, check_result, is_looked_at
 from labcore.flows.metablock import Labels
-from labcore.types import FlowOutput, Site
-
-Direction = Literal["forward", "detach", "reverse", "reverse-literal"]
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+from labcore.sites import Site, check_distinct, check_sites, layers_by_block
+from labcore.types import FlowOutput
 
 Step = Callable[..., tuple[Tensor, dict[int, Tensor]]]
 """(block, cached input, z, y, layers) -> (the block's input generated from z, {layer: hidden})."""
@@ -85,14 +82,14 @@ def _features(
 ) -> dict[Site, Tensor]:
     """Compute `features` without a check of values."""
     check_direction(direction, adjoint_sweeps)
-    sites = check_sites(flow, sites)
+    sites = check_sites(sites, [len(block.layers) for block in flow.blocks])
+    check_distinct(sites)
     flow.check_images(x)
     flow.check_labels(y, x.shape[0])
     tokens = flow.patchify(x)
-    if adjoint_sweeps >= tokens.shape[1]:
-        raise ValueError(f"adjoint_sweeps was {adjoint_sweeps}; with {tokens.shape[1]} tokens, one less is exact")
+    check_sweeps(adjoint_sweeps, tokens.shape[1])
     if states is not None:
-        check_states(flow, tokens, states)
+        check_given_states(flow, tokens, states)
     if direction == "forward":
         hiddens = forward_hiddens(flow, x, y, sites, states)
         return {site: hiddens[site] for site in sites}
@@ -108,14 +105,6 @@ def _features(
     else:
         hiddens = generated_hiddens(flow, cache, y, layers, literal_step)
     return {site: hiddens[site] for site in sites}
-
-
-def layers_by_block(sites: list[Site]) -> dict[int, list[int]]:
-    """Return {block: its layers among the sites, in rising order}, with blocks in the order of `sites`."""
-    layers: dict[int, list[int]] = {}
-    for block, layer in sites:
-        layers.setdefault(block, []).append(layer)
-    return {block: sorted(of_block) for block, of_block in layers.items()}
 
 
 def forward_hiddens(
@@ -162,41 +151,7 @@ def literal_step(
     return cached + out.log_scale.exp() * (z - out.z), out.hiddens
 
 
-def check_direction(direction: str, adjoint_sweeps: int) -> None:
-    """Raise ValueError for an unknown direction, and for sweeps that are negative or not allowed with it."""
-    if direction not in DIRECTIONS:
-        close = difflib.get_close_matches(str(direction), DIRECTIONS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"direction was {direction!r}{hint}; allowed are {', '.join(DIRECTIONS)}")
-    if adjoint_sweeps < 0:
-        raise ValueError(f"adjoint_sweeps was {adjoint_sweeps}; it counts sweeps: 0 is the paper's, t - 1 is exact")
-    if adjoint_sweeps and direction != "reverse":
-        raise ValueError(
-            f"adjoint_sweeps was {adjoint_sweeps} with direction {direction!r}; only 'reverse' has sweeps, leave it at 0"
-        )
-
-
-def check_sites(flow: Flow, sites: Iterable[Site]) -> list[Site]:
-    """Return the sites as a list of pairs of ints; ValueError if there are none, repeated ones, or ones outside the model."""
-    sites = [(int(block), int(layer)) for block, layer in sites]
-    if not sites:
-        raise ValueError("no sites were given; give (block, layer) pairs, both counted from 1")
-    if repeated := sorted({site for site in sites if sites.count(site) > 1}):
-        raise ValueError(f"sites {repeated} were given more than once; give each once")
-    depths = [len(block.layers) for block in flow.blocks]
-
-    def is_inside(block: int, layer: int) -> bool:
-        return 1 <= block <= len(depths) and 1 <= layer <= depths[block - 1]
-
-    if outside := [site for site in sites if not is_inside(*site)]:
-        raise ValueError(
-            f"sites {outside} are outside the model: (block, layer) with blocks 1..{len(depths)} and layers "
-            f"1..{max(depths)}, both counted from 1"
-        )
-    return sites
-
-
-def check_states(flow: Flow, tokens: Float[Tensor, "b t d"], states: FlowOutput) -> None:
+def check_given_states(flow: Flow, tokens: Float[Tensor, "b t d"], states: FlowOutput) -> None:
     """Raise ValueError unless number, shape, device and dtype of the latents in `states` fit these tokens and the flow."""
     expected = (tuple(tokens.shape), tokens.device, torch.promote_types(tokens.dtype, torch.float32))
     given = [(tuple(s.shape), s.device, s.dtype) for s in states.latents]

@@ -8,11 +8,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from labcore.types import Site
+from labcore.sites import Site
 
 
 class Projector(nn.Module):
-    """Linear, SiLU, Linear, SiLU, Linear on each token (FlowBack: 1024, 1024, 1024, 768); Xavier-uniform, zero bias (REPA)."""
+    """MLP on each token: Linear, SiLU, Linear, SiLU, Linear, from `width` over `hidden` and `hidden` to `out` values.
+
+    FlowBack's widths are 1024, 1024, 1024, 768. Weights start Xavier-uniform and biases at zero, as in REPA.
+    """
 
     def __init__(self, width: int, hidden: int, out: int):
         super().__init__()
@@ -28,7 +31,7 @@ class Projector(nn.Module):
 
 
 class Heads(nn.Module):
-    """One projector for all sites (FlowBack's `num_proj=1`), or one projector per site."""
+    """One projector for all sites (FlowBack's `num_proj=1`), or one for each site with sharing "per-site"."""
 
     def __init__(
         self,

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TEMPERATURE = 0.1
-"""Of NT-Xent. Our choice: FlowBack does not use it, and REPA does not give its own."""
+"""Temperature of NT-Xent. Our choice: FlowBack does not use this loss, and REPA gives no value."""
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
+"""Loss from projected features (b, t, d) and encoder tokens (b, t, d) to (b,)."""
 
 
 def cosine(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, " b"]:
@@ -66,6 +67,7 @@ def mse(p: Float[Tensor, "b t d"], v: Float[Tensor, "b t d"]) -> Float[Tensor, "
 
 
 LOSSES: dict[str, Similarity] = {"cosine": cosine, "nt-xent": nt_xent, "mse": mse}
+"""Value of `align.loss` -> loss."""
 
 
 def _float32(p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from torch import Tensor
 
 from labcore.flows.metablock import BlockOutput
-from labcore.types import FlowOutput, Site
+from labcore.sites import Site
+from labcore.types import FlowOutput
 
 
 @runtime_checkable

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from labcore.align.features import Direction, features
+from labcore.align.features import features
+from labcore.directions import Direction
 from labcore.flows.metablock import Labels
 from labcore.rng import generator
-from labcore.types import FlowOutput, Site
+from labcore.sites import Site
+from labcore.types import FlowOutput
 
 
 def gradient_reach(
@@ -30,10 +32,13 @@ def gradient_reach(
 
 
 class SweepGap(NamedTuple):
-    """Comparison of a "reverse" gradient with the full one, over all parameters.
+    """Comparison of a "reverse" gradient with the full gradient, over all parameters.
 
-    cosine: of the whole gradients. beyond_cosine, beyond_ratio: cosine and ratio of norms after subtracting the "detach"
-    gradient from both; the rest is the part that goes through the generated states.
+    Attributes:
+        cosine: cosine between the two gradients.
+        beyond_cosine: the same after the "detach" gradient is subtracted from both. What remains passes through the generated
+            states.
+        beyond_ratio: norm of the "reverse" gradient divided by that of the full one, after the same subtraction.
     """
 
     cosine: float

@@ -1,4 +1,4 @@
-"""Guidance of the learned inverse, block by block (BiFlow, equations 4 and 5).
+"""Guidance of the student, block by block (BiFlow, equations 4 and 5).
 
 In sampling, each block is evaluated twice: h' = (1 + w) G(h | c) - w G(h), which is `labcore.guidance.guide`.
 
@@ -36,7 +36,7 @@ def draw_guidance(noise: StepNoise, most: float, y: Int[Tensor, " b"]) -> Float[
 def per_state(guidance: float, denoiser: float, config: object) -> list[float]:
     """Return one scale per block, with a separate one for the denoising block; ValueError for a model without such a block."""
     if not getattr(config, "denoiser", False):
-        raise ValueError("a separate guidance of the denoising block needs a learned inverse that has such a block")
+        raise ValueError("a separate guidance of the denoising block needs a student that has such a block")
     return [guidance] * config.num_blocks + [denoiser]
 
 
@@ -45,7 +45,7 @@ def warn_outside(guidance: Guidance, most: float) -> None:
     low, high = extent(guidance)
     if not 0 <= low <= high <= most:
         warnings.warn(
-            f"guidance runs from {low:g} to {high:g}; this model was trained on 0 to {most:g}, and what it does "
-            "outside of that is a guess",
+            f"guidance runs from {low:g} to {high:g}; this model was trained on 0 to {most:g}, and its images "
+            "outside of that range may be meaningless",
             stacklevel=3,
         )

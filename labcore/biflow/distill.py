@@ -1,4 +1,4 @@
-"""Strategies that teach a learned inverse (BiFlow): the compared states, their distance, and its weight.
+"""Strategies that teach a student (BiFlow): the compared states, their distance, and its weight.
 
     naive                  the image alone:                       D(x, x')
     hidden-alignment       every block's state, through a head:   D(x, x') + mean_i D(x^i, phi_i(h^i)) (equation 2: a sum)

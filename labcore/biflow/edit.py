@@ -59,7 +59,7 @@ def inpaint(
     y: Int64[Tensor, " b"] | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "b c h w"]:
-    """Draw the unknown parts of images anew (equation 6), by replacing their tokens of z by noise. The result is not clipped.
+    """Draw new unknown parts of images (equation 6), by replacing their tokens of z by noise. The result is not clipped.
 
     A token stays if all of its pixels are known. The pixels of all other tokens are set to 0, mid-grey, before the image
     is encoded (our choice: the paper does not say what a masked image holds). Known pixels are returned as the inverse
@@ -94,9 +94,7 @@ def encode(
 
 
 def _checked(images: Float[Tensor, "b c h w"], call: str) -> Float[Tensor, "b c h w"]:
-    check_result(
-        images, call, advice="the inverse left the range of what it has seen; try less guidance, or another class"
-    )
+    check_result(images, call, advice="the inverse left the range of its training; try less guidance, or another class")
     return images
 
 

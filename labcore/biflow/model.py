@@ -1,4 +1,4 @@
-"""The learned inverse: one block for every block of the flow, from z to the image, and one that denoises (BiFlow).
+"""The student, a learned inverse (BiFlow): one block for every block of the flow, from z to the image, and one that denoises.
 
     h^B = embed(z),   h^i = G^i(h^(i+1) | y, w),   x^i ~ head_i(h^i),   i = B-1 ... 0,   then the clean image
 
@@ -19,7 +19,7 @@ from labcore.finite import check_states
 from labcore.flows.metablock import Labels
 from labcore.guidance import Guidance, guide, per_block
 from labcore.nn.bidirectional import BidirectionalLayer
-from labcore.nn.embed import ClassEmbedding, check_labels, rope_table
+from labcore.nn.embed import ClassEmbedding, check_labels, rope_table, small_normal
 from labcore.nn.layer import make_norm, without_autocast
 from labcore.nn.patch import check_tokens, unpatchify
 from labcore.nn.pretrained import Pretrained
@@ -35,8 +35,9 @@ class GuidanceEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        powers = torch.arange(self.FREQUENCIES) / self.FREQUENCIES
-        self.register_buffer("frequencies", 100.0 * 1e-4**powers, persistent=False)  # scales are of order 1
+        powers = torch.arange(self.FREQUENCIES, device="cpu") / self.FREQUENCIES
+        frequencies = (100.0 * 1e-4**powers).to(torch.get_default_device())  # scales are of order 1
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, w: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
@@ -57,10 +58,10 @@ class BackwardBlock(nn.Module):
         self.class_embedding = ClassEmbedding(c.num_classes, c.width) if c.num_classes else None
         classes = c.class_tokens if c.num_classes else 0
         guidances = c.guidance_tokens if c.max_guidance else 0
-        self.class_tokens = nn.Parameter(torch.randn(classes, c.width) * 1e-2)
-        self.guidance_tokens = nn.Parameter(torch.randn(guidances, c.width) * 1e-2)
-        unturned = torch.tensor([1.0, 0.0]).expand(classes + guidances, c.head_dim // 2, 2)  # these have no position
-        self.register_buffer("rope", torch.cat([unturned, rope_table(c.rows_columns, c.head_dim)]), persistent=False)
+        self.class_tokens = nn.Parameter(small_normal(classes, c.width))
+        self.guidance_tokens = nn.Parameter(small_normal(guidances, c.width))
+        rope = rope_table(c.rows_columns, c.head_dim, unturned=classes + guidances)
+        self.register_buffer("rope", rope, persistent=False)
         self.layers = nn.ModuleList(
             BidirectionalLayer(c.width, c.head_dim, c.mlp_ratio) for _ in range(c.layers_per_block)
         )
@@ -97,7 +98,7 @@ class Head(nn.Module):
 
 
 class BackwardModel(Pretrained, nn.Module):
-    """The learned inverse G_phi with the architecture of `config`; `blocks[0]` touches z, `blocks[-1]` gives the image."""
+    """The student G_phi with the architecture of `config`; `blocks[0]` touches z, `blocks[-1]` gives the image."""
 
     config_class = BackwardConfig
 
@@ -137,7 +138,7 @@ class BackwardModel(Pretrained, nn.Module):
             scales = [z.new_zeros(len(z)) if w is None else w[:, 0] for w in rows]
             steps = [self._one_evaluation(y, self._embedded(w, y)) for w in scales]
         out = self._pass(z, steps)
-        check_states(self, "the learned inverse", out.states)
+        check_states(self, "the student", out.states)
         return out
 
     def blended(self, z: Float[Tensor, "b t d"], y: Labels, w: Float[Tensor, " b"]) -> BackwardOutput:

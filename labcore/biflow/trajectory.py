@@ -1,4 +1,4 @@
-"""The flow's trajectory, which teaches its learned inverse: z, and the states from z back to the image."""
+"""The flow's trajectory, which teaches its student: z, and the states from z back to the image."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def check_teacher(flow: TarFlow) -> None:
     """Raise ValueError for a flow whose prior is not the standard normal that a backward model is sampled from."""
     if flow.config.volume_preserving:
         raise ValueError(
-            "the flow preserves volume, and its prior has a variance of its own; a learned inverse needs one with "
+            "the flow preserves volume, and its prior has a variance of its own; a student needs one with "
             "volume_preserving=False"
         )

@@ -1,4 +1,4 @@
-"""The claims of a campaign, written down before its runs: papermill_runs/claims/SPEC.yaml, beside the spec of the same name.
+"""The claims of a campaign, written down before its runs: papermill_runs/claims/SPEC.yaml, for the spec of the same name.
 
     about: what the runs are and at which scale
     source: FlowBack (arXiv 2511.22345)
@@ -55,7 +55,7 @@ class Stated(Config):
 
     @property
     def as_claim(self) -> Claim:
-        """What `labcore.campaigns.verdicts.judge` takes; ValueError for a claim of quality, which is several."""
+        """Return the claim for `labcore.campaigns.verdicts.judge`; ValueError for a claim of quality, which is several."""
         if self.direction is None:
             raise ValueError(f"claim {self.claim!r} is one of quality; judge it with labcore.experiments.quality")
         return Claim(self.claim, self.row, self.than, self.measure, self.direction, self.paper)
@@ -70,7 +70,7 @@ class PaperTable(Config):
     note: str = ""
 
     def markdown(self) -> str:
-        """The table as Markdown, its note below it."""
+        """Return the table as Markdown, with the note below it."""
         return table(self.head, self.rows) + (f"\n{self.note}\n" if self.note else "")
 
 
@@ -106,7 +106,7 @@ class Budget(Config):
         return self
 
     def markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         lines = []
         for row in self.rows:
             name = row.row if row.spec is None else f"{row.row} ({row.spec})"
@@ -138,7 +138,7 @@ class Claims(Config):
 
     @property
     def of_numbers(self) -> list[Claim]:
-        """The claims about one number each, without those of quality."""
+        """Return the claims about single numbers, without those of quality."""
         return [one.as_claim for one in self.claims if one.measure != QUALITY]
 
 

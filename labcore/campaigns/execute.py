@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore.campaigns import state as states
-from labcore.campaigns.notebook import Stop, Stopped, execute, explain, write_figures
+from labcore.campaigns.notebook import Stop, Stopped, execute_notebook, explain, write_figures
 from labcore.campaigns.pages import web_page
 from labcore.campaigns.state import RESULT, Busy, State
 from labcore.files import write_atomic
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     # jsonschema checks one exotic format with a grammar that takes seconds to build; notebooks have no such field
     sys.modules.setdefault("rfc3987_syntax", None)
     try:
-        return run(given.folder.resolve(), stop)
+        return run_folder(given.folder.resolve(), stop)
     except Busy as busy:
         print(f"{given.folder.name}: {busy}", file=sys.stderr)
         return BUSY
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
 
 
-def run(folder: Path, stop: Stop) -> int:
+def run_folder(folder: Path, stop: Stop) -> int:
     """Run the notebook of `folder` unless it is finished; return the exit status.
 
     Raises Busy if another process runs it, and ValueError for a folder without run.json.
@@ -86,7 +86,7 @@ def run(folder: Path, stop: Stop) -> int:
 
 
 def _attempt(state: State, stop: Stop) -> int:
-    """Make one attempt, and record its outcome in run.json, whatever it is."""
+    """Make one attempt, and record its outcome of any kind in run.json."""
     attempts = state.values["attempts"]
     _tidy(len(attempts))
     start = time.monotonic()
@@ -129,7 +129,7 @@ def _execute(state: State, stop: Stop) -> None:
     early.start()
     changed = values.get("given", values["parameters"])  # all other parameters keep the notebook's values
     try:
-        execute(source, Path(RUNNING), changed | {"run_dir": "."}, values["timeout"], Path(LOG), stop)
+        execute_notebook(source, Path(RUNNING), changed | {"run_dir": "."}, values["timeout"], Path(LOG), stop)
     finally:
         early.cancel()
     read_result(Path(RESULT))

@@ -16,7 +16,7 @@ WAIT = 40  # seconds for an earlier kernel of the same run to end; starting one 
 
 
 def hold(path: str) -> None:
-    """Lock a file for the life of this process, waiting for an earlier kernel; ends this process where that one stays."""
+    """Lock a file for the life of this process, after waiting for an earlier kernel; end this process if that one stays."""
     from labcore import locks
 
     try:
@@ -26,7 +26,7 @@ def hold(path: str) -> None:
 
 
 def end(path: str | os.PathLike) -> None:
-    """Kill the kernel that holds the lock at `path`, where one does."""
+    """Kill the kernel that holds the lock at `path`, if there is one."""
     from labcore import locks
 
     holder = locks.holder(path)
@@ -38,7 +38,7 @@ def end(path: str | os.PathLike) -> None:
 def main() -> None:
     """Become the kernel."""
     if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
-        del sys.path[0]  # this folder's names are nobody's modules
+        del sys.path[0]  # no module may be imported from this folder
     from labcore.processes import die_with_parent
 
     die_with_parent(signal.SIGKILL)

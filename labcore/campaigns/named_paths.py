@@ -1,7 +1,7 @@
-"""Paths among a notebook's parameters: found from here or from the project, and known by what they hold.
+"""Paths among a notebook's parameters: searched in the working directory and the project, and identified by their contents.
 
-A run of a campaign is named by its parameters. A path among them counts by its contents, so that the same campaign in another
-folder or on another machine has the same runs, and another data set under the same path has others.
+A run of a campaign is named by its parameters. A path among them counts by its contents. So the same campaign in another folder
+or on another machine has the same runs, and a different data set under the same path gives different runs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ WEIGHTS = (".safetensors", ".bin")
 NOT_COUNTED = {"thumbs.db", "desktop.ini"}
 """Files that systems leave in folders; so do those whose names begin with a dot."""
 MANY = 10_000
-"""Files of a folder from which on a line says that they are read; our choice."""
+"""Number of files in a folder above which a line says that they are read; our choice."""
 
 
 def located(parameter: Parameter, value: Any, project: Path) -> Path | None:
-    """The file or folder that a parameter's value names, absolute; None where it names none, or is not marked as a path.
+    """Return the absolute path of the file or folder that a parameter's value names; None if there is none.
 
-    It is looked for from the working directory and then from the project. Where a name is allowed too, a folder of one part
-    is written ./part.
+    A parameter that is not marked as a path gives None. The path is relative to the working directory, or else to the project.
+    If the parameter also allows names, a folder whose path has one part is written ./part.
     """
     if parameter.mark not in (PATH, NAME_OR_PATH) or not isinstance(value, str) or not value:
         return None
@@ -50,10 +50,10 @@ def located(parameter: Parameter, value: Any, project: Path) -> Path | None:
 
 
 def contents(place: Path) -> str:
-    """16 hex digits of what a file or folder holds, whatever it is called.
+    """Return 16 hex digits of the contents of a file or folder, independent of its name.
 
-    Of a saved model, a run or a checkpoint these are the averaged weights and their configuration; of any other folder all
-    files with their relative names. Files are read once (`labcore.contents`). OSError for what cannot be read.
+    For a saved model, a run or a checkpoint they are a hash of the averaged weights and their configuration; for any other
+    folder, of all files with their relative names. Files are read once (`labcore.contents`). OSError if one cannot be read.
     """
     if place.is_file():
         return sha256(place)[:16]
@@ -61,12 +61,12 @@ def contents(place: Path) -> str:
     folder = model or place
     files = sorted(_weights(model) if model else _files(place))
     if len(files) > MANY:
-        print(f"{place}: {len(files):,} files are compared with those known, and new ones are read", file=sys.stderr)
+        print(f"{place}: {len(files):,} files are compared with known ones, and new files are read", file=sys.stderr)
     return hashlib.sha256(repr([*zip(files, digests(folder, files), strict=True)]).encode()).hexdigest()[:16]
 
 
 def _model(folder: Path) -> Path | None:
-    """The folder with a model's files: of a checkpoint, a run, a saved model, or a run that is not finished; or None."""
+    """Return the folder with the model's files of a checkpoint, run or saved model, also of an unfinished run; or None."""
     newest = sorted(folder.glob("checkpoints/step-*[0-9]/ema"), reverse=True)
     places = (folder / "ema", folder / "model", folder, *newest)
     return next((place for place in places if (place / "config.json").is_file()), None)
@@ -78,7 +78,7 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """All files below a folder, relative to it; links are followed, but no folder within itself."""
+    """Yield all files below a folder, relative to it; links are followed, except into a folder that contains the link."""
     above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
     for place, folders, files in os.walk(folder, followlinks=True):
         entered = above.pop(place)  # the real folders on the way from the top to this one

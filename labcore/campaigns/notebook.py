@@ -100,7 +100,7 @@ class Stop:
         return True
 
 
-def execute(
+def execute_notebook(
     notebook: Path,
     executed: Path,
     parameters: dict[str, Any],
@@ -242,7 +242,7 @@ def _literally(path: Path) -> str:
 
 @contextlib.contextmanager
 def _progress(lines: _Lines) -> Iterator[Path]:
-    """A file for lines of progress, which are handed to `lines` as they come and are no part of the notebook."""
+    """Make a file for lines of progress, which are passed to `lines` as they come and are not part of the notebook."""
     over = threading.Event()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "progress"
@@ -268,7 +268,7 @@ def _progress(lines: _Lines) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _kernel(lock: Path | None, progress: Path) -> Iterator[None]:
-    """Make this interpreter the kernel "python3", whatever kernels the machine has; see labcore.campaigns.kernel."""
+    """Make this interpreter the kernel "python3", independent of the machine's kernels; see labcore.campaigns.kernel."""
     with tempfile.TemporaryDirectory() as kernels:
         spec = Path(kernels) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)

@@ -27,7 +27,7 @@ REMOTE_SCRIPT = re.compile(r"""\bsrc\s*=\s*["']?\s*(?:https?:)?//""", re.IGNOREC
 LOADS = re.compile(
     r"""https?://(?:unpkg\.com|cdnjs\.|cdn\.|[\w.]*jsdelivr)|\b(?:import|from)\s*\(?\s*["'`]https?://""", re.IGNORECASE
 )
-"""What a script that loads another one says: the address of a server of scripts, or an import from an address."""
+"""Text in a script that loads another one: the address of a server of scripts, or an import from an address."""
 REMOTE_LINK = re.compile(r"""<link\b[^>]*\bhref\s*=\s*["']?\s*(?:https?:)?//[^>]*>""", re.IGNORECASE)
 STYLE = re.compile(r"<style\b[^>]*>.*?</style\s*>", re.DOTALL | re.IGNORECASE)
 REMOTE_STYLE = re.compile(
@@ -37,17 +37,17 @@ EMBEDDED = re.compile(
     r"""<(img|iframe|embed|audio|video|source)\b[^>]*?\bsrc\s*=\s*["']?\s*((?:https?:)?//[^"'\s>]+)[^>]*>""",
     re.IGNORECASE,
 )
-"""What a page shows of another address."""
+"""An element that shows a file from another address."""
 WITHOUT = dict.fromkeys(
     ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "mermaid_layout_elk_js_url"), ""
 )
 
 
 def without_net(page: str) -> str:
-    """Return a web page without what a browser would load from other addresses.
+    """Return a web page that a browser shows without loading anything from other addresses.
 
-    Scripts, styles and fonts of other addresses are left out; a picture or frame of another address becomes a link to it. Links
-    to follow stay.
+    Scripts, styles and fonts of other addresses are left out; a picture or frame of another address becomes a link to it.
+    Ordinary links are kept.
     """
     page = SCRIPT.sub(lambda found: "" if REMOTE_SCRIPT.search(found[1]) or LOADS.search(found[2]) else found[0], page)
     page = STYLE.sub(lambda found: REMOTE_STYLE.sub("", found[0]), REMOTE_LINK.sub("", page))
@@ -66,7 +66,7 @@ FOLDED = """\
 {%- endif %}
 {%- endblock %}
 """
-"""nbconvert's template, with code that JupyterLab hides behind a line that opens it."""
+"""nbconvert's template; code that JupyterLab hides is folded behind a line that opens it."""
 
 
 def with_mathml(markdown: str) -> str:
@@ -79,7 +79,7 @@ def with_mathml(markdown: str) -> str:
 
 
 def web_page(notebook: Path) -> Path:
-    """A web page of an executed notebook, next to it. Code that JupyterLab hides can be opened by a click."""
+    """Write a web page of an executed notebook next to it. Code that JupyterLab hides can be opened by a click."""
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -94,7 +94,7 @@ def web_page(notebook: Path) -> Path:
 
 
 def converted(notebook: Any) -> Any:
-    """The notebook with MathML for formulas, widgets as they were last, and words in pictures for who cannot see them."""
+    """Return the notebook with MathML for formulas, the last state of widgets, and alternative text for pictures."""
     widgets = widget_states(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -107,7 +107,7 @@ def converted(notebook: Any) -> Any:
 
 
 def _convert_output(data: Any, widgets: dict[str, Any]) -> None:
-    """Change what an output shows into what a browser draws without the net."""
+    """Convert an output in place to forms that a browser can show offline."""
     if text := data.get("text/markdown"):
         data["text/markdown"] = with_mathml("".join(text))
     if "<math" in (formula := with_mathml("".join(data.get("text/latex", "")))):

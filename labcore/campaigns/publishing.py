@@ -1,4 +1,4 @@
-"""Publishing a campaign: its finished runs become records in papermill_runs/results/<spec>, and the tables are made anew.
+"""Publishing a campaign: its finished runs become records in papermill_runs/results/<spec>, and the tables are made again.
 
 Records of a row accumulate, seed by seed, and every cell of the table gives its n. New records that differ from a row's
 published ones in code or parameters replace them as soon as all of the row's runs are finished. Until then the published

@@ -1,4 +1,4 @@
-"""Records of finished runs: what a table or a reader needs of a run, as committed JSON without paths or names of a machine.
+"""Records of finished runs: the contents that tables and readers need, as committed JSON without paths or names of a machine.
 
 papermill_runs/results/<spec>/records/<id>.json    one finished run: parameters, seed, metrics, and what made them
 """
@@ -23,7 +23,7 @@ KINDS = {"id": str, "row": str, "seed": int, "parameters": dict, "metrics": dict
 
 
 def record(found: State) -> Record:
-    """Make the record of a finished run."""
+    """Return the record of a finished run."""
     values, last = found.values, found.values["attempts"][-1]
     hosts = {str(attempt["host"]) for attempt in values["attempts"] if attempt.get("host")}
     return {

@@ -35,7 +35,7 @@ def run_spec(
 
     A run takes as many devices as its parameter `processes` says.
 
-    jobs: child processes at a time; None is as many as have devices of their own, or 1 on a CPU. devices: names for
+    jobs: child processes at a time; None: as many as can have their own devices, or 1 on a CPU. devices: names for
     CUDA_VISIBLE_DEVICES; None for those of this machine. live: whether the progress table stays in place; None for True on
     a terminal.
 
@@ -68,8 +68,8 @@ def _skip_finished(runs: Sequence[Run], root: Path, progress: ProgressTable) -> 
     if outdated:
         names = ", ".join(outdated[:3]) + (" ..." if len(outdated) > 3 else "")
         progress.say(
-            f"note: {len(outdated)} of them, {names}, ran another version of {runs[0].notebook.name}; remove their folders "
-            f"in {seen_from_here(runs[0].folder(root).parent)} to run this one"
+            f"note: {len(outdated)} of them ({names}) ran another version of {runs[0].notebook.name}; to run the current "
+            f"version, remove their folders in {seen_from_here(runs[0].folder(root).parent)}"
         )
     return waiting
 

@@ -10,7 +10,7 @@
     table: {columns: {accuracy: bayes.accuracy}, baseline: narrow, better: {accuracy: higher}}
 
 A run is named by a hash of its notebook's name and all its parameters, so that the same run has the same name everywhere; a
-path among them counts by what it holds (`labcore.campaigns.named_paths`).
+path among them counts by its contents (`labcore.campaigns.named_paths`).
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ _STRICT = ConfigDict(strict=True)
 
 
 class Expected(Config):
-    """The cost and the numbers that the spec's author measured.
-
-    cost: in words. numbers: dotted path into result.json -> value, or [low, high].
-    """
+    """Measurements of the spec's author. cost: in words. numbers: dotted path into result.json -> value, or [low, high]."""
 
     model_config = _STRICT
     cost: str
@@ -58,9 +55,11 @@ class Expected(Config):
 class TableSpec(Config):
     """The table of a campaign.
 
-    columns: title -> dotted path into result.json. baseline: the row that all others are compared with. better: title ->
-    "higher" or "lower". each: a key of result.json that holds several results by name; each of these is then a row, and
-    columns are paths into it.
+    Attributes:
+        each: a key of result.json with several results by name. Each of these becomes a row, and columns are paths into it.
+        columns: title -> dotted path into result.json.
+        baseline: the row that all others are compared with.
+        better: title -> "higher" or "lower".
     """
 
     model_config = _STRICT
@@ -77,7 +76,16 @@ class TableSpec(Config):
 
 
 class RunSpec(Config):
-    """A validated spec; `name` and `path` come from its file."""
+    """A validated spec of a campaign, with the keys that the module describes, and these:
+
+    Attributes:
+        processes: devices of one training.
+        precision: number format of the training.
+        threads: OMP_NUM_THREADS of a run; None: an equal share of the cores.
+        timeout: seconds that a cell may take; None: no limit.
+        name: name of the spec, from its file.
+        path: path of the spec's file.
+    """
 
     model_config = _STRICT
     notebook: str
@@ -88,8 +96,8 @@ class RunSpec(Config):
     seeds: list[int] = Field(default=[0], min_length=1)
     processes: PositiveInt = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    threads: PositiveInt | None = None  # OMP_NUM_THREADS of a run; None shares the cores out
-    timeout: PositiveFloat | None = None  # seconds a cell may take
+    threads: PositiveInt | None = None
+    timeout: PositiveFloat | None = None
     smoke: dict[str, Any] = Field(default={})
     expected: Expected
     table: TableSpec = TableSpec()
@@ -183,7 +191,7 @@ class Run(NamedTuple):
     timeout: float | None = None
     threads: int | None = None
     code: str | None = None
-    contents: Mapping[str, str] = {}  # of the parameters that are paths: what they hold
+    contents: Mapping[str, str] = {}  # name of a parameter that is a path -> hash of its contents
 
     @property
     def name(self) -> str:
@@ -197,7 +205,7 @@ class Run(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """All parameters of a run, its id, and what its paths hold."""
+    """All parameters of a run, its id, and the hashes of its paths' contents."""
 
     values: dict[str, Any]
     id: str
@@ -303,7 +311,7 @@ def _complete(
     check_parameters(notebook, changed, known)
     defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
     values = {name: _canonical(value, known[name]) for name, value in (defaults | changed).items()}
-    in_id: dict[str, Any] = {}  # a path counts by what it holds
+    in_id: dict[str, Any] = {}  # a path counts by its contents
     path_contents: dict[str, str] = {}
     for name, value in changed.items():
         place = located(known[name], value, spec.project)

@@ -102,7 +102,7 @@ def _is_state(values: Any) -> bool:
 
 
 def _is_attempt(values: Any) -> bool:
-    """Whether these can be what a run.json holds of one attempt."""
+    """Whether values can be the entry of one attempt in a run.json."""
     if not isinstance(values, dict):
         return False
     return isinstance(values.get("seconds"), int | float | None) and isinstance(values.get("error"), str | None)

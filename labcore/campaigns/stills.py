@@ -1,7 +1,7 @@
 """The last state of a notebook's widgets as HTML without scripts: their pictures, texts and values.
 
 Browsers show a saved widget only with a renderer, which pages load from the net. A notebook that was executed, or saved with
-its widgets, holds their state in its metadata; this module reads what a person saw last from that state.
+its widgets, holds their state in its metadata; this module converts that state to what a person saw last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def still(name: str, widgets: Mapping[str, Any], seen: frozenset[str] = frozense
     if children := state.get("children"):
         return "".join(still(child.removeprefix(CHILD), widgets, seen) for child in children)
     if kind == "OutputModel":
-        return "".join(map(_output, state.get("outputs", [])))
+        return "".join(map(output_html, state.get("outputs", [])))
     if kind == "ImageModel":
         return _image_widget(model, state)
     if kind in ("HTMLModel", "HTMLMathModel"):
@@ -42,8 +42,8 @@ def picture(kind: str, source: str, words: str) -> str:
     return f'<img src="data:image/{kind};base64,{source.strip()}" alt="{html.escape(words)}">'
 
 
-def _output(output: Mapping[str, Any]) -> str:
-    """What a cell or an Output widget shows: the richest form that needs no script."""
+def output_html(output: Mapping[str, Any]) -> str:
+    """Return the output of a cell or an Output widget in the richest form that needs no script."""
     data = {kind: "".join(text) for kind, text in output.get("data", {}).items() if isinstance(text, (str, list))}
     words = data.get("text/plain", "").strip("'\"")
     for kind in ("png", "jpeg"):
@@ -63,7 +63,7 @@ def _image_widget(model: Mapping[str, Any], state: Mapping[str, Any]) -> str:
 
 
 def _value(state: Mapping[str, Any]) -> str:
-    """A control's name and value; nothing for a widget without one, such as a button or a layout."""
+    """Return a control's name and value; "" for a widget without a value, such as a button or a layout."""
     labels, index = state.get("_options_labels"), state.get("index")
     if labels is not None:
         if index is None:

@@ -1,4 +1,4 @@
-"""The `lab` command, a thin layer over the library. Each message that a user can cause says what to do; none is a traceback."""
+"""The `lab` command, a thin layer over the library. Messages about a user's errors say what to do, without a traceback."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from labcore.cli import cache, campaign, draw, importing, init, plan, rehearse
+from labcore.cli import cache, campaign, compare, draw, exporting, importing, init, plan, rehearse
+from labcore.cli import data as data_command
 from labcore.cli.command_group import Commands
 from labcore.cli.draw import COMPILED_HELP, DenoisedBy, Model, Tf32, device
 from labcore.cli.first_words import measured, say_first, settings_of_run
+from labcore.presets import DEFAULT
 from labcore.terminal import printable
 
 app = typer.Typer(
@@ -28,24 +30,28 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="fashion-mnist-12k, fashion-mnist, or a folder of class folders. Default when a model is measured: the data "
-        "that it was trained on.",
+        help="fashion-mnist-12k, fashion-mnist, emoji-32, emoji, or a folder of class folders. Default when a model "
+        "is measured: the data that it was trained on.",
     ),
 ]
 Crop = Annotated[
     str | None, typer.Option(help="How a folder's pictures are made square, as in training: fit (default) or adm.")
 ]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting of the images, as in data.test_share=0.2; may be repeated."),
+]
 
 
 def plain_errors(command):
-    """Print what a user can cause as one message, exit status 2; let real bugs show their traceback."""
+    """Print an error that a user can cause as one message, with exit status 2; other errors show their traceback."""
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
         warnings.showwarning = lambda message, *_: typer.echo(printable(f"note: {message}"), err=True)
         try:
             return command(*args, **kwargs)
-        except BrokenPipeError:  # the reader left, as `head` does: click ends the command quietly
+        except BrokenPipeError:  # the reader has closed the pipe, as `head` does: click ends the command quietly
             raise
         except (ValueError, OSError, FloatingPointError) as error:
             typer.echo(printable(f"lab: {_message(error)}"), err=True)
@@ -72,8 +78,9 @@ def _message(error: Exception) -> str:
 def train(
     out: Annotated[Path, typer.Option(help="The run's folder. The same command again resumes the run.")],
     preset: Annotated[
-        str, typer.Option(help="The preset that the settings start from; `lab presets` lists them.")
-    ] = "fashion-small",
+        str | None,
+        typer.Option(help="The preset that the settings start from; `lab presets` lists them.", show_default=DEFAULT),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -104,22 +111,18 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not describe the run before it starts.")] = False,
 ) -> None:
     """Train a flow, or a flow's inverse, on images. SIGTERM or Ctrl-C saves; the same command again resumes."""
+    from labcore.data.loaders import check_micro_batches
     from labcore.progress import table
-    from labcore.runs.configure import configure_run
+    from labcore.runs.configure import DataOptions, configure_run
     from labcore.runs.opening import Estimating, opening
     from labcore.runs.train import run_training
     from labcore.train.launch import launch, nodes_of
     from labcore.train.log import usual_reporter
 
-    run = configure_run(preset, config, data, image_size, channels, set_ or (), align, invert)
+    run = configure_run(preset, config, DataOptions(data, image_size, channels), set_ or (), align, invert)
     machines = nodes_of(nodes, node_rank, rendezvous)
     if num_processes != 1 or machines.count != 1:
-        share = max(num_processes, 1) * machines.count * run.train.accumulation
-        if run.train.batch_size % share:
-            raise ValueError(
-                f"batch_size {run.train.batch_size} does not divide into {run.train.accumulation} micro-batches on "
-                f"{num_processes * machines.count} processes; give a multiple of {share}"
-            )
+        check_micro_batches(run.train.batch_size, run.train.accumulation, max(num_processes, 1) * machines.count)
         words = sys.argv[1:]
         for option in ("--num-processes", "--nodes", "--node-rank", "--rendezvous"):
             words = _without(words, option)
@@ -132,7 +135,7 @@ def train(
         result = run_training(run, out, previews, Estimating(usual_reporter()), describe)
     if not result.finished:
         typer.echo(
-            f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to go on"
+            f"stopped and saved at step {result.step} of {run.train.steps}; give the same command again to resume"
         )
         raise typer.Exit(143)
     typer.echo(f"done: {result.step} steps. The model is {out / 'model'}; try  lab sample {out}")
@@ -154,8 +157,9 @@ def evaluate(
         int | None, typer.Option(help="Images to draw, if a metric needs samples.", min=1, max=1_000_000)
     ] = None,
     data: Data = None,
-    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    path: Annotated[str | None, typer.Option(help="Where the files of fashion-mnist or the font of emoji are.")] = None,
     crop: Crop = None,
+    set_: DataSettings = None,
     reference: Annotated[
         Path | None, typer.Option(help="File of `lab stats`; default: statistics of the data's train split.")
     ] = None,
@@ -209,14 +213,14 @@ def evaluate(
     metric_requests(names, flow, sampling)
     if out:
         check_out(out, flow)
-    source = source_of(model, flow.config, data, path, crop)
+    source = source_of(model, flow.config, data, path, crop, set_ or ())
     _share(num_processes)
     say_first(measured(model, flow, source, limit))
     found: list[tuple[str, Any]] = []
     request = EvaluationRequest(names, sampling, reference, limit, seed, tf32, {"model": model})
     evaluate_model(flow, source, request, out, show_progress(), lambda name, value: found.append((name, value)))
     if found:
-        typer.echo(table(found))
+        typer.echo(printable(table(found)))
     if out and found:
         typer.echo(f"record in {out}")
 
@@ -227,15 +231,16 @@ def stats(
     data: Annotated[
         str,
         typer.Argument(
-            help="fashion-mnist-12k, fashion-mnist, a folder, ADM's reference batch (.npz), or a model for its training data."
+            help="A data set's name, a folder, ADM's reference batch (.npz), or a model for its training data."
         ),
     ],
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels, as of the model; required for a folder.")
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB; default as in the files.")] = None,
-    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    path: Annotated[str | None, typer.Option(help="Where the files of fashion-mnist or the font of emoji are.")] = None,
     crop: Crop = None,
+    set_: DataSettings = None,
     extractor: Annotated[str, typer.Option(help="inception, efflite0 or classifier.")] = "efflite0",
     num_processes: Annotated[int, typer.Option(help="Processes that share the work, one device each.")] = 1,
     out: Annotated[
@@ -245,30 +250,27 @@ def stats(
     """Compute reference statistics of the train split, and the scores of real test images against them."""
     from labcore import tf32
     from labcore.evaluate import fidelity
-    from labcore.evaluate.adm import is_reference, told_of
+    from labcore.evaluate.adm import in_words, is_reference
     from labcore.evaluate.extractors import load_extractor
     from labcore.evaluate.references import reference_of, reference_of_batch
     from labcore.evaluate.statistics import file_name
     from labcore.files import cache_folder, check_file
     from labcore.progress import show_progress, table
     from labcore.runs.models import find_sampler
-    from labcore.runs.own_data import is_model, named, source_of
+    from labcore.runs.own_data import data_of, is_model, named, with_options
 
     network = load_extractor(extractor).to(device())
     if is_reference(data):
-        if any(given is not None for given in (image_size, channels, path, crop)) or num_processes != 1:
+        if any(given is not None for given in (image_size, channels, path, crop)) or set_ or num_processes != 1:
             raise ValueError(
-                f"{data} is taken as it is, by one process; leave out all options but --extractor and --out"
+                f"{data} is read unchanged, by one process; leave out all options except --extractor and --out"
             )
         with tf32.use(False):
             found = reference_of_batch(Path(data), network, out, show_progress())
-        typer.echo(told_of(found, out))
+        typer.echo(in_words(found, out))
         return
-    if is_model(data):
-        source = source_of(data, find_sampler(data).config, None, path, crop)
-        source = source._replace(image_size=image_size or source.image_size, channels=channels or source.channels)
-    else:
-        source = named(data, path, image_size, channels, crop)
+    source = data_of(data, find_sampler(data).config) if is_model(data) else named(data, path)
+    source = with_options(source, dict(path=path, image_size=image_size, channels=channels, crop=crop), set_ or ())
     train = source.split("train")
     where = out or cache_folder() / "statistics" / file_name(train, network)
     check_file(where)
@@ -289,8 +291,9 @@ def stats(
 def probe(
     model: Model,
     data: Data = None,
-    path: Annotated[str | None, typer.Option(help="Folder with the files of fashion-mnist.")] = None,
+    path: Annotated[str | None, typer.Option(help="Where the files of fashion-mnist or the font of emoji are.")] = None,
     crop: Crop = None,
+    set_: DataSettings = None,
     sites: Annotated[str, typer.Option(help='"all", or pairs block.layer like 1.2,4.1')] = "all",
     limit: Annotated[
         int | None, typer.Option(help="Number of images of each split, evenly spread; default all.", min=1)
@@ -302,21 +305,23 @@ def probe(
     """Train linear probes on the hidden features of each block, and compare with the training-free accuracy."""
     from labcore.data.class_names import matched
     from labcore.evaluate import training_free_accuracy
-    from labcore.evaluate.hiddens import all_sites, hidden_features
+    from labcore.evaluate.accuracy import guessing
+    from labcore.evaluate.hiddens import hidden_features, sites_of
     from labcore.evaluate.probe import probe_sites
     from labcore.files import check_file
     from labcore.jsonfile import write_json
     from labcore.latents import seen_by
-    from labcore.processes import process_share
+    from labcore.processes import is_first_process
     from labcore.progress import show_progress, table
     from labcore.runs.models import find_model
     from labcore.runs.own_data import source_of
+    from labcore.sites import parse_sites
     from labcore.spread import spread
     from labcore.viz import measures
 
     flow = find_model(model).to(device())
-    chosen = all_sites(flow) if sites == "all" else _sites(sites)
-    source = source_of(model, flow.config, data, path, crop)
+    chosen = sites_of(flow, None if sites == "all" else parse_sites(sites))
+    source = source_of(model, flow.config, data, path, crop, set_ or ())
     pictures = [matched(flow.config, source.split(split)) for split in ("train", "test")]
     for name in ("probe.json", "probe.png"):
         check_file(out / name)
@@ -324,14 +329,15 @@ def probe(
     say_first(measured(model, flow, source, limit))
     train, test = (seen_by(flow.config, spread(each, limit), flow.device) for each in pictures)
     progress = show_progress()
-    if process_share()[0]:
+    if not is_first_process():
         for split in (train, test):
             hidden_features(flow, split, chosen, progress=progress)
         return
     report = probe_sites(flow, train, test, chosen, seed=seed, progress=progress)
     free = training_free_accuracy(flow, test, progress=progress) if flow.config.num_classes else None
     rows = [(f"block {site.block}, layer {site.layer}", site.accuracy) for site in report.sites]
-    typer.echo(table([*rows, *([("training-free", free)] if free else [])]))
+    rows += [("training-free", free)] if free else []
+    typer.echo(printable(table([*rows, ("guessing", guessing(test))])))
     write_json(out / "probe.json", {"model": model, **report.record(), "training_free": free and free._asdict()})
     measures.probe_by_site(report, free).savefig(out / "probe.png")
     typer.echo(f"record and figure in {out}")
@@ -358,17 +364,6 @@ def _share(num_processes: int) -> None:
         raise typer.Exit(launch("labcore.cli", _without(sys.argv[1:], "--num-processes"), num_processes))
 
 
-def _sites(words: str) -> list[tuple[int, int]]:
-    """Sites of `lab probe --sites`."""
-    try:
-        pairs = [tuple(int(number) for number in word.split(".")) for word in words.split(",")]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f'sites was {words!r}; write "all", or pairs block.layer like 1.2,4.1') from None
-    return pairs
-
-
 def _without(words: list[str], option: str) -> list[str]:
     """Command-line words without an option and its value."""
     remaining, skip = [], False
@@ -382,5 +377,5 @@ def _without(words: list[str], option: str) -> list[str]:
     return remaining
 
 
-for group in (draw, campaign, plan, rehearse, importing, cache, init):
+for group in (data_command, draw, compare, campaign, plan, rehearse, importing, exporting, cache, init):
     group.add_to(app, plain_errors)

@@ -95,5 +95,5 @@ def prune(
 
 
 def _sum(entries: list[Any]) -> int:
-    """Bytes of all entries."""
+    """Return the bytes of all entries."""
     return sum(entry.size for entry in entries)

@@ -94,7 +94,7 @@ def _check_options(
 
 
 def _show_plan(spec: Any, chosen: list, root: Path, published: dict) -> None:
-    """What `lab run` would do, run by run."""
+    """Show what `lab run` would do with each run."""
     typer.echo(f"{spec.name}: {spec.about}\nexpected cost: {spec.expected.cost}")
     for one in chosen:
         action = "skip" if one.id in published else _action(one, root)
@@ -170,14 +170,14 @@ def presets(
 
 
 def _plain(section: Any) -> Any:
-    """A section of a preset in types that YAML knows: sites are lists and no tuples."""
+    """Convert a section of a preset to YAML's types: sites become lists."""
     if not isinstance(section, dict) or "sites" not in section:
         return section
     return {key: [list(site) for site in value] if key == "sites" else value for key, value in section.items()}
 
 
 def _parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """All NAME=VALUE by name. Raises ValueError for a name that is given twice."""
+    """Read all NAME=VALUE, by name. Raises ValueError for a name that is given twice."""
     chosen: dict[str, Any] = {}
     for text in texts:
         name, value = _parameter(text)
@@ -189,14 +189,14 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
 
 def _parameter(text: str) -> tuple[str, Any]:
     """Split NAME=VALUE, with the value read as YAML. Raises ValueError for anything else."""
-    from labcore.yamlfile import parse_yaml
+    from labcore.yamlfile import parse_value
 
     name, equals, value = text.partition("=")
     write = "write NAME=VALUE, as in data_path=FOLDER, processes=4 or guidances=[1.0, 2.0]"
     if not equals or not name.strip():
         raise ValueError(f"--set was {text!r}; {write}")
     try:
-        parsed = parse_yaml(value)
+        parsed = parse_value(value)
     except ValueError as error:
         raise ValueError(f"--set was {text[:60]!r}, and its value is not YAML ({error}); {write}") from None
     return name.strip(), parsed
@@ -214,7 +214,7 @@ def _on_cluster(spec: Any, chosen: list, root: Path, cluster: str, profile: Path
 
 
 def _action(one: Any, root: Path) -> str:
-    """What `lab run` would do with a run that is not published: start, resume, skip or wait."""
+    """Return the action of `lab run` for a run that is not published: start, resume, skip or wait."""
     from labcore.campaigns import state
 
     try:
@@ -229,7 +229,7 @@ def _action(one: Any, root: Path) -> str:
 
 
 def _report(spec: Any, chosen: list, root: Path, again: bool) -> None:
-    """Show the table of all finished runs, and the numbers outside of what the spec expects."""
+    """Show the table of all finished runs, and the numbers outside of the spec's expected range."""
     from labcore.campaigns.results import finished_records
     from labcore.campaigns.tables import metric, tables
 
@@ -258,4 +258,4 @@ def smoke(
     from labcore.experiments.smoke import run_smoke
 
     run_smoke(preset, out, typer.echo)
-    typer.echo(f"all of {preset} goes; {out} holds what was made, and can be thrown away")
+    typer.echo(f"every stage of {preset} ran; {out} has the results and can be deleted")

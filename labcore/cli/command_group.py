@@ -1,4 +1,4 @@
-"""The group of `lab`'s commands: what holds for all of them."""
+"""The group of `lab`'s commands, with checks that apply to all of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from labcore.terminal import show_any_character
 
 
 class Commands(typer.core.TyperGroup):
-    """The commands. Refused for all of them: a value that is empty text, as of an unset variable in a script, and an option
-    that is given twice, of which only the last one would count."""
+    """The commands. Two errors are reported for all of them: an empty value, as from an unset variable in a script, and an
+    option that is given twice, of which only the last one would count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer's, after the check."""
@@ -31,12 +31,12 @@ class Commands(typer.core.TyperGroup):
 
 
 def _given_twice(command: Any, ctx: Any, words: list[str]) -> str | None:
-    """The name of an option that may be given once, has a value or an opposite, and is there more than once; else None."""
+    """Return the name of an option with a value or an opposite that is given twice and may be given only once; else None."""
     parser = command.make_parser(ctx)
     parser.allow_interspersed_args = True  # the context is the group's, whose options come first
     try:
         _, _, order = parser.parse_args(list(words))
-    except Exception:  # what is wrong with the words is said when the command reads them
+    except Exception:  # other errors in the words are reported when the command parses them
         return None
     options = [each for each in order if each.param_type_name == "option" and not (each.multiple or each.count)]
     valued = [each for each in options if not each.is_flag or each.secondary_opts]

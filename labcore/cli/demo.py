@@ -1,7 +1,7 @@
 """`make demo`: the quickstart notebook, executed and turned into HTML, with its numbers at the end.
 
-Every call trains anew, in a folder of its own under outputs/demo/, so that no number is left over from an earlier run. An
-interrupted demo is not resumed; the notebook itself resumes when it is run again with the same run_dir.
+Every call trains again in a new folder under outputs/demo/, so no number comes from an earlier run. An interrupted demo is not
+resumed; the notebook itself resumes when it is run again with the same run_dir.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore.campaigns.execute import read_result
-from labcore.campaigns.notebook import execute, explain
+from labcore.campaigns.notebook import execute_notebook, explain
 from labcore.campaigns.pages import web_page
 from labcore.campaigns.project import project
 from labcore.terminal import seen_from_here
@@ -22,7 +22,7 @@ NOTEBOOK = Path("notebooks", "00_quickstart.ipynb")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; the exit status, 1 where it failed."""
+    """Run the demo; return the exit status, 1 if it failed."""
     parser = argparse.ArgumentParser(prog="python -m labcore.cli.demo", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--smoke", action="store_true", help="train only a few steps, to check that everything runs here"
@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"executing {NOTEBOOK}, {'a minute' if smoke else 'about 5 minutes on two cores'}")
     start = time.perf_counter()
     try:
-        execute(root / NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
+        execute_notebook(root / NOTEBOOK, executed, {"smoke": smoke, "run_dir": "run"})
     except KeyboardInterrupt:
-        print(f"stopped; what was done so far is in {seen_from_here(folder)}", file=sys.stderr)
+        print(f"stopped; the results so far are in {seen_from_here(folder)}", file=sys.stderr)
         return 1
     except Exception as error:
         print(
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def new_folder(parent: Path) -> Path:
-    """A new folder named by date and time below `parent`."""
+    """Make a new folder below `parent`, named by date and time."""
     name = time.strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
         folder = parent / (name + (f"-{attempt}" if attempt else ""))
@@ -77,7 +77,7 @@ def new_folder(parent: Path) -> Path:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The numbers of a quickstart's result.json in words."""
+    """Describe the numbers of a quickstart's result.json in words."""
     nats, right, trip = result["nats_per_dim"], result["bayes_accuracy"], result["round_trip_error"]
     return "\n".join(
         (

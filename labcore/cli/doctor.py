@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, compilers, data. For `lab doctor` and bug reports."""
+"""Report on this machine, for `lab doctor` and bug reports: versions, devices, compilers, data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(name, value) of what is there, and (what, how to get it) of what is not."""
+    """Return (name, value) of the parts that were found, and (name, how to get it) of the missing ones."""
     stamp = provenance.stamp()
     stamp["revision"] = stamp["revision"] or f"unknown: {ROOT} is no checkout, and {VARIABLE} is not set"
     lines = [(name, str(stamp[name])) for name in ("labcore", "revision", "python")]
@@ -49,7 +49,7 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("bf16", _bf16()),
         ("drawing", _drawing()),
-        ("TF32", "off unless train.tf32 or --tf32; on for the teacher of a learned inverse trained in bf16 or fp16"),
+        ("TF32", "off unless train.tf32 or --tf32; on for the teacher of a student trained in bf16 or fp16"),
         ("cache", _cache()),
     ]
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -64,7 +64,7 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     lines.append(("encoders with weights", ", ".join(available) or "none"))
     if absent:
         what = f"weights of {', '.join(absent)}"
-        missing.append((what, f"each says its source when asked for; files go into {encoders.weights_folder()}"))
+        missing.append((what, f"an error on first use names the source; put files into {encoders.weights_folder()}"))
     try:
         lines.append(("Inception for FID", str(find_inception())))
     except (FileNotFoundError, ValueError) as error:
@@ -72,18 +72,18 @@ def report() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     try:
         from labcore.data import fashion_mnist
 
-        lines.append(("fashion-mnist, full set", str(fashion_mnist.find())))
+        lines.append(("fashion-mnist, full set", str(fashion_mnist.find_folder())))
     except FileNotFoundError as error:
         missing.append(("fashion-mnist, full set", str(error)))
     return lines, missing
 
 
 def _autoencoders() -> tuple[list[str], dict[str, str]]:
-    """Names of the autoencoders on this machine, and how to get the others."""
+    """Return the names of the autoencoders on this machine, and how to get the missing ones."""
     available, absent = [autoencoders.SHIPPED], {}
     for name in autoencoders.KNOWN:
         try:
-            autoencoders.find(name)
+            autoencoders.find_autoencoder(name)
             available.append(name)
         except FileNotFoundError as error:
             absent[name] = str(error)
@@ -91,11 +91,11 @@ def _autoencoders() -> tuple[list[str], dict[str, str]]:
 
 
 def _encoders() -> tuple[list[str], list[str]]:
-    """Names of the encoders whose weights are on this machine, and of the others."""
+    """Return the names of the encoders whose weights are on this machine, and of the missing ones."""
     available, absent = [], []
     for name, spec in encoders.SPECS.items():
         try:
-            encoders.check_weights(spec)
+            encoders.check_encoder_weights(spec)
             available.append(name)
         except (FileNotFoundError, ValueError):
             absent.append(name)
@@ -103,7 +103,7 @@ def _encoders() -> tuple[list[str], list[str]]:
 
 
 def _cache() -> str:
-    """The cache folder and the size of all files in it."""
+    """Describe the cache folder, with the size of all files in it."""
     folder = cache_folder()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{folder}, {size / 1e9:.1f} GB; `lab cache` lists and deletes what can be made again"
@@ -119,14 +119,14 @@ def _device() -> str:
 
 
 def _drawing() -> str:
-    """How images are drawn where nothing is said."""
+    """Describe how images are drawn by default."""
     try:
         native.load()
         on_cpu = "on a CPU by compiled C code"
     except native.NoLibrary as error:
         on_cpu = f"on a CPU token by token without compiled code ({error})"
     way = decoder_for(None, torch.device("cuda")).way
-    way = {"plain": "token by token", "recorded": "a recorded CUDA graph (untested on GPU)"}.get(way, way)
+    way = {"plain": "token by token", "recorded": "a recorded CUDA graph"}.get(way, way)
     return f"{on_cpu}; on CUDA by {way}, or as a calibration found; kernels: {dispatch.DEFAULT['cuda']}"
 
 

@@ -18,12 +18,10 @@ SETTINGS = "settings.json"
 MODEL_HELP = "A zoo name (fashion-tarflow), a run's folder, a checkpoint, a saved model, or a hub name owner/name."
 COMPILED_HELP = (
     "Compute single tokens with compiled code. Default: the choice of a calibration, else C code on a CPU and a recorded "
-    "CUDA graph on CUDA (untested on GPU)."
+    "CUDA graph on CUDA."
 )
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
-DENOISING_HELP = (
-    "For a learned inverse without a denoising block: score (of the flow that it inverts) or none (default)."
-)
+DENOISING_HELP = "For a student without a denoising block: score (of the flow that it inverts) or none (default)."
 DenoisedBy = Annotated[str | None, typer.Option(help=DENOISING_HELP)]
 Tf32 = Annotated[bool, typer.Option(help="Use TensorFloat-32 for float32 products and convolutions on a GPU.")]
 
@@ -47,7 +45,7 @@ def sample(
     ] = "each",
     guidance: Annotated[float, typer.Option(help="Guidance scale g in c + g (c - u); 0 is off.")] = 0.0,
     denoiser_guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale of a learned inverse's denoising block; default as --guidance.")
+        float | None, typer.Option(help="Guidance scale of a student's denoising block; default as --guidance.")
     ] = None,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
@@ -94,9 +92,9 @@ def sample(
     out = samples_folder(model, settings) if out is None else out
     check_writable(out)
     claim_images(out, settings)
-    pixel_shape(flow.config)  # a missing autoencoder is told now
+    pixel_shape(flow.config)  # a missing autoencoder is an error now, before images are drawn
     if others := sorted(p.name for p in (out / "images").glob("*.png") if p.stem.isdecimal() and int(p.stem) >= num):
-        raise ValueError(f"{out / 'images'} holds {others[0]} and more of an earlier call; give another --out")
+        raise ValueError(f"{out / 'images'} has {others[0]} and other images of an earlier call; give another --out")
     y = class_labels(classes, num, flow.config)
     g = guidance if denoiser_guidance is None else per_state(guidance, denoiser_guidance, flow.config)
     how = solver_settings(model, flow, solver, tolerance, min(batch_size, num), guidance != 0)
@@ -131,14 +129,14 @@ def sample(
 
 
 def samples_folder(model: str, settings: dict[str, Any]) -> Path:
-    """The folder of images that nobody named: outputs/samples/NAME-DIGITS, the digits a hash of model and settings."""
+    """Return the default folder of images: outputs/samples/NAME-DIGITS, where the digits are a hash of model and settings."""
     from labcore.files import sha256_of
 
     return Path("outputs/samples") / f"{Path(model).name or 'model'}-{sha256_of(settings)[:8]}"
 
 
 def claim_images(out: Path, settings: dict[str, Any]) -> None:
-    """ValueError where `out` holds images of another model or other settings, or of nobody knows which."""
+    """Claim the folder; ValueError if it has images of another model, of other settings, or of an unknown origin."""
     if not any((out / "images").glob("*.png")) and not (out / "grid.png").exists():
         return
     from labcore.jsonfile import read_json
@@ -149,7 +147,7 @@ def claim_images(out: Path, settings: dict[str, Any]) -> None:
         found = None
     if not isinstance(found, dict):
         raise ValueError(
-            f"{out} holds images, and no {SETTINGS} that says of which model; give another --out, or remove the folder"
+            f"{out} holds images, but no {SETTINGS} that names their model; give another --out, or remove the folder"
         )
     if other := sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name)):
         raise ValueError(
@@ -246,14 +244,14 @@ def bench(
 
 
 def device() -> str:
-    """This process's device."""
+    """Return this process's device."""
     from labcore.processes import process_device
 
     return process_device()
 
 
 def class_labels(classes: str, num: int, config: TokensConfig) -> Tensor | None:
-    """Labels for `lab sample --classes`, each class in turn."""
+    """Return labels for `lab sample --classes`, each class in turn."""
     import torch
 
     from labcore.data.class_names import class_numbers

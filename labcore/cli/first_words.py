@@ -1,4 +1,4 @@
-"""What a command says first, before long work: data, model, device, and where the settings come from."""
+"""First output of a command, before long work: data, model, device, and origin of the settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import typer
 
+from labcore.presets import DEFAULT
 from labcore.terminal import printable
 
 
 def say_first(text: str) -> None:
-    """Print a text; of several processes the first one does."""
-    from labcore.processes import process_share
+    """Print a text, in the first of several processes only."""
+    from labcore.processes import is_first_process
 
-    if process_share()[0] == 0:
+    if is_first_process():
         typer.echo(printable(text))
 
 
@@ -29,7 +30,7 @@ def measured(model: str, flow: Any, source: Any, limit: int | None) -> str:
 
     c = flow.config
     some = "" if limit is None else f", at most {limit:,} images of a split, evenly spread"
-    kind = "flow" if isinstance(flow, TarFlow) else "learned inverse of a flow"
+    kind = "flow" if isinstance(flow, TarFlow) else "student of a flow"
     parameters = sum(each.numel() for each in flow.parameters())
     size = " x ".join(map(str, c.image_shape)) + (" images" if c.codec is None else f" latents of {c.codec}")
     return (
@@ -38,12 +39,12 @@ def measured(model: str, flow: Any, source: Any, limit: int | None) -> str:
     )
 
 
-def settings_of_run(preset: str, config: Path | None, invert: str | None, settings: Sequence[str]) -> str:
+def settings_of_run(preset: str | None, config: Path | None, invert: str | None, settings: Sequence[str]) -> str:
     """Say where the settings of a run come from: the options of `lab train`."""
     if config is not None:
         base = f"file {config}"
-    elif invert is not None and preset == "fashion-small":  # the option's default, which no learned inverse uses
-        base = "defaults of a learned inverse"
+    elif invert is not None and preset is None:
+        base = "defaults of a student"
     else:
-        base = f"preset {preset}"
+        base = f"preset {preset or DEFAULT}"
     return ", ".join([base, *settings])

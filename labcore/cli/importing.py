@@ -33,19 +33,20 @@ def import_(
     ] = None,
 ) -> None:
     """Convert a checkpoint of ml-tarflow to the lab's format. Every weight is checked; sizes come from the file."""
-    from labcore.flows.apple import said_by
+    from labcore.flows.apple import settings_in_name
     from labcore.flows.tarflow import TarFlow
 
-    from_name = said_by(checkpoint)
+    from_name = settings_in_name(checkpoint)
     given = {"patch_size": patch_size, "noise_std": noise_std}
     for name, value in given.items():
         if value is None and name not in from_name:
             raise ValueError(
-                f"{name} stands in no ml-tarflow file and not in the name {checkpoint.name}; give --{name.replace('_', '-')} "
-                "as it was in training (patch 2, noise 0.05 for ImageNet 64; 4, 0.15 for 128; 8, 0.07 for AFHQ 256)"
+                f"{name} cannot be inferred from an ml-tarflow checkpoint or from the name {checkpoint.name}; give "
+                f"--{name.replace('_', '-')} as it was in training (patch 2, noise 0.05 for ImageNet 64; 4, 0.15 for 128; 8, "
+                "0.07 for AFHQ 256)"
             )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} is there already; give a folder that is new or empty")
+        raise ValueError(f"{out} exists and is not empty; give a new or empty folder")
     used = {**from_name, **{name: value for name, value in given.items() if value is not None}}
     flow = TarFlow.from_apple(checkpoint, None, int(used["patch_size"]), noise_std=used["noise_std"], part=part)
     c = flow.config
@@ -53,8 +54,8 @@ def import_(
     if from_name and None in given.values() and any(getattr(c, name) != from_name[name] for name in sizes):
         raise ValueError(
             f"{checkpoint.name} names {'-'.join(str(from_name[name]) for name in sizes)}, and the file holds "
-            f"{'-'.join(str(getattr(c, name)) for name in sizes)}: patch size and noise in that name are of another model; "
-            "give --patch-size and --noise-std"
+            f"{'-'.join(str(getattr(c, name)) for name in sizes)}: the name belongs to another model. Give --patch-size and "
+            "--noise-std"
         )
     flow.save_pretrained(out)
     classes = f"{c.num_classes} classes" if c.num_classes else "no classes"

@@ -13,7 +13,7 @@ import typer
 
 STARTER = Path(__file__).resolve().parents[1] / "starter"
 KINDS = ("*.ipynb", "*.yaml", "*.md")
-"""The files that are copied, as pyproject.toml lists them; notebooks may have checkpoints and outputs beside them."""
+"""The files that are copied, as pyproject.toml lists them; folders of notebooks may also hold checkpoints and outputs."""
 
 
 def add_to(app: typer.Typer, plain_errors: Any) -> None:

@@ -15,7 +15,7 @@ from labcore.campaigns.spec import RunSpec, load_spec
 from labcore.campaigns.state import RESULT, State
 from labcore.campaigns.tables import metric
 from labcore.hints import nearest
-from labcore.yamlfile import parse_yaml
+from labcore.yamlfile import parse_value
 
 STATUSES = (*state.STATUSES, "queued", "published")
 ENDED_EARLY = ("new", "failed", "stopped", "killed")
@@ -154,7 +154,7 @@ def _matches(entry: Entry, key: str, text: str) -> bool:
         if isinstance(given, int | float) and not isinstance(given, bool):
             return given == float(text)
     with contextlib.suppress(ValueError):
-        return given == parse_yaml(text) or str(given) == text
+        return given == parse_value(text) or str(given) == text
     return str(given) == text
 
 

@@ -19,7 +19,7 @@ def rehearse(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels, as in lab train.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, as in lab train.")] = None,
     flow: Annotated[
-        str | None, typer.Option(help="The flow that a learned inverse inverts; default: the flow of its preset.")
+        str | None, typer.Option(help="The flow that a student inverts; default: the flow of its preset.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting, as in train.accumulation=4.")
@@ -47,12 +47,14 @@ def rehearse(
 ) -> None:
     """Check data, weights, disk and plan of a run; train a few steps of it here; estimate its days and price.
 
-    Exit status 0 after the trial; 1 where something is missing or does not fit; 2 for what cannot be asked.
+    Exit status: 0 after the trial; 1 if something is missing or does not fit; 2 for wrong options.
     """
     from labcore.rehearsal.rehearse import Asked
     from labcore.rehearsal.rehearse import rehearse as walk
+    from labcore.runs.configure import DataOptions
 
-    asked = Asked(preset, data, flow, image_size, channels, tuple(set_ or ()), smoke, synthetic, processes, price)
+    images_asked = DataOptions(data, image_size, channels)
+    asked = Asked(preset, images_asked, flow, tuple(set_ or ()), smoke, synthetic, processes, price)
     found = walk(asked, steps, images, seconds, out, json_file, typer.echo)
     if found.trial is None:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Configurations: what a model is and how it is trained, as validated, frozen values that are saved beside the weights.
+"""Configurations of models and of their training, as validated, immutable values that are saved next to the weights.
 
 Unknown keys, wrong types and values out of range are refused with pydantic's message naming the key. Named presets are
 plain dictionaries from a name to a configuration.

@@ -15,6 +15,8 @@ from labcore.config.sections import (
     TokensConfig,
     TrainConfig,
 )
+from labcore.directions import check_sweeps
+from labcore.sites import check_inside
 from labcore.strict import Config
 
 RENAMED = {"inversion": "student"}
@@ -46,22 +48,22 @@ class BaseRunConfig(Config):
 
     @property
     def encoder(self) -> AlignConfig | None:
-        """How tokens of a frozen encoder take part (the section `align`); None: none does."""
+        """The use of a frozen encoder's tokens (the section `align`); None: there is no alignment."""
         return None
 
     @property
     def distances(self) -> tuple[str, ...]:
-        """Names of perceptual distances that take part (`labcore.encoders.perceptual`)."""
+        """Names of the perceptual distances in the loss (`labcore.encoders.perceptual`)."""
         return ()
 
     @property
     def teacher(self) -> str | None:
-        """The frozen flow that teaches (the key `flow`): what `labcore.runs.models.find_model` takes; None: none does."""
+        """The frozen flow that teaches (the key `flow`), for `labcore.runs.models.find_model`; None: there is no teacher."""
         return None
 
 
 class RunConfig(BaseRunConfig):
-    """One training run of a flow; `align` is None where its features are aligned with nothing."""
+    """One training run of a flow; `align` is None if its features are not aligned."""
 
     model: TarFlowConfig
     align: AlignConfig | None = None
@@ -69,20 +71,13 @@ class RunConfig(BaseRunConfig):
     @model_validator(mode="after")
     def _sites_exist(self) -> RunConfig:
         m = self.model
-        for block, layer in self.align.sites if self.align else ():
-            if block > m.num_blocks or layer > m.layers_per_block:
-                raise ValueError(
-                    f"site ({block}, {layer}) is not in the model; blocks are 1..{m.num_blocks}, "
-                    f"layers 1..{m.layers_per_block}"
-                )
+        if self.align:
+            check_inside(self.align.sites, m.depths)
+            check_sweeps(self.align.adjoint_sweeps, m.tokens)
         if self.align and self.align.image_size is not None and self.data.name != "folder":
             raise ValueError(
                 f"align.image_size was {self.align.image_size} for {self.data.name}; only the pictures of a folder can be "
                 "read at another size: leave it out (null)"
-            )
-        if self.align and self.align.adjoint_sweeps >= m.tokens:
-            raise ValueError(
-                f"adjoint_sweeps was {self.align.adjoint_sweeps}; with {m.tokens} tokens, {m.tokens - 1} give the full gradient"
             )
         if self.align and self.align.loss == "nt-xent" and m.tokens == 1:
             raise ValueError("loss 'nt-xent' compares tokens with each other, and this model has one; take 'cosine'")
@@ -94,7 +89,7 @@ class RunConfig(BaseRunConfig):
 
 
 class StudentRunConfig(BaseRunConfig):
-    """One training run of a learned inverse of the flow that `flow` names."""
+    """One training run of a student: the learned inverse of the flow that `flow` names."""
 
     flow: str  # what find_model takes: a zoo name, a run's folder, a saved model
     model: BackwardConfig

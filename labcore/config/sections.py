@@ -6,39 +6,41 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from labcore.directions import check_direction
+from labcore.sites import check_distinct
 from labcore.strict import Config
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
-"""A number of images, steps and the like; more fits in no counter of torch's."""
+"""A number of images, steps and the like; below 2^31, the range of torch's counters."""
 Pixels = Annotated[int, Field(gt=0, le=2**14)]
-"""Along a side of an image."""
+"""Side of an image in pixels."""
 Width = Annotated[int, Field(gt=0, le=2**17)]
-"""Values of a vector, or numbers of tokens and layers that a model may have. Far above what is trained anywhere; a file that
-claims more is damaged or hostile."""
+"""Length of a vector, or number of tokens or layers of a model. The limit is far above any trained model, so a file that claims
+more is damaged or hostile."""
 MOST_TOKENS = 2**16
-"""Tokens of an image; tables of positions grow with them."""
+"""Largest number of tokens of an image; the memory of position tables grows with it."""
 
 
 class TokensConfig(Config):
-    """What the flow and its learned inverse share: images cut into tokens, and transformers over these."""
+    """Settings that a flow and its student share: how images are cut into tokens, and the size of the transformers."""
 
     image_size: (
         Pixels | tuple[Pixels, Pixels]
-    )  # pixels, or values of latents: one number for square images, else (height, width)
-    channels: Annotated[int, Field(gt=0, le=2**12)] = 3  # 1 grey, 3 RGB; of latents as many as the codec has
-    patch_size: Pixels  # pixels; one token is channels x patch x patch values
-    width: Width  # Ch, hidden width of the transformers
-    num_blocks: Width  # T of TARFlow, B of BiFlow: the flow's autoregressive blocks
-    layers_per_block: Width  # K, attention + MLP layers in each block
+    )  # side of square images, or (height, width); in pixels, for latents in values
+    channels: Annotated[int, Field(gt=0, le=2**12)] = 3  # 1: grey, 3: RGB; for latents the channels of the codec
+    patch_size: Pixels  # side of a patch in pixels; one token has channels x patch x patch values
+    width: Width  # hidden width of the transformers (Ch in the paper)
+    num_blocks: Width  # autoregressive blocks of the flow (T in TARFlow, B in BiFlow)
+    layers_per_block: Width  # layers (attention and MLP) of each block (K in the paper)
     head_dim: Width = 64  # width of an attention head; divides width
-    num_classes: int = Field(default=0, ge=0, le=2**24)  # 0: unconditional
-    class_names: tuple[str, ...] | None = None  # of 0, 1, ...: from the data of the training; None: not known
+    num_classes: int = Field(default=0, ge=0, le=2**24)  # number of classes; 0: unconditional
+    class_names: tuple[str, ...] | None = None  # names of the classes 0, 1, ..., taken from the data; None: not known
     codec: str | None = (
-        None  # the autoencoder whose latents the images are (labcore.latents.load); None: they are pixels
+        None  # name or folder of the autoencoder whose latents are modelled (labcore.latents.load); None: pixels
     )
     mlp_ratio: float = Field(
         default=4.0, gt=0, le=2**10
-    )  # hidden / width for GELU; SwiGLU takes 2/3 of it, so that parameters stay equal
+    )  # hidden width of the MLP / width; SwiGLU uses 2/3 of it, which gives the same number of parameters
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -89,6 +91,11 @@ class TokensConfig(Config):
     def least_weights(self) -> int:
         """Every layer of every block has weights."""
         return self.num_blocks * self.layers_per_block
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Number of layers of each block, block 1 first."""
+        return (self.layers_per_block,) * self.num_blocks
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -150,13 +157,13 @@ class TarFlowConfig(TokensConfig):
     between raster and reversed from block to block.
     """
 
-    noise: Literal["gaussian", "uniform"] = "gaussian"  # what training adds: N(0, noise_std^2), or dequantisation
-    noise_std: NonNegativeFloat | None = None  # in units of pixels in [-1, 1]; None: 0.1 for gaussian, 0 for uniform
+    noise: Literal["gaussian", "uniform"] = "gaussian"  # training adds N(0, noise_std^2), or uniform dequantisation
+    noise_std: NonNegativeFloat | None = None  # for pixels in [-1, 1]; None: 0.1 for gaussian, 0 for uniform
     positions: Literal["learned", "rope"] = "learned"  # position embedding
     mlp: Literal["gelu", "swiglu"] = "gelu"  # activation of the MLP
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"  # normalisation of the layers
-    affine_clamp: PositiveFloat | None = None  # c: log_scale and shift of each branch are held in [-c, c]
-    volume_preserving: bool = False  # shift only, log_scale = 0; the prior then has a learned variance
+    affine_clamp: PositiveFloat | None = None  # c: log_scale and shift of each branch are clamped to [-c, c]
+    volume_preserving: bool = False  # true: log_scale = 0, so blocks only shift, and the prior's variance is learned
 
     @model_validator(mode="before")
     @classmethod
@@ -178,16 +185,17 @@ class TarFlowConfig(TokensConfig):
 
 
 class BackwardConfig(TokensConfig):
-    """A learned one-pass inverse (BiFlow, arXiv 2512.10953): a block for each of the flow's, and one that denoises.
+    """A learned one-pass inverse (BiFlow, arXiv 2512.10953): one block for each block of the flow, and a denoising block.
 
-    The paper gives no architecture table; tokens, their number and `max_guidance` are our choice, after related code.
+    The paper gives no architecture table. The prepended tokens, their number and `max_guidance` are our choice, after related
+    code.
     """
 
-    denoiser: bool = True  # a last block, whose state is the clean image; without it the last state is the noisy one
-    handover: Literal["hidden", "state"] = "hidden"  # to the next block: hidden tokens, or the state embedded again
-    max_guidance: NonNegativeFloat = 0.0  # guidance is an input, trained on [0, this]; 0: it is not
-    class_tokens: Width = 1  # prepended in every block of a class-conditional model
-    guidance_tokens: Width = 1  # prepended in every block where guidance is an input
+    denoiser: bool = True  # add a last block whose state is the clean image; false: the last state is the noisy image
+    handover: Literal["hidden", "state"] = "hidden"  # the next block gets hidden tokens, or the state, embedded again
+    max_guidance: NonNegativeFloat = 0.0  # above 0: guidance is an input, trained on [0, max_guidance]; 0: no input
+    class_tokens: Width = 1  # tokens for the class, prepended in every block of a class-conditional model
+    guidance_tokens: Width = 1  # tokens for the guidance, prepended in every block if guidance is an input
 
     @model_validator(mode="after")
     def _options_fit(self) -> BackwardConfig:
@@ -200,19 +208,28 @@ class BackwardConfig(TokensConfig):
 
     @property
     def num_states(self) -> int:
-        """Blocks of the model, each of which gives a state: B, and 1 for the denoiser."""
+        """Number of states, one for each block of the model: B, plus 1 for the denoiser."""
         return self.num_blocks + self.denoiser
 
 
 class DataConfig(Config):
-    """Which images, and what is done to them before the objective sees them."""
+    """The data set, and how its images are prepared for the objective."""
 
-    name: Literal["fashion-mnist-12k", "fashion-mnist", "folder"] = "fashion-mnist-12k"  # the data set
-    path: str | None = None  # where "folder" or the files of "fashion-mnist" are
-    image_size: Pixels | None = None  # None: as the data has it; folders need one
-    channels: Literal[1, 3] | None = None  # None: as the data has it
-    crop: Literal["fit", "adm"] | None = None  # of a folder's pictures (labcore.data.picture); None: fit
-    limit: Count | None = None  # as many images of each split, evenly spread; None: all
+    name: Literal["fashion-mnist-12k", "fashion-mnist", "emoji-32", "emoji", "folder"] = (
+        "fashion-mnist-12k"  # the data set
+    )
+    path: str | None = None  # the folder of "folder", or of the IDX files of "fashion-mnist", or the font of "emoji"
+    image_size: Pixels | None = None  # side in pixels; None: that of the data. Folders need it
+    channels: Literal[1, 3] | None = None  # 1: grey, 3: RGB; None: as the data has
+    crop: Literal["fit", "adm"] | None = None  # crop of a folder's pictures (labcore.data.picture); None: fit
+    background: str | None = None  # colour behind transparent pixels of a folder, by name or as #rrggbb; None: white
+    test_share: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # share of each class's files that are test images, for a folder without splits; None: 0.1
+    split_seed: int | None = Field(
+        default=None, ge=0, lt=2**63
+    )  # random seed that shuffles the files before the share is taken; None: sorted order
+    limit: Count | None = None  # number of images of each split, evenly spread; None: all
     flip: bool = False  # mirror each training image with probability 1/2; ml-tarflow does for ImageNet and AFHQ
 
 
@@ -224,27 +241,28 @@ class TrainConfig(Config):
     """
 
     steps: Count  # optimizer steps
-    batch_size: Count = 256  # images of a step, over all processes and micro-batches
-    accumulation: Count = 1  # micro-batches per step and process
+    batch_size: Count = 256  # images of one optimizer step, over all processes and micro-batches
+    accumulation: Count = 1  # micro-batches per step and process; more of them save memory
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)  # random seed of everything in the run
     lr: PositiveFloat = 1e-4  # peak learning rate of the warm-up and the cosine
     min_lr: NonNegativeFloat = 1e-6  # start of the warm-up and end of the cosine
     warmup_steps: int = Field(default=0, ge=0, lt=2**31)  # steps of a linear warm-up; fewer than steps
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
-    weight_decay: NonNegativeFloat = 1e-4  # on all parameters, as ml-tarflow
-    clip_norm: PositiveFloat | None = 1.0  # our choice; ml-tarflow does not clip
+    betas: tuple[float, float] = (0.9, 0.95)  # betas of AdamW
+    weight_decay: NonNegativeFloat = 1e-4  # weight decay of AdamW on all parameters, as ml-tarflow
+    clip_norm: PositiveFloat | None = 1.0  # largest norm of the gradient, our choice; None: no clipping, as ml-tarflow
+    sampling: Literal["balanced"] | None = None  # balanced: all classes equally often; None: each image once an epoch
     label_dropout: float = Field(default=0.1, ge=0, le=1)  # share of labels replaced by "no class", for guidance
-    ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; ramps up as (1 + step) / (10 + step)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; weights stay float32
-    tf32: bool = False  # on a GPU: float32 products and convolutions in TensorFloat-32
-    compile: bool = False  # torch.compile of the model
-    recompute: bool = False  # layers compute their activations again in the backward pass, and keep their inputs alone
-    parallel: Literal["ddp", "fsdp2"] = "ddp"  # over processes: a copy of the model each, or shared out among them
-    num_workers: int = Field(default=0, ge=0, le=1024)  # processes that read images
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # FlowBack's; averaging ramps up as (1 + step) / (10 + step)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # autocast; auto: the fastest. Weights stay float32
+    tf32: bool = False  # on a GPU: compute float32 products and convolutions in TensorFloat-32
+    compile: bool = False  # compile the model with torch.compile
+    recompute: bool = False  # compute activations again in the backward pass, to save memory (activation checkpointing)
+    parallel: Literal["ddp", "fsdp2"] = "ddp"  # several processes: each holds the whole model, or the model is sharded
+    num_workers: int = Field(default=0, ge=0, le=1024)  # worker processes that read images
     log_every: Count = 50  # steps between records of the log
     eval_every: Count = 1000  # steps between test likelihoods and previews
     save_every: Count = 1000  # steps between checkpoints
-    keep: Count = 3  # newest checkpoints that stay on disk
+    keep: Count = 3  # number of newest checkpoints that are kept
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -281,56 +299,52 @@ class TrainConfig(Config):
 
 
 class AlignConfig(Config):
-    """R-REPA (FlowBack, arXiv 2511.22345): which hidden features are drawn to which encoder's tokens, and how.
+    """R-REPA (FlowBack, arXiv 2511.22345): which hidden features are aligned with which encoder's tokens, and how.
 
-    The defaults are the paper's where it gives one. Sites are (block, layer), counted from 1; block 1 touches the image.
+    The defaults are the paper's where it gives one. Sites are (block, layer), counted from 1; block 1 is next to the image.
     """
 
     direction: Literal["forward", "detach", "reverse", "reverse-literal"] = "reverse"  # see labcore.align.features
-    sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)  # (block, layer) pairs, from 1
-    weight: PositiveFloat = 0.1  # lambda, beside nats per dimension
-    adjoint_sweeps: int = Field(default=0, ge=0, le=MOST_TOKENS)  # 0 is the paper's stop-gradient on the context
+    sites: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)  # (block, layer) pairs, counted from 1
+    weight: PositiveFloat = 0.1  # weight of the alignment loss relative to nats/dim (lambda)
+    adjoint_sweeps: int = Field(default=0, ge=0, le=MOST_TOKENS)  # 0: stop-gradient on the context, as in the paper
     loss: Literal["cosine", "nt-xent", "mse"] = "cosine"  # see labcore.align.losses
-    encoder: str = "efficientnet-lite0"  # the paper's is dinov2-b; this one's weights are in a package
-    weights: str | None = None  # the encoder's file, where it is not where `lab doctor` looks
-    stage: Width | None = None  # channels of the encoder's stage; None: the one nearest to the flow's grid
-    targets: Literal["cached", "computed"] = "cached"  # encoder tokens from disk, or anew for every batch
+    encoder: str = "efficientnet-lite0"  # the frozen encoder, with weights from a package; the paper uses dinov2-b
+    weights: str | None = None  # the encoder's file; None: where `lab doctor` looks
+    stage: Width | None = None  # stage of the encoder, given by its channels; None: the one nearest to the flow's grid
+    targets: Literal["cached", "computed"] = "cached"  # encoder tokens: read from disk, or computed for every batch
     image_size: PositiveInt | None = (
-        None  # of a folder's pictures, read again for the encoder; None: what the flow sees
+        None  # side in pixels at which a folder's pictures are read for the encoder; None: the flow's size
     )
-    projectors: Literal["shared", "per-site"] = "shared"  # one projector for all sites, or one for each
-    projector_width: Width | None = None  # None: the flow's width
+    projectors: Literal["shared", "per-site"] = "shared"  # one projector for all sites, or one for each site
+    projector_width: Width | None = None  # hidden width of the projector; None: the flow's width
 
     @model_validator(mode="after")
     def _fits(self) -> AlignConfig:
-        if len(set(self.sites)) < len(self.sites):
-            raise ValueError(f"sites contain duplicates: {list(self.sites)}; give each once")
+        check_distinct(self.sites)
         if self.image_size is not None and self.targets == "computed":
             raise ValueError(
                 f"image_size was {self.image_size} with targets 'computed', which are of the images that the flow sees; "
                 "take targets 'cached', or leave image_size out (null)"
             )
-        if self.adjoint_sweeps and self.direction != "reverse":
-            raise ValueError(
-                f"adjoint_sweeps was {self.adjoint_sweeps} with direction {self.direction!r}; only 'reverse' has them"
-            )
+        check_direction(self.direction, self.adjoint_sweeps)
         return self
 
 
 class StudentConfig(Config):
-    """How a learned inverse is trained (BiFlow). Distances are means over tokens and values, weights 1 where nothing is said.
+    """How a student (a learned inverse, BiFlow) is trained. Distances are means over tokens and values.
 
-    The paper gives no weights, no p and c of equation 7 and no guidance range: these are our choice, after related code.
+    The paper gives no weights, no p and c of equation 7, and no guidance range: these are our choice, after related code.
     """
 
     strategy: Literal["naive", "hidden-distillation", "hidden-alignment"] = (
-        "hidden-alignment"  # which states are compared
+        "hidden-alignment"  # which states of student and teacher are compared
     )
-    normalise: Literal["none", "block", "sample"] = "block"  # states and targets, by the target's RMS: see norm_control
-    align_weight: PositiveFloat = 1.0  # of the mean over the hidden states
-    image_weight: NonNegativeFloat = 1.0  # of the squared error of the image
+    normalise: Literal["none", "block", "sample"] = "block"  # divide states by the target's RMS: see norm_control
+    align_weight: PositiveFloat = 1.0  # weight of the mean distance over the hidden states
+    image_weight: NonNegativeFloat = 1.0  # weight of the squared error of the image
     perceptual: dict[str, PositiveFloat] = Field(
         default={}
-    )  # distance -> weight, on images; see labcore.encoders.perceptual
+    )  # {distance: weight} of perceptual distances between images; see labcore.encoders.perceptual
     adaptive_power: NonNegativeFloat = 1.0  # p of equation 7; 0: plain distances
     adaptive_offset: PositiveFloat = 1e-2  # c of equation 7

@@ -1,4 +1,4 @@
-"""A batch that stands for a data set: images evenly spread over it."""
+"""A batch of images that are evenly spread over a data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from labcore.types import Batch
 
 
 def spread_images(data: Dataset, most: int, labels: bool, device: torch.device | str = "cpu") -> Batch:
-    """Up to `most` images as a batch, evenly spread over a data set, which a folder of classes has sorted by class."""
+    """Return up to `most` images as a batch on `device`, evenly spread over the data set.
+
+    A folder of classes is sorted by class, so the first images would all have one class. labels: False leaves y None.
+    """
     num = min(most, len(data))
     pixels, y, index = Numbered(data).__getitems__(spread_rows(len(data), num))
     x = data.floats(pixels).to(device)

@@ -1,4 +1,4 @@
-"""Names of classes: stored with a model from its data, compared with those of other data, and taken from a command line."""
+"""Names of classes: store them in a model, compare them with the classes of a data set, and read them from options."""
 
 from __future__ import annotations
 
@@ -16,69 +16,70 @@ Names = tuple[str, ...]
 
 @runtime_checkable
 class HasClasses(Protocol):
-    """A model's configuration, or images that keep the classes of the model that drew them."""
+    """A model's configuration, or a set of drawn images: both have the classes of a model."""
 
     num_classes: int
     class_names: Names | None
 
 
 def with_names(config: AnyRun, classes: Names) -> AnyRun:
-    """The run's configuration with the names of its data's classes in the model; ValueError where the model has others."""
+    """Return the run's configuration with the data's class names in its model. Raises ValueError if the model has others."""
     m = config.model
     if not m.num_classes or m.class_names == classes:
         return config
     if m.class_names is not None:
         raise ValueError(
             f"model.class_names are {_listed(m.class_names)}, and the data's classes are {_listed(classes)}; leave "
-            "class_names out for another model, or give the data that the model is for"
+            "class_names out, or give the data that they belong to"
         )
     return config.replace(model=m.replace(class_names=classes).model_dump())
 
 
 def matched(config: HasClasses, images: Dataset) -> Dataset:
-    """The images with labels in the order of the model's classes.
+    """Return the data set with labels numbered as the model's classes.
 
-    The same names in another order are renumbered, and a warning says so. Names that are only numbers say nothing: classes
-    are then taken in the order of the data, with a warning where the model's have other names. Raises ValueError where the
-    model has another number of classes, or other names.
+    If the names are the same in another order, labels are renumbered, with a warning. Names that are only numbers cannot be
+    compared: labels then stay as they are, with a warning if the model's names differ. Raises ValueError if the model has
+    another number of classes, or other names.
     """
     own, given = config.class_names, images.classes
     if config.num_classes not in (0, images.num_classes):
         raise ValueError(
-            f"{images.name} has {images.num_classes} classes and the model {config.num_classes}; give the data it was "
-            "trained on"
+            f"{images.name} has {images.num_classes} classes and the model {config.num_classes}; give the data that the model "
+            "was trained on"
         )
     if not config.num_classes or own == given:
         return images
     if own is None:
         if _are_numbers(given) and list(given) != sorted(given):
             warnings.warn(
-                f"the model does not name its classes, and those of {images.name} are numbers: {_listed(given)}. A model of a "
-                "version that sorted them as text had another order",
+                f"the model does not name its classes, and {images.name} has numbers as names: {_listed(given)}. Earlier "
+                "versions sorted such names as text, so a model of those versions may have another order",
                 stacklevel=2,
             )
         return images
     if set(own) == set(given):
-        warnings.warn(f"classes of {images.name} are in another order than the model's; taken by name", stacklevel=2)
+        warnings.warn(f"classes of {images.name} are in another order than the model's; matched by name", stacklevel=2)
         return renumbered(images, own)
     if _are_numbers(own) or _are_numbers(given):
         warnings.warn(
-            f"the model's classes are {_listed(own)}, those of {images.name} {_listed(given)}; taken in this order",
+            f"the model's classes are {_listed(own)}, and {images.name} has {_listed(given)}; matched in this order",
             stacklevel=2,
         )
         return images
     raise ValueError(
-        f"the model's classes are {_listed(own)}, those of {images.name} {_listed(given)}; give data with the model's classes"
+        f"the model's classes are {_listed(own)}, and {images.name} has {_listed(given)}; give data with the model's classes"
     )
 
 
 def class_numbers(words: str, config: TokensConfig) -> list[int]:
-    """Class numbers of `--classes`: names of classes, or numbers from 0 where no class has that name; -1 is none.
+    """Return the class numbers that the text of `--classes` gives: names, or numbers from 0; -1 is no class.
 
-    Raises ValueError for words that are neither, and for numbers that no class has.
+    words: names or numbers, separated by commas. A word is a number only if no class has that name. Raises ValueError for
+    other words, and for numbers outside the model's classes.
     """
     names = config.class_names or ()
-    if words in names:  # with a comma in it
+    if words in names:  # a name may contain a comma
         return [names.index(words)]
     numbers = [_number(word.strip(), words, names) for word in words.split(",")]
     if any(not NULL <= number < config.num_classes for number in numbers):

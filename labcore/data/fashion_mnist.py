@@ -27,25 +27,25 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-FILES = {  # split -> (images, labels); each may also end in .gz
+FILES = {  # split -> names of (images, labels); each may also end in .gz
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-DEBIAN = Path("datasets", "fashion-mnist")  # where Debian's package dataset-fashion-mnist puts them, below /usr/share
-TORCHVISION = Path("FashionMNIST", "raw")  # where torchvision's downloader puts them below its root
-MOST_BYTES = 100_000_000  # of a file, unpacked: twice that of the largest of the four, so that none fills the memory
+DEBIAN = Path("datasets", "fashion-mnist")  # folder of Debian's package dataset-fashion-mnist, below /usr/share
+TORCHVISION = Path("FashionMNIST", "raw")  # folder of torchvision's downloader, below its root
+MOST_BYTES = 100_000_000  # most unpacked bytes of a file: twice the largest of the four, so no file can fill the memory
 HOW_TO_GET = (
     "Ways to get them: `apt-get install dataset-fashion-mnist` (Debian, Ubuntu); "
     "labcore.data.fashion_mnist.download(folder) where there is a network; or path=<folder with the four IDX files>. "
-    "The 12,000-image subset 'fashion-mnist-12k' ships with labcore and needs none of this."
+    "The 12,000-image subset 'fashion-mnist-12k' ships with labcore and needs none of this"
 )
 
 
 def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
-    """The uint8 array in an IDX file, plain or gzipped (told by its first bytes, not by its name).
+    """Read the uint8 array in an IDX file, plain or gzipped; its first bytes decide which, not its name.
 
-    Raises ValueError, naming the file, if it is not IDX, holds other than uint8, or is truncated or too long;
-    FileNotFoundError if it is missing.
+    Raises ValueError that names the file if it is not IDX, is not of uint8, or is truncated or too long; FileNotFoundError if
+    it is missing.
     """
     path = Path(path)
     data = _read_whole(path)
@@ -56,54 +56,58 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
         )
     start = 4 + 4 * data[3]
     if len(data) < start:
-        raise ValueError(f"{path} ends within its IDX header, after {len(data)} of {start} bytes; fetch it again.")
+        raise ValueError(f"{path} ends within its IDX header, after {len(data)} of {start} bytes; download it again")
     shape = struct.unpack(f">{data[3]}I", data[4:start])
     if len(data) - start != prod(shape):
         raise ValueError(
             f"{path} holds {len(data) - start:,} values, but its header says {' x '.join(map(str, shape))} = "
-            f"{prod(shape):,}: it is {'truncated' if len(data) - start < prod(shape) else 'too long'}; fetch it again."
+            f"{prod(shape):,}: it is {'truncated' if len(data) - start < prod(shape) else 'too long'}; download it again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _read_whole(path: Path) -> bytes:
-    """A file's bytes, unpacked where it is gzipped. ValueError for a damaged one, and for more than `MOST_BYTES`."""
+    """Read the bytes of a file, unpacked if it is gzipped. Raises ValueError if it is damaged or above `MOST_BYTES`."""
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file ({error}); fetch it again.") from error
+            raise ValueError(f"{path} is a truncated or damaged gzip file ({error}); download it again") from error
     if len(data) > MOST_BYTES:
-        raise ValueError(f"{path} holds more than {MOST_BYTES:,} bytes, and Fashion-MNIST's files at most 47,040,016.")
+        raise ValueError(
+            f"{path} holds more than {MOST_BYTES:,} bytes; Fashion-MNIST's files hold at most 47,040,016. Download it again"
+        )
     return data
 
 
-def read(folder: str | os.PathLike[str], split: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
-    """Images and labels of one split ("train" or "test") from the IDX files in `folder`, in file order.
+def read_split(
+    folder: str | os.PathLike[str], split: str
+) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
+    """Read images (n, h, w) and labels (n,) of one split ("train" or "test") from the IDX files in `folder`, in file order.
 
-    Raises ValueError for another split, or for files that are damaged or do not belong together.
+    Raises ValueError for another split, and for files that are damaged or do not belong together.
     """
     if split not in FILES:
-        raise ValueError(f"split={split!r}: Fashion-MNIST has 'train' and 'test'.")
+        raise ValueError(f"split={split!r}: Fashion-MNIST has 'train' and 'test'")
     image_file, label_file = (_file(Path(folder), name) for name in FILES[split])
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise ValueError(
             f"{image_file} has shape {images.shape} and {label_file} has shape {labels.shape}; they must be (n, h, w) "
-            "and (n,). Put the files of one data set into one folder."
+            "and (n,). Put the files of one data set into one folder"
         )
     return images, labels
 
 
-def find(path: str | os.PathLike[str] | None = None) -> Path:
-    """The folder with the four IDX files (plain or .gz).
+def find_folder(path: str | os.PathLike[str] | None = None) -> Path:
+    """Find the folder with the four IDX files (plain or .gz).
 
-    Looks in `path`, and only there, if it is given (so that a misspelt path is not passed over); else in
-    $LABCORE_DATA/fashion-mnist, then in Debian's folder, datasets/fashion-mnist below each of $XDG_DATA_DIRS (default:
-    /usr/local/share and /usr/share). In each it also looks in FashionMNIST/raw, where torchvision puts them.
-    Raises FileNotFoundError saying where it looked and how to get the files.
+    path: the only folder that is searched, if given. None (default) searches $LABCORE_DATA/fashion-mnist, then Debian's
+    folder: datasets/fashion-mnist below each of $XDG_DATA_DIRS (default: /usr/local/share and /usr/share). In each,
+    FashionMNIST/raw is searched too, where torchvision puts the files. Raises FileNotFoundError that lists the searched
+    folders and the ways to get the files.
     """
     if path is not None:
         roots = [Path(path)]
@@ -127,15 +131,15 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def system_folders() -> list[Path]:
-    """Where a system's package puts the data set: below each of $XDG_DATA_DIRS."""
+    """List the folders where a system package puts the data set, one below each of $XDG_DATA_DIRS."""
     shares = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     return [Path(share, DEBIAN) for share in shares.split(":") if share]
 
 
 def download(folder: str | os.PathLike[str]) -> Path:
-    """Download Fashion-MNIST into `folder` with torchvision (about 30 MB; nothing if it is there); where they now lie.
+    """Download Fashion-MNIST into `folder` with torchvision (about 30 MB), unless it is there; return the files' folder.
 
-    Raises ConnectionError, saying how else to get the files, if they cannot be reached.
+    Raises ConnectionError with other ways to get the files if the download fails.
     """
     from torchvision import datasets
 
@@ -143,9 +147,9 @@ def download(folder: str | os.PathLike[str]) -> Path:
         datasets.FashionMNIST(root=folder, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise ConnectionError(f"torchvision could not download Fashion-MNIST ({error}). {HOW_TO_GET}") from error
-    return find(folder)
+    return find_folder(folder)
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """The plain or gzipped file of that name in `folder`, or None."""
+    """Return the plain or gzipped file of that name in `folder`, or None."""
     return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)

@@ -1,4 +1,4 @@
-"""What a data set is: the protocol that every data set of the lab satisfies, and that functions of data sets ask for."""
+"""The protocol of data sets: all data sets of the lab satisfy it, and functions that take a data set require it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from labcore.rng import StepNoise
 
 @runtime_checkable
 class Dataset(Images, Protocol):
-    """Labelled pictures, or their latents, as training and evaluation read them.
+    """Labelled pictures, or their latents, for training and evaluation.
 
-    An item is what `__getitems__` reads: a uint8 picture (c, h, w), or the raw latents of a picture. `floats` and
-    `to_model_input` turn a batch of items into what a model takes.
+    `__getitems__` reads a batch of items: uint8 pictures (b, c, h, w), or raw latents of pictures. `floats` and
+    `to_model_input` convert a batch of items to the input of a model.
 
-    labels: int64 (n,), the class number of each item; -1 for an item without a class, which drawn pictures may have.
-    classes: the name of each class, in the order of the numbers.
-    image_size: values along a side of what a model takes; (height, width) where it is not square, as in `TarFlowConfig`.
-    channels: of what a model takes.
-    pictures: the data set of uint8 pictures that the items are made of; the data set itself where the items are pictures.
+    Attributes:
+        labels: int64 (n,), the class number of each item; -1 for an item without a class, as drawn pictures
+            may be.
+        classes: the name of each class, in the order of the numbers.
+        image_size: side of a model's input, in pixels or latent values; (height, width) if it is not square, as in
+            `TarFlowConfig`.
+        channels: channels of a model's input.
+        pictures: the data set of uint8 pictures that the items come from; the data set itself if its items are pictures.
     """
 
     labels: Int64[Tensor, " n"]
@@ -42,18 +45,18 @@ class Dataset(Images, Protocol):
     def pictures(self) -> Dataset: ...
 
     def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> Dataset:
-        """The items at `indices`, in that order, under the same name, split and classes."""
+        """Return the items at `indices`, in that order, with the same name, split and classes."""
 
     def older_fingerprint(self) -> str | None:
-        """The fingerprint of the first versions, of files' names and lengths; None where they had the same."""
+        """Return the fingerprint of the first versions, which used files' names and lengths; None if it was the same."""
 
     def floats(self, items: Tensor) -> Float[Tensor, "b c h w"]:
-        """What an evaluation sees of a batch of items."""
+        """Convert a batch of items to the input of a model, for evaluation."""
 
     def to_model_input(
         self, items: Tensor, noise: StepNoise, mirror: bool = False
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
-        """What a training step sees of a batch of items, and which of them are mirrored.
+        """Convert a batch of items to the input of a training step; return it, and which items (b,) are mirrored.
 
-        mirror: mirror each with probability 1/2.
+        noise: random numbers of the step. mirror: True mirrors each item with probability 1/2; default False.
         """

@@ -1,7 +1,7 @@
-"""Pictures of two grey pixels from a density that is known: normals along the arms of a spiral, an arm a class.
+"""Pictures of two grey pixels with a known density: normal distributions along the arms of a spiral, one arm for each class.
 
-What a flow should have learned of photographs nobody knows. Here density, score, classes, guidance and the best denoiser are
-sums over a few normals, so everything a flow says of such pictures can be laid beside what is true of them.
+The true density of photographs is unknown. Here density, score, class probabilities, guided density and the best denoiser are
+sums over a few normal distributions, so all results of a flow can be compared with exact values.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from labcore.rng import generator
 from labcore.tensors import checksum
 
 LINKS, FROM, TO, TURN = 6, 0.25, 0.85, 1.8
-"""Normals of an arm, the radii of its first and last, and by how many radians it turns a unit of radius; our choice."""
+"""Normals in an arm; radius of the first and of the last one; turn of an arm in radians per unit of radius. Our choice."""
 ALONG, ACROSS = 0.085, 0.05
 """Standard deviations of a normal along and across its arm; our choice."""
 
 
 class SpiralData(HeldPictures):
-    """Pictures drawn from a spiral: a `labcore.data.Dataset`. image_size is (1, 2), as the pictures are not square."""
+    """Pictures drawn from a spiral: a `labcore.data.protocol.Dataset` with image_size (1, 2)."""
 
     name, split = "spiral", "drawn"
 
@@ -34,7 +34,7 @@ class SpiralData(HeldPictures):
 
     @property
     def tensors(self) -> tuple[UInt8[Tensor, "n 1 1 2"], Int64[Tensor, " n"]]:
-        """The pictures and their labels."""
+        """Return the pictures and their labels."""
         return self.images, self.labels
 
     @property
@@ -43,16 +43,16 @@ class SpiralData(HeldPictures):
         return height, width
 
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 over pictures, labels and number of classes."""
+        """Return 16 hex digits of a sha256 over pictures, labels and number of classes."""
         return sha256_of([checksum({"images": self.images, "labels": self.labels}), self.num_classes])[:16]
 
 
 class Spiral:
-    """`classes` arms of equal weight, each a mixture of LINKS equally heavy normals.
+    """A density with `classes` arms of equal weight; each arm is a mixture of LINKS normals of equal weight.
 
-    Pictures are (b, 1, 1, 2); nearly all have both pixels in [-1, 1]. `noise_std` everywhere is that of normal noise added to
-    the picture, as training adds it: the mixture stays one, with wider normals. y: int64 (b,), -1 or None for any class.
-    Raises ValueError for fewer than one class.
+    Pictures are (b, 1, 1, 2); nearly all have both pixels in [-1, 1]. In all methods, noise_std is the standard deviation of
+    normal noise that is added to the pictures, as in training; the density then is a mixture of wider normals. y is int64
+    (b,), where -1 is "no class", or None, no class for all pictures. Raises ValueError for fewer than one class.
     """
 
     image_shape = (1, 1, 2)
@@ -72,9 +72,9 @@ class Spiral:
         return len(self.means)
 
     def draw(self, num: int, seed: int) -> SpiralData:
-        """`num` pictures as training takes them, uint8 (1, 1, 2), of classes in turn.
+        """Draw `num` uint8 pictures (1, 1, 2) for training; the classes alternate.
 
-        Greys are rounded to 256, which moves a pixel by less than 0.004; the rare pixel beyond black or white is cut off.
+        Values are rounded to 256 greys, which changes a pixel by less than 0.004, and clipped to [-1, 1], which is rare.
         """
         random = generator(seed, "spiral")
         y = torch.arange(num) % self.num_classes
@@ -87,37 +87,40 @@ class Spiral:
     def log_prob(
         self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
     ) -> Float[Tensor, " b"]:
-        """log p(x | y) in nats."""
+        """Return log p(x | y) in nats, (b,)."""
         return self._weighted(x, y, noise_std).logsumexp((1, 2)).to(x)
 
     def class_posterior(self, x: Float[Tensor, "b 1 1 2"], noise_std: float = 0.0) -> Float[Tensor, "b k"]:
-        """p(y | x), all classes being as likely."""
+        """Return p(y | x), (b, k), with equal priors of the k classes."""
         return self._weighted(x, None, noise_std).logsumexp(2).softmax(1).to(x)
 
     def score(
         self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
     ) -> Float[Tensor, "b 1 1 2"]:
-        """The gradient of log p(x | y) in x: each normal's pull to its mean, by its share of the density at x."""
+        """Return the gradient of log p(x | y) with respect to x: the normals' gradients, weighted by their shares at x."""
         return (self._shares(x, y, noise_std) * self._pulls(x, noise_std)).sum((1, 2)).view_as(x).to(x)
 
     def clean(
         self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"] | None = None, noise_std: float = 0.0
     ) -> Float[Tensor, "b 1 1 2"]:
-        """E[picture | x]: what a picture was, on average, before noise made it x; no denoiser has a smaller squared error."""
+        """Return E[picture | x], the mean of the noiseless picture given the noisy x: the denoiser of least squared error."""
         of_each = self.means - (self.covariances @ self._pulls(x, noise_std)[..., None])[..., 0]
         return (self._shares(x, y, noise_std) * of_each).sum((1, 2)).view_as(x).to(x)
 
     def guided(
         self, x: Float[Tensor, "b 1 1 2"], y: Int[Tensor, " b"], w: float, noise_std: float = 0.0
     ) -> Float[Tensor, " b"]:
-        """log p(x | y)^(1 + w) / p(x)^w, which classifier-free guidance is said to sample from; not normalised."""
+        """Return the log of p(x | y)^(1 + w) / p(x)^w in nats, (b,), not normalised.
+
+        This is the density that classifier-free guidance is commonly said to sample from.
+        """
         return (1 + w) * self.log_prob(x, y, noise_std) - w * self.log_prob(x, None, noise_std)
 
     def _noisy(self, noise_std: float) -> Tensor:
         return self.covariances + noise_std**2 * torch.eye(2, dtype=torch.float64)
 
     def _weighted(self, x: Tensor, y: Tensor | None, noise_std: float) -> Float[Tensor, "b k m"]:
-        """log of each normal's density at x times its weight in p(. | y); minus infinity for those of other classes."""
+        """Return log of (density of each normal at x, times its weight in p(. | y)); minus infinity for other classes."""
         normals = MultivariateNormal(self.means, self._noisy(noise_std))
         of_class = torch.full((len(x), self.num_classes), 1.0, dtype=torch.float64)
         if y is not None:
@@ -139,6 +142,6 @@ def _direction(angle: Tensor) -> Float[Tensor, "... 2"]:
 
 
 def _slants(radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Of an arm and of what stands across it, against the ray from the centre."""
+    """Return the angles of an arm and of its normal direction, relative to the ray from the centre."""
     slant = torch.atan(TURN * radius)
     return slant, slant + math.pi / 2

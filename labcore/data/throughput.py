@@ -1,4 +1,4 @@
-"""How many images a second a data set gives, read and decoded as training does it."""
+"""Speed of reading a data set, in images per second, with the loader of training."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from labcore.data.loaders import StepSampler, micro_batches
 from labcore.data.protocol import Dataset
 
 SECONDS = 10.0
-"""Of measuring; our choice."""
+"""Duration of a measurement in seconds; our choice."""
 
 
 def images_per_second(dataset: Dataset, batch_size: int, num_workers: int = 0, seconds: float = SECONDS) -> float:
-    """Images a second of shuffled batches, after the first batch, for at least so many seconds; nothing is computed with them.
+    """Measure the images per second of shuffled batches, without the first batch, for at least `seconds`.
 
-    What the system has read lately it reads again from memory, so a set that has just been copied seems faster than it is.
+    The operating system keeps recently read files in memory, so a data set that was just copied seems faster than it is.
     """
     size = min(batch_size, len(dataset))
     batches = iter(micro_batches(dataset, StepSampler(len(dataset), size, 0, 0, 10**9), num_workers))

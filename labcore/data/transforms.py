@@ -1,10 +1,10 @@
-"""Pixels and what training adds to them: ranges, flips, Gaussian noise, uniform dequantisation, and the bits/dim constant.
+"""Conversion of pixels: range [-1, 1] and back, mirroring, uniform dequantisation, bits/dim, and picture files.
 
-Two ways to make images continuous (TARFlow, noise augmented training; ml-tarflow train.py):
+Training makes images continuous in one of two ways (TARFlow, noise augmented training; ml-tarflow train.py):
 
-- Gaussian: x = 2 p / 255 - 1, then x + noise_std * eps. The flow models the density of noised images.
+- Gaussian: x = 2 p / 255 - 1, then x + noise_std * eps. The flow models the density of noisy images.
 - uniform:  x = 2 (p + u) / 256 - 1 with u ~ U[0, 1). Each of the 256 values fills its bin of width 2/256, so the density
-  integrates to a probability of the pixels, and bits/dim mean something.
+  integrates to a probability of the pixels, and bits/dim are defined.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ from labcore.finite import require_finite
 from labcore.rng import StepNoise
 
 NATS_PER_BIN = math.log(128)
-"""-ln(bin width 2/256): what the scale [-1, 1) adds to the negative log-likelihood of one value in [0, 256)."""
+"""-ln(bin width 2/256), in nats: a change of scale from [-1, 1) to [0, 256) adds this to a value's negative log-likelihood."""
 
 
 def to_float(pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
-    """uint8 0..255 to float32 in [-1, 1]."""
+    """Convert uint8 0..255 to float32 in [-1, 1]. Raises ValueError for another dtype."""
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels have dtype {pixels.dtype}; to_float takes uint8 0..255")
     return pixels.float() / 127.5 - 1
 
 
 def to_uint8(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
-    """[-1, 1] to uint8 0..255: clipped and rounded. ValueError for NaN and infinity, which no number stands for."""
+    """Clip to [-1, 1], and convert to uint8 0..255 by rounding. Raises ValueError for NaN and infinity."""
     require_finite(x if x.ndim > 3 else x[None], "x", "these are no images; check what made them")
     return (x.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
 
 
 def tile(x: Float[Tensor, "b c h w"], columns: int, gap: int = 2) -> UInt8[Tensor, "rows cols c"]:
-    """One picture (rows, cols, c) of images in [-1, 1], filled row by row, with white lines of `gap` pixels between."""
+    """Arrange images in [-1, 1] row by row on one uint8 picture (rows, cols, c), with white lines of `gap` pixels between.
+
+    columns: images in a row. Raises ValueError if there are no images.
+    """
     b, c, h, w = x.shape
     if not b:
         raise ValueError("there are no images for a picture; give at least one")
@@ -50,9 +53,9 @@ def tile(x: Float[Tensor, "b c h w"], columns: int, gap: int = 2) -> UInt8[Tenso
 
 
 def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int = 1) -> None:
-    """Write a picture of `tile`, grey or RGB, each pixel `scale` pixels wide; the folder is made if missing.
+    """Write a picture of `tile` as a PNG, grey or RGB, with each pixel enlarged to scale x scale; create a missing folder.
 
-    ValueError for another type than uint8.
+    Raises ValueError for another dtype than uint8.
     """
     from PIL import Image
 
@@ -67,7 +70,7 @@ def save_png(sheet: UInt8[Tensor, "rows cols c"], path: str | Path, scale: int =
 
 
 def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
-    """Mirror each image left to right with probability 1/2; also says which were."""
+    """Mirror each image left to right with probability 1/2; return the images, and which were mirrored (b,)."""
     mirrored = noise.uniform("flip") < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x), mirrored
 
@@ -75,18 +78,21 @@ def flip(x: Float[Tensor, "b c h w"], noise: StepNoise) -> tuple[Float[Tensor, "
 def to_model_input(
     items: UInt8[Tensor, "b c h w"], noise: StepNoise, mirror: bool = False
 ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
-    """Images of a training step in [-1, 1], each mirrored with probability 1/2 where `mirror` is; also says which were."""
+    """Convert the uint8 images of a training step to [-1, 1]; return them, and which were mirrored (b,).
+
+    mirror: True mirrors each with probability 1/2; default False.
+    """
     x = to_float(items)
     return flip(x, noise) if mirror else (x, torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
 
 def dequantize(x: Float[Tensor, "b c h w"], u: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Images of `to_float` to 2 (p + u) / 256 - 1 in [-1, 1), with u ~ U[0, 1)."""
+    """Convert images of `to_float` to 2 (p + u) / 256 - 1, in [-1, 1), with the pixels p and u ~ U[0, 1)."""
     return (((x + 1) * 127.5).round() + u) / 128 - 1
 
 
 def quantize(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """The pixels under dequantised images: floor((x + 1) 128), the inverse of `dequantize` for every u.
+    """Return the pixels of dequantised images, floor((x + 1) 128): the inverse of `dequantize` for every u.
 
     Raises as `to_uint8`.
     """
@@ -95,5 +101,5 @@ def quantize(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
 
 
 def bits_per_dim(nats_per_dim: float) -> float:
-    """Bits/dim of pixels 0..255 from the nats/dim of dequantised images in [-1, 1): (nats + ln 128) / ln 2."""
+    """Convert nats/dim of dequantised images in [-1, 1) to bits/dim of pixels 0..255: (nats + ln 128) / ln 2."""
     return (nats_per_dim + NATS_PER_BIN) / math.log(2)

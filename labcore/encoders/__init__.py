@@ -7,7 +7,7 @@ random weights, `cached_tokens` and `cached_pooled` the features of a whole data
 from labcore.encoders.cache import cached_pooled, cached_tokens
 from labcore.encoders.frozen import Encoder, EncoderOutput, load, untrained
 from labcore.encoders.specs import SPECS, EncoderSpec, Stage, TokenLayout, spec
-from labcore.encoders.weights import check_weights, find_file, find_weights, read_state, weights_folder
+from labcore.encoders.weights import check_encoder_weights, find_encoder_weights, weights_folder, weights_hash
 
 __all__ = [
     "SPECS",
@@ -18,12 +18,11 @@ __all__ = [
     "TokenLayout",
     "cached_pooled",
     "cached_tokens",
-    "check_weights",
-    "find_file",
-    "find_weights",
+    "check_encoder_weights",
+    "find_encoder_weights",
     "load",
-    "read_state",
     "spec",
     "untrained",
     "weights_folder",
+    "weights_hash",
 ]

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from labcore.encoders import specs
 from labcore.encoders.specs import EncoderSpec, Stage
-from labcore.encoders.weights import check_weights, find_weights, fit, read_state
+from labcore.encoders.weights import check_encoder_weights, find_encoder_weights, load_encoder_weights
 from labcore.finite import check_result, is_looked_at, require_finite
 from labcore.memory import keep_freed_memory
 from labcore.nn.classifier import Classifier, ClassifierConfig
 from labcore.provenance import file_hash
+from labcore.weight_files import read_weights
 
 
 class EncoderOutput(NamedTuple):
@@ -42,8 +43,8 @@ class EncoderOutput(NamedTuple):
 
 
 ENCODER_VERSION = 1
-"""Version of what `Encoder.tokens` and `Encoder.pooled` give: a part of the key of kept features. Raise it with every change
-after which equal images and weights give other values."""
+"""Version of `Encoder.tokens` and `Encoder.pooled`, a part of the key of stored features. Raise it with every change after
+which equal images and weights give other values."""
 
 
 class Encoder:
@@ -169,7 +170,7 @@ class Encoder:
         x = x.to(self.device, torch.float32)
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode=self.spec.interpolation, antialias=True)
-        # grey becomes RGB here, by broadcasting
+        # broadcasting repeats grey to RGB here
         mean, std = _like(x, self.spec.mean), _like(x, self.spec.std)
         return (((x + 1) / 2 - mean) / std).contiguous(memory_format=self._layout)
 
@@ -240,7 +241,7 @@ def load(
 
     Args:
         name: name of the encoder, or its spec.
-        weights: a file, or a folder with it, that `find_weights` would not find; default None.
+        weights: a file, or a folder with it, that `find_encoder_weights` would not find; default None.
         download: fetch a missing file from the Hugging Face hub; default False.
         device: where the encoder runs; default the CPU.
 
@@ -251,12 +252,12 @@ def load(
     """
     spec = specs.spec(name) if isinstance(name, str) else name
     if spec.seed is not None:
-        check_weights(spec, weights)
+        check_encoder_weights(spec, weights)
         return untrained(spec, spec.seed).to(device)
-    path = find_weights(spec, weights, download)
-    state = read_state(path)
+    path = find_encoder_weights(spec, weights, download)
+    state = read_weights(path)
     model = _build(spec)
-    fit(model, state, path)
+    load_encoder_weights(model, state, path)
     return Encoder(spec, model, file_hash(path)).to(device)
 
 

@@ -1,6 +1,6 @@
-"""Perceptual distances of images in the features of a frozen network, for training a learned inverse (BiFlow).
+"""Perceptual distances of images in the features of a frozen network, for training a student (BiFlow).
 
-    efflite0      features of the embedded encoder's first stages, on crops of 64 pixels: the stand-in that comes with pip
+    efflite0      features of the embedded encoder's first stages, on crops of 64 pixels: the replacement that comes with pip
     lpips         LPIPS with VGG-16 (arXiv 1801.03924), by the package lpips
     convnextv2    squared distance of ConvNeXt V2's pooled features
 
@@ -25,17 +25,20 @@ from torch.nn import functional as F
 from labcore.encoders import specs
 from labcore.encoders.frozen import Encoder, load, untrained
 from labcore.encoders.specs import EncoderSpec, Stage
-from labcore.encoders.weights import find_file, find_weights, read_state
+from labcore.encoders.weights import find_encoder_weights
 from labcore.rng import StepNoise
+from labcore.tensors import load_strictly
+from labcore.weight_files import find_file, read_weights
 
 NAMES = ("efflite0", "lpips", "convnextv2")
 MOST = 32
-"""Images of a step that efflite0 compares, whoever computes them, so that two cores bear it; our choice."""
+"""Number of images of a step that efflite0 compares, over all processes; few, so that two CPU cores suffice; our choice."""
 SIZE = 64
-"""Pixels along a side of efflite0's crops; our choice."""
+"""Side of efflite0's crops in pixels; our choice."""
 STAGES = (16, 24, 40)
-"""Widths of the stages that efflite0 compares, of strides 2, 4 and 8; our choice."""
+"""Widths of the stages that efflite0 compares; their strides are 2, 4 and 8; our choice."""
 VGG = "vgg16-397923af.pth"
+"""File of torchvision's VGG-16."""
 CONVNEXT = EncoderSpec(
     name="convnextv2-b",
     model="convnextv2_base.fcmae_ft_in22k_in1k",
@@ -44,7 +47,7 @@ CONVNEXT = EncoderSpec(
         0.5,
         0.5,
         0.5,
-    ),  # images as they are, in [-1, 1]: what that code does, and not what the network was trained with
+    ),  # images stay in [-1, 1], as in that code, although the network was trained with another normalisation
     std=(0.5, 0.5, 0.5),
     stages=(Stage(1024, 32),),
     pool="head",
@@ -57,7 +60,10 @@ CONVNEXT = EncoderSpec(
 
 @runtime_checkable
 class PerceptualDistance(Protocol):
-    """Distance (n,) of pairs of images (b, c, h, w) in [-1, 1]: of all, or of `most` per step, chosen by `some`."""
+    """Distance (n,) of pairs of images (b, c, h, w) in [-1, 1].
+
+    most: number of images of a step that are compared, chosen by `some`; None compares all.
+    """
 
     most: int | None
 
@@ -84,7 +90,7 @@ class MultiStage:
 
     def compare(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, " n"]:
         _follow(self.encoder, ours)
-        # one side after the other: what is compared with needs no gradient, and then keeps nothing for one
+        # separate passes: the targets need no gradient, so their pass stores no activations
         our_maps = self.encoder.maps(ours, self.stages, self.size)
         their_maps = self.encoder.maps(theirs, self.stages, self.size)
         of_stages = []
@@ -147,7 +153,7 @@ def find_perceptual(name: str, weights: str | Path | None = None) -> Path:
         return find_file(VGG, f"torchvision's VGG-16, https://download.pytorch.org/models/{VGG}", weights)
     if name not in NAMES:
         raise ValueError(f"unknown distance {name!r}; there are {', '.join(NAMES)}")
-    return find_weights(specs.spec("efficientnet-lite0") if name == "efflite0" else CONVNEXT, weights)
+    return find_encoder_weights(specs.spec("efficientnet-lite0") if name == "efflite0" else CONVNEXT, weights)
 
 
 def untrained_perceptual(name: str) -> OfCrops:
@@ -204,28 +210,23 @@ def _follow(encoder: Encoder, images: Tensor) -> None:
 def _lpips(file: Path) -> torch.nn.Module:
     """Build LPIPS's network with the backbone of a torchvision file; its own five linear layers come with the package."""
     network = _lpips_network()
-    state = {name: value for name, value in read_state(file).items() if name.startswith("features.")}
-    layers = [named for part in network.net.children() for named in part.named_children()]
-    for index, layer in layers:
-        for kind in layer.state_dict():
-            if (value := state.get(f"features.{index}.{kind}")) is None:
-                raise ValueError(f"{file} has no features.{index}.{kind}; it is not torchvision's VGG-16")
-            own = getattr(layer, kind)
-            if not isinstance(value, Tensor) or value.shape != own.shape or not value.is_floating_point():
-                raise ValueError(
-                    f"features.{index}.{kind} in {file} is not of shape {tuple(own.shape)} and floating; it is not "
-                    "torchvision's VGG-16"
-                )
-            if not bool(value.to(own.dtype).isfinite().all()):
-                raise ValueError(f"{file} holds NaN or infinity, first in features.{index}.{kind}; download it again")
-            own.data.copy_(value)
+    state = {name: value for name, value in read_weights(file).items() if name.startswith("features.")}
+    load_strictly(Vgg16Features(network.net), state, file, remedy="download torchvision's VGG-16 again")
     return network
+
+
+class Vgg16Features(torch.nn.Module):
+    """The layers of LPIPS's backbone under the names of torchvision's VGG-16, features.0 to features.29."""
+
+    def __init__(self, slices: torch.nn.Module):
+        super().__init__()
+        self.features = torch.nn.ModuleDict(layer for part in slices.children() for layer in part.named_children())
 
 
 def _lpips_network() -> torch.nn.Module:
     """Build LPIPS's network with a random backbone."""
     lpips = _lpips_package()
-    with warnings.catch_warnings():  # it builds torchvision's VGG by words that torchvision has given up
+    with warnings.catch_warnings():  # lpips builds torchvision's VGG with deprecated arguments
         warnings.simplefilter("ignore")
         return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 

@@ -13,7 +13,7 @@ from labcore.data.loaders import in_order
 from labcore.data.protocol import Dataset
 from labcore.flows.tarflow import TarFlow
 from labcore.progress import Progress
-from labcore.spread import spread, spread_rows
+from labcore.spread import check_limit, spread, spread_rows
 
 
 class Accuracy(NamedTuple):
@@ -26,6 +26,22 @@ class Accuracy(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.accuracy:.1%} ({self.low:.1%} to {self.high:.1%}, n = {self.n})"
+
+
+class Guessing(NamedTuple):
+    """Accuracy of always giving the same answer, which is the most frequent class of the images."""
+
+    accuracy: float
+    answer: str
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.1%}, always {self.answer}"
+
+
+def guessing(dataset: Dataset) -> Guessing:
+    """Return the accuracy of guessing the labels of a data set with classes."""
+    counts = dataset.labels.bincount()
+    return Guessing(int(counts.max()) / len(dataset), dataset.classes[int(counts.argmax())])
 
 
 def wilson(right: int, total: int, z: float = 1.959964) -> Accuracy:
@@ -91,12 +107,6 @@ def require_classes(flow: TarFlow) -> int:
             "num_classes set to the classes of the data"
         )
     return flow.config.num_classes
-
-
-def check_limit(limit: int | None) -> None:
-    """Raise ValueError for a number of images below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit was {limit}; give at least 1 image, or None for all")
 
 
 def require_finite_images(x: Tensor) -> None:

@@ -1,12 +1,13 @@
-"""ADM's reference batches (.npz), which published FID, sFID, precision and recall of ImageNet are made with.
+"""ADM's reference batches (.npz), with which published FID, sFID, precision and recall of ImageNet are computed.
 
 A file of github.com/openai/guided-diffusion, evaluations/, holds uint8 images `arr_0` (n, h, w, 3), and mean and covariance of
-pooled and spatial Inception features, `mu`, `sigma`, `mu_s`, `sigma_s`, over images that may be more than those: for ImageNet
-256 the whole training set beside 10,000 images. FID and sFID are compared with the file's moments, precision, recall and KID
-with features of its images, which our Inception makes here. Files without moments are references by their images alone.
+pooled and spatial Inception features, `mu`, `sigma`, `mu_s`, `sigma_s`. The moments may be over more images than the file has:
+for ImageNet 256 they are over the whole training set, and the file has 10,000 images. FID and sFID are computed with the file's
+moments; precision, recall and KID with features of its images, which our Inception computes here. Files without moments are
+references by their images alone.
 
-The file's moments are TensorFlow's. Whether our Inception agrees with them shows in the distance of the images' own features
-to them, which statistics made here remember; of 10,000 images of the same kind it is a few units.
+The file's moments were computed by TensorFlow. To check that our Inception agrees, statistics record the Frechet distance of
+the images' own features to these moments; for 10,000 images of the same kind it is a few units.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from labcore.progress import Progress
 IMAGES = "arr_0"
 MOMENTS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
 MOST_TIMES = 50
-"""Times the size of a file that its arrays may have: packed pictures shrink to about a half, flat ones to some percent."""
+"""Largest ratio of the arrays' size to the file's: compressed pictures take about a half, uniform ones some percent."""
 
 
 def read_reference(
@@ -62,7 +63,7 @@ def read_reference(
     return Reference(pool, spatial, of_images.features, about)
 
 
-def told_of(reference: Reference, where: Path | None) -> str:
+def in_words(reference: Reference, where: Path | None) -> str:
     """Describe such statistics to a user."""
     a = reference.about
     lines = [
@@ -71,8 +72,8 @@ def told_of(reference: Reference, where: Path | None) -> str:
     if "distance" in a:
         found = ", ".join(f"{value:.3g} ({layer})" for layer, value in a["distance"].items())
         lines.append(
-            f"Frechet distance of the images to the file's moments: {found}. Far more than a few units would mean that the two "
-            "are of other pictures, or of another network"
+            f"Frechet distance of the images to the file's moments: {found}. Far more than a few units would mean that images "
+            "and moments are of different pictures or networks"
         )
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from labcore.types import Site
+from labcore.sites import Site
 
 
 def cknna(a: Float[Tensor, "n d1"], b: Float[Tensor, "n d2"], k: int = 10) -> float:

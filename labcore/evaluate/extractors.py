@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from labcore import encoders
 from labcore.provenance import file_hash
+from labcore.weight_files import find_file, read_weights
 
 NAMES = ("inception", "efflite0", "classifier")
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
@@ -40,8 +41,8 @@ INCEPTION_HASH = "6726825d"
 """First digits of the file's sha256, which its name carries."""
 
 FEATURE_VERSION = 2
-"""Version of all features. It is part of the key of stored features and of statistics, which are refused or made anew where
-it differs. Raise it with every change to the values or to their order. Version 1 flattened spatial features channels first."""
+"""Version of all features. It is part of the key of stored features and of statistics; those of another version are rejected or
+made again. Raise it with every change to the values or to their order. Version 1 flattened spatial features channels first."""
 
 _LAYERS = {
     "inception": {POOL: ("2048", 2048), SPATIAL: ("spatial", 7 * 17 * 17), LOGITS: ("logits_unbiased", 1008)},
@@ -146,18 +147,18 @@ def load_extractor(name: str, weights: str | Path | None = None) -> Extractor:
 
 def find_inception(path: str | Path | None = None) -> Path:
     """Find torch-fidelity's weight file, and check that it loads without running code and has the hash of its name."""
-    found = encoders.find_file(INCEPTION_FILE, INCEPTION_SOURCE, path, [Path(torch.hub.get_dir()) / "checkpoints"])
+    found = find_file(INCEPTION_FILE, INCEPTION_SOURCE, path, [Path(torch.hub.get_dir()) / "checkpoints"])
     if not file_hash(found).startswith(INCEPTION_HASH):
         raise ValueError(
             f"{found} is not {INCEPTION_FILE}: its sha256 begins with {file_hash(found)[:8]}, not {INCEPTION_HASH}. Other "
             f"weights give numbers that cannot be compared; get the file from {INCEPTION_SOURCE}"
         )
-    encoders.read_state(found)  # torch-fidelity unpickles it without limits; this refuses anything but tensors first
+    read_weights(found)  # torch-fidelity unpickles it without limits; this refuses anything but tensors first
     return found
 
 
 def spatial_features(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-    """The first 7 channels, flattened as ADM's evaluator does: by row, column, then channel."""
+    """Return the first 7 channels, flattened as ADM's evaluator does: by row, column, then channel."""
     return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 
@@ -179,7 +180,7 @@ class _OfClassifier(nn.Module):
 
 @cache
 def _register() -> dict[str, type]:
-    """Make inception and efflite0 known to torch-fidelity, once in a process; {registered name: class}."""
+    """Register inception and efflite0 with torch-fidelity, once per process; return {registered name: class}."""
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -223,7 +223,7 @@ def enough(metric: str, extractor: Extractor | str, n: int) -> bool:
 
 
 Statistic = Callable[[Tensor | None, int], float]
-"""statistic(rows or None for all, seed): a metric of those of the generated images."""
+"""statistic(rows, seed): a metric of these rows of the generated images; None for all rows."""
 
 
 def with_interval(statistic: Statistic, n: int, seed: int, resamples: int) -> tuple[float, float, float]:
@@ -255,8 +255,8 @@ def metric_of(name: str, statistic: Statistic, n: int, seed: int, resamples: int
 
 
 class Frechet:
-    """Squared Frechet distance to one Gaussian, quickly for many others: d^2 = |m - m'|^2 + tr(C + C' - 2 (R C R)^(1/2)),
-    R = C'^(1/2). `exact` is torch-fidelity's own function on the same moments."""
+    """Squared Frechet distance of many Gaussians to a fixed one: d^2 = |m - m'|^2 + tr(C + C' - 2 (R C R)^(1/2)),
+    R = C'^(1/2), which is computed once. `exact` is torch-fidelity's own function on the same moments."""
 
     def __init__(self, reference: Moments):
         self.reference = reference

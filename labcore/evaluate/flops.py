@@ -1,4 +1,4 @@
-"""Counts of a call's floating-point operations, and of the bytes that it keeps for its gradient."""
+"""Counts of a call's floating-point operations, of its operators, and of the bytes that it keeps for its gradient."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from labcore.kernels import dispatch
@@ -28,6 +29,16 @@ def count_flops(call: Callable[[], Any]) -> int:
     with sdpa_kernel(SDPBackend.MATH), dispatch.use("torch"), counter:  # other kernels' products are not seen
         call()
     return counter.get_total_flops()
+
+
+def count_operators(call: Callable[[], Any]) -> int:
+    """Count the operators that `call()` starts, and those of gradients that it computes; views are not counted.
+
+    On a GPU each of them starts at least one kernel. The call runs once, and its result is dropped.
+    """
+    with _Operators() as counter:
+        call()
+    return counter.number
 
 
 def count_saved(
@@ -52,3 +63,15 @@ class _NoModules(contextlib.nullcontext):
     """Replacement for torch's count by module, whose hooks reject the gradient of a module's input by autograd.grad."""
 
     parents = frozenset({"Global"})
+
+
+class _Operators(TorchDispatchMode):
+    """Counts the operators that reach the device's kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += not func.is_view and func.namespace != "prim"  # questions about tensors without values
+        return func(*args, **(kwargs or {}))

@@ -71,7 +71,7 @@ class Sampling(Config):
     def describe(self, flow: Sampler) -> dict[str, Any]:
         """Return the settings as they apply to `flow`, for records and for the key of the images.
 
-        A learned inverse lacks `EXACT_ONLY`; `denoised_by` is the flow whose score denoises its images, if there is one.
+        A student lacks `EXACT_ONLY`; `denoised_by` is the flow whose score denoises its images, if there is one.
         For latents, the decoder is included. `compiled` is the resulting way on the flow's device
         (`labcore.inverse.solve.way_of`). It is left out if that is "plain", so older images and records have the same
         description. Errors as `noise_level`, or as `check_one_pass`.
@@ -129,7 +129,7 @@ def generate(
 ) -> SampleSet:
     """Draw the images that are not on disk yet, and return all of them.
 
-    flow: a flow, or the learned inverse of one. root: default samples/ in the cache folder. Raises ValueError for
+    flow: a flow, or the student of one. root: default samples/ in the cache folder. Raises ValueError for
     settings that do not fit the model, before the first image, and for images with NaN.
     """
     made, c = sampling.describe(flow), flow.config

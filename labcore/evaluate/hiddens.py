@@ -7,10 +7,8 @@ hook reads the attention's output, and here the hidden is the layer's output aft
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,16 +16,15 @@ from torch import Tensor
 
 from labcore.data.protocol import Dataset
 from labcore.derived import store_of
-from labcore.evaluate.accuracy import check_limit
 from labcore.files import cache_folder
 from labcore.finite import DIVERGED, check_result, images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.progress import Progress
 from labcore.provenance import weights_hash
 from labcore.reading import parts_of
-from labcore.spread import spread
+from labcore.sites import Site, check_sites
+from labcore.spread import check_limit, spread
 from labcore.store import Rows
-from labcore.types import Site
 
 LAYOUT = 1
 """Version of the rows, a part of their key. Raise it with every change of their meaning, or of the code that computes them,
@@ -40,28 +37,11 @@ def all_sites(flow: TarFlow) -> list[Site]:
     return [(block, layer) for block in range(1, c.num_blocks + 1) for layer in range(1, c.layers_per_block + 1)]
 
 
-def checked_sites(flow: TarFlow, sites: Iterable[Site]) -> list[Site]:
-    """Return the sites, each once, in the given order; ValueError for none, and for a site that the flow does not have."""
-    found = [_checked_site(site) for site in sites]
-    if not found:
-        raise ValueError("no sites were given; give (block, layer) pairs counted from 1, or all_sites(flow)")
-    if outside := [site for site in found if site not in all_sites(flow)]:
-        c = flow.config
-        raise ValueError(
-            f"sites {outside} are outside the model: blocks are 1..{c.num_blocks}, layers 1..{c.layers_per_block}, both "
-            "counted from 1"
-        )
-    return list(dict.fromkeys(found))
-
-
-def _checked_site(site: Any) -> Site:
-    try:
-        block, layer = site
-        return operator.index(block), operator.index(layer)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{site!r} is no site; give (block, layer), two whole numbers counted from 1, as (2, 1)"
-        ) from None
+def sites_of(flow: TarFlow, sites: Iterable[Site] | None) -> list[Site]:
+    """Return the sites, each once, in the given order; None: all of the flow. ValueError as `labcore.sites.check_sites`."""
+    if sites is None:
+        return all_sites(flow)
+    return list(dict.fromkeys(check_sites(sites, flow.config.depths)))
 
 
 def hidden_features(
@@ -82,7 +62,7 @@ def hidden_features(
     files: only read them, or clone them first. Raises ValueError for no sites, sites outside the flow, and a limit below
     1, and `labcore.finite.NotFinite` for features that are not finite.
     """
-    sites = checked_sites(flow, sites)
+    sites = sites_of(flow, sites)
     check_limit(limit)
     dataset = spread(dataset, limit)
     of_flow = {"layout": LAYOUT, "weights": weights_hash(flow), "model": flow.config.computation()}

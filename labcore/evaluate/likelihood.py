@@ -18,12 +18,11 @@ from labcore import provenance
 from labcore.data.loaders import in_order
 from labcore.data.protocol import Dataset
 from labcore.data.transforms import bits_per_dim, dequantize
-from labcore.evaluate.accuracy import check_limit
 from labcore.finite import images_from
 from labcore.flows.tarflow import TarFlow
 from labcore.progress import Progress
 from labcore.rng import normal_per_item, seed_of
-from labcore.spread import spread
+from labcore.spread import check_limit, spread
 
 
 class LikelihoodRecord(NamedTuple):

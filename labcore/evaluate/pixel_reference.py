@@ -42,7 +42,7 @@ def _found(path: Path) -> pixels.PixelReference | None:
     try:
         stored = read_json(path)
         if stored["sha256"] != sha256_of(stored["reference"]):
-            raise ValueError("its checksum is another one")
+            raise ValueError("its checksum does not match")
         found = pixels.PixelReference.from_dict(stored["reference"])
     except (ValueError, KeyError, TypeError) as error:
         warnings.warn(f"{path} is damaged ({error}). The file is in the cache and is made again now", stacklevel=3)

@@ -98,7 +98,7 @@ def high_power(x: Float[Tensor, "b c n n"], cutoff: float = CUTOFF) -> Float64[T
 
 
 def squared_distances(dataset: Dataset, classes: int) -> Float64[Tensor, " n"]:
-    """n_k / (n_k - 1) |x - mean of its class|^2 / values of x, for each image: its mean over class k is the unbiased V_k.
+    """Return n_k / (n_k - 1) |x - mean of its class|^2 / values of x for each image; the mean over class k is the unbiased V_k.
 
     NaN for images without a class (label below 0) and for the image of a class that has one only.
     """
@@ -275,7 +275,7 @@ class _ClassSums:
         self.squared.index_add_(0, y, x.square().sum(1))
 
     def variance(self) -> Float64[Tensor, " k"]:
-        """(sum |x|^2 - n |mean|^2) / ((n - 1) d); NaN below 2 images."""
+        """Return (sum |x|^2 - n |mean|^2) / ((n - 1) d) of each class; NaN below 2 images."""
         n, d = self.count, self.total.shape[1]
         found = (self.squared - (self.total.square() / n[:, None]).sum(1)) / ((n - 1) * d)
         return torch.where(n > 1, found.clamp_min(0), math.nan)

@@ -24,11 +24,11 @@ from labcore import provenance
 from labcore.config import Config
 from labcore.data.protocol import Dataset
 from labcore.evaluate.accuracy import Accuracy, wilson
-from labcore.evaluate.hiddens import all_sites, checked_sites, hidden_features
+from labcore.evaluate.hiddens import hidden_features, sites_of
 from labcore.flows.tarflow import TarFlow
 from labcore.progress import Progress
 from labcore.rng import generator
-from labcore.types import Site
+from labcore.sites import Site
 
 
 class ProbeConfig(Config):
@@ -161,7 +161,7 @@ def probe_sites(
             f"the training set has {train.num_classes} classes and the test set {test.num_classes}; give two splits of "
             "one data set"
         )
-    sites = all_sites(flow) if sites is None else checked_sites(flow, sites)
+    sites = sites_of(flow, sites)
     config = config or ProbeConfig()
     train_features = hidden_features(flow, train, sites, root, progress=progress)
     test_features = hidden_features(flow, test, sites, root, progress=progress)

@@ -20,7 +20,7 @@ from labcore.evaluate.statistics import (
 )
 from labcore.files import cache_folder, check_file
 from labcore.in_use import note_use
-from labcore.processes import process_share
+from labcore.processes import is_first_process
 from labcore.progress import Progress
 
 
@@ -49,7 +49,7 @@ def reference_of(
     test = test_split(data)
     if test is not None:
         reference = fidelity.with_floor(reference, test, extractor, progress)
-    if process_share()[0] == 0:
+    if is_first_process():
         save_reference(reference, path)
     return reference
 

@@ -31,7 +31,7 @@ from labcore.evaluate import (
     record,
     training_free_accuracy,
 )
-from labcore.evaluate.accuracy import check_limit
+from labcore.evaluate.accuracy import guessing
 from labcore.evaluate.bayes import bayes_accuracy
 from labcore.evaluate.extractors import Extractor, load_extractor
 from labcore.evaluate.generate import Sampling, generate
@@ -48,12 +48,14 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler
 from labcore.jsonfile import alone, write_json
 from labcore.latents import pixel_shape, seen_by, square_pixels
-from labcore.processes import process_share
+from labcore.processes import is_first_process
 from labcore.progress import Progress
-from labcore.spread import spread
+from labcore.spread import check_limit, spread
 from labcore.types import NULL
 
 METRICS = (*record.SIMPLE, *fidelity.NAMES, *pixels.NAMES)
+CLASSIFYING = {"bayes", "classify"}
+"""The metrics that are accuracies of a flow as a classifier."""
 
 
 class EvaluationRequest(NamedTuple):
@@ -100,10 +102,10 @@ def metric_requests(metrics: Sequence[str], flow: Sampler, sampling: Sampling | 
         raise ValueError(f"no metrics were given; the names are {', '.join(METRICS)}")
     if simple and not isinstance(flow, TarFlow):
         raise ValueError(
-            f"{', '.join(simple)}: a learned inverse has no likelihood and cannot classify; ask for metrics of its "
+            f"{', '.join(simple)}: a student has no likelihood and cannot classify; ask for metrics of its "
             f"images, as --metrics {','.join(fidelity.METRICS)}, or measure the flow"
         )
-    if flow.config.num_classes == 0 and (asked := {"bayes", "classify"} & set(simple)):
+    if flow.config.num_classes == 0 and (asked := CLASSIFYING & set(simple)):
         raise ValueError(f"{', '.join(sorted(asked))}: this flow is unconditional and cannot classify; leave it out")
     if by_extractor and sampling is None:
         raise ValueError("metrics of generated images need --num-samples: 50000 in papers, 2000 for a first look")
@@ -125,11 +127,12 @@ def evaluate_model(
     progress: Progress | None = None,
     say: Callable[[str, Any], None] = lambda name, value: None,
 ) -> dict[str, Any]:
-    """Evaluate a flow or a learned inverse and return the record; `out` has it as JSON after each part.
+    """Evaluate a flow or a student and return the record; `out` has it as JSON after each part.
 
     data: test split for likelihood and classification; train split for reference statistics, unless the request names a
     file (metrics of pixels always use the train split). A record of the same weights at `out` is extended. `say(name,
-    value)` is called with each result. Raises ValueError, OSError and FileNotFoundError before anything is drawn.
+    value)` is called with each result, and after accuracies with the accuracy of guessing. Raises ValueError, OSError and
+    FileNotFoundError before anything is drawn.
     """
     sampling, about = request.sampling, dict(request.about)
     todo = metric_requests(request.metrics, flow, sampling)
@@ -137,18 +140,18 @@ def evaluate_model(
     fidelity.check_seed(request.seed)
     known = check_out(out, flow) if out is not None else {}
     book = _RecordFile({**known, **about}, out, record.identity(flow), request.seed, say, about)
-    prepared = [_prepare(name, wanted, flow, data, request.reference) for name, wanted in todo.by_extractor.items()]
-    comparisons = [_comparison(book, flow, data, sampling, *each) for each in prepared]
+    judges = [_judge(name, wanted, flow, data, request.reference) for name, wanted in todo.by_extractor.items()]
+    comparisons = [_comparison(book, judge, flow, data, sampling) for judge in judges]
     with tf32_switch.use(request.tf32):
         if todo.simple:
             test = matched(flow.config, spread(data.split("test"), request.limit))
-            test = seen_by(
-                flow.config, test, flow.device, progress=progress
-            )  # by all processes, which share its latents
-            for name in todo.simple if process_share()[0] == 0 else ():
+            test = seen_by(flow.config, test, flow.device, progress=progress)  # all processes share its latents
+            for name in todo.simple if is_first_process() else ():
                 _evaluate_test_set(book, name, flow, test, progress)
+            if is_first_process() and CLASSIFYING & set(todo.simple):
+                say("guessing", guessing(test))
         for comparison in comparisons:
-            _compare(book, comparison, flow, data, sampling, progress)
+            _evaluate_samples(book, comparison, flow, data, sampling, progress)
     return book.record
 
 
@@ -167,7 +170,7 @@ class _RecordFile(NamedTuple):
     seed: int
     say: Callable[[str, Any], None]
     own: dict[str, Any]
-    """Parts of this evaluation; another one may add its own to the same file meanwhile."""
+    """Parts that this evaluation measured; another evaluation may add parts to the same file at the same time."""
 
     def keep(self, name: str, part: dict[str, Any]) -> None:
         self.own[name] = self.record[name] = part
@@ -176,10 +179,10 @@ class _RecordFile(NamedTuple):
         with alone(self.out):
             try:
                 on_disk = record.load_record(self.out, self.model)
-            except ValueError as error:  # it came, or was damaged, while this was measured
+            except ValueError as error:  # the file appeared, or was damaged, during the measurement
                 rescue_file = self.out.with_name(f"{self.out.stem}-{self.model['weights']}.json")
                 write_json(rescue_file, self.record)
-                warnings.warn(f"{error}. What was measured is in {rescue_file}", stacklevel=2)
+                warnings.warn(f"{error}. The measurements are in {rescue_file}", stacklevel=2)
                 return
             self.record.update({**on_disk, **self.own})
             write_json(self.out, self.record)
@@ -190,138 +193,150 @@ class _RecordFile(NamedTuple):
 
 def _evaluate_test_set(book: _RecordFile, name: str, flow: TarFlow, test: Dataset, progress: Progress | None) -> None:
     """Report one of `record.SIMPLE`: from the record if it was measured on the same data, else measure and keep it."""
-    measure, kind, seeded = _SIMPLE[name]
-    part, of = record.SIMPLE[name], record.of_test_set(book.model, test, book.seed if seeded else None)
+    metric, part = _SIMPLE[name], record.SIMPLE[name]
+    of = record.of_test_set(book.model, test, book.seed if metric.seeded else None)
     known = record.with_todays_fingerprint(book.record.get(part, {}), test)
-    if known.get("of") == of and set(kind._fields) <= set(known):
-        return book.say_known(name, kind(*(known[field] for field in kind._fields)))
-    result = measure(flow, test, book.seed, progress)
+    fields = metric.result._fields
+    if known.get("of") == of and set(fields) <= set(known):
+        return book.say_known(name, metric.result(*(known[field] for field in fields)))
+    result = metric.measure(flow, test, book.seed, progress)
     book.say(name, result)
     values = result._asdict()
     values |= {"of": of, "classes": list(test.classes), "made_with": values.get("made_with", provenance.stamp())}
     book.keep(part, values)
 
 
-class _Comparison(NamedTuple):
-    """Generated images and a reference: `description` is that of the part, `recorded` the part if it exists."""
+class _Judge(NamedTuple):
+    """An extractor, or the pixels themselves, and the metrics that are wanted of it.
+
+    reference: the statistics of a given file; None for those of the train split.
+    """
 
     extractor: Extractor | pixels.Pixels
     wanted: list[str]
     reference: Reference | None
-    description: dict[str, Any]
-    recorded: dict[str, Any] | None
 
     @property
     def part(self) -> str:
+        """Name of its part of the record."""
         return f"fidelity{self.extractor.suffix}"
 
+    def name(self, metric: str) -> str:
+        """Name of one of its metrics in the record."""
+        return f"{metric}{self.extractor.suffix}"
 
-def _comparison(
-    book: _RecordFile,
-    flow: Sampler,
-    data: Data,
-    sampling: Sampling,
-    extractor: Extractor | pixels.Pixels,
-    wanted: list[str],
-    reference: Reference | None,
-) -> _Comparison:
-    """Raise ValueError if the record's part is of other images, and would lose measures that were not requested."""
-    recorded = book.record.get(f"fidelity{extractor.suffix}")
+
+def _judge(name: str, metrics: list[str], flow: Sampler, data: Data, reference: str | Path | None) -> _Judge:
+    """Load an extractor and the statistics of a given file, and check them against flow and metrics."""
+    if name == pixels.NAME:
+        return _Judge(pixels.Pixels(), metrics, None)
+    extractor = load_extractor(name).to(flow.device)
     if reference is None:
+        fidelity.check_enough(metrics, name, len(data.split("train")), "reference")
+        return _Judge(extractor, metrics, None)
+    found = load_reference(reference)
+    found.check(extractor, **square_pixels(flow.config))
+    fidelity.check_enough(metrics, name, found.about["n"], "reference")
+    return _Judge(extractor, metrics, found)
+
+
+class _Comparison(NamedTuple):
+    """Inputs of a judge's comparison. description: that of its part of the record. recorded: the part if it can be used."""
+
+    judge: _Judge
+    description: dict[str, Any]
+    recorded: dict[str, Any] | None
+
+
+def _comparison(book: _RecordFile, judge: _Judge, flow: Sampler, data: Data, sampling: Sampling) -> _Comparison:
+    """Raise ValueError if the record's part is of other images, and would lose measures that were not requested."""
+    recorded = book.record.get(judge.part)
+    if judge.reference is None:
         train = data.split("train")
-        if isinstance(extractor, pixels.Pixels):  # its reference is numbered as the model's classes
+        if isinstance(judge.extractor, pixels.Pixels):  # its reference is numbered as the model's classes
             train = matched(flow.config, train)
-        about, recorded = describe(train, extractor), record.with_todays_fingerprint(recorded, train)
+        about, recorded = describe(train, judge.extractor), record.with_todays_fingerprint(recorded, train)
     else:
-        about = fidelity.described(reference)
+        about = fidelity.described(judge.reference)
     description = record.of_samples(book.model, sampling.describe(flow), about, book.seed)
-    comparison = _Comparison(extractor, wanted, reference, description, recorded)
-    if comparison.recorded is None:
-        return comparison
-    other = record.differences(comparison.recorded, description)
+    other = [] if recorded is None else record.differences(recorded, description)
     if not other:
-        return comparison
-    lost = set(comparison.recorded["measures"]) - {f"{metric}{extractor.suffix}" for metric in wanted}
+        return _Comparison(judge, description, recorded)
+    lost = set(recorded["measures"]) - {judge.name(metric) for metric in judge.wanted}
     if lost:
         raise ValueError(
             f"{book.out} has {', '.join(sorted(lost))} measured with another {', '.join(other)}; give another --out, remove "
             "the file, or ask for these metrics too and have them replaced"
         )
-    return comparison._replace(recorded=None)
+    return _Comparison(judge, description, None)
 
 
-def _compare(
+def _evaluate_samples(
     book: _RecordFile, comparison: _Comparison, flow: Sampler, data: Data, sampling: Sampling, progress: Progress | None
 ) -> None:
     """Report metrics of generated images: from the record if they were measured on the same images, else measure them."""
-    extractor, wanted, reference, description, recorded = comparison
+    judge, description, recorded = comparison
     stamp = {"seed": book.seed, **provenance.stamp("timm", "torch-fidelity")}
-    missing = record.to_measure(recorded, wanted, extractor.suffix, stamp)
-    measures = {name: fidelity.Metric(**values) for name, values in recorded["measures"].items()} if recorded else {}
-    for metric in wanted:
-        if metric not in missing and process_share()[0] == 0:
-            book.say_known(name := f"{metric}{extractor.suffix}", measures[name])
+    missing = record.to_measure(recorded, judge.wanted, judge.extractor.suffix, stamp)
+    known = {} if recorded is None else recorded["measures"]
+    measures = {name: fidelity.Metric(**values) for name, values in known.items()}
+    for name in (judge.name(metric) for metric in judge.wanted if metric not in missing):
+        if is_first_process():
+            book.say_known(name, measures[name])
     if not missing:
         return
     images = generate(flow, sampling, progress=progress)
-    result = _result(images, extractor, missing, reference, flow, data, book.seed, progress)
+    result = _measured(images, judge._replace(wanted=missing), flow, data, book.seed, progress)
     if result is None:
         return
     for name, measure in result.measures.items():
         book.say(name, measure)
     both = {**measures, **result.measures}
-    book.keep(comparison.part, {**replace(result, measures=both).as_dict(), "of": description["of"]})
+    book.keep(judge.part, {**replace(result, measures=both).as_dict(), "of": description["of"]})
 
 
-def _result(
-    images: Dataset,
-    extractor: Extractor | pixels.Pixels,
-    metrics: list[str],
-    reference: Reference | None,
-    flow: Sampler,
-    data: Data,
-    seed: int,
-    progress: Progress | None,
+def _measured(
+    images: Dataset, judge: _Judge, flow: Sampler, data: Data, seed: int, progress: Progress | None
 ) -> fidelity.FidelityRecord | None:
     """Compute the metrics of drawn images; None in all processes but the first, which only share the features."""
+    extractor, wanted, reference = judge
     if isinstance(extractor, pixels.Pixels):
-        if process_share()[0] != 0:
+        if not is_first_process():
             return None
-        return pixels.pixel_measures(images, pixel_reference_of(data, flow.config), metrics, seed=seed)
+        return pixels.pixel_measures(images, pixel_reference_of(data, flow.config), wanted, seed=seed)
     image_features(images, extractor, progress=progress)
     statistics = reference or reference_of(data, extractor, progress=progress)
-    if process_share()[0] != 0:
+    if not is_first_process():
         return None
-    return fidelity.fidelity(images, statistics, extractor, metrics, seed=seed, progress=progress)
+    return fidelity.fidelity(images, statistics, extractor, wanted, seed=seed, progress=progress)
 
 
-def _prepare(
-    name: str, metrics: list[str], flow: Sampler, data: Data, reference: str | Path | None
-) -> tuple[Extractor | pixels.Pixels, list[str], Reference | None]:
-    """Load the extractor, its metrics, and the statistics of a given file, and check them against flow and metrics."""
-    if name == pixels.NAME:
-        return pixels.Pixels(), metrics, None
-    extractor = load_extractor(name).to(flow.device)
-    if reference is None:
-        fidelity.check_enough(metrics, name, len(data.split("train")), "reference")
-        return extractor, metrics, None
-    found = load_reference(reference)
-    found.check(extractor, **square_pixels(flow.config))
-    fidelity.check_enough(metrics, name, found.about["n"], "reference")
-    return extractor, metrics, found
+class _TestMetric(NamedTuple):
+    """A metric of the test set.
+
+    measure: (flow, test set, seed, progress) -> result. result: the class of that. seeded: whether the seed takes part.
+    """
+
+    measure: Callable[[TarFlow, Dataset, int, Progress | None], Any]
+    result: type
+    seeded: bool
 
 
-_SIMPLE: dict[str, tuple[Callable[..., Any], type, bool]] = {
-    "likelihood": (
-        lambda flow, test, seed, progress: likelihood(flow, test, seed=seed, progress=progress),
-        LikelihoodRecord,
-        True,
-    ),
-    "bayes": (lambda flow, test, _, progress: bayes_accuracy(flow, test, progress=progress), Accuracy, False),
-    "classify": (
-        lambda flow, test, _, progress: training_free_accuracy(flow, test, progress=progress),
-        Accuracy,
-        False,
-    ),
+def _likelihood(flow: TarFlow, test: Dataset, seed: int, progress: Progress | None) -> LikelihoodRecord:
+    return likelihood(flow, test, seed=seed, progress=progress)
+
+
+def _bayes(flow: TarFlow, test: Dataset, seed: int, progress: Progress | None) -> Accuracy:
+    return bayes_accuracy(flow, test, progress=progress)
+
+
+def _classify(flow: TarFlow, test: Dataset, seed: int, progress: Progress | None) -> Accuracy:
+    return training_free_accuracy(flow, test, progress=progress)
+
+
+_SIMPLE = {
+    "likelihood": _TestMetric(_likelihood, LikelihoodRecord, seeded=True),
+    "bayes": _TestMetric(_bayes, Accuracy, seeded=False),
+    "classify": _TestMetric(_classify, Accuracy, seeded=False),
 }
-"""Metric of the test set -> (how it is measured, what that returns, whether the seed takes part)."""
+"""Metrics of the test set by name."""

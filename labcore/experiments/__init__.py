@@ -1,1 +1,1 @@
-"""Experiments: what the notebooks compare, measure and claim."""
+"""Experiments: the comparisons, measures and claims of the notebooks."""

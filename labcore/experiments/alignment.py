@@ -1,4 +1,4 @@
-"""The arms of an alignment experiment: what is trained, how it is measured on the way, the paper's numbers."""
+"""Arms of an alignment experiment: their configurations, their measures during training, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -17,66 +17,74 @@ from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
 from labcore.data.protocol import Dataset
 from labcore.encoders.specs import spec
-from labcore.encoders.weights import check_weights
+from labcore.encoders.weights import check_encoder_weights
 from labcore.evaluate import bayes_accuracy, hidden_features, likelihood, training_free_accuracy
-from labcore.evaluate.accuracy import check_limit
 from labcore.evaluate.cknna import cknna
 from labcore.evaluate.generate import Sampling, generate
 from labcore.evaluate.probe import probe_sites
 from labcore.evaluate.values import metric_values
-from labcore.experiments.along import steps_to_reach
+from labcore.experiments.along import steps_to_reach, with_weights_of_each
 from labcore.experiments.drawn import keep
 from labcore.experiments.judges import judges_for, measures_of, taught
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import sample
 from labcore.kinds import FLOW
 from labcore.kinds.flow import default_sites
-from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.presets import flowback
 from labcore.rng import StepNoise
 from labcore.runs.configure import at_length, configure
 from labcore.runs.images import datasets
 from labcore.runs.train import initialised
-from labcore.spread import spread
-from labcore.train import checkpoint
+from labcore.sites import Site
+from labcore.spread import check_limit, spread
 from labcore.train.conflict import BlockConflict, conflict, loss_gaps
 from labcore.train.objectives import noised
-from labcore.types import Batch, Site
+from labcore.types import Batch
 
 GUIDANCE = 1.0
-"""Of the samples that are scored; our choice."""
+"""Guidance of the samples that are scored; our choice."""
 
 BAYES_IMAGES = 500
-"""Test images of the Bayes accuracy, which takes a pass for every class; our choice."""
+"""Number of test images for the Bayes accuracy, which takes one pass per class; our choice."""
 
 
 CONTROLS = {"random": "random-lite0", "classifier": "fashion-classifier"}
-"""Teachers that are controls: the ending of an arm's name -> the encoder."""
+"""Encoders that serve as controls: ending of an arm's name -> encoder."""
 
 
 def base(preset: str, steps: int, batch_size: int, save_every: int, seed: int, precision: str = "fp32") -> RunConfig:
-    """The baseline's configuration: a preset without alignment, at this length. Raises as `at_length`."""
+    """Return the baseline's configuration: a preset without alignment, with this number of steps. Raises as `at_length`."""
     return at_length(configure(preset, align="off"), steps, batch_size, save_every, seed, precision)
 
 
 def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, loss: str, encoder: str) -> RunConfig:
-    """`base` with an alignment: a direction, or reverse-N with N adjoint sweeps; "baseline" has none.
+    """Return the configuration of an arm: `base` with an alignment.
 
-    Two teachers are controls, chosen by an ending of the name instead of `encoder`: -to-random (random weights) and
-    -to-classifier (the shipped classifier, trained on the data alone), as in reverse-to-random and reverse-8-to-classifier.
-    sites None are `default_sites`. Encoder tokens are kept where training sees every image. Raises ValueError for other
-    names, and for what cannot be aligned, for the baseline too: its sites are measured; FileNotFoundError for an encoder
-    whose weights are not there.
+    Args:
+        base: configuration of the baseline.
+        name: "baseline", a direction, or "reverse-N" with N adjoint sweeps. Two endings select a control as teacher instead
+            of `encoder`: "-to-random" (random weights) and "-to-classifier" (the shipped classifier, trained on the data
+            alone), as in "reverse-8-to-classifier".
+        sites: (block, layer) pairs; None for `default_sites`.
+        weight: weight of the alignment relative to nats/dim.
+        loss: name of the loss.
+        encoder: name of the encoder.
+
+    Encoder tokens are stored on disk if training sees every image.
+
+    Raises:
+        ValueError: the name is unknown, or the sites or encoder do not fit; also for the baseline, whose sites are measured.
+        FileNotFoundError: the encoder's weights are missing.
     """
     plain, _, control = name.partition("-to-")
     known = re.fullmatch(r"(baseline|forward|detach|reverse-literal|reverse)(?:(?<=reverse)-([1-9][0-9]*))?", plain)
     if known is None or (name != plain and (control not in CONTROLS or plain == "baseline")):
         raise ValueError(
-            f"arm was {name!r}; arms are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps; all "
-            f"but the baseline also with {' or '.join(f'-to-{each}' for each in CONTROLS)}"
+            f"arm was {name!r}; allowed are baseline, forward, detach, reverse, reverse-literal, and reverse-N with N sweeps; "
+            f"all except baseline may end in {' or '.join(f'-to-{each}' for each in CONTROLS)}"
         )
     encoder = CONTROLS.get(control, encoder)
-    check_weights(spec(encoder))
+    check_encoder_weights(spec(encoder))
     direction = "reverse" if name == "baseline" else known[1]
     align = dict(direction=direction, adjoint_sweeps=int(known[2] or 0), weight=weight, loss=loss, encoder=encoder)
     align["sites"] = default_sites(direction, base.model) if sites is None else sites
@@ -87,7 +95,7 @@ def arm(base: RunConfig, name: str, sites: list[Site] | None, weight: float, los
 
 
 def describe(config: RunConfig) -> str:
-    """An arm in words."""
+    """Describe an arm in words."""
     a = config.align
     if a is None:
         return "likelihood alone"
@@ -102,9 +110,9 @@ def noisy(flow: TarFlow, data: Dataset, num: int, seed: int) -> tuple[Tensor, Te
 
 
 class Looks:
-    """What is measured at every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images.
+    """Measures of every checkpoint: on `limit` test images, evenly spread, and on `samples` drawn images.
 
-    judges: who judges the drawn images (`labcore.experiments.judges`); None: all that can judge such images.
+    judges: judges of the drawn images (`labcore.experiments.judges`); None: all that can judge such images.
     """
 
     def __init__(
@@ -134,10 +142,10 @@ class Looks:
         }
 
     def measure(self, flow: TarFlow, keep_in: Path | None = None, config: RunConfig | None = None) -> dict[str, float]:
-        """Likelihood with labels, both accuracies, CKNNA at each site (`cknna` is the last one's); `fidelity` of samples.
+        """Return the likelihood with labels, both accuracies, CKNNA at each site (`cknna`: the last site's), and `fidelity`.
 
         keep_in, config: the run's folder, where the samples are kept (`labcore.experiments.drawn`), and the arm's
-        configuration, which says what taught it; give both or none.
+        configuration, which names the networks that took part in its training; give both or none.
         """
         if (keep_in is None) != (config is None):
             raise ValueError("keep_in and config belong together; give the run's folder and the arm's configuration")
@@ -159,9 +167,10 @@ class Looks:
 def best_probe(
     flow: TarFlow, images: Dataset, test: Dataset, train_images: int, test_images: int, seed: int
 ) -> dict[str, float | int]:
-    """The best linear probe over all sites, which FlowBack compares with the training-free accuracy.
+    """Return the best linear probe over all sites, which FlowBack compares with the training-free accuracy.
 
-    accuracy: on test images, optimistic, since the site is chosen on them. block, layer: its site. Raises as `probe_sites`.
+    accuracy: accuracy on the test images; optimistic, because the site is chosen on them too. block, layer: the site. Raises
+    as `probe_sites`.
     """
     for limit in (train_images, test_images):
         check_limit(limit)
@@ -175,20 +184,23 @@ HIGHER = {
     **{"nats_per_dim": False, "training_free": True, "bayes": True, "fid_efflite0": False, "kid_efflite0": False},
     **{"fid_classifier": False, "recall_classifier": True},
 }
-"""Numbers along a run that one waits for, and whether higher is better."""
+"""Measures during a run whose progress is compared -> whether higher is better."""
 
 
 def times_sooner(points: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], name: str) -> float | None:
-    """How many times sooner a run reaches the last value of another of as many steps; None where it does not."""
+    """Return the factor by which a run reaches the baseline's last value in fewer steps; None if it never reaches it."""
     needed = steps_to_reach(points, name, baseline[-1][name], HIGHER[name])
     return needed and baseline[-1]["step"] / needed
 
 
 def sooner_table(records: Sequence[dict[str, Any]]) -> str:
-    """`times_sooner` than the baseline of the same seed, for each arm of a campaign's records (`labcore.campaigns.results`)."""
+    """Write a table of `times_sooner` for each arm of a campaign's records, compared with the baseline of the same seed."""
     runs = {(r["row"], r["seed"]): list(r["metrics"]["points"].values())[-1] for r in records}  # a row may name its arm
     arms = [row for row in dict.fromkeys(row for row, _ in runs) if row != "baseline"]
-    lines = ["| times sooner than the baseline | " + " | ".join(HIGHER) + " |", "|" + "---|" * (1 + len(HIGHER))]
+    lines = [
+        "| baseline's steps / steps to its last value | " + " | ".join(HIGHER) + " |",
+        "|" + "---|" * (1 + len(HIGHER)),
+    ]
     for row in arms:
         cells = []
         for name in HIGHER:
@@ -200,13 +212,13 @@ def sooner_table(records: Sequence[dict[str, Any]]) -> str:
             reached = [f"{ratio:.2f}" for ratio in ratios if ratio]
             cells.append(", ".join([*reached, *(["never"] * (len(ratios) - len(reached)))]) or "-")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\nA number for each seed; *never*: not within the run.\n"
+    return "\n".join(lines) + "\n\nOne number for each seed. *never*: the value was not reached within the run.\n"
 
 
 def conflicts(
     config: RunConfig, run: Path, images: Dataset, num: int, device: torch.device | str = "cpu"
 ) -> list[tuple[int, list[BlockConflict]]]:
-    """[(step, conflict in every block)] at each checkpoint of an arm's run, with its current weights, on `num` images."""
+    """Return [(step, conflict in every block)] for each checkpoint of an arm's run, with current weights, on `num` images."""
     found = _on_images(config, run, images, num, device)
     return [(step, conflict(*taught)) for step, *taught in found]
 
@@ -214,7 +226,7 @@ def conflicts(
 def gaps(
     config: RunConfig, run: Path, images: Dataset, num: int, sweeps: Sequence[int], device: torch.device | str = "cpu"
 ) -> dict[int, SweepGap]:
-    """What adjoint sweeps add to the gradient of a trained arm's own alignment loss, on `num` images."""
+    """Compare the gradients of a trained arm's own alignment loss with and without adjoint sweeps, on `num` images."""
     *_, (_, *taught) = _on_images(config, run, images, num, device)
     return loss_gaps(*taught, sweeps)
 
@@ -222,22 +234,19 @@ def gaps(
 def _on_images(
     config: RunConfig, run: Path, images: Dataset, num: int, device: torch.device | str
 ) -> Iterator[tuple[int, TarFlow, nn.Module, Batch, StepNoise]]:
-    """Step, current weights, objective, a batch of `num` training images and its noise, at each checkpoint of a run."""
+    """Yield step, current weights, objective, a batch of `num` training images and its noise, for each checkpoint of a run."""
     if num < 1:
         raise ValueError(f"gradients were asked for on {num} images; give at least 1")
     flow, objective = initialised(TarFlow, config).to(device), FLOW.objective(config, images, None).to(device)
     batch = spread_images(images, num, True, device)
-    for folder in sorted(checkpoint.folders(run)):
-        stored = checkpoint.read(folder)
-        load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
-        objective.load_state_dict(checkpoint.read_training(stored, torch.device(device))["objective"])
-        yield stored.step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
+    for step in with_weights_of_each(run, flow, objective, device):
+        yield step, flow, objective, batch, StepNoise(config.train.seed, 0, len(batch.x), device)
 
 
 def fidelity(
     flow: TarFlow, config: RunConfig, metrics: Sequence[str], num: int, seed: int, keep_in: Path | None = None
 ) -> dict[str, float]:
-    """Those measures of `num` samples, without intervals; samples follow the seed.
+    """Return the requested measures of `num` samples, without intervals; the seed determines the samples.
 
     metrics: full names, as fid_efflite0, recall_classifier or power_pixels. keep_in: a run's folder in which the samples are
     kept (`labcore.experiments.drawn.keep`) under the digest of the flow's weights and of the settings; `config` then says
@@ -250,7 +259,7 @@ def fidelity(
 
 
 def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> Tensor:
-    """A row of samples for every arm, from the same noise and of the same classes: (arms x columns, c, h, w)."""
+    """Draw a row of samples for every arm, from the same noise and with the same classes: (arms x columns, c, h, w)."""
     k = next(iter(flows.values())).config.num_classes
     y = torch.arange(columns) % k if k else None
     rows = [sample(flow, columns, y, guidance=GUIDANCE if k else 0.0, seed=seed).cpu() for flow in flows.values()]
@@ -258,7 +267,7 @@ def sample_rows(flows: Mapping[str, TarFlow], seed: int, columns: int = 10) -> T
 
 
 def paper_table() -> str:
-    """FlowBack's Table 1, its rows aligned after layer 2 of 8, as Markdown."""
+    """Write FlowBack's Table 1 as Markdown, with the rows that are aligned after layer 2 of 8."""
     lines = ["| FlowBack, Table 1 | FID | sFID | IS | accuracy, % |", "|---|---|---|---|---|"]
     for row in (row for row in flowback.ROWS if "1" in re.findall(r"\d", row.paper.where) and row.layer in (0, 2)):
         places = "all blocks" if row.blocks == flowback.ALL_BLOCKS else f"blocks {' and '.join(map(str, row.blocks))}"

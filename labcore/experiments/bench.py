@@ -1,8 +1,8 @@
-"""What a flow's forward pass, training step and inverses cost here, ml-tarflow's beside them, in one run: `lab bench`.
+"""Benchmark of a flow's forward pass, training step and inverses, with ml-tarflow's for comparison: `lab bench`.
 
-The floor of an inverse is one parallel forward pass over the same tokens: the arithmetic is the same, only serial. Ways of
-the same thing are timed in turn, with the same weights, threads and number format. Errors are against the sequential
-inverse in float64.
+The lower bound (`floor`) of an inverse is one parallel forward pass over the same tokens: an inverse does the same arithmetic,
+but serially. All ways of one task are timed in turn, with the same weights, threads and number format. Errors are differences
+from the sequential inverse in float64.
 """
 
 from __future__ import annotations
@@ -43,12 +43,17 @@ TOLERANCE = 1e-4
 
 
 class Row(NamedTuple):
-    """One way of one task. precision: "bf16" is autocast.
+    """The measurement of one way to compute one task.
 
-    ms: median milliseconds of a batch; first_ms: of the first call, with what it compiled. spread: (max - min) / median,
-    None where the first call is all there is. floor: ms by the forward pass's, same batch and precision, without guidance
-    (a guided inverse computes twice as much). error: largest of a pixel. mb: memory at the peak, in a call of its own; on a
-    CPU what the process takes beyond what it holds.
+    Attributes:
+        precision: "fp32", or "bf16", which is autocast.
+        ms: median milliseconds of a batch.
+        first_ms: milliseconds of the first call, including compilation.
+        spread: (max - min) / median of the times; None if the first call is the only one.
+        floor: ms divided by the ms of the forward pass with the same batch and precision, without guidance. A guided inverse
+            computes twice as much.
+        error: largest error of a pixel.
+        mb: peak memory in MB, measured in a separate call; on a CPU, the memory that the call adds to the process.
     """
 
     task: str
@@ -67,10 +72,13 @@ class Row(NamedTuple):
 
 
 class Cases(NamedTuple):
-    """What is timed: every batch with every precision, and inverses with every guidance too.
+    """The cases of a benchmark: every batch with every precision, and inverses also with every guidance.
 
-    batches: images at a time. guidances: of inverses; 0 is off. precisions: of `PRECISIONS`. ways: of inverting, those of
-    `WAYS` that are wanted.
+    Attributes:
+        batches: numbers of images at a time.
+        guidances: guidance scales of inverses; 0 is off.
+        precisions: names out of `PRECISIONS`.
+        ways: names out of `WAYS`; other ways are not timed.
     """
 
     batches: Sequence[int] = (1, 16, 100)
@@ -89,11 +97,18 @@ def bench(
 ) -> list[Row]:
     """Time a flow's forward pass, training step and inverses on its device, in all cases.
 
-    cases: with "bf16" there are "sequential" and "ml-tarflow" alone, "native" is on a CPU with a C compiler, "compiled" is for
-    batches up to 32 rows on a CPU, and "calibrated" for inverses of at most a twentieth of the limit.
-    reference: folder of a clone of apple/ml-tarflow. limit: a way that takes more seconds than this is run once, and not
-    with a larger batch. progress: gets each row as it is done. Raises ValueError for a reference that is none, and one for a
-    flow that ml-tarflow cannot be.
+    Args:
+        flow: the flow, which is not changed.
+        cases: the cases to time. Inverses in "bf16" are timed for "sequential" and "ml-tarflow" only. "native" needs a CPU with
+            a C compiler, "compiled" a CPU and at most 32 rows, and "calibrated" a sequential inverse that takes at most a
+            twentieth of the limit.
+        reference: folder of a clone of apple/ml-tarflow; None (default) leaves ml-tarflow out.
+        repeats: number of timings of each way; the median counts.
+        limit: seconds; a way that takes longer is run once, and not with larger batches.
+        progress: called with each row when it is done; default None.
+
+    Raises:
+        ValueError: the reference is not a clone of ml-tarflow, or ml-tarflow has no such model.
     """
     ml_tarflow = None if reference is None else reference_of(flow, reference)
     bencher = _Bench(flow, ml_tarflow, repeats, limit, progress or (lambda row: None))
@@ -104,7 +119,7 @@ def bench(
 
 
 def load_reference(folder: Path) -> Any:
-    """The clone's module transformer_flow, imported from where it lies; ValueError where it is not there."""
+    """Import the module transformer_flow from a clone's folder; ValueError if it is missing."""
     path = folder / "transformer_flow.py"
     if not path.is_file():
         raise ValueError(f"no {path}: give the folder of a clone of github.com/apple/ml-tarflow")
@@ -117,30 +132,30 @@ def load_reference(folder: Path) -> Any:
 
 
 def reference_of(flow: TarFlow, folder: Path) -> nn.Module:
-    """ml-tarflow's model with this flow's weights, on its device. ValueError where it has no such model."""
+    """Return ml-tarflow's model with this flow's weights, on its device; ValueError if ml-tarflow has no such model."""
     c, weights = flow.config, flow.to_apple()
     if c.width % 64:
         raise ValueError(
-            f"ml-tarflow's widths are multiples of 64, and this flow's is {c.width}; leave the reference out"
+            f"the flow's width is {c.width}, and ml-tarflow's widths are multiples of 64; leave the reference out"
         )
     sizes = dict(img_size=c.image_size, channels=c.width, in_channels=c.channels, patch_size=c.patch_size)
     sizes |= dict(num_blocks=c.num_blocks, layers_per_block=c.layers_per_block, num_classes=c.num_classes)
     ml_tarflow = load_reference(folder).Model(**sizes, nvp=not c.volume_preserving)
     ml_tarflow.load_state_dict(weights)
-    for module in ml_tarflow.modules():  # its heads have 64 channels, whatever the file says
+    for module in ml_tarflow.modules():  # ml-tarflow makes all heads 64 channels wide
         if hasattr(module, "num_heads"):
             module.num_heads, module.sqrt_scale = c.width // c.head_dim, c.head_dim**-0.25
     return ml_tarflow.to(flow.device).eval()
 
 
 class _Bench:
-    """Rows so far, and which ways were too slow to be run with more images."""
+    """State of a benchmark: the rows so far, and the ways that were too slow to be run with more images."""
 
     def __init__(
         self, flow: TarFlow, ml_tarflow: nn.Module | None, repeats: int, limit: float, progress: Callable[[Row], None]
     ):
         self.flow = copy.deepcopy(flow).eval().requires_grad_(True)
-        self.compiled = copy.deepcopy(self.flow)  # its training step
+        self.compiled = copy.deepcopy(self.flow)  # for the compiled training step
         self.ml_tarflow, self.repeats, self.limit, self.progress = ml_tarflow, repeats, limit, progress
         self.rows: list[Row] = []
         self.slow: dict[tuple[str, str, float, str], int] = {}  # the batch at which a way took too long
@@ -165,7 +180,10 @@ class _Bench:
         return ways
 
     def steps(self, x: Tensor, y: Tensor | None, wanted: Sequence[str]) -> dict[str, Callable[[], object]]:
-        """Forward and backward of the likelihood, without an optimizer; "compiled" as `train.compile` does it."""
+        """Return the ways of a forward and backward pass of the likelihood, without an optimizer.
+
+        "compiled" compiles the layers as `train.compile` does.
+        """
         objective, noise = Likelihood(label_dropout=0.0).eval(), StepNoise(0, 0, len(x), str(x.device))
         no_class = None if y is None else y < 0
 
@@ -200,7 +218,9 @@ class _Bench:
                 ways[NATIVE] = ours()  # the default on a CPU
             if fits(len(z) * (2 if g else 1), z.device):
                 ways[COMPILED] = ours(compiled=True)
-            if "calibrated" in wanted and seconds_of(ways[OURS]) <= self.limit / 20:  # it takes some hundred inverses
+            if (
+                "calibrated" in wanted and seconds_of(ways[OURS]) <= self.limit / 20
+            ):  # a calibration runs some hundred inverses
                 ways["calibrated"] = ours(solver=calibrate(self.flow, z, y, g, tolerance=TOLERANCE).methods)
         return {name: way for name, way in ways.items() if name in wanted}
 
@@ -214,7 +234,7 @@ class _Bench:
         floor: float | None = None,
         exact: Tensor | None = None,
     ) -> dict[str, Timing]:
-        """Rows of one task; autocast where the precision asks for it."""
+        """Time the ways of one task, under autocast for "bf16", and add their rows."""
         ways = {name: way for name, way in ways.items() if not self.is_slow(task, name, g, precision, batch)}
         c, device = self.flow.config, self.flow.device.type
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"), warnings.catch_warnings():
@@ -238,11 +258,11 @@ class _Bench:
         return times
 
     def too_slow(self, way: str, seconds: float) -> bool:
-        """The first call of "compiled" compiles."""
+        """Return whether a first call exceeds the limit; that of "compiled" is exempt, because it compiles."""
         return way != COMPILED and seconds > self.limit
 
     def is_slow(self, task: str, way: str, g: float, precision: str, batch: int) -> bool:
-        """Whether it took too long with no more images; the forward pass is the floor, and never left out."""
+        """Return whether the way was too slow with at most as many images; the forward pass is needed and never left out."""
         return task != FORWARD and batch >= self.slow.get((task, way, g, precision), math.inf)
 
     def memory(self, way: Callable[[], object]) -> float | None:
@@ -257,10 +277,10 @@ class _Bench:
 
 
 def described(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table; speed is against ml-tarflow if it was run at all, else against the sequential inverse."""
+    """Write a Markdown table of the rows; the speed-up is over ml-tarflow if it was timed, else over the sequential way."""
     than = THEIRS if any(row.way == THEIRS for row in rows) else OURS
     case = ("task", "tokens", "blocks", "batch", "g", "precision", "way")
-    head = (*case, "ms", "spread", f"as fast as {than}", "by the floor", "error", "MB")
+    head = (*case, "ms", "spread", f"speed-up over {than}", "time / lower bound", "error", "MB")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         others = [r for r in rows if r[:1] + r[2:7] == row[:1] + row[2:7]]
@@ -282,7 +302,7 @@ def described(rows: Sequence[Row]) -> str:
 
 
 def threads() -> int:
-    """Threads that torch computes with on the CPU."""
+    """Return the number of threads that torch uses on the CPU."""
     return torch.get_num_threads()
 
 

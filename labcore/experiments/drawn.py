@@ -1,8 +1,8 @@
-"""Images that an experiment drew, kept in the run's folder, so that a judge who comes later needs no new training.
+"""Images that an experiment drew, stored in the run's folder, so that another judge can be added later without new training.
 
-`keep` writes drawn/NAME.safetensors: images (n, c, h, w) and labels (n,), and in its metadata n, how they were drawn (settings,
-seed, the digest of the weights), the data that they are compared with, the classes that the labels number, what taught the
-model, and a checksum of all this. The file stays in the run's folder: nothing publishes it.
+`keep` writes drawn/NAME.safetensors with images (n, c, h, w) and labels (n,). Its metadata have n, how the images were drawn
+(settings, seed, digest of the weights), the data that they are compared with, the classes of the labels, the networks that took
+part in training the model, and a checksum of all this. The file stays in the run's folder and is not published.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ NEEDED = ("n", "made", "data", "classes", "class_names", "taught")
 
 
 class Drawn(HeldPictures):
-    """Kept images, a `labcore.data.Dataset`. labels: -1 for no class. about: the metadata of the file.
+    """Stored images: a `labcore.data.protocol.Dataset`.
 
-    class_names: the names of the classes where they are known, else None; classes: these, or the numbers.
+    Attributes:
+        labels: class numbers; -1 for no class.
+        about: metadata of the file.
+        class_names: names of the classes, or None if they are not known.
+        classes: names of the classes, or their numbers.
     """
 
     name, split = "samples", "kept"
@@ -46,7 +50,7 @@ class Drawn(HeldPictures):
         self.classes = self.class_names or numbers
 
     def fingerprint(self) -> str:
-        """16 hex digits of the images' bytes and shape."""
+        """Return 16 hex digits of a sha256 over the images' bytes and shape."""
         pixels = self.images.contiguous().numpy()
         return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
@@ -60,12 +64,19 @@ def keep(
     model: TokensConfig,
     taught: Sequence[str],
 ) -> Path:
-    """Write drawn images to drawn/`name`.safetensors in the folder `run`, whole, and give the path.
+    """Write drawn images to drawn/`name`.safetensors in the folder `run`, all or nothing, and return the path.
 
-    images: `images` uint8 and `labels`, as `labcore.evaluate.generate` and `labcore.experiments.ways.draw` give them. made:
-    JSON values, among them "seed" and "model", the digest of the weights. data: what they are compared with. model: its
-    classes are kept; where it has no names for them, those of `data` in their order are. Raises ValueError for a name that is
-    no file's, for images that are not uint8 and for `made` without seed or model.
+    Args:
+        run: folder of the run.
+        name: name of the file, without its ending.
+        images: uint8 images with labels, as from `labcore.evaluate.generate` and `labcore.experiments.ways.draw`.
+        made: how they were drawn, as JSON values, including "seed" and "model", the digest of the weights.
+        data: the data that they are compared with.
+        model: the model, whose classes are stored; without names, those of `data`.
+        taught: networks that took part in training the model.
+
+    Raises:
+        ValueError: the name is not a file name, the images are not uint8, or `made` has no seed or model.
     """
     from safetensors.torch import save_file
 
@@ -93,7 +104,7 @@ def keep(
 
 
 def read_drawn(path: str | Path) -> Drawn:
-    """A file of `keep`. Raises FileNotFoundError, or ValueError for a file that is damaged or something else."""
+    """Read a file of `keep`. Raises FileNotFoundError, and ValueError for a file that is damaged or of another kind."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -117,12 +128,12 @@ def read_drawn(path: str | Path) -> Drawn:
     if not is_complete:
         raise ValueError(f"{path} holds no drawn images of schema {SCHEMA}; draw them again")
     if metadata.get("sha256") != _digest(text, images, labels):
-        raise ValueError(f"{path} is damaged: its checksum is another one; draw the images again")
+        raise ValueError(f"{path} is damaged: its checksum does not match; draw the images again")
     return Drawn(images, labels, about)
 
 
 def _digest(about: str, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> str:
-    """The sha256 of everything in a file, 64 hex digits."""
+    """Return the sha256 of the whole contents of a file, 64 hex digits."""
     digest = hashlib.sha256(f"{tuple(images.shape)} {about}".encode())
     for tensor in (images, labels):
         digest.update(tensor.contiguous().numpy().data)
@@ -132,12 +143,20 @@ def _digest(about: str, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, 
 def judge_again(
     folder: str | Path, judges: Sequence[str], device: torch.device | str = "cpu", data: Data | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Measures of all images that `keep` wrote in `folder` or in folders below it, by those judges, without any training.
+    """Measure all images that `keep` wrote in `folder` and its subfolders by the given judges, without any training.
 
-    judges: names as `efflite0`, `classifier`, `inception` or `pixels`. data: where the real images are now, with the same
-    classes in any order; None: where they were. Gives {path below `folder` without its ending: {"n", "made", "taught",
-    "judges": roles, "measures": {name: value}}}. Raises FileNotFoundError where nothing was kept, and ValueError for unknown
-    judges, too few images, damaged files and data with other classes.
+    Args:
+        folder: a folder of a run, or one with several.
+        judges: names such as "efflite0", "classifier", "inception" or "pixels".
+        device: where features are computed; default the CPU.
+        data: the present place of the real images, with the same classes in any order; default None, the former place.
+
+    Returns:
+        {path below `folder` without its ending: {"n", "made", "taught", "judges": roles, "measures": {name: value}}}.
+
+    Raises:
+        FileNotFoundError: there are no stored images.
+        ValueError: judges are unknown, images are too few, files are damaged, or the data have other classes.
     """
     folder = Path(folder)
     files = sorted(file for file in folder.rglob(f"{FOLDER}/*.safetensors") if not file.name.startswith("."))

@@ -33,9 +33,9 @@ Records = Sequence[dict[str, Any]]
 
 
 class Judged(NamedTuple):
-    """A stated claim with its verdicts: one for a number, several for a claim of quality, none where the latter cannot be made.
+    """A stated claim with its verdicts: one for a number; several for a claim of quality, or none if it cannot be made.
 
-    alone: the decision where every claim is judged alone. corrected: after Holm's correction over the whole campaign.
+    alone: the decision if every claim is judged alone. corrected: the decision after Holm's correction over the campaign.
     """
 
     stated: Stated
@@ -47,7 +47,7 @@ class Judged(NamedTuple):
 def judged(claims: Claims, records: Records) -> list[Judged]:
     """Judge every stated claim by records as `lab run --publish` writes them.
 
-    Raises ValueError where a claim of quality is about a row whose records do not say what taught it.
+    Raises ValueError if a claim of quality is about a row whose records do not name the networks that taught it.
     """
     verdicts = [[judge(claim, records) for claim in _parts(one, records, claims.path)] for one in claims.claims]
     final = iter(corrected([verdict for each in verdicts for verdict in each]))
@@ -92,8 +92,12 @@ QUALITY_NOTE = (
 )
 
 
+QUALITY_WORDS = {"better": "supported", "worse": "reversed"}
+"""Decision on a claim of quality -> the word for the same decision on a claim about a number."""
+
+
 def _quality(decision: str) -> str:
-    return {"better": "supported at this scale", "worse": "reversed at this scale"}.get(decision, decision)
+    return at_this_scale(QUALITY_WORDS.get(decision, decision))
 
 
 def folded(title: str, markdown: str) -> str:
@@ -135,12 +139,12 @@ OF_FLOWS = (
     Measure("training_free", "training-free\naccuracy", "higher"),
     Measure("nats_per_dim", "test\nnats/dim", "lower"),
 )
-"""The measures of a flow beside those of its images."""
+"""Further measures of a flow, shown with those of its images."""
 OF_WAYS = (
     Measure("recognised", "recognised", "higher"),
     Measure("image_mse", "image MSE\n(inversion)", "lower"),
 )
-"""The measures of a way from noise to images beside those of its images."""
+"""Further measures of a way from noise to images, shown with those of its images."""
 
 
 class Difference(NamedTuple):
@@ -159,7 +163,7 @@ def differences(
     measures: Sequence[Measure],
     path: str = "{}",
 ) -> dict[Measure, dict[str, Difference]]:
-    """{measure: {row: its paired difference from baseline(row)}}, without rows that share no seed with theirs.
+    """Return {measure: {row: paired difference from baseline(row)}}, without rows that share no seed with their baseline.
 
     path: where a measure is in a record, as "last.{}". A row that is its own baseline is left out.
     """

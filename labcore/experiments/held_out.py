@@ -1,4 +1,4 @@
-"""Whether an alignment took place: the cosine at the aligned sites on images that training never saw."""
+"""Test of whether an alignment took place: the cosine at the aligned sites on images that were not used in training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from labcore.data.batch import spread_images
 from labcore.data.datasets import Data
 from labcore.data.protocol import Dataset
 from labcore.encoders.cache import cached_tokens
+from labcore.experiments.along import with_weights_of_each
 from labcore.flows.tarflow import TarFlow
-from labcore.nn.pretrained import load_strictly, read_tensors
 from labcore.rng import StepNoise
 from labcore.runs.train import initialised
+from labcore.sites import Site
 from labcore.spread import spread
 from labcore.train import checkpoint
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.train.objectives import noised
-from labcore.types import Site
 
 BATCH = 250
-"""Images at a time; our choice."""
+"""Number of images at a time; our choice."""
 
 
 class HeldOutTokens:
-    """The encoder's tokens (n, t, width) of the test images that are looked at."""
+    """The encoder's tokens (n, t, width) of the chosen test images."""
 
     about = "held-out images"
 
@@ -47,50 +47,47 @@ class HeldOutTokens:
 def held_out_alignment(
     config: RunConfig, run: Path, test: Dataset, num: int, device: torch.device | str = "cpu"
 ) -> list[dict[str, Any]]:
-    """The alignment of a run on `num` test images, evenly spread, at each checkpoint, in order:
+    """Measure the alignment of a run at each of its checkpoints, on `num` evenly spread test images.
 
-    step                      of the checkpoint
+    Each entry of the list has:
+
+    step                      step of the checkpoint
     held_out_cosine           mean over sites, tokens and images of the cosine between a projected hidden token and the
-                              encoder's
+                              encoder's token
     held_out_cosine_b_l       the same at site (b, l)
-    held_out_chance           the same with the encoder's tokens of every other image, mean over these: what a projected
-                              token that knows nothing of its image gives
+    held_out_chance           the same with the encoder's tokens of all other images: the value of a projected token that has
+                              no information about its image
     held_out_above_chance     held_out_cosine - held_out_chance
-    held_out_above_chance_se  its standard error over images, taken as independent
+    held_out_above_chance_se  its standard error over images, which are treated as independent
 
-    The current weights are used, not the averaged ones: projectors belong to these. Images have the noise and the labels of
-    training, the same at every checkpoint; the encoder sees them clean. An alignment has happened where held_out_above_chance
-    is several of its standard errors above 0. Raises ValueError for a run without alignment, fewer than 2 images, and a run
-    without checkpoints.
+    The current weights are used, not the averaged ones, because the projectors belong to the current weights. Images have the
+    noise and labels of training, the same at every checkpoint; the encoder gets clean images. An alignment took place if
+    held_out_above_chance is several standard errors above 0. Raises ValueError for a run without alignment or checkpoints,
+    and for fewer than 2 images.
     """
     if config.align is None:
         raise ValueError("the run has no alignment, and so no projectors; give an aligned arm")
     if num < 2:
         raise ValueError(f"held-out images were {num}; give at least 2")
-    folders = sorted(checkpoint.folders(run))
-    if not folders:
+    if not checkpoint.folders(run):
         raise ValueError(f"{run} has no checkpoints; train the arm first")
     tokens = held_out_tokens(config, test, num, device)
     batch = spread_images(test, num, config.model.num_classes > 0, device)
     flow = initialised(TarFlow, config).to(device).eval()
     objective = LikelihoodAndAlignment(config.align, config.model, HeldOutTokens(tokens)).to(device)
     noise = StepNoise(config.train.seed, 0, len(batch.x), torch.device(device))
-    x, found = noised(flow, batch.x, noise), []
-    for folder in folders:
-        stored = checkpoint.read(folder)
-        load_strictly(flow, read_tensors(folder / "model" / "model.safetensors"), folder)
-        objective.load_state_dict(checkpoint.read_training(stored, torch.device(device))["objective"])
-        found.append({"step": stored.step, **cosines(flow, objective, x, batch.y, tokens)})
-    return found
+    x = noised(flow, batch.x, noise)
+    steps = with_weights_of_each(run, flow, objective, device)
+    return [{"step": step, **cosines(flow, objective, x, batch.y, tokens)} for step in steps]
 
 
 @torch.no_grad()
 def cosines(
     flow: TarFlow, objective: LikelihoodAndAlignment, x: Tensor, y: Tensor | None, tokens: Tensor
 ) -> dict[str, float]:
-    """The numbers of `held_out_alignment` for images x as the flow sees them, and the encoder's tokens (n, t, width) of them.
+    """Return the measures of `held_out_alignment` for noisy images x and the encoder's tokens (n, t, width) of clean ones.
 
-    The values of hidden features do not depend on the direction of the alignment, so a forward pass gives them.
+    One forward pass gives the hidden features, because their values do not depend on the direction of the alignment.
     """
     return compared(_projected(flow, objective, x, y), tokens)
 
@@ -98,7 +95,7 @@ def cosines(
 def _projected(
     flow: TarFlow, objective: LikelihoodAndAlignment, x: Tensor, y: Tensor | None
 ) -> Iterator[tuple[slice, dict[Site, Tensor]]]:
-    """Rows, and the projected hidden tokens (b, t, width) of these images by site, some images at a time."""
+    """Yield rows, and {site: projected hidden tokens (b, t, width)} of these images, some images at a time."""
     sites = objective.config.sites
     for start in range(0, len(x), BATCH):
         rows = slice(start, start + BATCH)
@@ -107,7 +104,7 @@ def _projected(
 
 
 def compared(projected: Iterable[tuple[slice, Mapping[Site, Tensor]]], tokens: Tensor) -> dict[str, float]:
-    """The numbers of `held_out_alignment` for projected tokens (rows, tokens (b, t, width) by site) and the encoder's."""
+    """Return the measures of `held_out_alignment` for (rows, {site: projected tokens}) and the encoder's tokens."""
     n = len(tokens)
     total = sum(_directions(part).sum(0) for part in tokens.split(BATCH))
     own: dict[Site, list[Tensor]] = defaultdict(list)
@@ -135,12 +132,12 @@ def compared(projected: Iterable[tuple[slice, Mapping[Site, Tensor]]], tokens: T
 
 
 def _directions(tokens: Tensor) -> Float64[Tensor, "b t width"]:
-    """Tokens at length 1."""
+    """Normalise tokens to length 1."""
     return F.normalize(tokens.double(), dim=-1)
 
 
 def held_out_tokens(config: RunConfig, test: Dataset, num: int, device: torch.device | str = "cpu") -> Tensor:
-    """Tokens (n, t, width) of the clean test images, seen by the encoder as it saw those of training."""
+    """Return the encoder's tokens (n, t, width) of clean test images, prepared as the training images were."""
     a, d = config.align, config.data
     pictures = test.pictures
     if a.image_size is not None:

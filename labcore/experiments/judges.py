@@ -1,7 +1,7 @@
-"""Who judges drawn images, and who taught the model that drew them: a judge that taught is no independent witness.
+"""Judges of drawn images, and the frozen networks that took part in training: a judge that took part is not independent.
 
 Judges are extractors of `labcore.evaluate.extractors` (`efflite0`, `classifier`, `inception`) and `pixels`. Teachers are
-encoders of `labcore.encoders`; two of them are judges as well, under another name (`extractors.ENCODERS`).
+encoders of `labcore.encoders`; two of them are also judges, under another name (`extractors.ENCODERS`).
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ EMBEDDED = "efflite0"
 CLASSIFIER = "classifier"
 JUDGES = (*NAMES, pixels.NAME)
 OF_IMAGES = ("fid", "sfid", "kid", "precision", "recall")
-"""What is computed in the features of an extractor."""
+"""Measures that are computed from the features of an extractor."""
 UNKNOWN = "unknown"
-"""In the place of a teacher's name, where nothing says what taught a flow."""
+"""Name of a teacher of a flow whose training is not known."""
 Role = Literal["teacher", "independent", "unknown"]
 
 
 def judges_for(data: Data) -> tuple[str, ...]:
-    """The judges of images like those of `data`: the shipped classifier judges grey pictures of clothes only."""
+    """Return the judges that fit images of `data`; the shipped classifier fits only grey pictures of clothes."""
     clothes = data.name.startswith("fashion-mnist") and data.channels in (None, 1)
     return (EMBEDDED, *((CLASSIFIER,) if clothes else ()), pixels.NAME)
 
 
 def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
-    """Names of the measures of so many drawn images by those judges; none for 0 images.
+    """Return the names of the measures of `samples` drawn images by these judges; [] for 0 images.
 
-    classes: of the model that draws, each in turn; the variance within a class is left out for 0, and where a class would
-    have one image. Raises ValueError for unknown judges, and where the
-    images are too few for the Frechet distance of one of them.
+    classes: number of classes of the model, which alternate. The variance within a class is left out without classes, and if a
+    class would have one image. Raises ValueError for unknown judges, and if a Frechet distance needs more images.
     """
     found: list[str] = []
     if unknown := [judge for judge in judges if judge not in JUDGES]:
@@ -53,9 +52,9 @@ def measures_of(judges: Sequence[str], samples: int, classes: int) -> list[str]:
 
 
 def taught(config: BaseRunConfig) -> tuple[str, ...]:
-    """Names of the frozen networks whose features took part in a model's training, each once; () for the likelihood alone.
+    """Return the names of the frozen networks whose features took part in a model's training; () for likelihood alone.
 
-    They are the encoder of an alignment, perceptual distances, and what `taught_flow` gives for the flow that taught it.
+    These are the encoder of an alignment, perceptual distances, and the networks of `taught_flow` for a student's teacher.
     """
     own = () if config.encoder is None else (config.encoder.encoder,)
     distances = (ENCODERS.get(name, name) for name in config.distances)
@@ -64,9 +63,9 @@ def taught(config: BaseRunConfig) -> tuple[str, ...]:
 
 
 def taught_flow(source: str) -> tuple[str, ...]:
-    """What taught a flow (what `find_model` takes), by the configuration of its run beside it.
+    """Return the networks that took part in training a flow (a name or path for `find_model`), from its run's configuration.
 
-    () where that has no alignment, and "unknown" where no configuration lies there.
+    () if the run has no alignment, and ("unknown",) if there is no configuration.
     """
     settings = run_settings(source)
     if settings is None:
@@ -76,9 +75,9 @@ def taught_flow(source: str) -> tuple[str, ...]:
 
 
 def roles(judges: Iterable[str], teachers: Iterable[str]) -> dict[str, Role]:
-    """{judge: "teacher", "independent" or "unknown"}, for a record. teachers: what `taught` gives.
+    """Return {judge: "teacher", "independent" or "unknown"}, for a record. teachers: result of `taught`.
 
-    With an "unknown" among the teachers, any network may be that one; pixels are none.
+    If a teacher is "unknown", it may be any network, so all judges except pixels are "unknown".
     """
     known = set(teachers)
 

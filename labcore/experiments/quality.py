@@ -1,7 +1,8 @@
-"""Whether images of one row of a campaign are better than those of another: independent judges have to agree.
+"""Decision on whether images of one row of a campaign are better than those of another: independent judges must agree.
 
-A judge's word is two claims: its Frechet distance is lower, its recall is higher. The classifier has to give it; where efflite0
-taught neither row, efflite0 too. A row that the classifier taught, or may have taught, supports no claim of quality.
+Each judge has two claims: its Frechet distance is lower, and its recall is higher. The classifier always is a judge; efflite0
+is one if it took part in training neither row. If the classifier took part in training a row, or may have, no claim of quality
+is made.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ Quality = Literal["better", "worse", "contradictory", "undetermined", "not run",
 
 
 def quality_claims(row: str, than: str, teachers: Iterable[str], path: str = "last.{}") -> tuple[Claim, ...]:
-    """The claims that all have to be supported for the images of `row` to be better than those of `than`.
+    """Return the claims that must all be supported for the images of `row` to be better than those of `than`.
 
-    teachers: what taught either row (`labcore.experiments.judges.taught`). path: where a measure is in a record. No claims
-    where the classifier is among the teachers, or one of these is unknown.
+    teachers: networks that took part in training either row (`labcore.experiments.judges.taught`). path: place of a measure in
+    a record. Returns () if the classifier is a teacher, or if a teacher is unknown.
     """
     role = roles((CLASSIFIER, EMBEDDED), teachers)
     if role[CLASSIFIER] != "independent":
@@ -33,10 +34,10 @@ def quality_claims(row: str, than: str, teachers: Iterable[str], path: str = "la
 
 
 def agreed(decisions: Sequence[Decision]) -> Quality:
-    """What follows from the decisions on the claims of `quality_claims`, each judged alone or after Holm's correction.
+    """Combine the decisions on the claims of `quality_claims`, each judged alone or after Holm's correction.
 
-    "better" where all are supported, "worse" where all are reversed, "contradictory" where some are supported and some
-    reversed, "not run" where one is missing, "no claim" without claims, else "undetermined".
+    Returns "better" if all are supported, "worse" if all are reversed, "contradictory" if some are supported and some
+    reversed, "not run" if one is missing, "no claim" without claims, and otherwise "undetermined".
     """
     if not decisions:
         return "no claim"
@@ -51,16 +52,16 @@ def agreed(decisions: Sequence[Decision]) -> Quality:
 
 
 def taught_in(records: Sequence[dict[str, Any]], row: str) -> tuple[str, ...]:
-    """What taught a row: the union over its records of `metrics.taught`, a list of names or {arm: list of names}.
+    """Return the networks that took part in training a row: the union of `metrics.taught` over its records.
 
-    Raises ValueError for a record without that field.
+    `metrics.taught` is a list of names or {arm: list of names}. Raises ValueError for a record without it.
     """
     found: list[str] = []
     for record in records:
         if record["row"] != row:
             continue
         if "taught" not in record["metrics"]:
-            raise ValueError(f"a record of row {row!r} does not say what taught it (metrics.taught); run it again")
+            raise ValueError(f"a record of row {row!r} lacks metrics.taught, the networks that taught it; run it again")
         names = record["metrics"]["taught"]
         lists = names.values() if isinstance(names, dict) else [names]
         found += [name for each in lists for name in each]

@@ -1,6 +1,6 @@
-"""The run that a preset stands for, ready to be trained: with its pictures, the flow that it needs first, all files checked.
+"""Preparation of a preset's run: its pictures, the flow that a student needs first, and a check of all files.
 
-Notebook 09 and `lab smoke` begin with it, at full size or at the preset's smoke size.
+Notebook 09 and `lab smoke` begin with this, at full size or at the preset's smoke size.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from labcore.config import BaseRunConfig, TrainConfig
-from labcore.encoders import find_weights, specs
+from labcore.encoders import find_encoder_weights, specs
 from labcore.encoders.perceptual import find_perceptual
 from labcore.evaluate.extractors import find_inception
 from labcore.evaluate.statistics import load_reference
 from labcore.kinds import kind_of
-from labcore.latents.weights import RANDOM
-from labcore.latents.weights import find as find_autoencoder
+from labcore.latents.weights import RANDOM, find_autoencoder
 from labcore.presets import ALL
 from labcore.runs.background import train_streamed
 from labcore.runs.configure import as_named, configure, configure_student
@@ -27,7 +26,7 @@ from labcore.train.distillation import SAME
 from labcore.train.log import print_line
 
 SHARED = tuple(f"train.{name}" for name in sorted(TrainConfig.OPERATIONAL | {"accumulation"}))
-"""Settings of a learned inverse's run that the flow trained before it takes too: how a run is carried out."""
+"""Settings of a student's run that also apply to the flow trained before it: they say how a run is carried out."""
 
 
 def ready_to_train(
@@ -41,13 +40,22 @@ def ready_to_train(
     processes: int = 1,
     show: Callable[[str], None] | None = None,
 ) -> BaseRunConfig:
-    """The run that `preset` stands for, ready to be trained.
+    """Return the configuration of a preset's run. The flow that a student needs is trained first if it is missing.
 
-    data_path: the folder of pictures that presets of papers need. flow: what a learned inverse inverts (a run's folder, a
-    saved model); None trains the flow that its preset names on `processes` devices, or finds it: in the cache folder, where
-    all runs share it. settings: as "train.batch_size=128"; those of `SHARED` are for such a flow as well. small: the smoke
-    size instead, of embedded pictures; a flow that it needs is trained in `run_dir`. Raises ValueError and FileNotFoundError
-    as `configure`, before anything is trained.
+    Args:
+        preset: name of the preset.
+        run_dir: folder of the run; only used if `small`, for the flow of a student.
+        data_path: folder of pictures; presets of papers need one.
+        flow: the flow that a student inverts: a run's folder or a saved model. With None (default) the flow that the preset
+            names is taken from the cache folder, which all runs share, or trained there on `processes` devices.
+        settings: single settings such as "train.batch_size=128"; those in `SHARED` also apply to a flow that is trained first.
+        seed: random seed of the training; default 0.
+        small: use the smoke size, with embedded pictures; a flow that it needs is trained in `run_dir`. Default False.
+        processes: number of devices; default 1.
+        show: called with each line of the flow's training; default None, as in `labcore.runs.background.train_streamed`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `configure`, before anything is trained.
     """
     _check_settings(preset, settings)
     named, _ = as_named(preset, settings)
@@ -61,27 +69,25 @@ def ready_to_train(
     if flow is None:
         flow = _trained_flow(preset, data_path, settings, seed, processes, show)
     elif data_path is None and run_section(flow, "data") is None:
-        raise ValueError(f"beside the flow {flow} there is no run that says what it was trained on; give data_path")
+        raise ValueError(f"the flow {flow} has no run next to it that names its data; give data_path")
     return configure_student(flow, preset, data=data_path, settings=seeded)
 
 
 def _check_settings(preset: str, settings: Sequence[str]) -> None:
-    """ValueError for settings that have another way in, or that would make a learned inverse unlike its flow."""
+    """Raise ValueError for settings that are parameters of their own, or that a student takes from its flow."""
     if isinstance(settings, str):
-        raise ValueError(f"settings was {settings!r}; give a list, as [{settings!r}]")
+        raise ValueError(f"settings must be a list; got the string {settings!r}: give [{settings!r}]")
     for name in (each.partition("=")[0].strip() for each in settings):
         if name == "train.seed":
-            raise ValueError("train.seed is among the settings; give seed")
+            raise ValueError("the settings contain train.seed; give seed instead")
         if "flow" in ALL.get(preset, {}) and (name in {f"model.{key}" for key in SAME} or name.startswith("data.")):
-            raise ValueError(
-                f"{name} is among the settings; a learned inverse follows its flow in that, so leave it out"
-            )
+            raise ValueError(f"the settings contain {name}; a student takes it from its flow, so leave it out")
 
 
 def _small(
     preset: str, named: BaseRunConfig, folder: Path, seed: int, show: Callable[[str], None] | None
 ) -> BaseRunConfig:
-    """The smoke size of a preset; the flow of a learned inverse is trained first, by one process."""
+    """Return the configuration of a preset's smoke size; the flow of a student is trained first, by one process."""
     flow = None
     if named.teacher is not None:
         teacher, _ = as_named(_flow_of(preset)[0])
@@ -99,21 +105,23 @@ def _trained_flow(
     processes: int,
     show: Callable[[str], None] | None,
 ) -> str:
-    """Where the flow lies that a learned inverse's preset names, trained now or earlier."""
+    """Return the path of the flow that a student's preset names, which is trained now if it is missing."""
     (of, stopped), how = _flow_of(preset), [each for each in settings if each.partition("=")[0].strip() in SHARED]
     data = _needed(of, data_path)
     plain, before = (configure(of, data=data, settings=[f"train.seed={seed}", *more]) for more in ([], how))
     (show or print_line)(
-        f"{preset} inverts {of}, which is found, or trained first: {before.train.steps:,} steps by its own preset"
+        f"{preset} needs the flow {of}: it is taken from the cache folder, or trained first ({before.train.steps:,} steps)"
     )
     return str(train_if_missing(before, processes, show, plain).joinpath(*stopped))
 
 
 def check(preset: str, settings: Sequence[str], data_path: str | None, how: RunEvaluation, small: bool = False) -> None:
-    """Refuse now, and not after days of training, what cannot come to its end.
+    """Check before the training that a run can be finished and measured. A smoke size needs no files.
 
-    ValueError for measuring that does not fit; FileNotFoundError with all files that are missing here: weights of the
-    autoencoder, the encoder, perceptual distances and the extractor, statistics, pictures. A smoke size needs none of these.
+    Raises:
+        ValueError: settings or measures do not fit the preset.
+        FileNotFoundError: files are missing. The message lists all of them: weights of the autoencoder, the encoder, perceptual
+            distances and the extractor, statistics, pictures.
     """
     _check_settings(preset, settings)
     config, _ = as_named(preset, settings)
@@ -137,9 +145,10 @@ def check(preset: str, settings: Sequence[str], data_path: str | None, how: RunE
 
 
 def weights_needed(config: BaseRunConfig, inception: bool = False) -> dict[str, Callable[[], Path]]:
-    """Other people's networks that a run needs -> where the file is, which raises FileNotFoundError or ValueError if nowhere.
+    """Return the pretrained networks that a run needs, as {name: function that returns the path of the weights}.
 
-    The autoencoder, the encoder of an alignment, perceptual distances, and, with `inception`, the one that FID is made with.
+    They are the autoencoder, the encoder of an alignment, perceptual distances, and with `inception` the network of FID. A
+    function raises FileNotFoundError or ValueError if there is no usable file.
     """
     found: dict[str, Callable[[], Path]] = {}
     if config.model.codec is not None and config.model.codec != RANDOM:
@@ -147,7 +156,7 @@ def weights_needed(config: BaseRunConfig, inception: bool = False) -> dict[str, 
     if config.encoder is not None:
         spec = specs.spec(config.encoder.encoder)
         if spec.seed is None:
-            found[f"encoder {spec.name}"] = partial(find_weights, spec, config.encoder.weights)
+            found[f"encoder {spec.name}"] = partial(find_encoder_weights, spec, config.encoder.weights)
     found |= {f"perceptual distance {name}": partial(find_perceptual, name) for name in config.distances}
     if inception:
         found["Inception for FID"] = find_inception
@@ -160,13 +169,13 @@ def _exists(path: str | Path) -> None:
 
 
 def _flow_of(preset: str) -> tuple[str, list[str]]:
-    """The flow's preset that a learned inverse's names, and the way from its folder to a checkpoint of it, if not its end."""
+    """Return the preset of the flow that a student's preset names, and the relative path of its checkpoint ([]: the end)."""
     _, name, *stopped = Path(ALL[preset]["flow"]).parts
     return name, stopped
 
 
 def _needed(preset: str, data_path: str | None, settings: Sequence[str] = ()) -> str | None:
-    """`data_path`, absolute where it is a folder. ValueError where a preset of a folder of pictures was given none."""
+    """Return `data_path`, made absolute if it is a folder; ValueError if a preset needs a folder and none was given."""
     d = as_named(preset, settings)[0].data
     if data_path is None and d.name == "folder" and d.path is None:
         raise ValueError(f"{preset} trains on a folder of pictures; give data_path, a folder of class folders")

@@ -1,8 +1,8 @@
-"""From a finished run to a model that ships: `python -m labcore.experiments.ship RUN NAME`.
+"""Publication of a finished run as a model of the package: `python -m labcore.experiments.ship RUN NAME`.
 
-Stores the averaged weights as float16, loads them again, measures what was stored, and writes the card, the sample grid and
-the run's spec beside them. Every number on a card comes from this script. A run of a flow and one of a learned inverse are
-measured alike where both can be: by their images.
+The script stores the averaged weights as float16, loads them again, measures the loaded model, and writes the card, the sample
+grid and the run's spec next to the weights. Every number on a card comes from this script. Images of flows and of students are
+measured in the same way.
 """
 
 from __future__ import annotations
@@ -19,48 +19,55 @@ from labcore.biflow.model import BackwardModel
 from labcore.config import BaseRunConfig, with_present_names
 from labcore.data.datasets import Data
 from labcore.data.protocol import Dataset
+from labcore.data.sources import SOURCES
 from labcore.data.transforms import to_float
 from labcore.evaluate import bayes_accuracy, likelihood, training_free_accuracy
+from labcore.evaluate.accuracy import guessing
 from labcore.evaluate.classifier import recognised
 from labcore.evaluate.generate import Sampling
 from labcore.evaluate.session import EvaluationRequest, evaluate_model
 from labcore.experiments import ways
+from labcore.experiments.judges import CLASSIFIER, judges_for
 from labcore.flows.tarflow import TarFlow
 from labcore.inverse.sample import Sampler, sample
 from labcore.inverse.solve import invert
 from labcore.jsonfile import write_json
 from labcore.kinds import kind_of, kind_of_sections
 from labcore.runs.models import find_model, find_sampler
+from labcore.runs.own_data import as_shipped
 from labcore.train import checkpoint
 from labcore.train.log import read_log
 from labcore.viz.class_labels import by_class
 from labcore.viz.sheet import save_grid
 from labcore.yamlfile import dump_yaml, read_yaml
-from labcore.zoo import FOLDER, NAMES, cards, load_classifier, path
+from labcore.zoo import FOLDER, NAMES, PLANNED_FLOWS, PLANNED_INVERSES, cards, load_classifier
 
 GUIDANCE = 1.0
-"""Of the sample grid and of FID; our choice."""
+"""Guidance of the sample grid and of the samples for FID; our choice."""
 SCALES = (0.0, 1.0, 2.0)
-"""Guidance at which samples are recognised, as far as the model takes it; our choice."""
+"""Guidance of the samples that the classifier judges, up to the model's largest guidance; our choice."""
 JUDGED = 1000
-"""Samples that are recognised at each of them, and test images that a learned inverse brings back; our choice."""
+"""Number of samples that are judged at each guidance, and of test images that a student reconstructs; our choice."""
 COMPARED = 2000
-"""Samples of FID and the like; our choice."""
+"""Number of samples for FID and the other metrics of images; our choice."""
 METRICS = tuple(f"{name}_efflite0" for name in ("fid", "sfid", "kid", "is", "precision", "recall"))
 NOT_RECORDED = ("files", "sha256", "run", "step")
-"""What a checkpoint says of itself and not of what made it."""
+"""Entries of a checkpoint's state that describe the checkpoint and not the training."""
 
 
 def publish(run: Path, name: str) -> Path:
-    """Write the folder of the shipped model `name`, one of `labcore.zoo.NAMES`, from the finished run in `run`; returns it.
+    """Write the folder of the shipped model `name`, planned in `labcore.zoo`, from the finished run in `run`; return it.
 
-    Raises ValueError for what the cards have no words for.
+    Raises ValueError, before anything is written, for a run that the cards cannot describe: an unfinished run, data that
+    are not in `labcore.data.sources`, a model of latents, a student without a denoising block or guidance, or a name that is
+    planned for another model.
     """
-    folder, values = path(name), read_yaml(run / "config.yaml")
+    values = read_yaml(run / "config.yaml")
     config = kind_of_sections(with_present_names(values)).config(**values)
-    _check(run, config)
+    _check(run, name, config)
+    folder, text = FOLDER / name, spec(name, config)
     find_sampler(run / "model").save_pretrained(folder, dtype=torch.float16)
-    (folder / "spec.yaml").write_text(spec(name, config))
+    (folder / "spec.yaml").write_text(text)
     model = find_sampler(folder)
     classes = model.config.num_classes
     y = torch.arange(8 * classes) % classes
@@ -68,74 +75,85 @@ def publish(run: Path, name: str) -> Path:
     save_grid(images.cpu(), classes, folder / "samples.png", 3, **by_class(y, classes, model.config.class_names))
     record = measure(model, config) | training_record(model, run)
     write_json(folder / "record.json", record)
-    evaluation = evaluated(model, name, folder / "evaluation.json")
-    (folder / "README.md").write_text(cards.card(name, model, config, record, evaluation))
+    evaluation = evaluated(model, config, name, folder / "evaluation.json")
+    (folder / "README.md").write_text(cards.card(name, model, config, record, evaluation))  # last: now it ships
     return folder
 
 
-def _check(run: Path, config: BaseRunConfig) -> None:
-    """ValueError for a run that is not finished, other data than Fashion-MNIST, and a learned inverse that is not guided."""
+def _check(run: Path, name: str, config: BaseRunConfig) -> None:
+    """Raise the errors of `publish`."""
+    planned = {**dict.fromkeys(PLANNED_FLOWS), **PLANNED_INVERSES}
+    if name not in planned or planned[name] != config.teacher:
+        of = "a flow" if config.teacher is None else f"a student of {config.teacher}"
+        allowed = [each if flow is None else f"{each} (a student of {flow})" for each, flow in planned.items()]
+        raise ValueError(f"name was {name!r} for {of}; labcore.zoo plans {', '.join(allowed)}")
     log, model = read_log(run), config.model
     if not log:
-        raise ValueError(f"{run / 'log.jsonl'} has no records of the training; restore it from a copy, or train anew")
+        raise ValueError(f"{run / 'log.jsonl'} has no records of the training; restore it from a copy, or train again")
     steps = log[-1]["step"]
     if steps < config.train.steps:
         raise ValueError(f"{run} has done {steps} of {config.train.steps} steps; finish it first")
-    if not config.data.name.startswith("fashion-mnist") or model.num_classes != 10:
+    source = SOURCES.get(config.data.name)
+    if source is None or model.num_classes != len(source.classes):
         raise ValueError(
-            f"{config.data.name} with {model.num_classes} classes; what ships knows Fashion-MNIST's 10 classes"
+            f"data are {config.data.name} with {model.num_classes} classes; only models of all classes of "
+            f"{', '.join(SOURCES)} can ship"
         )
     if model.codec is not None:
-        raise ValueError(f"the model is one of latents of {model.codec}; what ships knows pixels")
+        raise ValueError(f"the model generates latents of {model.codec}; only models of pixels can ship")
     kind_of(config).check_shipped(model, GUIDANCE)
 
 
 def measure(model: Sampler, config: BaseRunConfig) -> dict[str, Any]:
-    """Numbers of the stored weights on the whole test split, and how many of its samples are recognised."""
-    test = Data.of(config.data).split("test")
-    own = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.teacher), test)
-    most = getattr(model.config, "max_guidance", max(SCALES))
-    judged = {f"{g:g}": recognition(model, g) for g in SCALES if g <= most}
-    return {**own, "recognised": judged, "measured_with": provenance.stamp()}
+    """Measure the stored weights on the whole test split, and the share of recognised samples if a classifier fits."""
+    data = Data.of(config.data)
+    test = data.split("test")
+    found = of_flow(model, test) if isinstance(model, TarFlow) else of_inverse(model, find_model(config.teacher), test)
+    if CLASSIFIER in judges_for(data):
+        most = getattr(model.config, "max_guidance", max(SCALES))
+        found["recognised"] = {f"{g:g}": recognition(model, g) for g in SCALES if g <= most}
+    return {**found, "measured_with": provenance.stamp()}
 
 
 def of_flow(flow: TarFlow, test: Dataset) -> dict[str, Any]:
-    """Likelihood, both ways to classify, and the largest error of a round trip."""
-    x, y = to_float(test.images[:64]), test.labels[:64]
+    """Measure the likelihood, both accuracies, the share of the largest class, and the largest error of a round trip."""
+    pixels, y = test.__getitems__(range(min(64, len(test))))
+    x = to_float(pixels)
     with torch.no_grad():
         error = float((invert(flow, flow(x, y).z, y).x - x).abs().max())
     return {
         "likelihood": likelihood(flow, test)._asdict(),
         "bayes_accuracy": bayes_accuracy(flow, test)._asdict(),
         "training_free_accuracy": training_free_accuracy(flow, test)._asdict(),
+        "largest_class": guessing(test).accuracy,
         "round_trip_error": error,
     }
 
 
 def of_inverse(model: BackwardModel, flow: TarFlow, test: Dataset) -> dict[str, Any]:
-    """What comes back of encoded test images, in one pass and by the exact inverse."""
-    both = {"learned": ways.learned(model), "exact": ways.exact(flow)}
-    found = {name: ways.inversion_errors(way, flow, test, JUDGED, seed=0) for name, way in both.items()}
-    return {"flow": provenance.weights_hash(flow), "brought_back": {"n": JUDGED, **found}}
+    """Measure how well encoded test images are reconstructed, in one pass and by the exact inverse."""
+    n, both = min(JUDGED, len(test)), {"learned": ways.learned(model), "exact": ways.exact(flow)}
+    found = {name: ways.inversion_errors(way, flow, test, n, seed=0) for name, way in both.items()}
+    return {"flow": provenance.weights_hash(flow), "brought_back": {"n": n, **found}}
 
 
 def recognition(model: Sampler, guidance: float) -> dict[str, Any]:
-    """Share of samples that the classifier takes for what was asked, in all and by class, with 95% intervals."""
+    """Return the share of samples that are recognised as the requested class, overall and by class, with 95% intervals."""
     judge, y = load_classifier(), torch.arange(JUDGED) % model.config.num_classes
     x = sample(model, JUDGED, y, guidance=guidance, seed=0)
     by_class = [recognised(judge, x[y == k], y[y == k]).accuracy for k in range(model.config.num_classes)]
     return {**recognised(judge, x, y)._asdict(), "by_class": by_class}
 
 
-def evaluated(model: Sampler, name: str, out: Path) -> dict[str, Any]:
-    """FID and the like against the embedded training images, into `out`, as `lab evaluate` does."""
+def evaluated(model: Sampler, config: BaseRunConfig, name: str, out: Path) -> dict[str, Any]:
+    """Compute FID and the other metrics against training images that ship; write them to `out` as `lab evaluate` does."""
     sampling = Sampling(num=COMPARED, guidance=GUIDANCE, seed=0)
     request = EvaluationRequest(METRICS, sampling, about={"model": name})
-    return evaluate_model(model, Data("fashion-mnist-12k"), request, out)
+    return evaluate_model(model, as_shipped(config.data, model.config), request, out)
 
 
 def training_record(model: Sampler, run: Path) -> dict[str, Any]:
-    """How the run went, and how large the model is."""
+    """Return steps, time and last loss of the training, and the number of parameters."""
     log = read_log(run)
     steps = [0, *(r["step"] for r in log)]
     seconds = sum(r.get("seconds_per_step", 0) * (b - a) for r, (a, b) in zip(log, pairwise(steps), strict=True))
@@ -149,17 +167,17 @@ def training_record(model: Sampler, run: Path) -> dict[str, Any]:
 
 
 def spec(name: str, config: BaseRunConfig) -> str:
-    """The run's configuration as YAML, with the command that runs it."""
+    """Return the run's configuration as YAML, with the command that repeats the run."""
     if config.teacher not in (None, *NAMES):
         raise ValueError(
-            f"the learned inverse is one of {config.teacher}, a path of this machine; train that of a shipped flow: "
+            f"the student's flow is {config.teacher}, a path of this machine; train a student of a shipped flow: "
             f"{', '.join(NAMES)}"
         )
     config = config.replace(
         data=config.data.replace(path=None).model_dump()
-    )  # where the pictures lie is this machine's
+    )  # the path of the pictures belongs to this machine
     invert = "" if config.teacher is None else f" --invert {config.teacher}"
-    file = f"{(FOLDER / name).relative_to(FOLDER.parent.parent)}/spec.yaml"
+    file = f"labcore/zoo/{name}/spec.yaml"
     command = f"lab train{invert} --config {file} --out runs/{name}"
     return f"# The run that made this model:  {command}\n" + dump_yaml(config.model_dump(mode="json"))
 

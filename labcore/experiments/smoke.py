@@ -1,7 +1,8 @@
 """A preset from training to measures at its smoke size: the code of the full run in a minute, on any machine.
 
-Pictures are small ones of the embedded set, the autoencoder and the widths are tiny, the encoder is the embedded one; blocks,
-layers, directions, losses and stores are those of the full run. What comes out says nothing about the run but that it goes.
+The pictures are small ones of the embedded set, the autoencoder and the widths are tiny, and the encoder is the embedded one.
+Blocks, layers, directions, losses and stores are those of the full run. Results are meaningless; this only checks that every
+stage runs.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from labcore.runs.folder import check_new
 from labcore.spread import spread
 
 DRAWN, TESTED, EXTRACTOR = 128, 32, "efflite0"
-"""Images drawn and compared, enough for precision and recall; test images; and what looks at them."""
+"""Number of drawn images, enough for precision and recall; number of test images; and the extractor."""
 
 
 def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train, draw, decode and measure `preset` in `folder`, which is new; a learned inverse after the flow that it inverts.
+    """Train, draw, decode and measure `preset` in a new `folder`; the flow of a student is trained first.
 
-    Returns what `labcore.runs.evaluate.evaluate_run` does. Raises ValueError for an unknown preset, and for a folder that is
-    there.
+    Returns the result of `labcore.runs.evaluate.evaluate_run`. Raises ValueError for an unknown preset, and for a folder that
+    exists.
     """
     check_new(folder)
     began = time.perf_counter()
@@ -41,13 +42,15 @@ def run_smoke(preset: str, folder: Path, say: Callable[[str], None] = print) -> 
     train_streamed(config, folder / "run")
     done("trained for two steps, saved, and drawn from")
     found = evaluate_run(config, folder / "run", folder / "measures", small_evaluation(config, folder))
-    done(f"measured of {DRAWN} images and {TESTED} test images")
+    done(f"measured on {DRAWN} drawn images and {TESTED} test images")
     return found
 
 
 def small_evaluation(config: BaseRunConfig, folder: Path, denoising: Denoising | None = None) -> RunEvaluation:
-    """What is measured at the smoke size. Statistics of as many test images as are drawn are written to `folder`: those of all
-    training images take minutes. Guidance is one that the model can have, and no more than a learned inverse was taught.
+    """Return the measures of the smoke size.
+
+    The reference statistics, written to `folder`, are of as many test images as are drawn, because statistics of all training
+    images take minutes. The guidance is one that the model has; a student's is at most the largest that it was trained with.
     """
     images, path = Data.of(config.data).split("test"), folder / "reference.safetensors"
     save_reference(make_reference(spread(images, DRAWN), load_extractor(EXTRACTOR).to(process_device())), path)

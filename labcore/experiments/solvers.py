@@ -1,4 +1,4 @@
-"""What notebook 06 measures of solving a flow's blocks: traces of the fixed point, ways compared, and guesses to start from."""
+"""Measurements of notebook 06 on solving a flow's blocks: errors after each sweep, comparison of ways, and starting guesses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from labcore.timing import alternate
 
 
 class Trace(NamedTuple):
-    """One block's sweeps, one row each, largest over images and values. Tokens are in the block's own order.
+    """Sweeps of one block. Numbers are the largest over images and values; tokens are in the block's own order.
 
-    changes: (sweeps,) what a sweep changed. errors: (sweeps, t) distance from the solution after it.
+    changes: (sweeps,) change of each sweep. errors: (sweeps, t) distance of each token from the solution after each sweep.
     """
 
     changes: Tensor
@@ -29,7 +29,7 @@ class Trace(NamedTuple):
 
 
 def solutions(flow: TarFlow, z: Float[Tensor, "b t d"], y: Labels = None, guidance: float = 0.0) -> list[Tensor]:
-    """x^(T-1) ... x^0 of the sequential inverse, in sampling order, raster order each."""
+    """Return the states x^(T-1) ... x^0 of the sequential inverse, in sampling order; tokens are in raster order."""
     found: dict[int, Tensor] = {}
     invert(flow, z, y, guidance, callback=lambda sweep: found.__setitem__(sweep.block, sweep.x))
     return [found[number] for number in range(len(flow.blocks), 0, -1)]
@@ -43,7 +43,7 @@ def trace(
     start: Start | Sequence[Tensor] = "z",
     sweeps: int | None = None,
 ) -> dict[int, Trace]:
-    """Jacobi's sweeps of every block T ... 1, each from the exact state that it is given; `sweeps` is the most of them."""
+    """Trace at most `sweeps` Jacobi sweeps of every block T ... 1; each block starts from its exact input."""
     blocks = len(flow.blocks)
     wanted = dict(zip(range(blocks, 0, -1), solutions(flow, z, y, guidance), strict=True))
     seen: dict[int, list[tuple[float, Tensor]]] = {number: [] for number in wanted}
@@ -62,7 +62,7 @@ def trace(
 
 
 class Compared(NamedTuple):
-    """One way of inverting: median seconds, largest error of a pixel, and sweeps a block in sampling order."""
+    """One way of inverting: median seconds, largest error of a pixel, and the sweeps of each block in sampling order."""
 
     seconds: float
     error: float
@@ -77,7 +77,7 @@ def compare(
     ways: Mapping[str, Solver | Sequence[Method]],
     repeats: int = 3,
 ) -> dict[str, Compared]:
-    """The ways beside the sequential inverse, which is the first: timed in turn, so that drift hits all alike."""
+    """Compare ways with the sequential inverse, which is the first; they are timed in turn, so drift affects all equally."""
     solvers: dict[str, Solver | Sequence[Method]] = {"sequential": "sequential", **ways}
     outputs = {}
 
@@ -105,7 +105,7 @@ def sweeps_by_guess(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> dict[float, tuple[int, ...]]:
-    """Sweeps a block, in sampling order, from starts that are a normal distance of this RMS off the solution."""
+    """Return {distance: sweeps of each block in sampling order}; starts are the solution plus normal noise of that RMS."""
     states = solutions(flow, z, y, guidance)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
     found = {}
@@ -125,19 +125,20 @@ PAPERS = (
     ("SeJD", "CIFAR-100", "9.57", "2.04", "4.7", "8.22 / 8.19"),
     ("SeJD", "AFHQ", "186.3", "41.2", "4.5", "15.42 / 15.44"),
 )
-"""Arxiv 2505.12849 (8 A800) and 2505.24791 (two L40S): seconds sequential and theirs, speed-up as they give it, FIDs."""
+"""Reported results of arXiv 2505.12849 (8 A800) and 2505.24791 (two L40S): paper, flow, seconds of the sequential inverse and
+of the paper's method, speed-up as the paper gives it, and FID of both."""
 
 
 def papers_table() -> str:
-    """What the papers report, as Markdown."""
-    head = "| paper | flow | sequential, s | theirs, s | times as fast | FID sequential / theirs |"
+    """Write the papers' reported results as a Markdown table."""
+    head = "| paper | flow | sequential, s | paper's method, s | speed-up | FID, sequential / paper's method |"
     return "\n".join([head, "|---" * 6 + "|", *(f"| {' | '.join(row)} |" for row in PAPERS), ""])
 
 
 def compared_table(found: Mapping[str, Compared]) -> str:
-    """Ways beside the first, as Markdown."""
+    """Write a Markdown table of ways compared with the first one, the sequential inverse."""
     first = next(iter(found.values()))
-    lines = ["| way | ms | times as fast | largest error | sweeps a block, from z to the image |", "|---" * 5 + "|"]
+    lines = ["| way | ms | speed-up | largest error | sweeps of each block, from z to the image |", "|---" * 5 + "|"]
     for name, one in found.items():
         sweeps = ", ".join(map(str, one.sweeps))
         lines.append(

@@ -1,4 +1,4 @@
-"""The arms of an experiment on learned inverses: which student is trained, and its ways from noise to images."""
+"""Arms of an experiment on students: their configurations, and their ways from noise to images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labcore.experiments.ways import Way, exact, learned
 from labcore.flows.tarflow import TarFlow
 from labcore.presets import PRESETS
 from labcore.presets.biflow import MINUTES, SMALL_ARMS, SMALL_STUDENT
-from labcore.runs.configure import at_length, follow
+from labcore.runs.configure import at_length, filled_from_flow
 from labcore.runs.models import find_model
 
 EXACT = "exact"
@@ -19,17 +19,21 @@ ARMS = {arm.name: arm for arm in SMALL_ARMS}
 
 
 def check_arms(arms: Sequence[str], teacher: str) -> None:
-    """ValueError for names that are no arms, and for a flow without clamp that nobody knows how to make."""
+    """Raise ValueError for unknown arms, and for arms whose teacher does not exist."""
     unknown = sorted(set(arms) - {EXACT, *ARMS})
     if isinstance(arms, str):
-        raise ValueError(f"arms were the text {arms!r}; give a list (papermill: -y 'arms: [exact, naive]')")
+        raise ValueError(
+            f"arms must be a list of names; got the string {arms!r}: give a list (papermill: -y 'arms: [exact, naive]')"
+        )
     if unknown or not arms:
-        raise ValueError(f"arms were {list(arms)}; give some of {EXACT}, {', '.join(ARMS)}, and not {unknown}")
+        raise ValueError(
+            f"arms were {list(arms)}; unknown are {unknown or 'none'}: give some of {EXACT}, {', '.join(ARMS)}"
+        )
     unclamped = [arm for arm in arms if arm in ARMS and ARMS[arm].unclamped]
     if unclamped and f"{teacher}-unclamped" not in PRESETS:
         raise ValueError(
-            f"{', '.join(unclamped)} need a flow without clamp, and {teacher!r} is no preset that has one beside it; take "
-            "teacher 'itarflow-16', or leave them out"
+            f"{', '.join(unclamped)} need a teacher without clamp, and there is no preset '{teacher}-unclamped'; take teacher "
+            "'itarflow-16', or leave these arms out"
         )
     clamped = [arm for arm in ("norm-both", "norm-clamp") if arm in arms]
     if clamped and _clamp(teacher) is None:
@@ -42,7 +46,7 @@ def _clamp(teacher: str) -> float | None:
 
 
 def teacher_of(arm: str, teacher: str) -> str:
-    """The name of the flow that teaches an arm: `teacher`, or its preset without clamp."""
+    """Return the name of an arm's teacher: `teacher`, or its preset without clamp."""
     return f"{teacher}-unclamped" if arm in ARMS and ARMS[arm].unclamped else teacher
 
 
@@ -55,12 +59,12 @@ def student(
     """
     chosen = ARMS[arm]
     model, train = {"width": width, **chosen.model}, {**MINUTES, **SMALL_STUDENT}
-    sections = follow(flow, dict(model=model, data={}, train=train, student=chosen.student))
+    sections = filled_from_flow(flow, dict(model=model, data={}, train=train, student=chosen.student))
     return at_length(StudentRunConfig(flow=flow, **sections), steps, batch_size, save_every, seed, precision)
 
 
 def describe(config: StudentRunConfig) -> str:
-    """An arm in words."""
+    """Describe an arm in words."""
     s, m = config.student, config.model
     terms = " + ".join(["squared errors", *(f"{w:g} {name}" for name, w in s.perceptual.items())])
     return (
@@ -70,7 +74,7 @@ def describe(config: StudentRunConfig) -> str:
 
 
 def exact_ways(flow: TarFlow, guidance: float, more: Sequence[float] = ()) -> dict[str, Way]:
-    """The flow's own inverse: denoised by its score, not denoised, and denoised with guidance. more: further guidances."""
+    """Return the ways of the flow's own inverse: denoised by its score, not denoised, and guided. more: further guidances."""
     found = {"exact, score": exact(flow), "exact, no denoising": exact(flow, score=False)}
     if flow.config.num_classes:
         found["exact, score, guided"] = exact(flow, guidance)
@@ -81,7 +85,10 @@ def exact_ways(flow: TarFlow, guidance: float, more: Sequence[float] = ()) -> di
 def learned_ways(
     arm: str, model: BackwardModel, flow: TarFlow, guidance: float, more: Sequence[float] = ()
 ) -> dict[str, Way]:
-    """What an arm's model gives: denoised in the ways there are, with and without guidance. more: further guidances."""
+    """Return the ways of an arm's model: each kind of denoising that it has, with and without guidance.
+
+    more: further guidances.
+    """
     if not model.config.denoiser:
         return {f"{arm}, no denoising": learned(model), f"{arm}, score": learned(model, flow=flow)}
     found = {arm: learned(model, has_states=arm != "naive")}
@@ -95,9 +102,9 @@ def learned_ways(
 
 
 def same_teacher(way: str) -> str:
-    """The way of the exact inverse, denoised by its score, of the teacher that a row of a campaign's table has.
+    """Return the row of the exact inverse, denoised by the score, of the same teacher as a row of a campaign's table.
 
-    A row names its teacher, where that is not the campaign's, at its end in parentheses.
+    A row that has another teacher than the campaign's names it at its end in parentheses.
     """
     other = re.search(r" \(.*\)$", way)
     return "exact, score" + (other[0] if other else "")

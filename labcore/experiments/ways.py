@@ -39,30 +39,30 @@ from labcore.runs.models import find_model
 from labcore.timing import alternate
 
 BATCH = 100
-"""Images at a time; our choice."""
+"""Number of images at a time; our choice."""
 
 
 class Images(NamedTuple):
-    """What a way gives for z: images (b, c, h, w), not clipped, and the noisy state x^0 before them where there is one."""
+    """Output of a way: images (b, c, h, w), not clipped, and the noisy state x^0 before denoising, or None."""
 
     x: Tensor
     noisy: Tensor | None
 
 
 class Way(NamedTuple):
-    """A way from z (b, t, d) and classes to images; `evaluations` of its network in a row, each of all tokens or of one."""
+    """A way from z (b, t, d) and classes to images; `evaluations` describes its serial evaluations of the network."""
 
     run: Callable[[Tensor, Tensor | None], Images]
     evaluations: str
     denoised: bool
 
     def image(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """The images alone: what `labcore.biflow.edit` takes as an inverse."""
+        """Return only the images; `labcore.biflow.edit` takes this method as an inverse."""
         return self.run(z, y).x
 
 
 def exact(flow: TarFlow, guidance: float = 0.0, score: bool = True) -> Way:
-    """The flow's own inverse, token by token, and its score denoising."""
+    """Return the way of the flow's exact inverse, token by token; `score` adds denoising by the flow's score."""
 
     def run(z: Tensor, y: Tensor | None) -> Images:
         noisy = invert(flow, z, y, guidance).x
@@ -73,7 +73,7 @@ def exact(flow: TarFlow, guidance: float = 0.0, score: bool = True) -> Way:
 
 
 def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = None, has_states: bool = True) -> Way:
-    """A learned inverse; with a `flow`, its images are denoised by that flow's score. has_states: its states were taught."""
+    """Return the way of a student; the score of `flow`, if given, denoises. has_states: its states were trained."""
 
     def run(z: Tensor, y: Tensor | None) -> Images:
         with torch.no_grad():
@@ -87,7 +87,7 @@ def learned(model: BackwardModel, guidance: float = 0.0, flow: TarFlow | None = 
 
 
 def data_of(flow: str) -> Data:
-    """The images that a flow (what `find_model` takes) was trained on; raises as `labcore.runs.own_data.data_of`."""
+    """Return the images that a flow (a name or path for `find_model`) was trained on. Raises as `own_data.data_of`."""
     config = find_model(flow).config
     if config.codec is not None:
         raise ValueError(f"{flow} is a flow of latents; ways of inverting are compared on flows of pixels")
@@ -97,7 +97,7 @@ def data_of(flow: str) -> Data:
 def noise(
     flow: TarFlow, num: int, seed: int, first: int = 0
 ) -> tuple[Float[Tensor, "n t d"], Int[Tensor, " n"] | None]:
-    """z of the images first ... first + num - 1 of a seed, as `labcore.sample` has it, and their classes, each in turn."""
+    """Return z of the images first ... first + num - 1 of a seed, as in `labcore.sample`, and their alternating classes."""
     c = flow.config
     z = prior_noise(flow, seed, range(first, first + num))
     y = torch.arange(first, first + num, device=flow.device) % c.num_classes if c.num_classes else None
@@ -105,7 +105,10 @@ def noise(
 
 
 def draw(way: Way, flow: TarFlow, num: int, seed: int, moments: Moments | None = None) -> ImageData:
-    """`num` images as uint8, each class in turn, the same z for every way. moments: of z, in place of the prior's 0 and 1."""
+    """Draw `num` uint8 images with alternating classes; z is the same for every way.
+
+    moments: mean and standard deviation of z, to use instead of the prior's 0 and 1; default None.
+    """
     parts = []
     for start in range(0, num, BATCH):
         z, y = noise(flow, min(BATCH, num - start), seed, start)
@@ -116,9 +119,9 @@ def draw(way: Way, flow: TarFlow, num: int, seed: int, moments: Moments | None =
 
 
 def bring_back(way: Way, flow: TarFlow, data: Dataset, num: int, seed: int) -> ImageData:
-    """Up to `num` images of `data`, encoded by the flow with training noise and brought back by `way`, as uint8.
+    """Encode up to `num` images of `data` with training noise, and reconstruct them by `way`, as uint8.
 
-    They have the labels of the encoded images; 0 where the flow has no classes.
+    Labels are those of the encoded images; 0 if the flow has no classes.
     """
     x, y = some_images(flow, data, num)
     parts = []
@@ -138,7 +141,7 @@ class Moments(NamedTuple):
     std: Float[Tensor, "t d"]
 
     def summary(self) -> dict[str, float]:
-        """How far z is from N(0, 1): the root mean square of the means, and the smallest, mean and largest deviation."""
+        """Compare z with N(0, 1): root mean square of the means, and smallest, mean and largest standard deviation."""
         return {
             "mean_rms": float(self.mean.square().mean().sqrt()),
             "std_least": float(self.std.min()),
@@ -149,7 +152,7 @@ class Moments(NamedTuple):
 
 @torch.no_grad()
 def z_moments(flow: TarFlow, data: Dataset, num: int, seed: int) -> Moments:
-    """Moments of z of up to `num` images of `data`, encoded with training noise; ValueError below 2 images."""
+    """Return the moments of z of up to `num` images of `data`, encoded with training noise. ValueError below 2 images."""
     x, y = some_images(flow, data, num)
     if len(x) < 2:
         raise ValueError(f"moments of z were asked for over {len(x)} images; give at least 2")
@@ -164,7 +167,7 @@ def z_moments(flow: TarFlow, data: Dataset, num: int, seed: int) -> Moments:
 
 @torch.no_grad()
 def _encoded(flow: TarFlow, x: Tensor, y: Tensor | None, seed: int, first: int) -> Float[Tensor, "n t d"]:
-    """z of images with the training noise of the images first ... of a seed."""
+    """Return z of images with training noise; image i has the noise of image first + i of the seed."""
     eps = normal_per_item(seed, "ways", range(first, first + len(x)), tuple(x.shape[1:])).to(x)
     return flow(x + flow.config.noise_std * eps, y).z
 
@@ -183,18 +186,18 @@ def keep_drawn(
     taught: Sequence[str],
     seed: int,
 ) -> Path:
-    """Keep the images that the way `name` drew (`labcore.experiments.drawn.keep`); by: the model that made them."""
+    """Store the images that the way `name` drew by the model `by`, as `labcore.experiments.drawn.keep`; return the path."""
     made = {"seed": seed, "way": name, "from": drawn.split, "model": weights_hash(by), "flow": weights_hash(flow)}
     return keep(run, name, drawn, made, DataConfig(**data._asdict()), flow.config, taught)
 
 
 @torch.no_grad()
 def inversion_errors(way: Way, flow: TarFlow, test: Dataset, num: int, seed: int) -> dict[str, float]:
-    """How well a way inverts, on [-1, 1]:
+    """Measure the errors of a way as an inverse, for pixels in [-1, 1]:
 
-    image_mse    of held-out images, encoded with training noise and brought back, against the clean images
-    cycle_rms    of F(x^0) against z drawn from the prior, x^0 the noisy state before denoising; not where none was taught
-    nats_per_dim of the images drawn under the flow, with training noise where they were denoised
+    image_mse     mean squared error of held-out images that are encoded with training noise and reconstructed
+    cycle_rms     RMS of F(x^0) - z for z from the prior and the noisy state x^0; left out if x^0 was not trained
+    nats_per_dim  of drawn images under the flow; training noise is added if they were denoised
     """
     x, y = some_images(flow, test, num)
     eps = normal_per_item(seed, "ways", range(len(x)), tuple(x.shape[1:])).to(x)
@@ -220,9 +223,9 @@ def quality(
     device: Any,
     model: HasClasses | None = None,
 ) -> dict[str, float]:
-    """`labcore.evaluate.values.metric_values` of drawn images (full names), and the share recognised.
+    """Return `labcore.evaluate.values.metric_values` of drawn images by full names, and the share that is recognised.
 
-    model: the labels of the drawn images are in the order of its classes; None: in the data's.
+    model: the model whose classes number the labels of the drawn images; None (default): the data's classes.
     """
     found = metric_values(drawn, data, metrics, seed, device, model) if metrics else {}
     if classifier is not None:
@@ -233,11 +236,13 @@ def quality(
 def edits(
     way: Way, flow: TarFlow, test: Dataset, num: int, classifier: Classifier | None, seed: int
 ) -> dict[str, float]:
-    """Held-out images given another class, and with their lower half made anew, judged by the classifier.
+    """Edit held-out images, and judge them by the classifier: change their class, and inpaint their lower half.
 
-    edit_recognised: share recognised as the new class, the next one in order. edit_rms: root mean square distance from the
-    source, on [-1, 1]. inpaint_recognised: share recognised as the source's class. inpaint_known_rms: distance where pixels
-    were known. A flow without classes gives nothing.
+    Returns for pixels in [-1, 1], or {} for a flow without classes:
+        edit_recognised: share recognised as the new class, which is the next one in order.
+        edit_rms: root mean square distance from the source.
+        inpaint_recognised: share recognised as the source's class.
+        inpaint_known_rms: root mean square distance at known pixels.
     """
     k = flow.config.num_classes
     if not k:
@@ -259,14 +264,14 @@ def edits(
 
 @torch.no_grad()
 def changed_rows(way: Way, flow: TarFlow, test: Dataset, num: int, seed: int) -> list[float]:
-    """Mean |inpainted - source| of each row of pixels, on [-1, 1], where the upper half was known."""
+    """Return the mean |inpainted - source| of each row of pixels, on [-1, 1]; the upper half was known."""
     x, y = some_images(flow, test, num)
     filled = inpaint(flow, way.image, x, upper_half(flow), y, seed).clamp(-1, 1)
     return (filled - x).abs().mean((0, 1, 3)).tolist()
 
 
 def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
-    """A mask for inpainting: True in the upper half of the rows of tokens; ValueError where there is one row."""
+    """Return a mask (h, w) for inpainting, True in the upper half of the rows of tokens. Raises ValueError for one row."""
     c = flow.config
     if c.rows_columns[0] < 2:
         raise ValueError("images of one row of tokens have no upper half; give smaller patches")
@@ -276,7 +281,7 @@ def upper_half(flow: TarFlow) -> Bool[Tensor, "h w"]:
 
 
 def nearest(drawn: Dataset, train: Dataset, num: int) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Row and root mean square distance, on [-1, 1], of the training image nearest to each of the first `num` drawn ones."""
+    """Return row and RMS distance, on [-1, 1], of the nearest training image of each of the first `num` drawn images."""
     first = drawn.__getitems__(range(min(num, len(drawn))))[0]
     a, b = to_float(first).flatten(1), to_float(to_memory(train).images).flatten(1)
     distances, rows = torch.cdist(a, b).min(1)
@@ -284,14 +289,14 @@ def nearest(drawn: Dataset, train: Dataset, num: int) -> tuple[Int[Tensor, " n"]
 
 
 def seconds(ways: Mapping[str, Way], flow: TarFlow, batch: int, repeats: int = 3) -> dict[str, float]:
-    """Median seconds for a batch of each way, timed in turn."""
+    """Measure the median seconds of a batch for each way; ways are timed in turn."""
     z, y = noise(flow, batch, 0)
     times = alternate({name: partial(way.image, z, y) for name, way in ways.items()}, repeats, warmup=0)
     return {name: timing.seconds for name, timing in times.items()}
 
 
 def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
-    """FLOPs of one image's denoising: by the last block of a learned inverse, and by the flow's score, forward and backward."""
+    """FLOPs of one image's denoising: by the last block of a student, and by the flow's score, forward and backward."""
     z, y = noise(flow, 1, 0)
     c = model.config
     handed_on = z if c.handover == "state" else z.new_zeros(1, c.tokens, c.width)
@@ -304,10 +309,9 @@ def denoiser_flops(model: BackwardModel, flow: TarFlow) -> dict[str, int]:
 
 
 def paper_flops(size: str = "b") -> dict[str, int]:
-    """FLOPs of one 256x256 image at BiFlow's size B (or "l", "xl"), a multiply-add being two.
+    """Count the FLOPs of one 256x256 image at BiFlow's size B (or "l", "xl"); a multiply-add counts as two.
 
-    Counted on the meta device: no weights, and nothing is computed. The decoder is of Stable Diffusion's layout, which turns
-    4 x 32 x 32 latents into images.
+    Nothing is computed (meta device). The decoder is Stable Diffusion's, from 4 x 32 x 32 latents to images.
     """
     from diffusers import AutoencoderKL
 
@@ -327,6 +331,6 @@ def paper_flops(size: str = "b") -> dict[str, int]:
 
 
 def some_images(flow: TarFlow, data: Dataset, num: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"] | None]:
-    """Up to `num` images, spread over a data set, on the flow's device, and their classes where the flow has any."""
+    """Return up to `num` evenly spread images on the flow's device, and their classes, or None for a flow without classes."""
     batch = spread_images(data, num, flow.config.num_classes > 0, flow.device)
     return batch.x, batch.y

@@ -3,7 +3,7 @@
 Apple's published TARFlow code (github.com/apple/ml-tarflow) saves a bare state dict. Its shapes determine widths, depths
 and class count. They do not determine patch size, noise and head_dim; the caller gives these, and they are checked
 against the file. Every key is accounted for in both directions. Checkpoints of GS-Jacobi's authors have the same form,
-with more information in their names (`said_by`).
+with more information in their names (`settings_in_name`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from labcore.config import TarFlowConfig
 from labcore.flows.parts import choose_part, flatten
 from labcore.tensors import check_architecture, load_strictly
-from labcore.torchfile import check_records
+from labcore.weight_files import read_weights
 
 # ml-tarflow's name inside a block -> ours; {l} is the layer
 BLOCK_NAMES = {
@@ -40,7 +40,7 @@ LAYER_NAMES = {
 }
 
 
-def said_by(file: str | Path) -> dict[str, int | float]:
+def settings_in_name(file: str | Path) -> dict[str, int | float]:
     """Return patch_size, width, num_blocks, layers_per_block and noise_std if a file's name ends in these; else nothing.
 
     GS-Jacobi's authors use such names, as in afhq_model_8_768_8_8_0.07.pth.
@@ -135,19 +135,7 @@ def to_apple(flow) -> dict[str, Tensor]:
 def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}; give the .pth that ml-tarflow's train.py saved")
-    check_records(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is truncated or not a state dict ({type(error).__name__}); only plain tensors are read from .pth files"
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}; an ml-tarflow checkpoint is a dictionary of tensors")
-    return loaded
+    return read_weights(source, "the .pth that ml-tarflow's train.py saved")
 
 
 def _check_tensors(tensors: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from labcore.config import TarFlowConfig
 from labcore.kernels.affine import affine_forward
-from labcore.nn.embed import ClassEmbedding, rope_table
+from labcore.nn.embed import ClassEmbedding, rope_table, small_normal
 from labcore.nn.layer import TransformerLayer, without_autocast
 
 Labels = Int[Tensor, " b"] | Float[Tensor, "b k"] | None
@@ -28,7 +28,14 @@ Labels = Int[Tensor, " b"] | Float[Tensor, "b k"] | None
 
 
 class BlockOutput(NamedTuple):
-    """z (b, t, d) and log_scale (b, t, d) in raster order, log_det (b,) in nats, hiddens {layer: (b, t, width)}."""
+    """Output of a block, in raster order.
+
+    Attributes:
+        z: (b, t, d), the state after the block.
+        log_det: (b,), log-determinant in nats.
+        log_scale: (b, t, d).
+        hiddens: {layer, from 1: (b, t, width)} of the requested layers.
+    """
 
     z: Tensor
     log_det: Tensor
@@ -37,7 +44,7 @@ class BlockOutput(NamedTuple):
 
 
 class MetaBlock(nn.Module):
-    """One block; with `reverse` its own order is the reversed raster order."""
+    """One autoregressive block with the sizes of `config`; with `reverse`, its own order is the reversed raster order."""
 
     def __init__(self, config: TarFlowConfig, reverse: bool):
         super().__init__()
@@ -46,7 +53,7 @@ class MetaBlock(nn.Module):
         self.heads, self.head_dim = config.width // config.head_dim, config.head_dim
         self.token_in = nn.Linear(config.token_dim, config.width)
         if config.positions == "learned":
-            self.position = nn.Parameter(torch.randn(config.tokens, config.width) * 1e-2)  # std 0.01 as in ml-tarflow
+            self.position = nn.Parameter(small_normal(config.tokens, config.width))
         else:
             self.position = None
         rope = rope_table(config.rows_columns, config.head_dim) if config.positions == "rope" else None
@@ -112,7 +119,7 @@ class MetaBlock(nn.Module):
         u = self.permute(x)
         hiddens: dict[int, Tensor | None] = dict.fromkeys(layers)
         next_log_scale, next_shift = self.next_params(u, self.condition(y), hiddens=hiddens)
-        log_scale, shift = _one_token_later(next_log_scale), _one_token_later(next_shift)
+        log_scale, shift = one_token_later(next_log_scale), one_token_later(next_shift)
         z, log_det = affine_forward(u, log_scale, shift)
         hiddens = {number: self.permute(h) for number, h in hiddens.items()}
         return BlockOutput(self.permute(z), log_det, self.permute(log_scale), hiddens)
@@ -125,6 +132,6 @@ class MetaBlock(nn.Module):
         return f"order={'reversed' if self.reverse else 'raster'}, clamp={self.clamp}"
 
 
-def _one_token_later(params: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+def one_token_later(params: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
     """Shift parameters to their tokens: row i moves to i + 1, and the first row is 0, so z_0 = x_0."""
     return F.pad(params[:, :-1], (0, 0, 1, 0))

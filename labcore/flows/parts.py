@@ -14,7 +14,7 @@ from labcore.tensors import WRAPPERS
 FIRST = "blocks.0.proj_in.weight"
 """A key that every ml-tarflow state dict has."""
 DEEPEST = 8
-"""Levels of dictionaries in a checkpoint, at most."""
+"""Largest number of nested dictionaries in a checkpoint."""
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from labcore.config import TarFlowConfig
 from labcore.flows.tarflow import TarFlow
 
 SAVED = 4 * 2**30
-"""Bytes of activations that are kept at most, but for those of one image; our choice, beside a training that fills a GPU."""
+"""Most bytes of activations, unless one image needs more. Our choice, so that it fits next to a training that fills a GPU."""
 WIDTHS = {"gelu": 10, "swiglu": 16}
-"""Values that a layer keeps for a token, in widths, by the kind of its MLP; counted, and up to a fifth fewer."""
+"""Values that a layer keeps for each token, divided by the width, for each kind of MLP; an upper bound, at most a fifth too
+large."""
 
 
 def slopes(flow: TarFlow, slope: Callable[[slice], Tensor], images: int) -> Tensor:

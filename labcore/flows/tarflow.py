@@ -25,7 +25,8 @@ from labcore.flows.metablock import BlockOutput, Labels, MetaBlock
 from labcore.nn.embed import check_labels
 from labcore.nn.patch import check_weights_format, patchify, unpatchify
 from labcore.nn.pretrained import Pretrained
-from labcore.types import FlowOutput, Site
+from labcore.sites import Site, check_inside, layers_by_block
+from labcore.types import FlowOutput
 
 
 class TarFlow(Pretrained, nn.Module):
@@ -63,21 +64,20 @@ class TarFlow(Pretrained, nn.Module):
             ValueError: images, labels or sites do not fit the model.
             NotFinite: in eval mode, z or the log-determinant is not finite; `labcore.finite` has the rule.
         """
-        out = self.unchecked(x, y, hidden_sites, callback)
+        out = self._pass(x, y, layers_by_block(check_inside(hidden_sites, self.config.depths)), callback)
         check_states(self, "the flow's pass", out.latents, out.log_det)
         return out
 
-    def unchecked(
-        self,
-        x: Float[Tensor, "b c h w"],
-        y: Labels = None,
-        hidden_sites: Iterable[Site] = (),
-        callback: Callable[[int, BlockOutput], None] | None = None,
-    ) -> FlowOutput:
+    def unchecked(self, x: Float[Tensor, "b c h w"], y: Labels = None) -> FlowOutput:
         """Map images to noise as `forward`, without the check of values: for training steps, diagnoses and CUDA graphs."""
+        return self._pass(x, y, {}, None)
+
+    def _pass(
+        self, x: Tensor, y: Labels, layers_of: dict[int, list[int]], callback: Callable[[int, BlockOutput], None] | None
+    ) -> FlowOutput:
+        """Go through all blocks; `layers_of` has the layers of a block whose hiddens are returned."""
         self.check_images(x)
         self.check_labels(y, x.shape[0])
-        layers_of = self._layers_by_block(hidden_sites)
         tokens, log_det, latents, hiddens = self.patchify(x), 0.0, [], {}  # x^0
         for number, block in enumerate(self.blocks, 1):
             out = block(tokens, y, layers_of.get(number, ()))
@@ -185,14 +185,3 @@ class TarFlow(Pretrained, nn.Module):
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
         """Check that y fits the model; ValueError otherwise. With `ranges`, values are read too, which waits for a GPU."""
         check_labels(y, batch, self.config.num_classes, ranges)
-
-    def _layers_by_block(self, sites: Iterable[Site]) -> dict[int, list[int]]:
-        c, layers_of = self.config, {}
-        for block, layer in sites:
-            if not (1 <= block <= c.num_blocks and 1 <= layer <= c.layers_per_block):
-                raise ValueError(
-                    f"site ({block}, {layer}) is outside the model: blocks are 1..{c.num_blocks}, "
-                    f"layers 1..{c.layers_per_block}, both counted from 1"
-                )
-            layers_of.setdefault(block, []).append(layer)
-        return layers_of

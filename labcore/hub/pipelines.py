@@ -1,9 +1,10 @@
-"""Flows and their learned inverses as pipelines of diffusers: class labels in, pictures out, saved and loaded as one folder.
+"""Flows and students (their learned inverses) as pipelines of diffusers: class labels in, pictures out, saved as one folder.
 
     TarFlowPipeline.from_flow("fashion-tarflow")(class_labels=[3, 7], guidance_scale=2.0).images
 
-A pipeline's folder holds the model in the lab's own format, in flow/ or inverse/, so `TarFlow.from_pretrained` reads it too,
-and beside it the autoencoder of a flow of latents. Scales are diffusers': 1 is off, so the lab's w (0 is off) is one less.
+A pipeline's folder has the model in the lab's own format, in flow/ or inverse/, so `TarFlow.from_pretrained` can load that
+folder too. For a flow of latents it also has the autoencoder. Guidance scales are those of diffusers, where 1 is off: the lab's
+guidance is guidance_scale - 1.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from labcore.types import NULL
 
 Generators = torch.Generator | list[torch.Generator] | None
 Names = Mapping[Any, str] | Sequence[str] | None
-"""Names of classes by number, or in the order of the numbers; JSON makes texts of the numbers."""
+"""Names of classes: {number: name}, where the number may be a string as in JSON, or a list in the order of the numbers."""
 Labels = int | np.integer | str | Sequence[int] | Sequence[str] | np.ndarray | Tensor | None
 """Numbers or names of classes, one or several."""
 OUTPUTS = ("pil", "np", "pt")
 
 
 class _Held(ModelMixin):
-    """A model of the lab where diffusers wants one of its own; saved and loaded as the lab does, strictly.
+    """Wrapper of a model of the lab as a component of diffusers; it is saved and loaded strictly, by the lab's functions.
 
-    Weights stay float32 whatever format is asked for: the model computes in that by autocast (`computing`), and hands states on
-    in float32, as in training.
+    Weights stay float32. If another format is requested, the model computes in it by autocast (`computing`), and its states
+    are float32, as in training.
     """
 
     model_class: type
@@ -58,7 +59,7 @@ class _Held(ModelMixin):
         return self.model.config
 
     def to(self, *args: Any, **kwargs: Any) -> _Held:
-        """As a module's, but that a format is kept for `computing`."""
+        """Move the module as torch does; a number format is only stored, for `computing`."""
         values = [value.dtype if isinstance(value, Tensor) else value for value in args]
         formats = [value for value in (*values, *kwargs.values()) if isinstance(value, torch.dtype)]
         if formats:
@@ -78,7 +79,7 @@ class _Held(ModelMixin):
 
     @apply_forward_hook
     def computing(self) -> torch.autocast:
-        """A context in which the model computes in the format that was asked for; put aside, it comes back first."""
+        """Return a context in which the model computes in the requested format; an offloaded model is moved back first."""
         half = self.asked in (torch.bfloat16, torch.float16)
         return torch.autocast(self.device.type, self.asked if half else None, enabled=half)
 
@@ -103,7 +104,7 @@ class HeldInverse(_Held):
 
 
 class _ImagesOfClasses(DiffusionPipeline):
-    """What both pipelines share: labels, noise, the autoencoder, pictures."""
+    """Base of both pipelines: labels, noise, the autoencoder and pictures."""
 
     _optional_components: ClassVar[list[str]] = ["vae"]
     part: str
@@ -111,26 +112,24 @@ class _ImagesOfClasses(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Any:
-        """As diffusers', offline for a folder; ValueError for device_map "balanced", since each model stands on one device."""
+        """Load a pipeline as diffusers does; a folder needs no network. Raises ValueError for device_map "balanced"."""
         _no_variant(kwargs.get("variant"))
         if kwargs.get("device_map") == "balanced":
-            raise ValueError(
-                'device_map was "balanced"; the models here stand on one device each: give "cuda" or "cpu"'
-            )
+            raise ValueError('device_map was "balanced"; each model needs a single device: give "cuda" or "cpu"')
         return super().from_pretrained(source, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | Path, *args: Any, variant: str | None = None, **kwargs: Any
     ) -> None:
-        """As diffusers'; ValueError for a variant, since the lab's models have none."""
+        """Save the pipeline as diffusers does. Raises ValueError for a variant, because the lab's models have none."""
         _no_variant(variant)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def register(self, model: _Held, vae: Any, id2label: Names) -> None:
-        """Components and names of classes; ValueError where the autoencoder does not give what the model takes.
+        """Register the components and the names of classes.
 
-        Without `id2label` classes have the model's names for them. Without `vae` a model of latents brings the one that its
-        configuration names; raises as `labcore.latents.load`.
+        vae: None for the autoencoder that the model's configuration names, if any. id2label: None for the model's own names.
+        Raises ValueError if the autoencoder does not fit the model, and as `labcore.latents.load`.
         """
         if vae is None and model.config.codec is not None:
             vae = codec_of(model.config).network
@@ -145,11 +144,11 @@ class _ImagesOfClasses(DiffusionPipeline):
 
     @property
     def model(self) -> Any:
-        """The lab's model."""
+        """The wrapped model of the lab."""
         return getattr(self, self.part).model
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
-        """Numbers of classes by their names; ValueError lists the names there are."""
+        """Return the numbers of classes of these names. Raises ValueError with all names for an unknown one."""
         names = {name: int(number) for number, name in (self.config.id2label or {}).items()}
         wanted = [label] if isinstance(label, str) else list(label)
         if unknown := [name for name in wanted if name not in names]:
@@ -157,7 +156,7 @@ class _ImagesOfClasses(DiffusionPipeline):
         return [names[name] for name in wanted]
 
     def _labels(self, class_labels: Labels, num_images: int) -> tuple[Tensor | None, int]:
-        """Labels on the model's device, and how many images they are for."""
+        """Return labels on the model's device, and the number of images."""
         classes = self.model.config.num_classes
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise ValueError(f"num_images was {num_images!r}; give one whole number, 1 or more")
@@ -166,8 +165,8 @@ class _ImagesOfClasses(DiffusionPipeline):
         labels, one = self._numbers(class_labels)
         if not one and num_images not in (1, len(labels)):
             raise ValueError(
-                f"num_images was {num_images} beside {len(labels)} class_labels, which get one image each; leave num_images "
-                "out, or give one label"
+                f"num_images was {num_images} for {len(labels)} class_labels, which get one image each; leave num_images out, "
+                "or give one label"
             )
         if not labels or any(not NULL <= label < classes for label in labels):
             allowed = f"0 to {classes - 1}, and -1 for none" if classes else "none: this model knows no classes"
@@ -177,7 +176,7 @@ class _ImagesOfClasses(DiffusionPipeline):
         return torch.tensor(labels, device=self._execution_device), len(labels)
 
     def _numbers(self, class_labels: Any) -> tuple[list[int], bool]:
-        """Class numbers of labels or names, and whether there was one instead of a list. ValueError for other kinds."""
+        """Return the class numbers of labels or names, and whether a single one was given. Raises ValueError."""
         plain = class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels  # NumPy's and torch's
         one = not isinstance(plain, Iterable) or isinstance(plain, str)
         labels = [plain] if one else list(plain)
@@ -188,7 +187,7 @@ class _ImagesOfClasses(DiffusionPipeline):
         return [label if isinstance(label, int) else self.get_label_ids(label)[0] for label in labels], one
 
     def _noise(self, num: int, generator: Generators) -> Float[Tensor, "b t d"]:
-        """A list of generators, one an image, makes each image a function of its own generator."""
+        """Draw noise (num, t, d). With a list of generators, each image depends only on its own generator."""
         if isinstance(generator, list) and len(generator) != num:
             raise ValueError(f"{len(generator)} generators for {num} images; give one an image, or one for all")
         shape = (num, self.model.config.tokens, self.model.config.token_dim)
@@ -206,7 +205,7 @@ class _ImagesOfClasses(DiffusionPipeline):
         return ImagePipelineOutput(images=x) if return_dict else (x,)
 
     def _codec(self) -> Autoencoder:
-        """The autoencoder as the lab has it, made anew where another one has been put in."""
+        """Return the lab's wrapper of the autoencoder, made again if the component was replaced."""
         codec = getattr(self, "_known", None)
         if codec is None or codec.network is not self.vae:
             codec = self._known = Autoencoder("vae", self.vae)
@@ -221,7 +220,7 @@ class _ImagesOfClasses(DiffusionPipeline):
 
 
 class TarFlowPipeline(_ImagesOfClasses):
-    """Noise, the flow's exact inverse, score denoising, and for a flow of latents its autoencoder."""
+    """Pipeline of a flow: noise, exact inverse, score denoising, and for a flow of latents the autoencoder."""
 
     part = "flow"
     model_cpu_offload_seq = "flow->vae"
@@ -232,9 +231,17 @@ class TarFlowPipeline(_ImagesOfClasses):
 
     @classmethod
     def from_flow(cls, flow: TarFlow | str | Path, vae: Any = None, id2label: Names = None) -> TarFlowPipeline:
-        """A pipeline of a flow, with diffusers' AutoencoderKL or AutoencoderTiny where it is one of latents.
+        """Make a pipeline of a flow.
 
-        flow: also a name of `labcore.zoo`, a folder that `save_pretrained` wrote, or a name on the hub.
+        Args:
+            flow: a flow, a name of `labcore.zoo`, a folder that `save_pretrained` wrote, or a name on the hub.
+            vae: AutoencoderKL or AutoencoderTiny of diffusers, for a flow of latents; default the one that its configuration
+                names.
+            id2label: names of the classes; default the model's own names.
+
+        Raises:
+            ValueError: the autoencoder does not fit the flow.
+            FileNotFoundError: there is no such flow or autoencoder.
         """
         return cls(HeldFlow(_loaded(flow, TarFlow)), vae, id2label)
 
@@ -249,12 +256,22 @@ class TarFlowPipeline(_ImagesOfClasses):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Pictures of `class_labels`: one for each label of a list, `num_images` of one label, as many without class for None.
+        """Draw pictures.
 
-        class_labels: numbers or names of classes; a list, an array or a tensor of them, or one.
+        Args:
+            class_labels: number or name of a class, or a list, array or tensor of them, with one picture for each. None
+                (default) is no class.
+            guidance_scale: 1 (default) is off; larger values follow the class more.
+            generator: one random generator for all pictures, or a list with one for each; default torch's global one.
+            num_images: number of pictures of a single class, or without class; default 1.
+            noise_std: standard deviation of the noise that denoising removes. None (default) is the flow's training noise; 0
+                skips denoising.
+            output_type: "pil" (default), "np" for (b, h, w, c) in [0, 1], or "pt" for (b, c, h, w) in [0, 1].
+            return_dict: False returns a tuple; default True.
 
-        generator: one for all, or a list with one an image. noise_std: what denoising takes away; None: the noise of the
-        flow's training, 0: nothing. output_type: "pil", "np" (b, h, w, c) in [0, 1], or "pt" (b, c, h, w) in [0, 1].
+        Raises:
+            ValueError: labels, scale, numbers or types are not allowed.
+            NotFinite: pictures are not finite.
         """
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
@@ -266,7 +283,7 @@ class TarFlowPipeline(_ImagesOfClasses):
 
 
 class BiFlowPipeline(_ImagesOfClasses):
-    """Noise, one pass of a learned inverse, and for one of latents the autoencoder."""
+    """Pipeline of a student: noise, one pass, and for a student of latents the autoencoder."""
 
     part = "inverse"
     model_cpu_offload_seq = "inverse->vae"
@@ -279,10 +296,7 @@ class BiFlowPipeline(_ImagesOfClasses):
     def from_inverse(
         cls, inverse: BackwardModel | str | Path, vae: Any = None, id2label: Names = None
     ) -> BiFlowPipeline:
-        """A pipeline of a learned inverse, with diffusers' autoencoder where it is one of latents.
-
-        inverse: also a name or a folder, as in `TarFlowPipeline.from_flow`.
-        """
+        """Make a pipeline of a student. inverse: a student, its name or its folder; else as `TarFlowPipeline.from_flow`."""
         return cls(HeldInverse(_loaded(inverse, BackwardModel)), vae, id2label)
 
     @torch.no_grad()
@@ -295,7 +309,7 @@ class BiFlowPipeline(_ImagesOfClasses):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """As `TarFlowPipeline`. One evaluation where guidance is an input of the model, else two."""
+        """Draw pictures, as `TarFlowPipeline`. Guidance takes one evaluation if it is an input of the student, else two."""
         self._check(guidance_scale, output_type)
         y, num = self._labels(class_labels, num_images)
         with self.inverse.computing(), images_from(0, lambda: f"guidance_scale was {guidance_scale}"):
@@ -304,8 +318,10 @@ class BiFlowPipeline(_ImagesOfClasses):
 
 
 def _named(id2label: Any, num_classes: int) -> dict[str, str]:
-    """Number, as text, -> name of classes, from a dictionary or a list of all names. ValueError for anything else, and for two
-    classes with one name."""
+    """Return {number as a string: name of the class}, from a dictionary or a list of all names.
+
+    Raises ValueError for anything else, and for two classes with one name.
+    """
     is_list = isinstance(id2label, Sequence) and not isinstance(id2label, str)
     named = dict(enumerate(id2label)) if is_list else id2label
     numbers = {str(number) for number in range(num_classes)}
@@ -326,7 +342,7 @@ def _named(id2label: Any, num_classes: int) -> dict[str, str]:
 
 
 def _loaded(model: Any, kind: type) -> Any:
-    """The model itself, or the one of a name or folder. ValueError for one of another kind."""
+    """Return the model itself, or load it by name or folder. ValueError for a model of another kind."""
     if isinstance(model, str | Path):
         model = zoo.load(str(model)) if str(model) in zoo.NAMES else kind.from_pretrained(model)
     if not isinstance(model, kind):

@@ -2,7 +2,7 @@
 
 The change of a sweep says little about the remaining error, and the time of a sweep depends on machine, batch and dtype.
 So both are measured against the sequential inverse, block by block from the same input, and then for the whole chain. The
-sequential inverse is also tried as compiled C code on a CPU, and as a recorded CUDA graph (untested on GPU). The result
+sequential inverse is also tried as compiled C code on a CPU, and as a recorded CUDA graph. The result
 is a `Calibration`: one `Method` per block, with a bound of twice the block's largest value. It is stored in a file next
 to the model, and rejected if loaded with different weights.
 """
@@ -14,6 +14,7 @@ import math
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,17 @@ from labcore import provenance
 from labcore.files import sha256_of
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
-from labcore.guidance import Schedule, per_block, token_weights
+from labcore.guidance import Schedule
 from labcore.inverse import native
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.methods import STARTS, Method, check_methods, divisors
+from labcore.inverse.params import GuidedBlock, guided_blocks
 from labcore.inverse.solve import invert, invert_block
 from labcore.jsonfile import alone, read_json, write_json
 from labcore.timing import alternate
-from labcore.types import BlockStats
 
 FILE = "solvers.json"
-"""Name of the file beside a model's weights."""
+"""Name of the file, which is next to a model's weights."""
 CHECKSUM = "sha256"
 """Name of an entry's checksum in the file."""
 
@@ -45,16 +46,22 @@ CALIBRATION_VERSION = 1
 or less exact than a calibration says; older calibrations are refused then."""
 
 RECORDINGS: dict[str, tuple[bool | None, ...]] = {"cuda": (None, True)}
-"""Device -> values of `compiled` that are tried beside the plain way."""
+"""Device -> values of `compiled` that are tried in addition to plain code."""
 
 TIGHTER = (1.0, 0.1, 0.01)
-"""Shares of the wished error that are tried as a sweep's last change; our choice."""
+"""Fractions of the allowed error that are tried as the tolerance of the sweeps, in this order; our choice."""
 
 
 class Trial(BaseModel):
-    """One method tried on one block: median seconds, largest error against the sequential solver, and number of sweeps.
+    """Measurement of one method on one block.
 
-    compiled: as `labcore.invert` takes it; False for methods that sweep.
+    Attributes:
+        block: number of the block, from 1.
+        method: the method.
+        seconds: median time of a solution, in seconds.
+        error: largest |difference| from the sequential solution, in units of pixels.
+        sweeps: number of sweeps.
+        compiled: as in `labcore.invert`; False for methods that sweep.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +78,12 @@ class Calibration(BaseModel):
     """The fastest methods within `tolerance` for one model, and the machine on which they were measured.
 
     Attributes:
+        model: hash of the model's weights.
+        device: name of the device, with the number of threads of a CPU.
+        dtype: number format of z.
+        batch: number of images.
+        guided: whether guidance was on.
+        tolerance: largest allowed error, in units of pixels.
         methods: one per block 1..T.
         error: largest |difference| of an image from the sequential inverse's, in units of pixels.
         speedup: seconds of the plain sequential inverse divided by the seconds of these methods, for the whole inverse.
@@ -82,7 +95,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str  # hash of the weights
+    model: str
     device: str
     dtype: str
     batch: int = Field(ge=1)
@@ -100,12 +113,12 @@ class Calibration(BaseModel):
         if self.version != CALIBRATION_VERSION:
             raise ValueError(
                 f"this calibration was measured by version {self.version} of the solvers, and this is version "
-                f"{CALIBRATION_VERSION}; calibrate anew"
+                f"{CALIBRATION_VERSION}; calibrate again"
             )
         if (found := provenance.weights_hash(flow)) != self.model:
             raise ValueError(
                 f"this calibration was measured on a model with weights {self.model}, and this one has {found}; "
-                "calibrate anew"
+                "calibrate again"
             )
 
 
@@ -154,7 +167,8 @@ def calibrate(
         states[sweep.block] = sweep.x
 
     exact = invert(flow, z, *settings, callback=keep, compiled=False).x
-    blocks = [_Trials(flow, z, number, states, settings, repeats) for number in range(1, len(flow.blocks) + 1)]
+    guided = guided_blocks(flow, z, *settings)
+    blocks = [_Trials(one, states.get(one.number + 1, z), states[one.number], repeats) for one in guided]
     compiled = _fastest_recording(blocks, _faster_ways(z), tolerance)
     for block in blocks:
         block.sequential = block.plain if compiled is False else block.recorded[compiled]
@@ -182,7 +196,7 @@ def calibrate(
         device=device_of(flow),
         dtype=str(z.dtype).removeprefix("torch."),
         batch=len(z),
-        guided=any(g is not None for g in per_block(guidance, len(flow.blocks), z)),
+        guided=any(one.g is not None for one in guided),
         tolerance=tolerance,
         methods=tuple(methods),
         error=error,
@@ -202,7 +216,7 @@ def _choice(
         method = block.best(parts, wished)
         methods.append(method)
         if progress is not None:
-            progress(f"block {block.number}: {method.segments} segments, {len(block.trials)} methods tried")
+            progress(f"block {block.guided.number}: {method.segments} segments, {len(block.trials)} methods tried")
     return methods
 
 
@@ -226,14 +240,13 @@ def _faster_ways(z: Tensor) -> tuple[bool | None, ...]:
 
 
 class _Trials:
-    """All trials on one block, from the state that the sequential solver gives it."""
+    """All trials on one block. z: its input when it is inverted. exact: the state that the sequential solver makes of that."""
 
-    def __init__(self, flow: TarFlow, z: Tensor, number: int, states: dict[int, Tensor], settings: tuple, repeats: int):
-        self.flow, self.number, self.settings, self.repeats = flow, number, settings, repeats
-        self.z, self.exact = states.get(number + 1, z), states[number]
+    def __init__(self, guided: GuidedBlock, z: Tensor, exact: Tensor, repeats: int):
+        self.guided, self.z, self.exact, self.repeats = guided, z, exact, repeats
         self.bound = 2 * float(self.exact.abs().max()) or None
         self.trials: list[Trial] = []
-        self.plain = self.sequential = self._try(Method(segments=flow.config.tokens))
+        self.plain = self.sequential = self._try(Method(segments=z.shape[1]))
         self.recorded: dict[bool | None, Trial] = {}
 
     def try_recording(self, compiled: bool | None) -> Trial:
@@ -255,27 +268,16 @@ class _Trials:
         return min(good, key=lambda trial: trial.seconds).method
 
     def _try(self, method: Method, compiled: bool | None = False) -> Trial:
-        solve = self._solver(method, compiled)
+        solve = partial(invert_block, self.guided, self.z, method, compiled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a method that diverges is slow, and not chosen for that
             x, stats = solve()
             seconds = alternate({"": solve}, self.repeats, warmup=0)[""].seconds
         error = float((x - self.exact).abs().max())
-        trial = Trial(
-            block=self.number, method=method, seconds=seconds, error=error, sweeps=stats.sweeps, compiled=compiled
-        )
+        number, sweeps = self.guided.number, stats.sweeps
+        trial = Trial(block=number, method=method, seconds=seconds, error=error, sweeps=sweeps, compiled=compiled)
         self.trials.append(trial)
         return trial
-
-    def _solver(self, method: Method, compiled: bool | None) -> Callable[[], tuple[Tensor, BlockStats]]:
-        block, (y, guidance, schedule, attn_temp) = self.flow.blocks[self.number - 1], self.settings
-        weights = token_weights(schedule, self.flow.config.tokens, self.z.device)
-        g = per_block(guidance, len(self.flow.blocks), self.z)[self.number - 1]
-
-        def solve() -> tuple[Tensor, BlockStats]:
-            return invert_block(block, self.number, self.z, y, g, weights, attn_temp, method, compiled)
-
-        return solve
 
 
 def save(calibration: Calibration, file: Path) -> None:
@@ -354,7 +356,7 @@ def read(file: Path) -> list[Calibration]:
     except (ValueError, TypeError):
         calibrations = []
     if not calibrations:
-        raise ValueError(f"{file} is damaged or is no calibration; delete it and calibrate anew")
+        raise ValueError(f"{file} is damaged or is not a calibration; delete it and calibrate again")
     return calibrations
 
 

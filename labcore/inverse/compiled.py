@@ -38,7 +38,7 @@ class SteppedDecoder(BlockDecoder):
     """A `BlockDecoder` whose single tokens use `step`; if that fails, they use plain code, with one warning."""
 
     means = "torch.compile"
-    """What a warning says did not work."""
+    """Name of `step` in the warning that it does not work."""
 
     def new_cache(self, batch: int, tokens: int, like: Tensor) -> KVCache:
         """Return an empty cache, with rows that pad the batch."""
@@ -53,7 +53,7 @@ class SteppedDecoder(BlockDecoder):
             return super().next_params(u, cache)
         try:
             out = self.step(u[:, 0], cache, rows)[:b, None]
-        except Exception as error:  # something that is no part of the key has changed, or whatever a driver can meet
+        except Exception as error:  # a change that is not part of the key, or any error of a driver
             self.give_up(cache, rows, error)
             return super().next_params(u, cache)
         cache.length += 1
@@ -225,7 +225,7 @@ def _try(decoder: SteppedDecoder, cache: KVCache, rows: int) -> None:
     try:
         with torch._dynamo.config.patch(recompile_limit=1024):
             program()(*arguments(decoder, cache, rows, u, position))  # the token that follows writes there again
-    except Exception as error:  # whatever a compiler can meet
+    except Exception as error:  # any error of a compiler
         decoder.give_up(cache, rows, error)
 
 

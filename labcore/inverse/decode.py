@@ -59,7 +59,7 @@ class BlockDecoder:
     """
 
     way = "plain"
-    """How single tokens are computed, for records: every way rounds differently."""
+    """Name of the way in which single tokens are computed, for records, because each way rounds differently."""
 
     def __init__(
         self,

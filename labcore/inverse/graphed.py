@@ -5,10 +5,10 @@ Before a block is solved, its prepared weights, classes and temperatures are cop
 blocks, all flows of these sizes, and changed weights. Idle workspaces are kept for later calls
 (`labcore.inverse.workspaces`).
 
-Attention reads a prefix of the cache behind a mask. There are recordings for at most four lengths of that prefix.
+Where Triton's kernels run, attention reads what is filled of the cache (`labcore.inverse.triton_step`). Elsewhere, and with
+rotary positions, it reads a prefix of the cache behind a mask. There are recordings for at most four lengths of that prefix.
 
-All of this is tested on a CPU with a step that is called instead of recorded; the recording itself
-(`labcore.inverse.recording`) is untested on GPU.
+All of this is tested on a CPU with a step that is called instead of recorded, and in tests/gpu.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from labcore.inverse.compiled import (
     remember,
     sizes,
 )
-from labcore.inverse.decode import KVCache, after_attention, computed_in, outside_autocast
+from labcore.inverse.decode import KVCache, after_attention, before_attention, computed_in, outside_autocast
 from labcore.inverse.recording import Replay, record, stream_of, turn
+from labcore.inverse.triton_step import FEW, parts_for, triton_step
 from labcore.inverse.workspaces import IDLE
+from labcore.kernels import dispatch
 from labcore.kernels.attention import without_cudnn
 
 SHORTEST = 64
@@ -68,7 +70,13 @@ class Workspace:
         _, _, *of_decoder, _ = arguments(decoder, cache, rows, self.token, self.position)
         self.copies = tree_map_only(Tensor, torch.clone, tuple(of_decoder))
         self.given = (self.token, self.position, *self.copies, cache.layers)
-        self.lengths, self.replays = prefixes(keys.shape[2]), {}
+        self.by_triton = decoder.rope is None and dispatch.by_triton(keys) and self._runs_triton()
+        self.lengths = (keys.shape[2],) if self.by_triton else prefixes(keys.shape[2])
+        self.replays: dict[int, Replay] = {}
+
+    def _runs_triton(self) -> bool:
+        """Call the step by Triton once; where that fails, there is one warning, and torch's operations are recorded."""
+        return dispatch.attempt("token_triton", lambda: triton_program(self.rows)(*self.given)) is not None
 
     def load(self, decoder: SteppedDecoder) -> None:
         """Copy in the weights, classes and temperatures of a decoder."""
@@ -106,7 +114,7 @@ class GraphedCache(KVCache):
 
 
 class RecordedDecoder(SteppedDecoder):
-    """Single tokens go through a recording of the plain step, which needs no compiler. Untested on GPU."""
+    """Single tokens go through a recording of the plain step."""
 
     way, means = "recorded", "recording a CUDA graph"
 
@@ -116,7 +124,7 @@ class RecordedDecoder(SteppedDecoder):
         rows, dtype, device = padded(batch), computed_in(like), like.device
         if not fits(batch, device):
             return super().new_cache(batch, tokens, like)
-        key = (type(self).__name__, stream_of(device), *sizes(self, rows, tokens, dtype, device))
+        key = (*self._kind(device), *sizes(self, rows, tokens, dtype, device))
         if has_failed(key):
             return super().new_cache(batch, tokens, like)
 
@@ -154,8 +162,11 @@ class RecordedDecoder(SteppedDecoder):
 
     def key(self, cache: GraphedCache, rows: int) -> tuple:
         """As `SteppedDecoder.key`; workspaces of several streams and classes do not mix."""
-        device = cache.layers[0][0].device
-        return (type(self).__name__, stream_of(device), *super().key(cache, rows))
+        return (*self._kind(cache.layers[0][0].device), *super().key(cache, rows))
+
+    def _kind(self, device: torch.device) -> tuple:
+        """Return what tells workspaces of equal sizes apart: class, stream, and whose kernels run."""
+        return type(self).__name__, stream_of(device), dispatch.chosen(device)
 
     def give_up(self, cache: GraphedCache, rows: int, error: Exception) -> None:
         """As `SteppedDecoder.give_up`; the workspace is not used again."""
@@ -163,6 +174,8 @@ class RecordedDecoder(SteppedDecoder):
         super().give_up(cache, rows, error)
 
     def _record(self, work: Workspace, length: int) -> Replay:
+        if work.by_triton:
+            return record(triton_program(work.rows), work.given)
         return record(functools.partial(prefix_step, remember, after_attention, length), work.given)
 
     def _bytes(self, rows: int, tokens: int, dtype: torch.dtype) -> int:
@@ -174,13 +187,14 @@ class RecordedDecoder(SteppedDecoder):
 class GraphedDecoder(RecordedDecoder):
     """A `RecordedDecoder` that compiles the parts of a layer before and after attention, once for all layers.
 
-    Where torch.compile fails, with one warning, the plain step is recorded. Untested on GPU.
+    Where torch.compile fails, with one warning, the plain step is recorded. Few rows by Triton leave nothing to compile.
     """
 
     way = "compiled and recorded"
 
     def _record(self, work: Workspace, length: int) -> Replay:
-        step = functools.partial(prefix_step, *layer_programs(), length)
+        if work.by_triton and work.rows <= FEW:
+            return super()._record(work, length)  # nothing is left to compile
         if not work.replays and not _BROKEN:
             logging.getLogger("labcore").warning(
                 "compiling the parts of a layer: width %d, %d rows, %s; some 10 s, once in this process",
@@ -188,7 +202,16 @@ class GraphedDecoder(RecordedDecoder):
                 work.rows,
                 work.given[-1][0][0].dtype,
             )
+        if work.by_triton:
+            step = triton_program(work.rows, layer_programs(before_attention))
+        else:
+            step = functools.partial(prefix_step, *layer_programs(remember), length)
         return record(step, work.given) if compiles(step, work.given) else super()._record(work, length)
+
+
+def triton_program(rows: int, parts: tuple[Callable, Callable] | None = None) -> Callable[..., Tensor]:
+    """Return a step of so many rows by Triton's kernels. parts: of a layer, compiled; default None, as they are."""
+    return functools.partial(triton_step, *(parts or parts_for(rows)))
 
 
 def prefix_step(
@@ -226,9 +249,9 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
 
 @functools.cache
-def layer_programs() -> tuple[Callable, Callable]:
-    """Return `remember` and `after_attention`, compiled: torch.compile makes one program of each for every size."""
-    return tuple(torch.compile(part, fullgraph=True, dynamic=False) for part in (remember, after_attention))
+def layer_programs(before: Callable) -> tuple[Callable, Callable]:
+    """Return `before` and `after_attention`, compiled: torch.compile makes one program of each for every size."""
+    return tuple(torch.compile(part, fullgraph=True, dynamic=False) for part in (before, after_attention))
 
 
 def compiles(step: Callable[..., Tensor], given: tuple) -> bool:

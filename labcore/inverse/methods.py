@@ -19,7 +19,8 @@ Rule = Literal["largest", "root-sum-square", "relative-square"]
 Solver = Literal["sequential", "jacobi", "gs-jacobi"]
 SOLVERS: tuple[Solver, ...] = ("sequential", "jacobi", "gs-jacobi")
 STARTS: tuple[Start, ...] = ("z", "zeros")
-SEGMENTS = 8  # of "gs-jacobi" where nothing is said: what GS-Jacobi takes for its tough blocks
+SEGMENTS = 8
+"""Default number of segments of "gs-jacobi": GS-Jacobi's number for its hard blocks."""
 
 
 class Method(BaseModel):
@@ -59,7 +60,7 @@ def named(
     max_sweeps: int | None = None,
     start: Start = "z",
 ) -> Method:
-    """Return the same method for every block, by its name; ValueError for settings that do not fit."""
+    """Return the method of a solver's name, with the settings of `Method`. Raises ValueError for settings that do not fit."""
     if solver not in SOLVERS:
         raise ValueError(f"solver was {solver!r}; allowed are {', '.join(SOLVERS)}, a Method, or one Method per block")
     if tolerance is not None and not 0 < tolerance < float("inf"):
@@ -116,8 +117,11 @@ def gs_jacobi(
         stacked: {block, counted from 1: (segments, most sweeps of each)}. The paper's "6-8-32-10" of 8 blocks, counted
             from 0 there, is `gs_jacobi(8, {7: (8, 32)}, 10)`.
         others: most sweeps of all other blocks.
-        tolerance: the defaults are those of the paper's code.
-        bound: the defaults are those of the paper's code.
+        tolerance: as in `Method`; the default is that of the paper's code.
+        bound: as in `Method`; the default is that of the paper's code.
+
+    Raises:
+        ValueError: a block in `stacked` does not exist.
     """
     common = {"tolerance": tolerance, "bound": bound, "rule": "root-sum-square"}
     methods = [Method(segments=1, max_sweeps=others, **common)] * blocks
@@ -129,7 +133,10 @@ def gs_jacobi(
 
 
 def starflow(tokens: int, blocks: int, chunk: int = 32, tolerance: float = 1e-3, sweeps: int = 32) -> list[Method]:
-    """Return STARFlow-V's block-wise Jacobi: chunks of 32 tokens, from z, until the relative squared change is below 1e-3."""
+    """Return STARFlow-V's block-wise Jacobi: chunks of 32 tokens, from z, until the relative squared change is below 1e-3.
+
+    Raises ValueError if `chunk` does not divide the tokens.
+    """
     if chunk < 1 or tokens % chunk:
         raise ValueError(f"chunk was {chunk}; it must divide {tokens} tokens: {', '.join(map(str, divisors(tokens)))}")
     method = Method(segments=tokens // chunk, tolerance=tolerance, max_sweeps=sweeps, rule="relative-square")

@@ -1,7 +1,8 @@
 """One block's exact inverse, token by token, by compiled code (`labcore/kernels/token_loop.c`): float32 on a CPU.
 
-The same function as the loop in `labcore.inverse.fixed_point` over single tokens, with all of it in one call: a token of a
-small block is some hundred operations of microseconds, and calling them takes longer than their arithmetic.
+Up to rounding, the result equals that of the loop over single tokens in `labcore.inverse.fixed_point`, but one call computes
+all tokens. A token of a small block takes some hundred operations of microseconds, and calling them takes longer than their
+arithmetic.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from labcore.inverse.params import branches
 from labcore.kernels import dispatch, native
 
 PANEL = 16
-"""Outputs in a panel of packed weights, as in the C source."""
+"""Number of outputs in a panel of packed weights, as in the C source."""
 
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int32
 
@@ -73,14 +74,15 @@ def solve(
     """Return x with block(x) = z; raster order in and out.
 
     y, g, weights and attn_temp as in `labcore.inverse.params.GuidedParams`.
-    threads: at most; None is `torch.get_num_threads()`. Each thread takes whole images, and none outlives the call.
+    threads: largest number of threads; None is `torch.get_num_threads()`. Each computes whole images, or a part of each layer
+    if images are few and the block is large. No thread outlives the call, and the numbers do not depend on threads.
     Raises MemoryError.
     """
     z = block.permute(z).contiguous()
     x, packed = torch.empty_like(z), _packed(block)
     condition, temperature = branches(block, y, z, g, attn_temp)
     arguments = dict(z=z, x=x, condition=condition, temperature=temperature, guidance=g, weights=weights.to(z))
-    # held by this name while the C code reads them: a pointer keeps nothing alive
+    # this name keeps the tensors alive while the C code reads them: a pointer does not
     arguments = {name: None if tensor is None else tensor.contiguous() for name, tensor in arguments.items()}
     pointers = {name: _pointer(tensor) for name, tensor in arguments.items()}
     conditions = 0 if condition is None else len(condition)

@@ -7,14 +7,64 @@ with attention logits divided by `attn_temp` (TARFlow, guidance).
 from __future__ import annotations
 
 import copy
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from labcore.flows.metablock import Labels, MetaBlock
-from labcore.guidance import guide
+from labcore.flows.tarflow import TarFlow
+from labcore.guidance import Guidance, Schedule, guide, per_block, token_weights
 from labcore.inverse.decode import BlockDecoder
+
+
+class GuidedBlock(NamedTuple):
+    """One block of a flow, with all that its parameters depend on except the tokens.
+
+    Attributes:
+        block: the block.
+        number: its number from 1; block 1 is next to the image.
+        y: labels, as in the flow.
+        g: guidance per image (b, 1); None for one branch.
+        weights: (t,) weight of g by position in the block's own order.
+        attn_temp: temperature of the attention logits in the second branch.
+    """
+
+    block: MetaBlock
+    number: int
+    y: Labels
+    g: Float[Tensor, "b 1"] | None
+    weights: Float[Tensor, " t"]
+    attn_temp: float
+
+
+def guided_blocks(
+    flow: TarFlow,
+    z: Float[Tensor, "b t d"],
+    y: Labels = None,
+    guidance: Guidance = 0.0,
+    guidance_schedule: Schedule = "constant",
+    attn_temp: float = 1.0,
+) -> list[GuidedBlock]:
+    """Return the blocks 1..T of a flow, guided as `labcore.invert` takes it, for a batch z (b, t, d).
+
+    Raises ValueError for guidance and temperatures that do not fit.
+    """
+    if not 0 < attn_temp < math.inf:
+        raise ValueError(
+            f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 and finite (1 changes nothing)"
+        )
+    weights = token_weights(guidance_schedule, flow.config.tokens, z)
+    strengths = per_block(guidance, len(flow.blocks), z)
+    if y is None and attn_temp == 1.0 and any(g is not None for g in strengths):
+        raise ValueError(
+            "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (ImageNet 64 "
+            "without classes uses 0.3 at guidance 0.2)"
+        )
+    pairs = zip(flow.blocks, strengths, strict=True)
+    return [GuidedBlock(block, number, y, g, weights, attn_temp) for number, (block, g) in enumerate(pairs, 1)]
 
 
 class GuidedParams:

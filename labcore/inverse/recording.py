@@ -1,4 +1,4 @@
-"""Recording of a call's kernels as a CUDA graph, while the process does other work. Untested on GPU."""
+"""Recording of a call's kernels as a CUDA graph, while the process does other work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def record(step: Callable[..., Tensor], given: tuple) -> Replay:
     """Return a function that repeats step(*given) on the same memory with one call. Its result is always the same tensor.
 
     given: the first tensor determines the device. All tensors must stay alive as long as the recording is used. Other
-    threads may continue meanwhile. Untested on GPU.
+    threads may continue meanwhile, unless they draw from the device's default generator: torch refuses that (RuntimeError in
+    that thread) while anything is recorded. The lab draws from generators of its own.
     """
     device = given[0].device
     place = _place(device.index)
@@ -41,10 +42,10 @@ def record(step: Callable[..., Tensor], given: tuple) -> Replay:
 
 
 class _Place:
-    """What recordings on a device share: one side stream, one memory pool, and one turn at a time.
+    """Resources that recordings on a device have in common: one side stream, one memory pool, and one turn at a time.
 
-    Recordings reuse each other's memory, so that two may never run at once: in the order of turns, each waits for the stream
-    of the one before.
+    Recordings reuse each other's memory, so two may never run at once: in the order of turns, each waits for the stream of the
+    previous one.
     """
 
     def __init__(self, index: int):

@@ -1,4 +1,4 @@
-"""Sampling of images: noise, the flow's exact inverse with score denoising or a learned inverse in one pass, and clipping.
+"""Sampling of images: noise, the flow's exact inverse with score denoising or a student in one pass, and clipping.
 
 Image i's noise depends only on (seed, i). So batch size, device and number of processes change only the speed; with
 methods that have a tolerance, images change by no more than that tolerance.
@@ -29,7 +29,10 @@ from labcore.rng import normal_per_item
 
 @runtime_checkable
 class OnePass(Protocol):
-    """A learned inverse, as `labcore.biflow.BackwardModel`. A call with z, y and guidance returns an output with images x."""
+    """A student (a learned inverse of a flow), as `labcore.biflow.BackwardModel`.
+
+    A call with z, y and guidance returns an output with images x.
+    """
 
     config: Any
     device: Any
@@ -41,10 +44,10 @@ class OnePass(Protocol):
 
 
 Sampler = TarFlow | OnePass
-"""What images are drawn from."""
+"""A model from which images are drawn."""
 
 SAMPLE_VERSION = 1
-"""Version of what `sample` draws, and of the decoding and rounding that follow it: a part of the key of kept images. Raise it
+"""Version of the images that `sample` draws, and of their decoding and rounding: a part of the key of kept images. Raise it
 with every change after which the same weights, settings and seed give other images."""
 
 
@@ -68,7 +71,7 @@ def sample(
     """Draw `num` images (num, c, h, w) in [-1, 1] on the flow's device. Does not use torch's global generator.
 
     Args:
-        flow: a flow, or a learned inverse. A learned inverse uses the same noise. It denoises by itself or not at all, so
+        flow: a flow, or a student of one. A student uses the same noise. It denoises by itself or not at all, so
             noise_std, guidance_schedule, attn_temp, solver and compiled are errors with it.
         num: number of images, 1 or more.
         y: None (default) is no class; an int is one class for all; (num,) is each image's class, -1 for no class.
@@ -121,7 +124,7 @@ def sample(
                 x = denoise(flow, noisy, chunk_labels, std)
             else:
                 x = flow(z, chunk_labels, chunk_guidance).x
-                check_result(x, "the learned inverse", advice="give less guidance")
+                check_result(x, "the student", advice="give less guidance")
         images.append(x)
         if progress is not None:
             progress("images drawn", stop, num)
@@ -157,10 +160,10 @@ def check_one_pass(
     solver: Solver | Sequence[Method],
     compiled: bool | None = None,
 ) -> None:
-    """Raise ValueError for settings that a learned inverse does not have. noise_std 0 (no denoising by the flow) is allowed."""
+    """Raise ValueError for settings that a student does not have. noise_std 0 (no denoising by the flow) is allowed."""
     if noise_std or guidance_schedule != "constant" or attn_temp != 1 or solver != "sequential" or compiled:
         raise ValueError(
-            "a learned inverse has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out, or give "
+            "a student has no noise_std, guidance_schedule, attn_temp, solver or compiled; leave them out, or give "
             "the flow"
         )
 

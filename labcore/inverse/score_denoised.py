@@ -1,4 +1,4 @@
-"""A learned inverse whose images are denoised by the score of the flow that it inverts (BiFlow, the ablation of denoising)."""
+"""A student whose images are denoised by the score of the flow that it inverts (BiFlow, the ablation of denoising)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from labcore.inverse.sample import OnePass
 class ScoreDenoised(nn.Module):
     """`model` gives the noisy image x^0 in one pass, and the score of `flow` denoises it: x^0 + noise_std^2 grad log p(x^0).
 
-    model: a learned inverse without a denoising block. flow: the flow that it inverts; noise_std is its training noise.
-    It is drawn from like `model`: guidance is for `model` alone, and the label is for both. Raises ValueError where `model`
-    denoises by itself, and where the images of the two have different shapes.
+    model: a student without a denoising block. flow: the flow that it inverts; noise_std is its training noise.
+    Images are drawn from it as from `model`: only `model` uses the guidance, and both use the label. Raises ValueError if
+    `model` denoises by itself, and if the images of the two have different shapes.
     """
 
     def __init__(self, model: OnePass, flow: TarFlow):
         super().__init__()
         drawn, taken = tuple(model.config.image_shape), tuple(flow.config.image_shape)
         if model.config.denoiser:
-            raise ValueError("this learned inverse has a denoising block; the score is for one without such a block")
+            raise ValueError("this student has a denoising block; the score is for one without such a block")
         if drawn != taken:
-            raise ValueError(f"the learned inverse gives images of {drawn}, the flow takes {taken}; both need the same")
+            raise ValueError(f"the student gives images of {drawn}, the flow takes {taken}; both need the same")
         self.model, self.flow, self.config = model, flow, model.config
 
     @property
@@ -45,7 +45,7 @@ class ScoreDenoised(nn.Module):
         return out._replace(x=denoise(self.flow, out.x, y))
 
     def check_labels(self, y: Tensor | None, batch: int, ranges: bool = False) -> None:
-        """Raises as the learned inverse does."""
+        """Raises as the student does."""
         self.model.check_labels(y, batch, ranges)
 
     def denoised_by(self) -> dict[str, Any]:

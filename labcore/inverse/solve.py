@@ -6,7 +6,6 @@ segments.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,24 +15,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labcore.finite import all_finite, check_result, require_finite
-from labcore.flows.metablock import Labels, MetaBlock
+from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
-from labcore.guidance import Schedule, per_block, token_weights
+from labcore.guidance import Schedule
 from labcore.inverse import native
 from labcore.inverse.compiled import CompiledDecoder
 from labcore.inverse.decode import BlockDecoder
 from labcore.inverse.fixed_point import Report, solve_block
 from labcore.inverse.graphed import GraphedDecoder, RecordedDecoder
 from labcore.inverse.methods import STARTS, Method, Solver, Start, check_methods, named
-from labcore.inverse.params import GuidedParams
+from labcore.inverse.params import GuidedBlock, GuidedParams, guided_blocks
 from labcore.kernels.attention import without_cudnn
 from labcore.nn.patch import check_tokens
 from labcore.types import BlockStats, InverseOutput
 
 _DECODERS = {"cpu": CompiledDecoder, "cuda": GraphedDecoder}
-"""Device -> how single tokens are computed with compiled=True; on others the plain way."""
+"""Device -> decoder of single tokens with compiled=True; other devices use plain code."""
 _AUTOMATIC: dict[str, type[BlockDecoder]] = {"cuda": RecordedDecoder}
-"""Device -> how single tokens are computed where nothing is said; on others the plain way. Untested on GPU."""
+"""Device -> decoder of single tokens with compiled=None; other devices use plain code."""
 
 
 @torch.no_grad()
@@ -72,11 +71,11 @@ def invert(
         max_sweeps: most sweeps of a segment; default None, no limit. If the limit ends a segment without a tolerance,
             images are not exact, and one UserWarning says so.
         start: "z" (the block's input), "zeros", or a guess of every state in sampling order: T tensors (b, t, d), such as
-            a learned inverse's `states`, of which the first T are used.
+            a student's `states`, of which the first T are used.
         callback: called with a `Sweep` after every sweep; default None.
         compiled: how the tokens of sequential blocks are computed; results differ by rounding. None (default) is
             automatic: compiled C code on a CPU in float32 (`labcore.inverse.native`; plain with a callback or without a C
-            compiler), a recorded CUDA graph for small batches on CUDA (untested on GPU), plain code elsewhere. True:
+            compiler), a recorded CUDA graph for small batches on CUDA, plain code elsewhere. True:
             programs of torch.compile, made once per power of two of images (about 10 s each, with a message), recorded on
             CUDA; ignored on other devices. False: plain code.
 
@@ -91,46 +90,32 @@ def invert(
     flow.check_labels(y, z.shape[0], ranges=True)
     guesses = None if start is None or isinstance(start, str) else _guesses(flow, z, start)
     methods = _methods(flow, solver, segments, tolerance, max_sweeps, start if guesses is None else None)
-    if not 0 < attn_temp < math.inf:
-        raise ValueError(
-            f"attn_temp was {attn_temp}; it divides attention logits and must be above 0 and finite (1 changes nothing)"
-        )
-    weights = token_weights(guidance_schedule, flow.config.tokens, z.device)
-    strengths = per_block(guidance, len(flow.blocks), z)
-    if y is None and attn_temp == 1.0 and any(g is not None for g in strengths):
-        raise ValueError(
-            "guidance without labels compares two equal branches; give labels y, or attn_temp other than 1 (0.3 at "
-            "guidance 0.2 is what ImageNet 64 without classes uses)"
-        )
+    blocks = guided_blocks(flow, z, y, guidance, guidance_schedule, attn_temp)
     decoder_for(compiled, z.device)  # refuses other values before the first block
     tokens, stats, states = z, [], {}
-    for number in range(len(flow.blocks), 0, -1):  # x^T = z back to x^0, the image
-        block, method, g = flow.blocks[number - 1], methods[number - 1], strengths[number - 1]
-        guess = None if guesses is None else guesses[len(flow.blocks) - number]
-        tokens, block_stats = invert_block(
-            block, number, tokens, y, g, weights, attn_temp, method, compiled, guess, callback
-        )
+    pairs = zip(reversed(blocks), guesses or [None] * len(blocks), strict=True)
+    for guided, guess in pairs:  # x^T = z back to x^0, the image
+        tokens, block_stats = invert_block(guided, tokens, methods[guided.number - 1], compiled, guess, callback)
         stats.append(block_stats)
-        states[number] = tokens
+        states[guided.number] = tokens
     _warn_of_unconverged(stats)
     _check_states(states, guidance, attn_temp)
     return InverseOutput(flow.unpatchify(tokens), tuple(stats))
 
 
 def invert_block(
-    block: MetaBlock,
-    number: int,
+    guided: GuidedBlock,
     z: Float[Tensor, "b t d"],
-    y: Labels,
-    g: Float[Tensor, "b 1"] | None,
-    weights: Float[Tensor, " t"],
-    attn_temp: float,
     method: Method,
     compiled: bool | None = None,
     guess: Float[Tensor, "b t d"] | None = None,
     callback: Report | None = None,
 ) -> tuple[Float[Tensor, "b t d"], BlockStats]:
-    """Return x with block(x) = z, and statistics; raster order in and out. Arguments as in `invert` and `GuidedParams`."""
+    """Return x with block(x) = z, and statistics; raster order in and out. `compiled` and `callback` as in `invert`.
+
+    guess: values to start from; None (default) starts as the method says.
+    """
+    block, number, y, g, weights, attn_temp = guided
     token_by_token = method.segments == z.shape[1]
     if token_by_token and compiled is None and callback is None and native.fits(z):
         x = native.solve(block, z, y, g, weights, attn_temp)

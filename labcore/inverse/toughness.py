@@ -45,15 +45,15 @@ def convergence_ranking_metric(flow: TarFlow, x: Float[Tensor, "b c h w"], y: La
         scaled_mean = (torch.exp(-log_scale) * u).mean(0)
         metrics.append(_norm(scaled_mean) * _norm(scales) + _norm(shifts))
     total = sum(metrics)
-    if not total:  # a flow that has not been trained: no block is tougher than another
+    if not total:  # an untrained flow: all blocks are equally hard
         return [1 / len(metrics)] * len(metrics)
     return [value / total for value in metrics]
 
 
 def _solved(flow: TarFlow, x: Tensor, y: Labels) -> Iterator[tuple[MetaBlock, Tensor, Tensor, Tensor]]:
-    """Each block 1..T with its solution, what it is solved for, and the log-scales between, in the block's own order.
+    """Yield (block, its input, its output, log_scale) of each block 1..T, with tensors (b, t, d) in the block's own order.
 
-    ValueError for images or labels that do not fit the flow, and for none.
+    Raises ValueError for images or labels that do not fit the flow, and if there are no images.
     """
     flow.check_images(x)
     flow.check_labels(y, len(x), ranges=True)

@@ -56,7 +56,7 @@ class Workspaces:
                 self.idle.popitem(last=False)
 
     def bytes(self) -> int:
-        """Memory of all idle workspaces: free for whoever needs it."""
+        """Memory of all idle workspaces in bytes, which can be freed at any time."""
         with self.lock:
             return sum(each.bytes for each in self.idle.values())
 

@@ -1,1 +1,1 @@
-"""Free functions under the models: arithmetic worth timing, each with one torch reference, some with a twin in Triton."""
+"""Functions on tensors whose speed matters: each has one reference in torch, and some have a twin in Triton."""

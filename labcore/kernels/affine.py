@@ -16,7 +16,7 @@ from labcore.kernels import dispatch
 
 
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in their common dtype, float32 or better: bfloat16 goes up to float32, float64 stays."""
+    """Return the tensors in their common dtype, float32 or wider: bfloat16 becomes float32, float64 is kept."""
     dtype = reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
     return tuple(x.to(dtype) for x in tensors)
 
@@ -24,9 +24,9 @@ def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
 def affine_forward(
     x: Float[Tensor, "b t d"], log_scale: Float[Tensor, "b t d"], shift: Float[Tensor, "b t d"]
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, " b"]]:
-    """z = (x - shift) exp(-log_scale) and its log-determinant: per-image sum, nats, float32 or better."""
+    """Return z = (x - shift) exp(-log_scale), and its log-determinant per image in nats; both in float32 or wider."""
     x, log_scale, shift = at_least_float32(x, log_scale, shift)
-    if dispatch.by_triton(x, log_scale, shift):
+    if dispatch.by_triton(x, log_scale, shift, by_default=False):  # the twin can be differentiated only once
         found = dispatch.by_twin("affine_triton", "affine_forward", x, log_scale, shift)
         if found is not None:
             return found
@@ -36,6 +36,6 @@ def affine_forward(
 def affine_inverse(
     z: Float[Tensor, "b *t d"], log_scale: Float[Tensor, "b *t d"], shift: Float[Tensor, "b *t d"]
 ) -> Float[Tensor, "b *t d"]:
-    """x = z exp(log_scale) + shift, in float32 or better."""
+    """Return x = z exp(log_scale) + shift, in float32 or wider."""
     z, log_scale, shift = at_least_float32(z, log_scale, shift)
     return torch.addcmul(shift, z, log_scale.exp())

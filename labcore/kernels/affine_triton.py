@@ -1,4 +1,4 @@
-"""The affine step with its log-determinant as one Triton kernel, and its gradient as another. Never run on a GPU.
+"""The affine step with its log-determinant as one Triton kernel, and its gradient as another.
 
 The reference makes five passes over (b, t, d) in the forward direction; this makes one, and one in the backward direction.
 """

@@ -1,4 +1,4 @@
-"""Attention: of all on all, and causal over n queries and m >= n keys, where query i may see the keys up to m - n + i.
+"""Attention: without a mask, and causal over n queries and m >= n keys, where query i may see the keys up to m - n + i.
 
 Two implementations of the same function. On a CPU in bfloat16 plain matrix products win by a wide margin (49 tokens,
 forward and backward, one thread: 40 ms against 180 ms for torch's fused attention); everywhere else torch's fused
@@ -19,18 +19,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from labcore.kernels import dispatch
 
 SHORT = 64
-"""Tokens up to which plain matrix products are quicker on a CPU, by the measurement below."""
+"""Largest number of tokens for which plain matrix products are faster on a CPU, by the measurement below."""
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """(n, m) bool, True where query i (at position m - n + i) may see key j."""
+    """Return a mask (n, m), bool: True where query i (at position m - n + i) may see key j."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
 
 
 def attention_by_matmul(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v by batched matrix products, masked causally where n > 1."""
+    """Return softmax(scale q k^T) v by batched matrix products, with the causal mask if n > 1."""
     b, heads, n, e = q.shape
     m = k.shape[-2]
     q, k, v = q.reshape(b * heads, n, e), k.reshape(b * heads, m, e), v.reshape(b * heads, m, e)
@@ -45,7 +45,7 @@ def attention_by_matmul(
 def attention_by_sdpa(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """The same by torch's fused attention."""
+    """Return the same by torch's fused attention."""
     n, m = q.shape[-2], k.shape[-2]
     if n == 1 and q.is_cuda:
         with without_cudnn(q.device):
@@ -56,10 +56,10 @@ def attention_by_sdpa(
 
 
 def piece_mask(n: int, m: int, q: Tensor) -> Tensor:
-    """The causal mask of the last n of m positions, for torch's fused attention.
+    """Return the causal mask of the last n of m positions, for torch's fused attention.
 
-    On CUDA a name for that mask, with which no (n, m) tensor is made and flash attention is possible (untested on GPU);
-    torch has no fused kernel for float64 there. On other devices the mask itself.
+    On CUDA this is a symbolic mask: no (n, m) tensor is made, and flash attention is possible. It is a tensor on other devices,
+    and for float64, for which torch has no fused kernel on CUDA.
     """
     if q.is_cuda and q.dtype != torch.float64:
         from torch.nn.attention.bias import causal_lower_right  # imports Triton
@@ -70,9 +70,9 @@ def piece_mask(n: int, m: int, q: Tensor) -> Tensor:
 
 @contextmanager
 def without_cudnn(device: torch.device) -> Iterator[None]:
-    """Without cuDNN's attention on CUDA, which builds a plan for every number of keys, tens of milliseconds each.
+    """Disable cuDNN's attention on CUDA inside: it builds a plan for every number of keys, in tens of milliseconds each.
 
-    In all threads; entered again inside, it costs nothing. Untested on GPU.
+    This holds for all threads. A nested use costs nothing.
     """
     if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
         yield
@@ -84,9 +84,9 @@ def without_cudnn(device: torch.device) -> Iterator[None]:
 def causal_attention(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v, causal; the implementation that is faster for this device, dtype and length.
+    """Return softmax(scale q k^T) v, causal, by the implementation that is faster for this device, dtype and length.
 
-    A single query over cached keys, without gradients, is a kernel with a twin in Triton.
+    For a single query over cached keys, without gradients, there is a twin in Triton.
     """
     if q.shape[-2] == 1 and not torch.is_grad_enabled() and dispatch.by_triton(q, k, v):
         found = dispatch.by_twin("attention_triton", "cached_attention", q, k, v, scale)
@@ -100,10 +100,10 @@ def causal_attention(
 def full_attention(
     q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads n e"], v: Float[Tensor, "b heads n e"], scale: float
 ) -> Float[Tensor, "b heads n e"]:
-    """softmax(scale q k^T) v, every query on every key.
+    """Return softmax(scale q k^T) v, where every query sees every key.
 
-    On a CPU by matrix products in half precision, and for few tokens without gradients: 36 images of 51 tokens 0.55 ms a layer
-    against 0.77 for torch's fused attention.
+    On a CPU, matrix products are used in half precision, and without gradients for few tokens: for 36 images of 51 tokens a
+    layer takes 0.55 ms, and 0.77 ms with torch's fused attention.
     """
     half = q.dtype in (torch.bfloat16, torch.float16)
     short_without_gradients = q.shape[-2] <= SHORT and not torch.is_grad_enabled()

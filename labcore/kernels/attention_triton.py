@@ -1,4 +1,4 @@
-"""One query a head over cached keys and values as one Triton kernel. Never run on a GPU.
+"""One query a head over cached keys and values as one Triton kernel.
 
 Guided inverses have both branches in one batch, so that one launch serves them. Softmax goes along with the keys (running
 maximum and sum), and no (b, heads, m) matrix is written.
@@ -6,11 +6,15 @@ maximum and sum), and no (b, heads, m) matrix is written.
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
+
+from labcore.kernels.softmax_triton import more_keys
 
 KEYS = 64
 
@@ -36,6 +40,7 @@ def cached_attention(
 
 
 @triton.jit
+@no_type_check
 def _attend(
     q, k, v, out, m, heads, by_image, by_head, by_key,
     E: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, WIDE: tl.constexpr,
@@ -51,12 +56,5 @@ def _attend(
     for begin in range(0, m, KEYS):
         number = begin + tl.arange(0, KEYS)
         at = first + number[:, None] * by_key + channel[None, :]
-        seen = (number < m)[:, None] & known[None, :]
-        logits = tl.sum(tl.load(k + at, mask=seen, other=0.0).to(WIDE) * query[None, :], axis=1)
-        logits = tl.where(number < m, logits, float("-inf"))
-        now = tl.maximum(largest, tl.max(logits, axis=0))
-        shares, shrink = tl.exp(logits - now), tl.exp(largest - now)
-        total = total * shrink + tl.sum(shares, axis=0)
-        mixed = mixed * shrink + tl.sum(tl.load(v + at, mask=seen, other=0.0).to(WIDE) * shares[:, None], axis=0)
-        largest = now
+        largest, total, mixed = more_keys(k, v, at, number < m, known, query, largest, total, mixed, WIDE)
     tl.store(out + row * E + channel, (mixed / total).to(out.dtype.element_ty), mask=known)

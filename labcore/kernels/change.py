@@ -1,4 +1,4 @@
-"""What a sweep of a fixed point changed, token by token: the residual of Jacobi's iteration."""
+"""Change of each token in a sweep of a fixed point: the residual of Jacobi's iteration."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from labcore.kernels import dispatch
 
 ROUNDING = 8
-"""Units in the last place of a value, or of 1 where it is smaller, that count as no change; our choice."""
+"""Units in the last place of a value (of 1 for smaller values) that count as no change; our choice."""
 
 
 def sweep_change(
     new: Float[Tensor, "b n d"], old: Float[Tensor, "b n d"]
 ) -> tuple[Float[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Of every token: the largest |new - old|, infinity where it is NaN, and whether no value changed beyond rounding."""
+    """Return for every token the largest |new - old| (infinity for NaN), and whether no value changed beyond rounding."""
     rounding = ROUNDING * torch.finfo(new.dtype).eps
     if dispatch.by_triton(new, old):
         found = dispatch.by_twin("change_triton", "sweep_change", new, old, rounding)

@@ -1,4 +1,4 @@
-"""`labcore.kernels.change` as one Triton kernel: a program a token. Never run on a GPU."""
+"""`labcore.kernels.change` as one Triton kernel: a program a token."""
 
 from __future__ import annotations
 

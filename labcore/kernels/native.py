@@ -1,8 +1,8 @@
 """C code of the lab, compiled once on the machine that runs it and loaded through ctypes.
 
-A library is kept in the cache folder under a digest of its source, the compiler, its flags and the processor, so that another
-machine with the same home folder compiles its own, and under a digest of its contents: a damaged one is compiled again. Without
-a compiler, or where compiling fails, there is no library, one message says so, and what asks for it goes the plain way.
+A library is kept in the cache folder. Its name has a digest of the source, the compiler, its flags and the processor, so that
+another machine with the same home folder compiles its own. It also has a digest of the contents, so that a damaged library is
+compiled again. Without a compiler, or if compiling fails, one message says so, and callers use plain code.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from labcore.in_use import note_use
 
 SOURCE = Path(__file__).with_name("token_loop.c")
 FLAGS = (["-march=native"], ["-mcpu=native"], [])
-"""For this processor, by the compilers' two names for that, or else for every processor of its kind."""
+"""Flags that are tried in order: for this processor (compilers have two names for that), then for all of its kind."""
 ALWAYS = ["-O3", "-fPIC", "-shared"]
 LIBRARIES = ["-lm", "-lpthread"]
 LIMIT = 60.0  # seconds for one call of the compiler
 
 
 class NoLibrary(RuntimeError):
-    """Why there is no compiled library; the message says what to do."""
+    """Error for a missing compiled library; the message has the reason and says what to do."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None after one message. Compiles at the first call on a machine, which takes about a second."""
+    """Return the compiled library, or None after one message. The first call on a machine compiles it, in about a second."""
     try:
         found = load()
         found.digest.restype = ctypes.c_uint64
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def load() -> ctypes.CDLL:
-    """The library from the cache folder, compiled now where it is not there. Raises NoLibrary."""
+    """Load the library from the cache folder, after compiling it if it is missing. Raises NoLibrary."""
     words = compiler()
     name, folder = f"token-loop-{key(words)}", cache_folder() / "native"
     for file in sorted(folder.glob(f"{name}-*.so")):
@@ -60,35 +60,35 @@ def load() -> ctypes.CDLL:
             logging.getLogger("labcore").warning("%s has changed since it was compiled; it is compiled again", file)
             file.unlink()
         except OSError:
-            pass  # of another system, or not to be read: compiled again below
+            pass  # the file belongs to another system or cannot be read: compiled again below
     with tempfile.TemporaryDirectory(prefix="labcore-native-") as scratch:
         made = Path(scratch, f"{name}.so")
         build(words, made)
         try:
             library = ctypes.CDLL(str(made))
         except OSError as error:
-            raise NoLibrary(f"what {words[0]} made cannot be loaded ({error})") from error
+            raise NoLibrary(f"the library that {words[0]} compiled cannot be loaded ({error})") from error
         keep(made, folder / _name_in_cache(name, made))
         return library
 
 
 def _name_in_cache(name: str, file: Path) -> str:
-    """What a library is called in the cache folder: its name with a digest of its contents."""
+    """Return a library's file name in the cache folder: its name with a digest of its contents."""
     return f"{name}-{sha256(file)[:16]}.so"
 
 
 def compiler() -> list[str]:
-    """The words that call the C compiler: $CC, or the first of cc, gcc and clang. Raises NoLibrary."""
+    """Return the command of the C compiler: $CC, or the first of cc, gcc and clang. Raises NoLibrary."""
     given = shlex.split(os.environ.get("CC", ""))
     for words in [given] if given else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(words[0]):
             return words
-    what = f"CC is {os.environ['CC']!r}, which is no command here" if given else "no C compiler was found"
+    what = f"CC is {os.environ['CC']!r}, which is not a command on this machine" if given else "no C compiler was found"
     raise NoLibrary(f"{what}; install one (apt-get install gcc, or xcode-select --install on macOS)")
 
 
 def build(words: list[str], to: Path) -> None:
-    """Compile the source into `to`. Raises NoLibrary with the compiler's own first line."""
+    """Compile the source to the file `to`. Raises NoLibrary with the first line of the compiler's error."""
     reason = ""
     for flags in FLAGS:
         try:
@@ -102,7 +102,7 @@ def build(words: list[str], to: Path) -> None:
 
 
 def keep(made: Path, file: Path) -> None:
-    """Copy the library into the cache folder in one step, for later processes; where nothing can be written, do without."""
+    """Copy the library into the cache folder atomically, for later processes; do nothing if the folder cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, made.read_bytes())
@@ -111,7 +111,7 @@ def keep(made: Path, file: Path) -> None:
 
 
 def key(words: list[str]) -> str:
-    """A digest of all that the compiled library depends on."""
+    """Return a digest of everything that the compiled library depends on."""
     try:
         version = _run([*words, "--version"]).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -121,7 +121,7 @@ def key(words: list[str]) -> str:
 
 
 def processor() -> str:
-    """What the processor is and can do."""
+    """Describe the processor and its instruction sets."""
     if sys.platform == "darwin":
         return platform.machine() + _run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout
     try:

@@ -1,6 +1,6 @@
-"""The kinds of training run: a flow's and its student's. All that differs between them is in one class each.
+"""The kinds of training run: a flow's and a student's. Each has one class, which contains all differences between them.
 
-`kind_of` finds the kind of a configuration, `kind_of_sections` that of a file or preset. Everything else asks the kind.
+`kind_of` returns the kind of a configuration, `kind_of_sections` that of a file or preset. All other code asks the kind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ KINDS: tuple[Kind, ...] = (FLOW, STUDENT)
 
 
 def kind_of(config: BaseRunConfig) -> Kind:
-    """Return the kind of run that a configuration is of."""
+    """Return the kind of a run's configuration."""
     return next(kind for kind in KINDS if type(config) is kind.config)
 
 
 def kind_of_sections(values: Mapping[str, Any]) -> Kind:
-    """Return the kind whose own keys are among those of a file or preset; a flow's where no kind's are."""
+    """Return the kind of a file or preset: one that has a key that no other kind has, else the kind of flows."""
     return next((kind for kind in reversed(KINDS) if kind.own_keys & values.keys()), FLOW)

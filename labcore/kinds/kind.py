@@ -1,11 +1,11 @@
-"""What each kind of training run says of itself: configuration, model, objective, plan, evaluation and card."""
+"""Interface of a kind of training run: its configuration, model, objective, plan, evaluation and card."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from labcore.config import BaseRunConfig, TarFlowConfig, TokensConfig
 from labcore.data.protocol import Dataset
@@ -16,7 +16,7 @@ SMOKE_IMAGES = 64
 
 
 class Parts(NamedTuple):
-    """A run's networks for its plan: the trained model, the objective, and the frozen flow that teaches, if one does."""
+    """Networks of a run, for its plan: the trained model, the objective, and the frozen teacher, if there is one."""
 
     model: nn.Module
     objective: nn.Module
@@ -26,18 +26,18 @@ class Parts(NamedTuple):
 class Kind(ABC):
     """One kind of training run. It holds no state: every method takes the run's configuration.
 
-    teacher: in every method, the flow that `config.teacher` names; None where the kind has none.
+    In all methods `teacher` is the flow that `config.teacher` names; None for a kind without one.
     """
 
     name: ClassVar[str]
-    """In messages, with an article before it."""
+    """Name in messages, where it follows an article."""
     config: ClassVar[type[BaseRunConfig]]
     model: ClassVar[type]
     """The trained module; `model(config.model)` makes one."""
     has_teacher: ClassVar[bool] = False
     """Whether the configuration names a frozen flow under `flow`."""
     guidance_schedule: ClassVar[str] = "constant"
-    """Along the tokens of drawn images, when a run is evaluated."""
+    """Schedule of the guidance along the tokens when images are drawn for an evaluation."""
 
     @property
     def own_keys(self) -> set[str]:
@@ -54,30 +54,30 @@ class Kind(ABC):
         return self.config(**sections)
 
     def check_teacher(self, teacher: TarFlow, model: TokensConfig) -> None:
-        """Raise ValueError where a model cannot learn from the teacher."""
+        """Raise ValueError if a model cannot learn from the teacher."""
         raise ValueError(f"a {self.name} has no teacher; leave flow out")
 
     def identity(self, config: BaseRunConfig, teacher: TarFlow | None) -> dict[str, str]:
-        """Return further values that distinguish this run: hashes of the files that it reads, wherever they are."""
+        """Return further values that distinguish this run: hashes of the files that it reads, independent of their paths."""
         return {}
 
     @abstractmethod
     def objective(self, config: BaseRunConfig, images: Dataset, teacher: TarFlow | None) -> nn.Module:
-        """Return what is minimised, a module (model, batch, noise) -> (loss, logs). images: the training images."""
+        """Return the objective, a module (model, batch, noise) -> (loss, logs). images: the training images."""
 
     @abstractmethod
     def evaluation(self, model: nn.Module, objective: nn.Module, test: Dataset) -> dict[str, float]:
-        """Return what is logged of the averaged weights, on test images."""
+        """Return the values to log for the averaged weights, measured on test images."""
 
     diagnose: Any = None
-    """(model, x, y) -> values for each log record, as in `labcore.train.loop.Hooks`; None: nothing."""
+    """(model, x, y) -> values for each log record, as in `labcore.train.loop.Hooks`; None: no diagnosis."""
 
     @abstractmethod
     def parts(self, config: BaseRunConfig, teacher: TarFlowConfig | None) -> Parts:
-        """Return the networks of a run for its plan, which makes them without values. teacher: the flow's configuration."""
+        """Return the networks of a run for its plan, whose tensors have no values. teacher: the flow's configuration."""
 
     def test_metrics(self, model: TokensConfig) -> list[str]:
-        """Return the metrics of the test set that are evaluated of a finished run."""
+        """Return the metrics of the test set with which a finished run is evaluated."""
         return []
 
     @abstractmethod
@@ -85,21 +85,21 @@ class Kind(ABC):
         """Return the run at its smoke size (`small_sections`). flow: the teacher at its own smoke size."""
 
     def check_shipped(self, model: TokensConfig, guidance: float) -> None:
-        """Raise ValueError for a model that a card has no words for. guidance: of its samples."""
+        """Raise ValueError for a model that a card cannot describe. guidance: guidance of the samples."""
         return
 
     def card(
         self, name: str, model: Any, config: BaseRunConfig, record: dict[str, Any]
     ) -> tuple[str, list[tuple[str, str]], str, str]:
         """Return a shipped model's head, rows of its table, limits and command (`labcore.zoo.cards`)."""
-        raise ValueError(f"there is no card for a {self.name}; give it one in its kind")
+        raise ValueError(f"there is no card for a {self.name}; add a method `card` to its kind")
 
 
 def small_sections(config: BaseRunConfig) -> dict[str, dict[str, Any]]:
     """Return model, data and train of a run at its smoke size.
 
-    Two steps of four 16x16 pictures of the embedded set, or of their latents by an autoencoder of random weights, and a
-    width of 32. Blocks, layers and losses stay, so the code of the full run is what runs.
+    It has two steps of four 16x16 pictures of the embedded set, or of their latents by an autoencoder with random weights, and
+    a width of 32. Blocks, layers and losses are those of the full run, so the same code runs.
     """
     m, channels = config.model, config.model.channels if config.model.codec is None else 3
     images = {"image_size": 16} if m.codec is None else {"image_size": 8, "codec": RANDOM}  # 4 x 8 x 8 latents
@@ -112,14 +112,6 @@ def small_sections(config: BaseRunConfig) -> dict[str, dict[str, Any]]:
 
 
 def without_label_check(model: nn.Module) -> nn.Module:
-    """Return the model without its check of labels, which reads values: a plan's tensors have none."""
+    """Return the model without its check of labels, which needs values: a plan's tensors have none."""
     model.check_labels = lambda *_, **__: None
     return model
-
-
-def once_noised(flow: TarFlow, x: Tensor) -> Tensor:
-    """Return images with the same noise at every call, so that records along a run compare."""
-    from labcore.rng import StepNoise
-    from labcore.train.objectives import noised
-
-    return noised(flow, x, StepNoise(0, 0, len(x), x.device))

@@ -1,4 +1,4 @@
-"""The run that trains a student: a learned inverse of a frozen flow (BiFlow)."""
+"""The kind of run that trains a student: a learned inverse of a frozen flow (BiFlow)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from labcore.rng import StepNoise
 from labcore.train.distillation import Distillation, check_pair, measure_rms
 
 MEASURED = 512
-"""Training images on which the constants of normalise "block" are measured; our choice."""
+"""Number of training images on which the constants of normalise "block" are measured; our choice."""
 EVALUATED = 512
-"""Test images whose distances are logged while training; our choice."""
+"""Number of test images whose distances are logged during training; our choice."""
 
 
 class StudentKind(Kind):
-    """A student's run; the flow stays where it is."""
+    """The kind of run that trains a student. The flow is not copied into the run's folder."""
 
-    name, config, model, has_teacher = "learned inverse", StudentRunConfig, BackwardModel, True
+    name, config, model, has_teacher = "student", StudentRunConfig, BackwardModel, True
 
     def check_teacher(self, teacher: TarFlow, model: TokensConfig) -> None:
         """As `labcore.train.distillation.check_pair`."""
         check_pair(teacher, model)
 
     def identity(self, config: StudentRunConfig, teacher: TarFlow) -> dict[str, str]:
-        """The hash of the flow's weights, under whatever name."""
+        """Return the hash of the flow's weights, which does not depend on the flow's name or path."""
         return {"flow": provenance.weights_hash(teacher)}
 
     def objective(self, config: StudentRunConfig, images: Dataset, teacher: TarFlow) -> Distillation:
-        """Distances to the flow's states, whose RMS is measured on some of `images`. Raises as `load_perceptual`."""
+        """Return the distances to the flow's states, whose RMS is measured on some of `images`. Raises as `load_perceptual`."""
         device = process_device()
         perceptual = {name: load_perceptual(name) for name in config.student.perceptual}
         batch = spread_images(images, MEASURED, config.model.num_classes > 0, device)
@@ -52,7 +52,7 @@ class StudentKind(Kind):
 
     @torch.no_grad()
     def evaluation(self, model: BackwardModel, objective: Distillation, test: Dataset) -> dict[str, float]:
-        """Distances on test images, with their labels and always the same noise: `test_image`, `test_state-i`."""
+        """Return the distances on test images, with labels and always the same noise: `test_image`, `test_state-i`."""
         batch = spread_images(test, EVALUATED, model.config.num_classes > 0, model.device)
         taught = objective.taught(batch, StepNoise(0, 0, len(batch.x), model.device))
         found: dict[str, Tensor] = objective.distances(model(taught.z, batch.y), taught.targets(model.config.denoiser))
@@ -61,32 +61,33 @@ class StudentKind(Kind):
     def parts(self, config: StudentRunConfig, teacher: TarFlowConfig | None) -> Parts:
         """As `Kind.parts`, without perceptual distances, which `labcore.plan.frozen` counts. ValueError without a teacher."""
         if teacher is None:
-            raise ValueError("a learned inverse needs its flow's configuration too; give flow")
+            raise ValueError("a student needs its flow's configuration too; give flow")
         model, flow = without_label_check(BackwardModel(config.model)), without_label_check(TarFlow(teacher))
         plain, constants = config.student.replace(perceptual={}), torch.ones(config.model.num_states)
         return Parts(model, Distillation(plain, config.model, flow, constants, config.train.label_dropout), flow)
 
     def smoke(self, config: StudentRunConfig, flow: str | None = None) -> StudentRunConfig:
-        """As `Kind.smoke`; perceptual distances are the embedded encoder's."""
+        """As `Kind.smoke`; the perceptual distance is the embedded encoder's."""
         perceptual = {"efflite0": 1.0} if config.student.perceptual else {}
         student = config.student.replace(perceptual=perceptual).model_dump()
         return StudentRunConfig(flow=flow, **small_sections(config), student=student)
 
     def check_shipped(self, model: TokensConfig, guidance: float) -> None:
-        """A student that ships denoises and takes guidance."""
+        """Raise ValueError unless the student has a denoising block and takes guidance as an input."""
         if not model.denoiser or model.max_guidance < guidance:
             raise ValueError(
-                f"denoiser {model.denoiser}, max_guidance {model.max_guidance}; a learned inverse that ships denoises, and "
-                f"takes guidance up to {guidance:g} and more as an input"
+                f"denoiser is {model.denoiser}, max_guidance {model.max_guidance}; a student can ship only with a denoising "
+                f"block and a max_guidance of {guidance:g} or more"
             )
 
     def card(
         self, name: str, model: BackwardModel, config: StudentRunConfig, record: dict[str, Any]
     ) -> tuple[str, list[tuple[str, str]], str, str]:
-        """What comes back of encoded test images."""
+        """As `Kind.card`; the rows describe the reconstruction of encoded test images."""
         c, back = model.config, record["brought_back"]
+        colour = "colour " if c.channels == 3 else ""
         head = f"""A learned inverse (BiFlow) of `{config.flow}` with {record["parameters"]:,} parameters. It maps noise to a
-clean {c.image_size}x{c.image_size} image of one of {c.num_classes} classes in one evaluation,
+clean {c.image_size}x{c.image_size} {colour}image of one of {c.num_classes} classes in one evaluation,
 with guidance from 0 to {c.max_guidance:g} as an input;"""
         rows = [
             (

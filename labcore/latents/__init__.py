@@ -1,4 +1,4 @@
-"""Latents of a frozen autoencoder: images to latents and back, and latents of whole data sets on disk."""
+"""Latents of a frozen autoencoder: encoding, decoding, and the latents of whole data sets on disk."""
 
 from labcore.latents.codec import Autoencoder, Codec, Pixels, load
 from labcore.latents.data import LatentData

@@ -1,11 +1,11 @@
-"""Images to latents and back, by a frozen autoencoder. Three words, in the order of encoding:
+"""Encoding and decoding of images by a frozen autoencoder. Encoding has three stages:
 
     pixels         (b, 3, H, W) in [-1, 1]
-    raw latents    what the encoder says of an image: of each value its mean, and its standard deviation where it has one
-    final latents  (z - shift) * scale of a z that these allow, (b, c, h, w): what a flow learns
+    raw latents    (b, r, h, w): the encoder's mean of each latent value, and its standard deviation if it has one
+    final latents  (b, c, h, w): (z - shift) * scale of a z drawn from this normal distribution; a flow learns these
 
-Raw latents lie on disk, so that another scale, or another draw in every epoch, needs no encoder. Shift and scale are the
-autoencoder's own, from its configuration.
+Raw latents are stored on disk. So a new draw for every step, or another scale, does not need the encoder. Shift and scale come
+from the autoencoder's configuration.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from labcore.finite import check_result, is_looked_at
-from labcore.latents.weights import read
+from labcore.latents.weights import read_autoencoder
 from labcore.provenance import weights_hash
 
 DECODED = "check the latents for NaN, infinity and values far from those of images; half precision may overflow too"
 CHUNK = 8
-"""Images decoded at a time; our choice: a decoder at 256 pixels holds about 1 GB an image at its widest."""
+"""Images decoded at a time; our choice: at 256 pixels a decoder needs at most about 1 GB per image."""
 LATENT_VERSION = 1
-"""Version of what `Autoencoder.raw` gives: a part of the key of kept latents. Raise it with every change after which equal
-images and weights give other values."""
+"""Version of `Autoencoder.raw`, a part of the key of stored latents. Raise it with every change after which equal images and
+weights give other values."""
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """What turns pixels into latents of `channels` values at every `factor`-th pixel, and back.
+    """An encoder and decoder of images. It is never trained; gradients of `decode` reach the latents.
 
-    raw_channels: channels of the raw latents. Nothing here is trained; `decode` has a gradient in the latents.
+    Attributes:
+        name: name of the codec.
+        channels: channels c of the final latents.
+        raw_channels: channels r of the raw latents.
+        factor: pixels along the side of one latent position.
     """
 
     name: str
@@ -42,24 +46,24 @@ class Codec(Protocol):
     factor: int
 
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b r h w"]:
-        """Raw latents of pixels in [-1, 1]; ValueError for images that do not fit."""
+        """Encode pixels in [-1, 1] to raw latents. Raises ValueError for images that do not fit."""
         ...
 
     def final(self, raw: Float[Tensor, "b r h w"], eps: Tensor | None = None) -> Float[Tensor, "b c h w"]:
-        """Final latents of raw ones, float32: drawn by the standard normal eps (b, c, h, w), or without it their mean."""
+        """Convert raw latents to final ones, float32: drawn with standard normal eps (b, c, h, w), or without eps the mean."""
         ...
 
     def decode(self, latents: Float[Tensor, "b c h w"], chunk: int = CHUNK) -> Float[Tensor, "b k H W"]:
-        """Pixels of final latents, not clipped, `chunk` images at a time."""
+        """Decode final latents to pixels, not clipped, `chunk` images at a time."""
         ...
 
     def recipe(self) -> dict[str, Any]:
-        """What raw latents are a function of, beside the images."""
+        """Return everything but the images that determines raw latents, as JSON values."""
         ...
 
 
 class Pixels:
-    """The codec that changes nothing: a flow of pixels. Raw and final latents are the pixels."""
+    """The identity codec, for flows of pixels: raw and final latents are the pixels."""
 
     name, factor = "pixels", 1
 
@@ -81,9 +85,10 @@ class Pixels:
 
 
 class Autoencoder:
-    """A frozen autoencoder of diffusers in eval mode: AutoencoderKL, whose latents have a deviation, or AutoencoderTiny.
+    """A frozen autoencoder of diffusers in eval mode. Create one with `load`.
 
-    Not an nn.Module, so that as an attribute of a model it is not trained, moved or saved with it. Made by `load`.
+    An AutoencoderKL gives a mean and a standard deviation of each latent value, an AutoencoderTiny only the value. The class
+    is not an nn.Module. So a model that has it as an attribute does not train, move or save it.
     """
 
     def __init__(self, name: str, model: nn.Module):
@@ -99,19 +104,21 @@ class Autoencoder:
 
     @property
     def network(self) -> nn.Module:
-        """diffusers' own model."""
+        """The model of diffusers."""
         return self._model
 
     def to(self, device: torch.device | str) -> Autoencoder:
-        """Move the network; returns self."""
+        """Move the network, and return self."""
         self.device = torch.device(device)
         self._model.to(self.device)
         return self
 
     @torch.no_grad()
     def raw(self, x: Float[Tensor, "b k H W"]) -> Float[Tensor, "b r h w"]:
-        """float32, computed in the network's own format on its device, mean first. `labcore.finite.NotFinite` where it is not
-        finite."""
+        """Encode images to raw latents (b, r, h, w), float32: first the means, then the standard deviations, if there are any.
+
+        Computed with the network's device and dtype. Raises ValueError for images that do not fit, and NotFinite.
+        """
         self._check_images(x)
         if not len(x):
             return x.new_zeros(
@@ -126,7 +133,7 @@ class Autoencoder:
         return raw
 
     def final(self, raw: Float[Tensor, "b r h w"], eps: Tensor | None = None) -> Float[Tensor, "b c h w"]:
-        """On the device of the raw latents; an autoencoder without deviations leaves eps aside."""
+        """Convert raw latents to final ones, on their device. An autoencoder without standard deviations ignores eps."""
         if raw.shape[1] != self.raw_channels:
             raise ValueError(f"raw latents have {raw.shape[1]} channels; those of {self.name} have {self.raw_channels}")
         z = raw.float()
@@ -136,10 +143,10 @@ class Autoencoder:
         return (z - self._shift.to(z.device)) * self._scale.to(z.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"], chunk: int = CHUNK) -> Float[Tensor, "b k H W"]:
-        """float32 on the device of the latents, to which the network moves. ValueError for another number of channels.
+        """Decode final latents to pixels (b, k, H, W), float32, on the latents' device; the network is moved there.
 
-        On the CPU, and without a gradient, `labcore.finite.NotFinite` for pixels that are not finite; training steps decode
-        too, so on other devices `labcore.latents.to_pixels` looks.
+        Raises ValueError for another number of channels. On the CPU without a gradient, raises NotFinite for pixels that are
+        not finite. Training steps decode too, so on a GPU only `labcore.latents.to_pixels` checks the pixels.
         """
         if latents.device != self.device:
             self.to(latents.device)
@@ -155,7 +162,7 @@ class Autoencoder:
         return pixels
 
     def _decoded(self, z: Tensor) -> Tensor:
-        """A chunk's pixels; for a gradient they are computed again on the way back, so that one chunk at a time is held."""
+        """Decode one chunk. With a gradient, the backward pass decodes again, so only one chunk's activations are in memory."""
         if not (torch.is_grad_enabled() and z.requires_grad):
             return self._model.decode(z).sample
         return checkpoint(lambda z: self._model.decode(z).sample, z, use_reentrant=False)
@@ -174,27 +181,36 @@ class Autoencoder:
 
 
 def load(source: str, download: bool = False, channels: int = 3) -> Codec:
-    """The codec that `source` names: "pixels" (of `channels`), a name of `labcore.latents.weights.KNOWN`, or a folder.
+    """Load a codec by its name or folder.
 
-    A folder is one that diffusers' save_pretrained wrote. download: fetch a known one from the hub where it is nowhere on
-    this machine. Raises FileNotFoundError that says from where to get it and where to put it, and ValueError for a folder of
-    something else or with damaged files.
+    Args:
+        source: "pixels", "fashion-vae", a name in `labcore.latents.weights.KNOWN`, or a folder that diffusers'
+            save_pretrained wrote.
+        download: fetch a known autoencoder from the hub if it is not on this machine; default False.
+        channels: channels of "pixels"; default 3.
+
+    Raises:
+        FileNotFoundError: the autoencoder is not on this machine; the message says from where to get it, and where to put it.
+        ValueError: the folder has something else, or its files are damaged.
     """
-    return Pixels(channels) if source == Pixels.name else Autoencoder(*read(source, download))
+    return Pixels(channels) if source == Pixels.name else Autoencoder(*read_autoencoder(source, download))
 
 
 def check_fits(codec: Codec, image_size: int, latent_shape: tuple[int, int, int]) -> None:
-    """ValueError unless images of `image_size` pixels have latents (c, h, w) of `latent_shape`, which is what a flow takes."""
+    """Raise ValueError unless images of `image_size` pixels have latents of `latent_shape` (c, h, w), the input of the flow."""
     side = image_size // codec.factor
     if (codec.channels, side, side) != latent_shape or image_size % codec.factor:
         raise ValueError(
             f"{codec.name} makes {codec.channels} x {side} x {side} latents of {image_size} x {image_size} pixels; the model "
-            f"takes {' x '.join(map(str, latent_shape))}"
+            f"takes {' x '.join(map(str, latent_shape))}: set data.image_size or model.image_size and model.channels"
         )
 
 
 def _shift_and_scale(config: Any, channels: int) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
-    """diffusers' convention: (z - shift) * scale; per channel (z - mean) / std * scale where the configuration has these."""
+    """Return shift and scale by diffusers' convention, (z - shift) * scale.
+
+    If the configuration has a mean and a standard deviation per channel, this is (z - mean) / std * scale.
+    """
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     shift = torch.tensor(mean if mean is not None else [getattr(config, "shift_factor", None) or 0.0] * channels)
     scale = config.scaling_factor / torch.tensor(std if std is not None else [1.0] * channels)

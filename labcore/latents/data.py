@@ -1,4 +1,4 @@
-"""A data set of images as one of their latents: what a flow of latents is trained on and measured with."""
+"""The latents of a data set of images: the data set for training and evaluating a flow of latents."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ from labcore.rng import StepNoise
 
 
 class LatentData:
-    """The latents of `images`, which are kept as `pictures`: a `labcore.data.Dataset`.
+    """The latents of a data set of images: a `labcore.data.protocol.Dataset`.
 
-    An item is (v, r, h, w): raw latents of the image and, where `mirror` is true, of the mirrored one. `to_model_input` makes
-    of items what a training step sees, drawn anew in every step; `floats` makes what an evaluation sees, their mean. The
-    first use encodes all images and keeps raw latents on disk (`cached_raw`, whose arguments and errors are these).
+    An item is (v, r, h, w): the raw latents of the image (v = 1) and, with `mirror`, of the mirrored image (v = 2).
+    `to_model_input` draws final latents from items, anew in every training step; `floats` returns their mean, for evaluation.
+    The first use encodes all images, and stores the raw latents on disk.
+
+    Args:
+        codec: the encoder.
+        images: the data set of pictures; kept as the attribute `pictures`.
+        mirror: encode mirrored images too; default False.
+        root: folder of the stored latents, as in `cached_raw`.
+        progress: called while images are encoded; default None.
+
+    Raises:
+        ValueError: as `cached_raw`.
     """
 
     decodes = False
@@ -39,7 +49,7 @@ class LatentData:
         self.codec, self.pictures, self.mirror = codec, images, mirror
         self.name, self.split = images.name, images.split
         self.classes, self.labels = images.classes, images.labels
-        self._rows = torch.arange(len(images))  # of the raw latents
+        self._rows = torch.arange(len(images))  # item -> row of the stored latents
         side = images.image_size
         self._raw = [
             cached_raw(codec, images, side, flipped, root, progress=progress)
@@ -54,7 +64,7 @@ class LatentData:
         return items[0], int(labels[0])
 
     def __getitems__(self, indices: Sequence[int] | Int[Tensor, " b"]) -> tuple[Float[Tensor, "b v r h w"], Tensor]:
-        """A batch of raw latents as they lie on disk, and the labels."""
+        """Read a batch of raw latents (b, v, r, h, w) in the dtype of the store, and the labels (b,)."""
         index, first = torch.as_tensor(indices, dtype=torch.int64), self._raw[0]
         rows = self._rows[index]
         items = torch.empty(len(rows), len(self._raw), *first.shape[1:], dtype=first.dtype)
@@ -63,7 +73,7 @@ class LatentData:
         return items, self.labels[index]
 
     def subset(self, indices: Sequence[int] | Int[Tensor, " m"]) -> LatentData:
-        """The images at `indices`, in that order, under the same name, split and classes; nothing is encoded again."""
+        """Return the items at `indices`, in that order, with the same name, split and classes; nothing is encoded again."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         pictures = self.pictures.subset(indices)
         return with_values(self, pictures=pictures, labels=self.labels[index], _rows=self._rows[index])
@@ -78,20 +88,20 @@ class LatentData:
 
     @property
     def image_size(self) -> int:
-        """Values along a side of the latents."""
+        """Side of the latents, in values."""
         return self.pictures.image_size // self.codec.factor
 
     def fingerprint(self) -> str:
-        """Equal images and equal autoencoder, equal digits."""
+        """Return 16 hex digits of a sha256 over the images' fingerprint and the autoencoder's recipe."""
         return self._fingerprint(self.pictures.fingerprint())
 
     def named_fingerprint(self) -> str | None:
-        """The same with the named fingerprint of the images; None where they have none."""
+        """Return `fingerprint` with the images' named fingerprint; None if they have none."""
         named = self.pictures.named_fingerprint()
         return None if named is None else self._fingerprint(named)
 
     def older_fingerprint(self) -> str | None:
-        """The same with the older fingerprint of the images; None where they have none."""
+        """Return `fingerprint` with the images' older fingerprint; None if they have none."""
         older = self.pictures.older_fingerprint()
         return None if older is None else self._fingerprint(older)
 
@@ -99,18 +109,19 @@ class LatentData:
         return sha256_of([pictures, self.codec.recipe()])[:16]
 
     def floats(self, items: Float[Tensor, "b v r h w"]) -> Float[Tensor, "b c h w"]:
-        """Final latents of images as they are, at their mean."""
+        """Return the mean final latents (b, c, h, w) of the images that are not mirrored."""
         return self.codec.final(items[:, 0])
 
     def to_model_input(
         self, items: Float[Tensor, "b v r h w"], noise: StepNoise, mirror: bool = False
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
-        """Final latents of a training step, drawn from the autoencoder's posterior; and which are of mirrored images.
+        """Draw final latents (b, c, h, w) for a training step; return them, and which are of mirrored images (b,).
 
-        mirror: mirror each with probability 1/2. Raises ValueError where mirrored images were not encoded.
+        mirror: True mirrors each image with probability 1/2; default False. Raises ValueError if mirrored images were not
+        encoded.
         """
         if mirror and not self.mirror:
-            raise ValueError("mirror was True for latents of unmirrored images alone; make LatentData with mirror=True")
+            raise ValueError("mirror was True, but mirrored images were not encoded; make LatentData with mirror=True")
         mirrored = torch.zeros(len(items), dtype=torch.bool, device=items.device)
         if mirror:
             mirrored = noise.uniform("flip") < 0.5

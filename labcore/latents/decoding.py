@@ -1,4 +1,4 @@
-"""Between pictures and what a model sees of them, through the autoencoder that its configuration names, or as they are."""
+"""Conversion between pictures and a model's images, by the autoencoder that its configuration names; identity for pixels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from labcore.progress import Progress
 
 
 def codec_of(config: TokensConfig) -> Codec:
-    """The codec of a model; an autoencoder is read once. Raises as `labcore.latents.load`."""
+    """Return the codec of a model; recently used autoencoders stay in memory. Raises as `labcore.latents.load`."""
     return Pixels(config.channels) if config.codec is None else _read(config.codec)
 
 
 def pixel_shape(config: TokensConfig) -> tuple[int, int, int]:
-    """(channels, height, width) of the pictures that a model makes. Raises as `codec_of`."""
+    """Return (channels, height, width) of a model's pictures, in pixels. Raises as `codec_of`."""
     codec, (_, height, width) = codec_of(config), config.image_shape
     channels = codec.image_channels if isinstance(codec, Autoencoder) else codec.channels
     return channels, height * codec.factor, width * codec.factor
 
 
 def square_pixels(config: TokensConfig) -> dict[str, int]:
-    """image_size and channels of a model's pictures, by `load`'s names. ValueError for pictures that are not square."""
+    """Return {"image_size": ..., "channels": ...} of a model's pictures, for `labcore.data.datasets.load`.
+
+    Raises ValueError for pictures that are not square.
+    """
     return dict(image_size=config.side * codec_of(config).factor, channels=pixel_shape(config)[0])
 
 
@@ -41,9 +44,18 @@ def seen_by(
     mirror: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """A data set of images as a model sees it: as it is, or as `LatentData`, encoded on `device` where it is not on disk.
+    """Return the data set that a model takes: the images themselves, or their `LatentData` for a model of latents.
 
-    mirror: mirrored images too, for training. Raises as `codec_of`, and ValueError where the latents do not fit the model.
+    Args:
+        config: configuration of the model.
+        images: the data set of pictures.
+        device: where images are encoded if their latents are not on disk; default the CPU.
+        mirror: encode mirrored images too, for training; default False.
+        progress: called while images are encoded; default None.
+
+    Raises:
+        ValueError: channels or latents do not fit the model; also as `codec_of`.
+        FileNotFoundError: as `codec_of`.
     """
     if config.codec is None:
         return images
@@ -51,7 +63,7 @@ def seen_by(
     model_channels = pixel_shape(config)[0]
     if images.channels != model_channels:
         raise ValueError(
-            f"the {images.name} images have {images.channels} channels, {codec.name} takes {model_channels}; set data.channels"
+            f"the {images.name} images have {images.channels} channels; {codec.name} takes {model_channels}: set data.channels"
         )
     check_fits(codec, images.image_size, config.image_shape)
     return LatentData(codec.to(device) if isinstance(codec, Autoencoder) else codec, images, mirror, None, progress)
@@ -59,9 +71,9 @@ def seen_by(
 
 @torch.no_grad()
 def to_pixels(model: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k H W"]:
-    """Pictures in about [-1, 1], not clipped, of images that `model` made, on their device.
+    """Decode images that `model` made to pictures (b, k, H, W) in about [-1, 1], not clipped, on their device.
 
-    Raises as `codec_of`, and `labcore.finite.NotFinite` for pictures that are not finite.
+    Raises as `codec_of`, and NotFinite for pictures that are not finite.
     """
     pictures = codec_of(model.config).decode(x)
     check_result(pictures, "the decoded pictures", advice=DECODED)

@@ -1,4 +1,4 @@
-"""Autoencoders on this machine: folders that diffusers wrote, found by name, never fetched unless asked for."""
+"""Autoencoders on this machine: folders that diffusers wrote, found by name. A download happens only if it is requested."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from labcore import weight_files
 from labcore.files import weights_folder
 from labcore.jsonfile import read_json
-from labcore.tensors import first_not_finite, read_formats
+from labcore.tensors import check_finite, check_formats, read_formats
 from labcore.torchfile import check_records
+from labcore.weight_files import in_hub_cache, not_here
 
 KNOWN = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
     "sd-vae-ft-mse": "stabilityai/sd-vae-ft-mse",
     "taesd": "madebyollin/taesd",
 }
-"""Names and their repositories on the hub. FlowBack and BiFlow use the first."""
+"""Name -> repository on the hub. FlowBack and BiFlow use the first."""
 
 STABLE_DIFFUSION: dict[str, Any] = dict(
     block_out_channels=(128, 256, 512, 512),
@@ -27,24 +29,23 @@ STABLE_DIFFUSION: dict[str, Any] = dict(
     up_block_types=("UpDecoderBlock2D",) * 4,
     latent_channels=4,
 )
-"""The layout of sd-vae-ft-ema and -mse: latents at every eighth pixel, a decoder of 49.5 million parameters."""
+"""Architecture of sd-vae-ft-ema and -mse: factor 8, and a decoder of 49.5 million parameters."""
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 SHIPPED, SHIPPED_FOLDER = "fashion-vae", Path(__file__).parents[1] / "zoo" / "fashion-vae"
-"""The autoencoder that comes with labcore, of 28x28 pictures of clothes (`labcore.zoo.autoencoder`)."""
+"""Name and folder of the autoencoder that ships with labcore, for 28x28 pictures of clothes (`labcore.zoo.autoencoder`)."""
 RANDOM = "tiny-random"
-"""A name for an autoencoder of Stable Diffusion's layout with few, random weights: for smoke runs, whose pictures say
-nothing."""
+"""Name of a small autoencoder of Stable Diffusion's kind with random weights, for smoke runs; its pictures are meaningless."""
 MOST = (2**17, 256)
-"""The largest number in a configuration, and the largest number of layers; far above those of any autoencoder."""
+"""Largest allowed number in a configuration, and largest number of layers; both far above those of any autoencoder."""
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
-def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
-    """Name and network of the autoencoder that `source` names; errors as `labcore.latents.load`."""
+def read_autoencoder(source: str, download: bool = False) -> tuple[str, nn.Module]:
+    """Return name and network of the autoencoder that `source` names. Raises as `labcore.latents.load`."""
     if source == RANDOM:
         return RANDOM, _tiny_random()
-    folder = find(source, download)
+    folder = find_autoencoder(source, download)
     kind = _class_in(folder)
     _check_file(folder, kind)
     import diffusers
@@ -53,22 +54,22 @@ def read(source: str, download: bool = False) -> tuple[str, nn.Module]:
         model, loading_info = getattr(diffusers, kind).from_pretrained(
             folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
-    except Exception as error:  # whatever its readers meet in files of other people
+    except Exception as error:  # diffusers raises many kinds for damaged files
         raise ValueError(f"{folder} could not be read as an {kind} ({error}); copy it again") from error
     if wrong := [*loading_info["missing_keys"], *loading_info["unexpected_keys"], *loading_info["mismatched_keys"]]:
         raise ValueError(
-            f"{folder} is not whole: {len(wrong)} weights are missing or belong elsewhere, as {wrong[0]}; copy it again"
+            f"{folder} is incomplete: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; copy it again"
         )
     model = model.float()
-    if bad := first_not_finite(model.state_dict()):
-        raise ValueError(f"{folder} holds NaN or infinity, first in {bad}; copy it again")
+    state = model.state_dict()
+    check_finite(state, {name: x.dtype for name, x in state.items()}, folder, remedy="copy it again")
     return source if source in (*KNOWN, SHIPPED) else folder.name, model
 
 
 def _check_file(folder: Path, kind: str) -> None:
-    """ValueError where the configuration claims more weights than the file has bytes, or weights are no floating numbers.
+    """Raise ValueError if the configuration needs more weights than the file has bytes, or if weights are not floating-point.
 
-    Nothing of the claimed sizes is allocated. Names are left to diffusers, which knows those of older versions.
+    No memory is allocated for this. diffusers checks the names, because it knows those of older versions.
     """
     import diffusers
 
@@ -80,7 +81,7 @@ def _check_file(folder: Path, kind: str) -> None:
     try:
         with torch.device("meta"):
             claimed = sum(p.numel() for p in network.from_config(dict(values)).parameters())
-    except Exception as error:  # whatever it meets in files of other people
+    except Exception as error:  # diffusers raises many kinds for damaged files
         raise ValueError(f"{folder / CONFIG} does not describe an {kind} ({error}); copy it again") from None
     if claimed > file.stat().st_size:
         raise ValueError(
@@ -88,30 +89,28 @@ def _check_file(folder: Path, kind: str) -> None:
             "autoencoder's; copy both files again"
         )
     if file.suffix == ".safetensors":  # other files are read by diffusers, tensors alone
-        formats = read_formats(file)
-        if strange := [name for name, kind in formats.items() if kind not in ("F16", "BF16", "F32", "F64")]:
-            raise ValueError(
-                f"{file} holds {formats[strange[0]]} in {strange[0]}; weights are floating numbers of 16 to 64 bits"
-            )
+        check_formats(read_formats(file), file)
 
 
 def _largest(value: Any) -> int | float:
-    """The largest number in a value of the configuration, or length of a list in it."""
+    """Return the largest number in a value of the configuration; a list's length counts too."""
     if isinstance(value, list | tuple):
         return max([len(value), *map(_largest, value)])
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def untrained(source: str) -> nn.Module:
-    """The network that `source` names with random weights: by its configuration where that is at hand, and else, for `KNOWN`
-    ones, by the layout that all of them share. Raises FileNotFoundError and ValueError as `read`.
+    """Return the network that `source` names, with random weights; its configuration is enough, weights are not read.
+
+    The configuration of a `KNOWN` autoencoder need not be on this machine. Raises FileNotFoundError and ValueError as
+    `read_autoencoder`.
     """
     import diffusers
 
     if source == RANDOM:
         return _tiny_random()
     try:
-        folder = find(source)
+        folder = find_autoencoder(source)
     except FileNotFoundError:
         if source not in KNOWN:
             raise
@@ -121,7 +120,13 @@ def untrained(source: str) -> nn.Module:
 
 
 class Layout(NamedTuple):
-    """Sizes of an autoencoder: pixels along a side of one latent, channels of the latents and of the images."""
+    """Sizes of an autoencoder.
+
+    Attributes:
+        factor: pixels along the side of one latent position.
+        channels: channels of the latents.
+        image_channels: channels of the images.
+    """
 
     factor: int
     channels: int
@@ -129,7 +134,7 @@ class Layout(NamedTuple):
 
 
 def layout(source: str) -> Layout:
-    """The sizes of an autoencoder; no weights are read. Raises as `untrained`."""
+    """Return the sizes of an autoencoder; weights are not read. Raises as `untrained`."""
     import torch
 
     with torch.device("meta"):
@@ -138,8 +143,11 @@ def layout(source: str) -> Layout:
     return Layout(2 ** (len(widths) - 1), c.latent_channels, c.in_channels)
 
 
-def find(source: str, download: bool = False) -> Path:
-    """The folder of an autoencoder: given, in `weights_folder` under its name, or in the hub's cache."""
+def find_autoencoder(source: str, download: bool = False) -> Path:
+    """Find the folder of an autoencoder: the given one, the one of its name in `weights_folder`, or that in the hub's cache.
+
+    download: fetch a known one from the hub if it is not found; default False. Raises FileNotFoundError.
+    """
     given = SHIPPED_FOLDER if source == SHIPPED else Path(source).expanduser()
     if given.is_dir():
         return given
@@ -151,18 +159,17 @@ def find(source: str, download: bool = False) -> Path:
     local_folder, repo = weights_folder() / source, KNOWN[source]
     if local_folder.is_dir():
         return local_folder
-    if (cached := _from_hub_cache(repo)) is not None:
-        return cached
-    if download:
-        return _download(source, repo)
-    raise FileNotFoundError(
-        f"{source} is not on this machine. It is https://huggingface.co/{repo} ({CONFIG} and {WEIGHTS[0]}). Put both into "
-        f"{local_folder} ($LABCORE_WEIGHTS names another folder than {local_folder.parent}), or pass the folder that holds them"
-    )
+    config, weights = in_hub_cache(repo, [CONFIG]), in_hub_cache(repo, WEIGHTS)
+    if config is not None and weights is not None:
+        return config.parent
+    files, put = f"https://huggingface.co/{repo} ({CONFIG} and {WEIGHTS[0]})", f"Put both into {local_folder}"
+    if not download:
+        raise not_here([source], files, put)
+    return weight_files.download(source, repo, [CONFIG, WEIGHTS[0]], f"it is {files}. {put}")
 
 
 def _tiny_random() -> nn.Module:
-    """4 channels at every second pixel; its weights are a function of nothing."""
+    """Build a network of 4 channels and factor 2; its weights are deterministic (fixed seed)."""
     from diffusers import AutoencoderKL
 
     with torch.random.fork_rng(devices=[]):
@@ -188,25 +195,3 @@ def _class_in(folder: Path) -> str:
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{folder} has no {' and no '.join(WEIGHTS)}; copy the weights beside its {CONFIG}")
     return kind
-
-
-def _from_hub_cache(repo: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found: list[Any] = [try_to_load_from_cache(repo, name) for name in (CONFIG, *WEIGHTS)]
-    cached_files = [Path(path) for path in found if isinstance(path, str)]
-    if len(cached_files) > 1 and cached_files[0].name == CONFIG:
-        return cached_files[0].parent
-    return None
-
-
-def _download(source: str, repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=[CONFIG, WEIGHTS[0]]))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"the hub did not give {source} ({type(error).__name__}); put {CONFIG} and {WEIGHTS[0]} of "
-            f"https://huggingface.co/{repo} into {weights_folder() / source}"
-        ) from error

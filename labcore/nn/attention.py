@@ -1,4 +1,4 @@
-"""Causal self-attention over a whole sequence. Going token by token with a cache is `labcore.inverse.decode`."""
+"""Causal self-attention over a whole sequence. `labcore.inverse.decode` has the version with a cache, token by token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from labcore.nn.embed import rotate
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention with biases, scale 1/sqrt(head_dim), output projection."""
+    """Causal multi-head attention with biases, scale 1/sqrt(head_dim) and an output projection.
+
+    width: values of a token, a multiple of head_dim. head_dim: width of a head.
+    """
 
     def __init__(self, width: int, head_dim: int):
         super().__init__()
@@ -24,7 +27,11 @@ class CausalSelfAttention(nn.Module):
         rope: Float[Tensor, "t e 2"] | None = None,
         temperature: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t width"]:
-        """Each token sees itself and those before it. The logits of image b are divided by temperature[b]."""
+        """Mix each token (b, t, width) with itself and the tokens before it.
+
+        rope: table of `labcore.nn.embed.rope_table`; default None, no rotary positions. temperature: (b,), divides the logits
+        of each image; default None, 1.
+        """
         b, t, _ = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         if rope is not None:

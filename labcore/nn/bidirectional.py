@@ -1,6 +1,6 @@
-"""The bidirectional transformer layer of the learned inverse: RMSNorm, QK-norm, RoPE, SwiGLU, branches that start at 0.
+"""The bidirectional transformer layer of the student: RMSNorm, QK-norm, RoPE, SwiGLU, and gates that start at 0.
 
-BiFlow (arXiv 2512.10953) names "modern components" and no more; these are the ones of the same group's later models.
+BiFlow (arXiv 2512.10953) only says "modern components"; these are the components of the same group's later models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from labcore.nn.layer import SwiGluMlp, make_norm
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of all tokens on all, without biases; queries and keys have unit RMS before they are rotated."""
+    """Multi-head attention between all tokens, without biases; queries and keys are normalised before they are rotated."""
 
     def __init__(self, width: int, head_dim: int):
         super().__init__()
@@ -33,7 +33,7 @@ class SelfAttention(nn.Module):
 
 
 class BidirectionalLayer(nn.Module):
-    """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), with a gate for every channel."""
+    """Residual layer: x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), with one gate per channel."""
 
     def __init__(self, width: int, head_dim: int, mlp_ratio: float):
         super().__init__()

@@ -1,7 +1,7 @@
-"""A small convolutional classifier: the network that judges samples and edits (`labcore.zoo.load_classifier`).
+"""A small convolutional classifier. The shipped one judges samples and edits (`labcore.zoo.load_classifier`).
 
-Its methods `forward_intermediates`, `forward_features`, `forward_head` and `get_classifier`, and `feature_info`, are those of a
-timm network, so that `labcore.encoders` takes tokens and features from it as from any other.
+`forward_intermediates`, `forward_features`, `forward_head`, `get_classifier` and `feature_info` are the interface of a timm
+network, so `labcore.encoders` can take tokens and features from the classifier.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labcore.nn.pretrained import Pretrained
 
 
 class ClassifierConfig(Config):
-    """Three stages of residual convolutions, each at half the size and twice the width of the one before."""
+    """Configuration: three stages of residual convolutions; each has half the size and twice the width of the previous one."""
 
     image_size: Pixels = 28
     channels: Width = 1
@@ -28,7 +28,7 @@ class ClassifierConfig(Config):
 
 
 class Residual(nn.Module):
-    """h + two normalised 3x3 convolutions of it."""
+    """Residual block: h plus two normalised 3x3 convolutions of h; h is (b, width, h, w)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -46,7 +46,7 @@ class Residual(nn.Module):
 
 
 class Classifier(Pretrained, nn.Module):
-    """Images of any size to logits of the classes."""
+    """Classifier with the architecture of `config`: images (b, c, h, w) of any size to logits (b, k)."""
 
     config_class = ClassifierConfig
 
@@ -61,8 +61,10 @@ class Classifier(Pretrained, nn.Module):
         self.head = nn.Linear(widths[-1], config.num_classes)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """x in [-1, 1], resized bilinearly to the size that the classifier knows. In eval mode, `labcore.finite.NotFinite` for
-        logits that are not finite."""
+        """Return logits (b, k) of images x in [-1, 1], which are resized bilinearly to the size of the configuration.
+
+        In eval mode, raises NotFinite for logits that are not finite.
+        """
         size = self.config.image_size
         if x.shape[-1] != size:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
@@ -73,7 +75,7 @@ class Classifier(Pretrained, nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, int]]:
-        """Channels of the maps of `forward_intermediates`: the first two stages, at full and at half size."""
+        """Channels of the maps of `forward_intermediates`: those of the first two stages, at full and at half size."""
         return [{"num_chs": self.config.width * 2**stage} for stage in range(2)]
 
     def forward_intermediates(
@@ -83,9 +85,13 @@ class Classifier(Pretrained, nn.Module):
         stop_early: bool = False,
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Float[Tensor, "b d g g"], list[Tensor]]:
-        """Maps after the stages in `indices` (ascending), and the map of `forward_features` first, unless `intermediates_only`.
+        """Return the maps after the stages in `indices`, preceded by the map of `forward_features`.
 
-        x: at the size to be used; nothing is resized here.
+        Args:
+            x: images (b, c, h, w) in [-1, 1]; they are not resized.
+            indices: numbers of stages, 0 or 1, in ascending order.
+            stop_early: has no effect; part of timm's interface.
+            intermediates_only: return only the list of maps, and do not compute later layers; default False.
         """
         maps, ends = [], [2 * stage + 2 for stage in range(2)]
         done = 0
@@ -96,14 +102,14 @@ class Classifier(Pretrained, nn.Module):
         return maps if intermediates_only else (self.layers[done:](x), maps)
 
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g g"]:
-        """The last convolutional map, normalised and rectified, at a quarter of the size of x."""
+        """Return the last convolutional map (b, d, g, g), normalised and rectified, at a quarter of the size of x."""
         return self.layers(x)
 
     def forward_head(self, features: Float[Tensor, "b d g g"], pre_logits: bool = True) -> Float[Tensor, "b d"]:
-        """The penultimate layer: the mean over positions of `forward_features`; with `pre_logits=False`, the logits."""
+        """Return the mean over positions of `forward_features`, (b, d); with `pre_logits=False`, the logits (b, k)."""
         pooled = features.mean((2, 3))
         return pooled if pre_logits else self.head(pooled)
 
     def get_classifier(self) -> nn.Linear:
-        """The linear map from the penultimate layer to the logits."""
+        """Return the linear layer that computes the logits."""
         return self.head

@@ -1,7 +1,7 @@
 """The residual transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
-Defaults as ml-tarflow: affine LayerNorm, biases, exact GELU, expansion 4, no dropout. RMSNorm and SwiGLU (2/3 of the hidden
-width, so that parameters stay equal) are the options of FlowBack's and BiFlow's later models.
+The defaults are those of ml-tarflow: affine LayerNorm, biases, exact GELU, expansion 4, no dropout. RMSNorm and SwiGLU are the
+options of FlowBack's and BiFlow's later models; SwiGLU has 2/3 of the hidden width, which gives equally many parameters.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from labcore.nn.attention import CausalSelfAttention
 
 
 def make_norm(kind: Literal["layernorm", "rmsnorm"], width: int) -> nn.Module:
-    """Normalisation over the last axis: LayerNorm(eps 1e-5) or RMSNorm(eps 1e-6)."""
+    """Make a normalisation over the last axis, with weights: LayerNorm (eps 1e-5) or RMSNorm (eps 1e-6)."""
     return nn.LayerNorm(width) if kind == "layernorm" else RMSNorm(width, eps=1e-6)
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Autocast off inside, for what it would round to bfloat16 although it is a result and no intermediate value."""
+    """Return a context without autocast, for results that must not be rounded to 16 bits; x gives the device."""
     kind = x.device.type
     on = kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, in the number format of its weight: under autocast the input may be bfloat16 and the weight is float32.
+    """torch's RMSNorm, computed in the number format of its weight.
 
-    torch has no fused kernel for two formats, and warns. Normalising in the wider one rounds once less than rounding the
-    weight. Untested on GPU.
+    Under autocast, the input may be bfloat16 while the weight is float32. torch has no fused kernel for two formats, and
+    warns. Computing in float32 rounds once less than rounding the weight.
     """
 
     def forward(self, x: Float[Tensor, "*b width"]) -> Float[Tensor, "*b width"]:
@@ -41,7 +41,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class GeluMlp(nn.Module):
-    """Linear, exact GELU, Linear."""
+    """MLP on each token: Linear, exact GELU, Linear, with hidden width `ratio` x width."""
 
     def __init__(self, width: int, ratio: float):
         super().__init__()
@@ -54,11 +54,16 @@ class GeluMlp(nn.Module):
 
 
 class SwiGluMlp(nn.Module):
-    """(silu(W x) * V x) projected back (arXiv 2002.05202); hidden = 2/3 of `ratio` x width, to the next multiple of 8."""
+    """SwiGLU MLP on each token: (silu(W x) * V x), projected back to width (arXiv 2002.05202).
+
+    The hidden width is 2/3 of `ratio` x width, rounded up to a multiple of 8.
+    """
 
     def __init__(self, width: int, ratio: float):
         super().__init__()
-        hidden = 8 * round(width * ratio * 2 / 3 / 8 + 0.499)  # + 0.499: rounded up, but for errors of division
+        hidden = 8 * round(
+            width * ratio * 2 / 3 / 8 + 0.499
+        )  # + 0.499 rounds up, and ignores rounding errors of the division
         self.up = nn.Linear(width, 2 * hidden)
         self.down = nn.Linear(hidden, width)
 
@@ -68,7 +73,7 @@ class SwiGluMlp(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP. The sum it hands on is what alignment calls the hidden of this layer."""
+    """Pre-norm attention and MLP with residual sums. Alignment calls the output (b, t, width) the hidden of this layer."""
 
     def __init__(self, width: int, head_dim: int, norm: str, mlp: str, mlp_ratio: float):
         super().__init__()

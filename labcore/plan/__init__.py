@@ -1,4 +1,4 @@
-"""What a training run will take before it is started: parameters, FLOPs, memory, and days on GPUs of a kind."""
+"""Estimates for a training run before it starts: parameters, FLOPs, memory, and days on each kind of GPU."""
 
 from labcore.plan.frozen import Frozen, frozen
 from labcore.plan.machine import Machine, machine

@@ -1,8 +1,8 @@
-"""What the frozen networks of a run take: an alignment's encoder, perceptual distances, and the autoencoder of latents.
+"""Requirements of a run's frozen networks: an alignment's encoder, perceptual distances, and the autoencoder of latents.
 
-The networks are built with random weights and run on tensors without values, so no weights are needed. How they are used is
-how `labcore.train` uses them: tokens without gradient; a distance with one in our images alone; pictures decoded once
-without a gradient and once with one, computed again on the way back, a chunk at a time.
+The networks are built with random weights and run on tensors without values, so no weights are needed. They are used as in
+`labcore.train`: tokens are computed without gradient; a distance has a gradient in the student's images only; and pictures are
+decoded once without and once with a gradient, whose activations are computed again in the backward pass, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from labcore.latents.weights import untrained as untrained_autoencoder
 
 
 class Frozen(NamedTuple):
-    """flops: of one image in a step. once: of one training image, mirrored too where training mirrors, before the first step.
-    held: bytes on a GPU whatever the batch. activations: bytes that one image holds between forward and backward pass.
+    """Requirements of frozen networks.
+
+    Attributes:
+        flops: FLOPs of one image in a step.
+        once: FLOPs of one training image before the first step, including its mirror image if training mirrors.
+        held: bytes on a GPU that do not depend on the batch.
+        activations: bytes that one image holds between forward and backward pass.
     """
 
     flops: int = 0
@@ -37,7 +42,7 @@ class Frozen(NamedTuple):
 
 
 def frozen(config: BaseRunConfig) -> Frozen:
-    """What all frozen networks of a run take. Raises ValueError and FileNotFoundError for networks that nobody knows."""
+    """Return the requirements of all frozen networks of a run. Raises ValueError or FileNotFoundError for unknown ones."""
     m, d, found = config.model, config.data, Frozen()
     side = m.image_shape[1]
     network = None if m.codec is None else untrained_autoencoder(m.codec).eval().requires_grad_(False)
@@ -52,7 +57,7 @@ def frozen(config: BaseRunConfig) -> Frozen:
 
 
 def _of_tokens(config: BaseRunConfig, a: AlignConfig, side: int) -> Frozen:
-    """The encoder of an alignment: computed once for tokens on disk, in every step for others."""
+    """Return the requirements of an alignment's encoder: once for tokens on disk, else in every step."""
     encoder = untrained_encoder(a.encoder)
     tokens = _counted(lambda: encoder.tokens(torch.zeros(1, 1, side, side), config.model.grid, a.stage))
     if a.targets == "cached":
@@ -61,7 +66,7 @@ def _of_tokens(config: BaseRunConfig, a: AlignConfig, side: int) -> Frozen:
 
 
 def _of_distances(config: BaseRunConfig, network: nn.Module | None, side: int) -> Frozen:
-    """The perceptual distances of a learned inverse, and the decoding that they need."""
+    """Return the requirements of a student's perceptual distances, and of the decoding for them."""
     found, share = Frozen(), 0.0
     for name in config.distances:
         distance = untrained_perceptual(name)
@@ -74,7 +79,7 @@ def _of_distances(config: BaseRunConfig, network: nn.Module | None, side: int) -
 
 
 def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
-    """One distance, of which a share of the images is compared."""
+    """Return the requirements of one distance that compares this share of the images."""
     network = distance.network if hasattr(distance, "network") else distance.encoder._model
 
     def compared() -> Tensor:
@@ -87,7 +92,10 @@ def _of_distance(distance: OfCrops, share: float, half: bool) -> Frozen:
 
 
 def _of_decoding(config: BaseRunConfig, network: nn.Module, side: int, share: float) -> Frozen:
-    """Both sides' pictures: the network, the activations of one chunk on the way back, and the pictures themselves."""
+    """Return the requirements of decoding the student's and the true pictures.
+
+    They include the network, the activations of one chunk in the backward pass, and the pictures.
+    """
     m = config.model
 
     def decoded(with_gradient: bool) -> Tensor:
@@ -107,7 +115,7 @@ def _of_decoding(config: BaseRunConfig, network: nn.Module, side: int, share: fl
 
 
 def _again(network: nn.Module, z: Tensor) -> Tensor:
-    """Pictures whose activations are computed again on the way back."""
+    """Decode pictures; the backward pass computes their activations again."""
     return checkpoint(lambda z: network.decode(z).sample, z, use_reentrant=False)
 
 
@@ -122,7 +130,7 @@ def _activation_bytes(call: Callable[[], Tensor], network: nn.Module, half: bool
 
 
 def _without_values() -> Any:
-    """Tensors that are made here have a shape alone; networks that were made before take part."""
+    """Inside, new tensors have a shape but no values; networks that were made before can be used."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)

@@ -1,4 +1,4 @@
-"""The machine at hand as a `Gpu` of the plan's table: its vendor's numbers where its name is known, else measured ones."""
+"""This machine as a `Gpu` of the plan's table: with the vendor's numbers if its name is known, else with measured ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import torch
 from labcore.plan.step import GPUS, Gpu
 
 SECONDS = 0.2
-"""Of measuring a matrix product, in each number format; our choice."""
+"""Seconds for measuring a matrix product, in each number format; our choice."""
 SIDE = {"cpu": 1024, "mps": 2048, "cuda": 4096}
 """Rows and columns of the matrices; our choice."""
 
 
 class Machine(NamedTuple):
-    """A device to train on.
+    """A device for training.
 
-    kind: "cuda", "mps" or "cpu". name: as its driver says. count: devices of this kind here. gpu: peak FLOP/s, and the bytes
-    of memory that a run can have. known: the key of `GPUS` that the name stands for, None where peaks were measured.
+    Attributes:
+        kind: "cuda", "mps" or "cpu".
+        name: name that the driver reports.
+        count: number of devices of this kind on this machine.
+        gpu: peak FLOP/s, and the memory in bytes that a run can use.
+        known: key of `GPUS` for this name; None if the peaks were measured.
     """
 
     kind: str
@@ -31,14 +35,14 @@ class Machine(NamedTuple):
 
 
 def device_kind() -> str:
-    """Kind of the device that training takes on this machine: "cuda", "mps" or "cpu"."""
+    """Return the kind of the device on which training runs here: "cuda", "mps" or "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def machine(kind: str | None = None) -> Machine:
-    """The device of this machine that training takes, or its device of that kind. Measuring takes half a second."""
+    """Return the device on which training runs here, or this machine's device of `kind`. Measuring takes half a second."""
     kind = device_kind() if kind is None else kind
     if kind == "cuda":
         name = torch.cuda.get_device_name()
@@ -54,7 +58,7 @@ def machine(kind: str | None = None) -> Machine:
 
 
 def known_as(name: str, memory: float) -> str | None:
-    """The key of `GPUS` for a driver's name of a card with so many bytes; None for a card that the table lacks."""
+    """Return the key of `GPUS` for a card, by its driver's name and its memory in bytes; None if the table lacks it."""
     words = name.lower().replace("-", " ").split()
     if "4090" in words:
         return "rtx-4090"
@@ -64,7 +68,7 @@ def known_as(name: str, memory: float) -> str | None:
 
 
 def available_memory() -> float:
-    """Bytes of memory that a process can still get on this machine; infinite where Linux does not say."""
+    """Return the bytes of memory that a process can still get on this machine; infinity if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -73,7 +77,7 @@ def available_memory() -> float:
 
 
 def flops_per_second(kind: str, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of a product of two square matrices on a device of that kind: the best of some."""
+    """Measure the FLOP/s of a product of two square matrices on a device of this kind: the best of several tries."""
     side = SIDE[kind]
     a, b = (torch.ones(side, side, device=kind, dtype=dtype) for _ in "ab")
     a @ b
@@ -97,7 +101,7 @@ def _wait(kind: str) -> None:
 
 
 def _peaks(kind: str) -> tuple[float, float]:
-    """FLOP/s of mixed precision and of float32, as training chooses: mixed where that is the faster one, and not on mps."""
+    """Return FLOP/s of mixed precision and of float32, as training uses them: mixed only if it is faster, and not on mps."""
     single = flops_per_second(kind, torch.float32)
     half = single if kind == "mps" else max(single, flops_per_second(kind, torch.bfloat16))
     return half, single

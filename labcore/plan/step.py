@@ -1,9 +1,12 @@
-"""Parameters, FLOPs and memory of a training step, and the days of all steps on GPUs of a kind.
+"""Parameters, FLOPs and memory of a training step, and the days of all steps on a kind of GPU.
 
-A step of the run's own code is carried out on tensors without values, so nothing is computed and nothing is downloaded.
-Parameters and FLOPs are torch's counts. Memory counts what the run holds between forward and backward pass, and not what
-kernels need besides. Frozen networks take part (`labcore.plan.frozen`). Seconds are FLOPs by the vendor's peak times an
-efficiency that is assumed. Neither memory nor seconds have been compared with a GPU yet.
+The run's own code carries out a step on tensors without values, so nothing is computed or downloaded. torch counts parameters
+and FLOPs. Memory includes what the run holds between forward and backward pass, but not the working memory of kernels. Frozen
+networks are included (`labcore.plan.frozen`).
+
+Seconds are FLOPs divided by (the vendor's peak x an assumed efficiency). If starting all operators of a step takes longer, as
+in small models, seconds are the time of that. Memory and seconds have been compared with a GPU for one training step only
+(docs/full-size.md).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.encoders.specs import token_width
-from labcore.evaluate.flops import count_flops, count_saved
+from labcore.evaluate.flops import count_flops, count_operators, count_saved
 from labcore.flows.tarflow import TarFlow
 from labcore.kinds import kind_of
 from labcore.plan.frozen import frozen
@@ -27,17 +30,22 @@ from labcore.train.recompute import recompute_layers
 from labcore.types import Batch
 
 BYTES_PER_PARAMETER = 20
-"""float32 weights, gradient, AdamW's two moments, and the averaged weights."""
+"""Bytes for float32 weights, gradients, AdamW's two moments and the averaged weights."""
 EFFICIENCY = 0.4
-"""Of a GPU's peak in training; our assumption."""
+"""Fraction of a GPU's peak that training reaches; our assumption."""
+STARTED = 1e-5
+"""Seconds to start an operator from Python, on a GPU or a CPU; our assumption."""
 ROOM = 0.9
-"""Of a GPU's memory that a run may fill; our choice."""
+"""Fraction of a GPU's memory that a run may fill; our choice."""
 
 
 class Gpu(NamedTuple):
-    """A kind of GPU: dense bfloat16 peak and float32 peak in FLOP/s, and memory in bytes, as its vendor says.
+    """A kind of GPU, with its vendor's numbers. The peak of TensorFloat-32 is half of bfloat16's for all of them.
 
-    Of all of these TensorFloat-32's peak is half of bfloat16's.
+    Attributes:
+        peak: dense bfloat16 peak in FLOP/s.
+        single: float32 peak in FLOP/s.
+        memory: memory in bytes.
     """
 
     peak: float
@@ -56,14 +64,22 @@ GPUS = {
 
 
 class Plan(NamedTuple):
-    """What a run takes, whatever it runs on.
+    """Requirements of a run that do not depend on the hardware. A multiply-add counts as two FLOPs.
 
-    parameters: of the model. trained: with the heads of an alignment. flops: of one image in a training step, forward and
-    backward, a multiply-add being two; frozen: those of them that frozen networks take beside a frozen flow. activations:
-    bytes that one image holds between the passes. held: bytes of weights, gradients, optimizer and average, of weights in
-    bfloat16, and of frozen networks. tokens: of one image. once: FLOPs of one training image before the first step. half:
-    whether it trains in bfloat16; "auto" does, as on a GPU that has it. teacher: those FLOPs that the flow under a learned
-    inverse takes, in TensorFloat-32 where the rest is in bfloat16.
+    Attributes:
+        parameters: parameters of the model.
+        trained: trained parameters, including the heads of an alignment.
+        flops: FLOPs of one image in a training step, forward and backward.
+        activations: bytes of one image that are held between the passes.
+        held: bytes of weights, gradients, optimizer state, averaged weights, bfloat16 copies and frozen networks.
+        tokens: tokens of one image.
+        batch_size: images of one optimizer step.
+        steps: optimizer steps.
+        frozen: the part of `flops` in frozen networks, without a frozen teacher.
+        once: FLOPs of one training image before the first step.
+        half: whether training uses bfloat16; precision "auto" does, as on a GPU that supports it.
+        teacher: the part of `flops` in the frozen teacher of a student, which runs in TensorFloat-32 if training uses bfloat16.
+        operators: operators of one micro-batch, forward and backward, without those of frozen encoders and distances.
     """
 
     parameters: int
@@ -78,12 +94,20 @@ class Plan(NamedTuple):
     once: int = 0
     half: bool = True
     teacher: int = 0
+    operators: int = 0
 
 
 class Estimate(NamedTuple):
-    """A plan on `gpus` GPUs of a kind. micro_batch: the most images that fit on one at a time, 0 where not even one does.
+    """A plan on some GPUs of one kind.
 
-    memory: bytes on each GPU with it. accumulation: micro-batches of a step. tokens: per second. days: of all steps.
+    Attributes:
+        micro_batch: most images that fit on one GPU at a time; 0 if not even one fits.
+        accumulation: micro-batches of a step.
+        memory: bytes on each GPU with this micro-batch.
+        seconds_per_step: seconds of one optimizer step.
+        tokens: tokens per second.
+        days: days of all steps.
+        by_starting: whether starting operators takes longer than their arithmetic.
     """
 
     micro_batch: int
@@ -92,15 +116,16 @@ class Estimate(NamedTuple):
     seconds_per_step: float
     tokens: float
     days: float
+    by_starting: bool = False
 
     @property
     def duration(self) -> str:
-        """The days in words, as `duration`."""
+        """The days as text, as by the function `duration`."""
         return duration(86_400 * self.days)
 
 
 def duration(seconds: int | float) -> str:
-    """Seconds in words, in the largest unit of which there is at least one."""
+    """Write seconds as text, in the largest unit of which there is at least one."""
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= length:
             return f"{seconds / length:{',.0f' if seconds >= 100 * length else '.3g'}} {unit}"
@@ -108,7 +133,11 @@ def duration(seconds: int | float) -> str:
 
 
 def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
-    """What a run takes. flow: the flow that a learned inverse inverts; ValueError where it is missing. Raises as `frozen`."""
+    """Count the requirements of a run.
+
+    flow: configuration of the teacher, which a student's run needs; default None. Raises ValueError if it is missing, and as
+    `frozen`.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     of_frozen = frozen(config)
@@ -121,6 +150,7 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
         resident_bytes = BYTES_PER_PARAMETER * parameters
         if teacher is not None:
             resident_bytes += 4 * sum(p.numel() for p in teacher.parameters())
+        operators = count_operators(lambda: _loss(trained, config.model, 1).backward())
         flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
         teaching = 0 if teacher is None else count_flops(lambda: _taught(teacher))
         half = config.train.precision != "fp32"
@@ -140,11 +170,16 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
         once=of_frozen.once,
         half=half,
         teacher=teaching,
+        operators=operators,
     )
 
 
 def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY) -> Estimate:
-    """The plan on `gpus` GPUs that each hold the whole model. ValueError for numbers that cannot be."""
+    """Estimate the plan on `gpus` GPUs that each hold the whole model.
+
+    efficiency: fraction of a GPU's peak that training reaches; default EFFICIENCY, an assumption. Raises ValueError if `gpus`
+    does not divide the batch, or if the efficiency is not in (0, 1].
+    """
     if gpus < 1 or plan.batch_size % gpus:
         raise ValueError(f"gpus was {gpus}; it must divide the batch of {plan.batch_size} images")
     if not 0 < efficiency <= 1:
@@ -153,19 +188,25 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     room = math.floor((ROOM * gpu.memory - plan.held) / plan.activations)
     micro = max((d for d in range(1, share + 1) if share % d == 0 and d <= room), default=0)
     work = plan.flops + plan.teacher if plan.half else plan.flops  # a teacher's operation takes as long as two
-    seconds = plan.batch_size * work / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
+    parts = share // micro if micro else 0
+    arithmetic = plan.batch_size * work / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
+    seconds = max(arithmetic, max(parts, 1) * plan.operators * STARTED)
     return Estimate(
         micro,
-        share // micro if micro else 0,
+        parts,
         plan.held + max(micro, 1) * plan.activations,
         seconds,
         plan.batch_size * plan.tokens / seconds,
         plan.steps * seconds / 86_400,
+        seconds > arithmetic,
     )
 
 
 def on_disk(config: BaseRunConfig) -> dict[str, int]:
-    """Bytes that are kept on disk for each training image, by what they are; mirrored images have their own."""
+    """Return the bytes that are stored on disk for each training image, {"latents" or "encoder tokens": bytes}.
+
+    With data.flip, mirrored images are included.
+    """
     m, found, each = config.model, {}, 2 * (1 + config.data.flip)
     if m.codec is not None:
         found["latents"] = each * 2 * m.dims  # means and deviations
@@ -176,7 +217,7 @@ def on_disk(config: BaseRunConfig) -> dict[str, int]:
 
 
 def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:
-    """The loss of a step of so many images."""
+    """Compute the loss of a step of `images` images."""
     y = torch.zeros(images, dtype=torch.int64) if model.num_classes else None
     x, mirrored = torch.zeros(images, *model.image_shape), torch.zeros(images, dtype=torch.bool)
     return trained(Batch(x, y, torch.arange(images), mirrored), StepNoise(0, 0, images, "cpu"))[0]
@@ -184,15 +225,16 @@ def _loss(trained: nn.Module, model: Any, images: int) -> Tensor:
 
 @torch.no_grad()
 def _taught(flow: TarFlow) -> None:
-    """The flow's states of one image."""
+    """Compute the flow's states of one image."""
     y = torch.zeros(1, dtype=torch.int64) if flow.config.num_classes else None
     flow(torch.zeros(1, *flow.config.image_shape), y)
 
 
 def _activation_bytes(trained: nn.Module, model: Any, images: int, half: bool) -> int:
-    """Bytes that a forward pass, in bfloat16 if `half`, keeps for the backward pass, parameters left out.
+    """Count the bytes that a forward pass, in bfloat16 if `half`, keeps for the backward pass.
 
-    Left out too: matrices of all pairs of tokens, which attention keeps here and a GPU's fused attention does not.
+    Parameters are left out, and matrices of all pairs of tokens too: attention keeps these here, but a GPU's fused attention
+    does not.
     """
     heads = model.width // model.head_dim
 

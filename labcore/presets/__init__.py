@@ -1,6 +1,6 @@
 """Named runs, with cost and expected numbers: small ones of our own, ml-tarflow's, and the rows of the papers' tables.
 
-`PRESETS` train a flow, `STUDENTS` the learned inverse of one, and `ALL` has both. Each has the sections of its run's
+`PRESETS` train a flow, `STUDENTS` the student of one, and `ALL` has both. Each has the sections of its run's
 configuration.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from labcore.presets import biflow, flowback, tarflow
+from labcore.presets import biflow, colour, flowback, small, tarflow
 from labcore.presets.paper import UNREPORTED, Paper, expected
-from labcore.presets.small import MEASURED, SMALL
+from labcore.presets.small import DEFAULT
 
 __all__ = [
     "ALL",
+    "DEFAULT",
     "MEASURED",
     "PAPER",
     "PRESETS",
@@ -25,6 +26,10 @@ __all__ = [
     "about",
 ]
 
+SMALL: dict[str, dict[str, Any]] = {**small.SMALL, **colour.COLOUR}
+"""Presets of our own, which no paper has."""
+MEASURED = {**small.MEASURED, **colour.MEASURED}
+"""Cost and numbers of small presets that have been run unchanged."""
 PAPER: dict[str, flowback.Row] = {row.name: row for row in flowback.ROWS}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     **SMALL,
@@ -52,11 +57,11 @@ REPORTED: dict[str, tuple[Paper, ...]] = {
     **{row.name: flowback.papers(row) for row in (*flowback.ROWS, *flowback.LATENT_ROWS)},
     **{row.name: row.papers for row in biflow.ROWS},
 }
-"""What papers report of presets that are theirs, as numbers: one entry for each way of drawing. Each number is in one entry."""
+"""Numbers that papers report for their presets: one entry for each way of drawing images. A number is in one entry only."""
 
 
 def about(name: str) -> tuple[str, str, str]:
-    """Command, cost, and expected numbers of a preset, "unknown" where nobody has measured them."""
+    """Return command, cost, and expected numbers of a preset; "unknown" if cost or numbers were not measured."""
     sections = ALL[name]
     data = " --data IMAGE_FOLDER" if sections.get("data", {}).get("name") == "folder" else ""
     teacher = f" --invert {sections['flow']}" if "flow" in sections else ""

@@ -1,12 +1,13 @@
-"""BiFlow's rows (arXiv 2512.10953): the flows that are inverted, and their learned inverses, at the paper's size and at ours.
+"""BiFlow's rows (arXiv 2512.10953): the flows that are inverted, and their students, at the paper's size and at ours.
 
 The paper gives no table of architectures, no optimizer and no schedule. B is 8 blocks of 2 layers of width 768 and XL 8 of
 3 of 1536, which meet its parameter counts (120M and 690M); L, 8 of 3 of 1024, is our choice. 160 epochs of ImageNet in batches
 of 256 are the paper's for its ablations. Everything else is our choice: AdamW with a rate of 1e-4 after 10 epochs of
 warm-up, as later code of its group; affine parameters held in [-3, 3]; noise of 0.2 in latents; guidance of 0 to 0.5.
 
-Rows of the paper's size are for latents of Stable Diffusion's autoencoder, 4 x 32 x 32 of 256 pixels, which the first run
-encodes and keeps; nobody has run them here. The small rows are the same on 16x16 pictures of the embedded set, 16 tokens.
+Rows of the paper's size are for latents of Stable Diffusion's autoencoder, 4 x 32 x 32 for 256 pixels, which the first run
+computes and keeps; these rows have not been run here. The small rows are the same on 16x16 pictures of the embedded set, with
+16 tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ LATENTS: dict[str, Any] = dict(
     image_size=32, channels=4, patch_size=2, num_blocks=8, num_classes=1000, codec="sd-vae-ft-ema"
 )
 IMAGENET: dict[str, Any] = dict(name="folder", image_size=256, channels=3, flip=True, crop="adm")
-"""Pixels of those latents; that images are mirrored is our choice, and that they are cropped as ADM's."""
+"""Pictures of those latents; mirroring, and cropping as ADM does, are our choice."""
 PICTURES: dict[str, Any] = dict(
     image_size=16, channels=1, patch_size=4, num_blocks=8, layers_per_block=2, head_dim=32, num_classes=10
 )
 MODERN: dict[str, Any] = dict(positions="rope", mlp="swiglu", norm="rmsnorm")
-"""What makes a TARFlow an "improved" one; the paper does not say what it changes, so this is our choice."""
+"""Settings of the "improved" TARFlow; the paper does not name its changes, so these are our choice."""
 
 EPOCHS_160: dict[str, Any] = dict(
     steps=800_640,
@@ -53,10 +54,10 @@ MINUTES: dict[str, Any] = dict(
     save_every=150,
     keep=20,
     ema_decay=0.99,
-    precision="fp32",  # runs of it are compared, and "auto" may choose another for each
+    precision="fp32",  # runs are compared, and "auto" may choose a different one for each
 )
 LONGER: dict[str, Any] = {**MINUTES, "steps": 2400, "batch_size": 32, "warmup_steps": 160, "ema_decay": 0.995}
-"""As long on one processor core as `MINUTES`, in more and smaller steps, which a pilot found to learn more."""
+"""More and smaller steps, in the time of `MINUTES` on one processor core; flows learned more this way in a pilot."""
 SMALL_FLOW, SMALL_STUDENT = dict(lr=2e-3, weight_decay=1e-2), dict(lr=2e-3, weight_decay=0.0)
 
 
@@ -95,12 +96,12 @@ FLOW_PAPERS: dict[str, tuple[Paper, ...]] = {
     "itarflow-256-xl": (Paper(fid=4.54, guidance="chosen"),),
     "itarflow-256-b-unclamped": (),
 }
-"""What BiFlow reports of the flows that it inverts."""
+"""Numbers that BiFlow reports for the flows that it inverts."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to teach: what differs from hidden alignment with mean squared errors, and what the paper reports for it."""
+    """One way to teach: its differences from hidden alignment with mean squared errors, and the paper's numbers for it."""
 
     name: str
     papers: tuple[Paper, ...] = ()
@@ -176,8 +177,8 @@ ARMS = (
         student=dict(perceptual=BOTH),
     ),
 )
-"""The rows of the paper's ablations. "sum" weighs the image and each state alike, as equation 2 is printed; the others take
-the mean of the states, since the paper gives no weights."""
+"""The rows of the paper's ablations. "sum" weights the image and each state equally, as equation 2 is printed; the other rows
+use the mean over states, since the paper gives no weights."""
 
 FINAL = Arm(
     "final",
@@ -185,7 +186,7 @@ FINAL = Arm(
     model=dict(max_guidance=0.5),
     student=dict(perceptual=BOTH),
 )
-"""The final model. The paper does not say how long it is trained: twice the ablations' 160 epochs is our choice."""
+"""The final model. The paper does not say how long it is trained; twice the ablations' 160 epochs is our choice."""
 
 SCALING: dict[tuple[str, str], tuple[Paper, ...]] = {
     ("l", "guided"): (),
@@ -197,18 +198,18 @@ SCALING: dict[tuple[str, str], tuple[Paper, ...]] = {
 
 FEATURES = Arm("features", ours="FID 66.4 (efflite0), 63% recognised", student=dict(perceptual={"efflite0": 1.0}))
 SMALL_ARMS = (*(arm for arm in ARMS if not {*BOTH} & {*arm.student.get("perceptual", ())}), FEATURES)
-"""The rows that the embedded set can have: "features" stands in for LPIPS and ConvNeXt V2, which no package brings."""
+"""The rows for the embedded set: "features" replaces LPIPS and ConvNeXt V2, whose weights are in no package."""
 
 WIDTHS = (64, 96)
 COST = "5 minutes on one processor core, after as long for its flow"
 STOPPED = (25, 50)
-"""Percent of its training after which a flow is the teacher; 100 is hidden-alignment."""
+"""Percentages of a flow's training after which the flow is used as teacher; 100 percent is the row hidden-alignment."""
 
 
 class Row(NamedTuple):
-    """A learned inverse: name, the flow it inverts (a run of that preset), size, arm, training, cost, expected numbers.
+    """A student: name, the flow it inverts (a run of that preset), size, arm, training, cost, expected numbers.
 
-    papers: what the paper reports of it.
+    papers: the paper's numbers for it.
     """
 
     name: str
@@ -248,6 +249,6 @@ ROWS = (
 
 
 def sections(row: Row) -> dict[str, Any]:
-    """The configuration of a row; its data are those of its flow's run."""
+    """Return the configuration of a row; its data are those of the flow's run."""
     model = {**row.size, **row.arm.model}
     return {"flow": row.flow, "model": model, "train": row.train, "student": row.arm.student}

@@ -1,11 +1,14 @@
-"""Every row of FlowBack's tables (arXiv 2511.22345) that is its own: 64 pixels, and latents of 256.
+"""FlowBack's own rows in its tables (arXiv 2511.22345): at 64 pixels, and on latents of 256 pixels.
 
-The paper gives neither the warm-up of its runs nor the noise of those at 64 pixels: an epoch, as ml-tarflow, and 0.05, as all
-public TARFlow configurations for 64 pixels. Nor does it say whether the encoder sees those 64 pixels, enlarged, or the original
-picture: here it sees the original at 256, which later code of its first author keeps beside the small one;
-`align.image_size=null` is the other reading. Clipping is off, as there; at 256 pixels the crop is ADM's, whose reference
-batches the numbers are compared with. How it matches 1,024 tokens of patch 1 with an encoder's is not said either; here the
-encoder looks at an image so large that it has as many.
+The paper leaves these open:
+
+- the warm-up: here one epoch, as in ml-tarflow;
+- the noise at 64 pixels: here 0.05, as in all public TARFlow configurations for 64 pixels;
+- the encoder's input at 64 pixels: here the original picture at 256 pixels, which later code of the first author stores next to
+  the small one. The alternative, the enlarged 64 pixels, is `align.image_size=null`;
+- the match of the 1,024 tokens of patch 1 with the encoder's: here the encoder's input is so large that it has 1,024 tokens.
+
+Clipping is off, as in ml-tarflow. At 256 pixels the crop is ADM's, because numbers are compared with ADM's reference batches.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from labcore.presets.paper import Paper
 
 ALL_BLOCKS = tuple(range(1, 9))
 ORIGINAL = 256
-"""Pixels at which the encoder sees pictures whose 64 pixels the flow is trained on."""
+"""Size of the encoder's pictures, in pixels, for flows of 64 pixels."""
 
 
 class Row(NamedTuple):
     """A row of FlowBack's tables: direction (None: no alignment), aligned blocks, layer, encoder, thousands of steps.
 
-    paper: its numbers of 4,096 images. final: those of 50,000, where the paper has them.
+    paper: the paper's numbers for 4,096 images. final: those for 50,000 images, if the paper has them.
     """
 
     direction: str | None
@@ -36,7 +39,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """flowback-64-reverse-7-8-l6 and the like."""
+        """Name of the preset, such as flowback-64-reverse-7-8-l6."""
         longer = "" if self.thousands == 400 else f"-{self.thousands}k"
         if self.direction is None:
             return f"flowback-64-baseline{longer}"
@@ -84,8 +87,8 @@ ROWS = (
         _final("Table 3", 3.69, 4.34),
     ),
 )
-"""The 64-pixel rows of Tables 1, 2, 3, 7 and 8. Whether 600K and 800K are runs of their own or looks at the one of a million
-steps is not said; here they are runs, whose learning rate has come to its end."""
+"""The 64-pixel rows of Tables 1, 2, 3, 7 and 8. The paper does not say whether 600K and 800K are separate runs, or checkpoints
+of the run of a million steps; here they are separate runs, each with a complete learning-rate schedule."""
 
 COSTS = {
     400: "2.5 days on 8 GPUs (the paper's)",
@@ -98,7 +101,7 @@ COSTS = {
 class LatentRow(NamedTuple):
     """A run on latents of 256 pixels: name, lambda (None: no alignment), patch, thousands of steps, the paper's numbers.
 
-    paper: of 4,096 images; with patch 1, which has no others, of 50,000. final: of 50,000.
+    paper: the paper's numbers for 4,096 images; with patch 1 for 50,000, since there are no other ones. final: for 50,000.
     """
 
     name: str
@@ -146,12 +149,12 @@ LATENT_ROWS = (
 
 
 def papers(row: Row | LatentRow) -> tuple[Paper, ...]:
-    """All that the paper reports of a row."""
+    """Return all numbers that the paper reports for a row."""
     return (row.paper,) if row.final is None else (row.paper, row.final)
 
 
 def latent_sections(row: LatentRow) -> dict[str, dict[str, Any]]:
-    """The configuration of a latent row: the same TARFlow with RoPE and SwiGLU, on latents of sd-vae-ft-ema."""
+    """Return the configuration of a latent row: the same TARFlow with RoPE and SwiGLU, on latents of sd-vae-ft-ema."""
     found = _sections(row.thousands)
     found["model"] |= dict(image_size=32, channels=4, patch_size=row.patch, codec="sd-vae-ft-ema")
     found["model"] |= dict(noise_std=0.2, positions="rope", mlp="swiglu")
@@ -163,7 +166,7 @@ def latent_sections(row: LatentRow) -> dict[str, dict[str, Any]]:
 
 
 def sections(row: Row) -> dict[str, dict[str, Any]]:
-    """The configuration of a row: TARFlow 4-1024-8-8 on ImageNet 64x64, a folder that `--data` names."""
+    """Return the configuration of a row: TARFlow 4-1024-8-8 on ImageNet 64x64, a folder that `--data` names."""
     found = _sections(row.thousands)
     if row.direction is not None:
         sites = tuple((block, row.layer) for block in row.blocks)
@@ -172,7 +175,7 @@ def sections(row: Row) -> dict[str, dict[str, Any]]:
 
 
 def _sections(thousands: int) -> dict[str, dict[str, Any]]:
-    """Model, data and training that all rows share, at 64 pixels."""
+    """Return model, data and training that all rows have in common, at 64 pixels."""
     return {
         "model": dict(
             image_size=64,
@@ -185,7 +188,7 @@ def _sections(thousands: int) -> dict[str, dict[str, Any]]:
             noise_std=0.05,
         ),
         "data": dict(name="folder", image_size=64, channels=3, flip=True),
-        # an epoch of warm-up, as ml-tarflow has: our choice
+        # one epoch of warm-up, as in ml-tarflow; our choice
         "train": dict(
             steps=1000 * thousands,
             batch_size=256,
@@ -193,6 +196,6 @@ def _sections(thousands: int) -> dict[str, dict[str, Any]]:
             clip_norm=None,
             save_every=5000,
             eval_every=10_000,
-            num_workers=8,  # pictures are read beside the training; our choice
+            num_workers=8,  # processes that read pictures during training; our choice
         ),
     }

@@ -1,4 +1,4 @@
-"""What a paper reports of a run: numbers that results are put beside, how they were made, and the line that says them."""
+"""A paper's report on a run: numbers to compare results with, the way they were made, and a line that states them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Literal, NamedTuple
 class Paper(NamedTuple):
     """Reported numbers, None where there is none.
 
-    where: the table, or the paper where it is not the preset's own. fid, sfid, inception (IS): of drawn images. accuracy:
-    training-free, in percent. bits: bits/dim. note: further conditions, and how sure they are.
-
-    How the images were drawn: samples: their number. guidance: its scale, 0 for none, "chosen" for one that the paper searched
-    or does not say. noise_std: of denoising; attn_temp: of the branch without classes. None where the paper does not say.
-    denoising: of a learned inverse's images, by the "score" of its flow or "none"; None: by its own block, where it has one.
+    Attributes:
+        where: the table, or the paper if it is not the preset's own.
+        fid, sfid, inception: FID, sFID and IS of drawn images.
+        accuracy: training-free accuracy in percent.
+        bits: bits/dim.
+        note: further conditions, and how certain they are.
+        samples: number of drawn images.
+        guidance: guidance scale; 0 for none, "chosen" for one that the paper searched or does not give.
+        noise_std: noise level of denoising; None if the paper does not give it.
+        attn_temp: temperature of the branch without classes; None if the paper does not give it.
+        denoising: denoising of a student's images: "score" of its flow, or "none"; None: by its own block, if it has one.
     """
 
     where: str = ""
@@ -30,7 +35,7 @@ class Paper(NamedTuple):
     denoising: Literal["score", "none"] | None = None
 
     def numbers(self) -> dict[str, float]:
-        """The numbers by the names that measures have, accuracy as a share."""
+        """Return the numbers by the names of our measures; accuracy is a share."""
         accuracy = None if self.accuracy is None else round(self.accuracy / 100, 6)
         named = dict(fid=self.fid, sfid=self.sfid, accuracy=accuracy, bits_per_dim=self.bits) | {"is": self.inception}
         return {name: value for name, value in named.items() if value is not None}
@@ -45,7 +50,7 @@ class Paper(NamedTuple):
         return (f"{self.where}: " if self.where else "") + ", ".join([*scores_in_words, *self._drawn()])
 
     def _drawn(self) -> list[str]:
-        """How the images were drawn, where it is known, and the note."""
+        """Describe how the images were drawn, as far as it is known, and add the note."""
         guided = {"chosen": "with guidance", 0: "no guidance"}
         found = [guided.get(self.guidance, f"guidance {self.guidance}")] if self.guidance is not None else []
         found += [f"attn_temp {self.attn_temp:g}"] if self.attn_temp is not None else []
@@ -59,5 +64,5 @@ UNREPORTED = Paper()
 
 
 def expected(papers: tuple[Paper, ...]) -> str:
-    """All that papers report of a preset, in a line."""
+    """Return all numbers that papers report for a preset, in one line."""
     return "; ".join(map(str, papers)) or str(UNREPORTED)

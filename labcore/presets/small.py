@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+DEFAULT = "fashion-small"
+"""Default preset of a flow's run."""
 SMALL: dict[str, dict[str, Any]] = {
     # our choice: the smallest flow whose samples look like garments after minutes on two CPU cores
     "fashion-small": {
@@ -29,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
             save_every=500,
         ),
     },
-    # our choice: FlowBack's 8 blocks, so that its positions mean something, in the size of minutes: 16 tokens
+    # our choice: FlowBack's 8 blocks, so that its block positions apply, at a size for minutes: 16 tokens
     "fashion-16": {
         "model": dict(
             image_size=16,
@@ -55,7 +57,7 @@ SMALL: dict[str, dict[str, Any]] = {
             precision="fp32",  # runs of it are compared, and "auto" may choose another for each
         ),
     },
-    # our choice: FlowBack's latent flow in the size of minutes: 49 tokens of the autoencoder that ships
+    # our choice: FlowBack's latent flow at a size for minutes: 49 tokens of the shipped autoencoder
     "latent-small": {
         "model": dict(
             image_size=7,
@@ -113,4 +115,4 @@ MEASURED = {
         "training-free accuracy 0.57, in papermill_runs/results/01_alignment_strategies",
     ),
 }
-"""Cost and numbers of small presets that have been run as they are."""
+"""Cost and numbers of small presets that have been run unchanged."""

@@ -1,11 +1,11 @@
 """TARFlow's own runs (arXiv 2412.06329), with the settings of its public code, in epochs of ImageNet's 1,281,167 images.
 
-Each warms up for an epoch and decays to 1e-6, without clipping and without averaged weights: the average that is kept here
-besides is our choice, and `model/` holds it.
+Each run warms up for an epoch and decays to 1e-6, without clipping. TARFlow does not average weights; the average that is kept
+here in addition, in `model/`, is our choice.
 
-The runs without classes are of the downsampled ImageNet64 (van den Oord et al., arXiv 1601.06759), whose pictures are small
-already; all others are of ImageNet, resized here. Neither the guidance nor the denoising of some numbers of the paper was
-found: those are given as they stand, beside numbers of GS-Jacobi (arXiv 2505.12849), whose settings are known.
+The runs without classes use the downsampled ImageNet64 (van den Oord et al., arXiv 1601.06759), whose pictures are small
+already; all other runs use ImageNet, which is resized here. For some numbers of the paper neither guidance nor denoising was
+found. These numbers are given unchanged, together with numbers of GS-Jacobi (arXiv 2505.12849), whose settings are known.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from labcore.presets.paper import Paper
 
 IMAGENET, DOWNSAMPLED, AFHQ = 1_281_167, 1_281_149, 14_630
-"""Training images of ImageNet, of the downsampled ImageNet64, and of AFHQ's first version, 3 classes."""
+"""Number of training images of ImageNet, of the downsampled ImageNet64, and of AFHQ's first version with 3 classes."""
 
 
 def _run(
     images: int, epochs: int, batch: int, pixels: int, patch: int, width: int, classes: int, **noise: Any
 ) -> dict[str, dict[str, Any]]:
-    """The sections of a run: TARFlow patch-width-8-8 on a folder that `--data` names."""
+    """Return the sections of a run: TARFlow patch-width-8-8 on a folder that `--data` names."""
     epoch = images // batch
     model = dict(image_size=pixels, channels=3, patch_size=patch, width=width, num_blocks=8, layers_per_block=8)
     return {
@@ -36,7 +36,7 @@ def _run(
             seed=100,
             save_every=5000,
             eval_every=10_000,
-            num_workers=8,  # pictures are read beside the training; our choice
+            num_workers=8,  # processes that read pictures during training; our choice
             precision="fp32" if noise.get("noise") == "uniform" else "auto",
         ),
     }
@@ -64,7 +64,7 @@ SMALL_PICTURES = "of the downsampled ImageNet64"
 
 
 def denoising(noise_std: float, multiplier: float) -> float:
-    """The noise_std at which score denoising has `multiplier` times the step of ml-tarflow's, which is noise_std squared."""
+    """Return the noise_std for a step of score denoising `multiplier` times as long as ml-tarflow's, noise_std squared."""
     return round(noise_std * multiplier**0.5, 4)
 
 
@@ -96,4 +96,4 @@ PAPERS: dict[str, tuple[Paper, ...]] = {
         ),
     ),
 }
-"""What papers report, with the settings that each number was made with."""
+"""Numbers that papers report, with the settings of each."""

@@ -1,1 +1,1 @@
-"""Rehearsal: whether a full-size run will work, fit and finish, found out in minutes before it starts."""
+"""Rehearsal: a check, in minutes, of whether a full-size run will work, fit into memory and finish."""

@@ -1,4 +1,4 @@
-"""What must be there before a run of full size: data, weights, room on the disk. Each is looked at, and all of it reported."""
+"""Requirements of a full-size run: data, weights and disk space. Each is checked, and all findings are reported together."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from labcore.latents.weights import layout
 from labcore.plan import Plan, on_disk, words
 
 OK, MISSING, RANDOM, LATER = "ok", "missing", "random", "later"
-"""What a point may be: there; not there; replaced by random numbers for this rehearsal; or needed by the real run alone."""
+"""Status of a requirement: met; missing; replaced by random numbers in this rehearsal; or needed by the real run only."""
 INCEPTION, DISK = "Inception for FID", "disk"
-"""What a rehearsal does not need itself."""
+"""Requirements that a rehearsal itself does not have."""
 LOOKED_AT = 100
-"""Pictures, evenly spread, whose sizes are read; our choice."""
+"""Number of pictures, evenly spread, whose sizes are read; our choice."""
 WEIGHTS, CHECKPOINT = 4, 16
-"""Bytes of a parameter in a saved model; and in a checkpoint, with averaged weights and AdamW's two moments."""
+"""Bytes per parameter in a saved model, and in a checkpoint, which also has averaged weights and AdamW's two moments."""
 DRAWN = 50_000
-"""Images of an evaluation, as papers draw them."""
+"""Number of images of an evaluation, as in papers."""
 
 
 class Point(NamedTuple):
-    """One thing that a run needs: its name, whether it is there (`OK`, ...), what was found, and what to do where it is not."""
+    """One requirement of a run: its name, its status (`OK`, ...), what was found, and how to meet it if it is missing."""
 
     name: str
     status: str
@@ -37,7 +37,7 @@ class Point(NamedTuple):
     remedy: str = ""
 
     def done_without(self) -> Point:
-        """The same where random numbers may stand in for what is missing."""
+        """Return the requirement for a rehearsal in which random numbers replace missing data and weights."""
         if self.status != MISSING:
             return self
         unused = self.name == DISK or self.found == INCEPTION
@@ -47,9 +47,9 @@ class Point(NamedTuple):
 def of_data(
     config: BaseRunConfig, read: Callable[[str], Dataset], without: str | None = None
 ) -> tuple[Point, Dataset | None]:
-    """The point of the data, and the training images, None where they cannot be used.
+    """Check the data; return the finding and the training images, None if these cannot be used.
 
-    read(split): the images. without: why there is nothing to read.
+    read: called with "train" or "test", returns the images. without: the reason if there is nothing to read; None otherwise.
     """
     if without is not None:
         return Point("data", MISSING, without, "give --data FOLDER, a folder of class folders"), None
@@ -71,7 +71,7 @@ def of_data(
 
 
 def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
-    """A point for each network that is needed; one for all where none is."""
+    """Check the weights of each network that is needed; if none is, a single finding says so."""
     points = []
     for name, look in needed.items():
         try:
@@ -82,17 +82,22 @@ def of_weights(needed: dict[str, Callable[[], Path]]) -> list[Point]:
 
 
 def count_of(config: BaseRunConfig, images: Dataset | None) -> int:
-    """Training images of a run; as many as ImageNet has where they are not given."""
+    """Return the number of training images of a run; without given images, that of ImageNet."""
     count = words.IMAGENET if images is None else len(images)
     return min(count, config.data.limit or count)
 
 
 def of_disk(config: BaseRunConfig, plan: Plan, images: Dataset | None, place: Path) -> Point:
-    """Room for the run under `place` and in the cache folder, for the given images (None: as many as ImageNet has)."""
+    """Check the disk space for the run under `place` and in the cache folder.
+
+    images: the training images; None: as many as ImageNet has.
+    """
     count = count_of(config, images)
     one = CHECKPOINT * plan.trained
     saved = min(config.train.keep, math.ceil(plan.steps / config.train.save_every))
-    run = {f"{saved + 1} checkpoints": (saved + 1) * one + WEIGHTS * plan.parameters}  # one more while it is written
+    run = {
+        f"{saved + 1} checkpoints": (saved + 1) * one + WEIGHTS * plan.parameters
+    }  # a new one is written before an old one is deleted
     cache = {name: each * count for name, each in on_disk(config).items()}
     cache[f"{DRAWN:,} drawn images"] = DRAWN * _pixels(config)
     free = {place: run, cache_folder(): cache}
@@ -105,14 +110,14 @@ def of_disk(config: BaseRunConfig, plan: Plan, images: Dataset | None, place: Pa
         )
         if wanted > has:
             short.append(
-                f"free {words.size(wanted - has)} at {at}, give --set train.keep=1, or let LABCORE_CACHE name a folder on "
+                f"free {words.size(wanted - has)} at {at}, give --set train.keep=1, or set LABCORE_CACHE to a folder on "
                 "a larger disk"
             )
     return Point(DISK, MISSING if short else OK, "; ".join(lines), "; ".join(short))
 
 
 def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
-    """A point where `place` has no room for the one checkpoint and the model that a rehearsal writes."""
+    """Return a finding if `place` has no room for the checkpoint and the model that a rehearsal writes; else None."""
     wanted, has = (CHECKPOINT + WEIGHTS) * plan.trained, shutil.disk_usage(_existing(place)).free
     if wanted <= has:
         return None
@@ -121,7 +126,7 @@ def room_for_rehearsal(plan: Plan, place: Path) -> Point | None:
 
 
 def _unfit(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[str, str] | None:
-    """What is wrong with images that can be read, and what to do about it."""
+    """Return a problem of images that can be read, and how to solve it; None if there is none."""
     batch, classes = config.train.batch_size, config.model.num_classes
     count = min(len(train), config.data.limit or len(train))
     if count < batch:
@@ -137,7 +142,7 @@ def _unfit(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[str, s
 
 
 def _sides(images: Dataset) -> str:
-    """What some pictures of a folder of files measure, in words; nothing for other data."""
+    """Describe the sizes of some pictures of a folder; "" for other data."""
     if not isinstance(images, ImageFolderData):
         return ""
     from PIL import Image
@@ -148,14 +153,14 @@ def _sides(images: Dataset) -> str:
         with Image.open(images.path / file) as picture:
             sides.append(min(picture.size))
     small = sum(side < images.image_size for side in sides)
-    line = f"; the files' shorter side is {min(sides)} to {max(sides)} pixels, {statistics.median(sides):.0f} at the median"
+    line = f"; the files' shorter side is {min(sides)} to {max(sides)} pixels (median {statistics.median(sides):.0f})"
     if not small:
         return line
-    return f"{line}; {small} of the {len(sides)} that were looked at are below {images.image_size} and get enlarged"
+    return f"{line}; {small} of the {len(sides)} files checked have fewer than {images.image_size} and are enlarged"
 
 
 def _pixels(config: BaseRunConfig) -> int:
-    """Values of a picture that the run's model makes."""
+    """Return the number of values in a picture that the run's model draws."""
     c, h, w = config.model.image_shape
     if config.model.codec is None:
         return c * h * w
@@ -164,7 +169,7 @@ def _pixels(config: BaseRunConfig) -> int:
 
 
 def _by_disk(needs: dict[Path, dict[str, int]]) -> list[tuple[Path, dict[str, int]]]:
-    """Places with their needs; those on one disk together, under the first."""
+    """Group the needs of folders by disk; folders on one disk are combined under the first."""
     found: dict[int, tuple[Path, dict[str, int]]] = {}
     for place, own in needs.items():
         found.setdefault(_existing(place).stat().st_dev, (place, {}))[1].update(own)
@@ -172,6 +177,6 @@ def _by_disk(needs: dict[Path, dict[str, int]]) -> list[tuple[Path, dict[str, in
 
 
 def _existing(place: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder, or the nearest folder above it that exists."""
     place = place.expanduser().resolve()
     return next(each for each in (place, *place.parents) if each.exists())

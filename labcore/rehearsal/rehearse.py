@@ -1,7 +1,7 @@
-"""A rehearsal of a run of full size: what it needs, its plan, and some steps and images of it on the machine at hand.
+"""Rehearsal of a full-size run on this machine: its requirements, its plan, some training steps, and some images.
 
-Points are looked at in order, and all that is missing is reported together before anything is trained. What is measured
-then stands beside the plan, with the days and the price of the whole run and the command that starts it.
+Requirements are checked in order, and all missing ones are reported together before anything is trained. The measurements of
+the trial are then shown next to the plan, with the days and the price of the whole run, and with the command that starts it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from labcore.plan import plan as plan_of
 from labcore.presets import ALL, SMALL
 from labcore.rehearsal import fitting, ready, synthetic
 from labcore.rehearsal import words as lines
-from labcore.rehearsal.planned import Planned, chosen
+from labcore.rehearsal.planned import Planned
 from labcore.rehearsal.ready import LATER, MISSING, RANDOM, Point
 from labcore.rehearsal.trial import OutOfMemory, Trial, run_trial
-from labcore.runs.configure import as_named, configure, configure_student
+from labcore.runs.configure import UNCHANGED, DataOptions, as_named, configure, configure_student
 from labcore.runs.folder import check_new
 from labcore.runs.models import find_model, find_teacher
 
@@ -40,18 +40,16 @@ Say = Callable[[str], None]
 
 
 class Asked(NamedTuple):
-    """What is rehearsed: a preset and what `lab train` takes besides.
+    """The request for a rehearsal: a preset, and options of `lab train`.
 
-    flow: what a learned inverse inverts, None for the place that its preset names. smoke: at the preset's smoke size.
-    synthetic: random images and weights for what is missing. processes: that share each batch, None for the GPUs that are
-    here. price: of one of their GPUs for an hour, in any currency.
+    images: the options that choose images. flow: the flow that a student inverts; None: the one that its preset names. smoke:
+    rehearse the smoke size. synthetic: replace missing images and weights by random ones. processes: number that share each
+    batch; None: one per GPU of this machine. price: price of one GPU for an hour, in any currency.
     """
 
     preset: str
-    data: str | None = None
+    images: DataOptions = UNCHANGED
     flow: str | None = None
-    image_size: int | None = None
-    channels: int | None = None
     settings: tuple[str, ...] = ()
     smoke: bool = False
     synthetic: bool = False
@@ -59,13 +57,13 @@ class Asked(NamedTuple):
     price: float | None = None
 
     def command(self, processes: int) -> str:
-        """The command line that starts the real run."""
+        """Return the command line that starts the real run."""
         line = ["lab", "train", "--preset", self.preset]
         needs_folder = as_named(self.preset, self.settings)[0].data.name == "folder"
         options = {
-            "--data": self.data or ("IMAGE_FOLDER" if needs_folder else None),
-            "--image-size": self.image_size,
-            "--channels": self.channels,
+            "--data": self.images.data or ("IMAGE_FOLDER" if needs_folder else None),
+            "--image-size": self.images.image_size,
+            "--channels": self.images.channels,
             "--invert": self.inverted,
         }
         line += [str(word) for pair in options.items() if pair[1] is not None for word in pair]
@@ -75,13 +73,13 @@ class Asked(NamedTuple):
 
     @property
     def inverted(self) -> str | None:
-        """The flow under a learned inverse; None for a flow."""
+        """The flow that a student inverts; None for a flow."""
         named = ALL.get(self.preset, {}).get("flow")
         return None if named is None else self.flow or named
 
 
 class Rehearsal(NamedTuple):
-    """What a rehearsal found. problem: why there is no trial where nothing was missing; fits: what would do instead."""
+    """Result of a rehearsal. problem: why there is no trial although nothing was missing. fits: settings that would fit."""
 
     asked: Asked
     there: Machine
@@ -101,12 +99,12 @@ class Rehearsal(NamedTuple):
 
     @property
     def later(self) -> list[Point]:
-        """What the real run needs, and the rehearsal did without."""
+        """Requirements of the real run that the rehearsal did not need."""
         return [point for point in self.points if point.status in (RANDOM, LATER)]
 
     @property
     def days(self) -> float | None:
-        """Days of all steps by the measured time of one, without evaluations and checkpoints; None without a trial."""
+        """Days of all steps, from the measured time of one, without evaluations and checkpoints; None without a trial."""
         return None if self.trial is None else self.plan.steps * self.trial.seconds_per_step / 86_400
 
     @property
@@ -116,15 +114,17 @@ class Rehearsal(NamedTuple):
 
     @property
     def price(self) -> float | None:
-        """Of the whole run; None without a price an hour or a trial."""
+        """Price of the whole run; None without a price per hour or a trial."""
         return None if self.asked.price is None or self.days is None else self.asked.price * self.device_hours
 
     def record(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the result as JSON values."""
         device = {name: value for name, value in self.there._asdict().items() if name != "gpu"}
         whole_run = {"days": self.days, "device_hours": self.device_hours, "price": self.price}
+        apart = ("images", "processes", "price")
         return {
-            **{name: value for name, value in self.asked._asdict().items() if name not in ("processes", "price")},
+            **{name: value for name, value in self.asked._asdict().items() if name not in apart},
+            **self.asked.images._asdict(),
             "device": {**device, "flops_per_second": self.there.gpu.peak, "memory": _finite(self.there.gpu.memory)},
             "processes": self.processes,
             "price_per_hour": self.asked.price,
@@ -147,11 +147,20 @@ def rehearse(
     json_file: Path | None = None,
     say: Say = print,
 ) -> Rehearsal:
-    """Walk through a run: points, plan, `steps` steps and `images` images within about `seconds`, and the whole run by these.
+    """Rehearse a run: check its requirements, plan it, train some steps, draw some images, and estimate the whole run.
 
-    out: a new folder for the run, the images and rehearsal.json, there only where the trial came to its end; None keeps
-    nothing. json_file: the same record, whatever happened. say takes each line. Raises ValueError for what cannot be asked
-    and OSError where a file cannot be written.
+    Args:
+        request: the run.
+        steps: number of training steps; default 20.
+        images: number of images to draw; default 4.
+        seconds: the training ends after about this time, and then no images are drawn; default 600.
+        out: a new folder for the run, the images and rehearsal.json; made only if the trial is completed. Default None.
+        json_file: a file for the record, which is written in every case; default None.
+        say: called with each line; default `print`.
+
+    Raises:
+        ValueError: the request is not possible.
+        OSError: a file cannot be written.
     """
     _check(request, steps, images, seconds, out)
     if json_file is not None:
@@ -206,7 +215,7 @@ def _walk(
 
 
 def _with_problem(result: Rehearsal, found: Planned, problem: str, tried: bool, say: Say) -> Rehearsal:
-    """The rehearsal with what would fit, after saying so. tried: training at this size was out of memory."""
+    """Add a problem and the settings that would fit to the result, and show them. tried: the training was out of memory."""
     fits = fitting.what_fits(found.config, found.flow, result.plan, result.there, result.processes, tried)
     result = result._replace(problem=problem, fits=tuple(fits))
     lines.problem(result, say)
@@ -214,7 +223,7 @@ def _with_problem(result: Rehearsal, found: Planned, problem: str, tried: bool, 
 
 
 def _planned(request: Asked, scratch: Path, read: Callable[[DataConfig, str], Dataset]) -> Planned:
-    """The run that is planned: with the sizes of the images where these can be read."""
+    """Return the run to plan, with the sizes of the images if these can be read."""
     if request.smoke:
         _, flow = as_named(request.preset, request.settings)
         with _own_cache(scratch), contextlib.redirect_stdout(None):
@@ -224,32 +233,32 @@ def _planned(request: Asked, scratch: Path, read: Callable[[DataConfig, str], Da
         return Planned(config, find_teacher(config).config if flow is not None else None)
     if (inverse := _of_its_flow(request)) is not None:
         return inverse
-    found = chosen(request.preset, request.settings, request.data, request.image_size, request.channels)
-    if _no_folder(found.config.data) or (request.data, request.image_size, request.channels) == (None, None, None):
+    found = Planned(*as_named(request.preset, request.settings, request.images))
+    if _no_folder(found.config.data) or request.images == UNCHANGED:
         return found
     try:
         images = read(found.config.data, "train")
-    except (ValueError, OSError, ImportError):  # which the point of the data says
+    except (ValueError, OSError, ImportError):  # the check of the data reports it
         return found
     return found.following(images, request.settings)
 
 
 def _of_its_flow(request: Asked) -> Planned | None:
-    """A learned inverse of a flow that is here, whose sizes and data it follows; None for any other run."""
+    """Return the plan of a student with the sizes and data of its flow, if that is on this machine; else None."""
     if request.inverted is None:
         return None
-    given = dict(data=request.data, image_size=request.image_size, channels=request.channels, settings=request.settings)
+    given = dict(**request.images._asdict(), settings=request.settings)
     try:
         flow = find_model(request.inverted).config
         return Planned(configure_student(request.inverted, request.preset, **given), flow)
-    except (OSError, ValueError):  # which the points of the flow, the data or the weights say
+    except (OSError, ValueError):  # the checks of the flow, the data or the weights report it
         return None
 
 
 def _points(
     request: Asked, config: BaseRunConfig, read: Callable[[DataConfig, str], Dataset], say: Say
 ) -> tuple[list[Point], Dataset | None]:
-    """Points of data and weights, each said, and the training images, None where they cannot be used."""
+    """Check and report data and weights; return the findings, and the training images, None if these cannot be used."""
     d = config.data
     nowhere = f"{request.preset} trains on a folder of images, and none was given" if _no_folder(d) else None
     data, images = ready.of_data(config, lambda split: read(d, split), nowhere)
@@ -266,7 +275,7 @@ def _points(
 def _points_of_disk(
     request: Asked, config: BaseRunConfig, plan: Plan, images: Dataset | None, scratch: Path
 ) -> list[Point]:
-    """Room for the run, and a second point where there is none for the rehearsal."""
+    """Check the disk space of the run; a second finding reports too little space for the rehearsal itself."""
     whole_run = ready.of_disk(config, plan, images, Path("runs"))
     if request.synthetic:
         whole_run = whole_run.done_without()
@@ -279,25 +288,23 @@ def _no_folder(data: DataConfig) -> bool:
 
 
 def _point_of_flow(request: Asked, config: BaseRunConfig) -> Point:
-    """The flow under a learned inverse."""
+    """Check the flow that a student inverts."""
     try:
         find_teacher(config.replace(flow=request.inverted))
     except (OSError, ValueError) as error:
         of = Path(ALL[request.preset]["flow"]).parts[1]
-        trained = Asked(of, request.data, image_size=request.image_size, channels=request.channels).command(1)
+        trained = Asked(of, request.images).command(1)
         message = str(error) if request.flow else f"no flow in {request.inverted}, where the preset looks for it"
-        return Point("flow", MISSING, message, f"train it:  {trained}  or give another by --flow")
+        return Point("flow", MISSING, message, f"train it:  {trained}  or give another with --flow")
     return Point("flow", ready.OK, str(request.inverted))
 
 
 def _real(request: Asked, found: Planned, has_data: bool, scratch: Path) -> BaseRunConfig:
-    """The configuration to be trained: that of `lab train`, or, where things are missing, one that stand-ins are made for."""
+    """Return the configuration to train: that of `lab train`, or one with synthetic replacements of missing parts."""
     if not request.synthetic:
         if request.smoke:
             return found.config
-        given = dict(
-            data=request.data, image_size=request.image_size, channels=request.channels, settings=request.settings
-        )
+        given = dict(**request.images._asdict(), settings=request.settings)
         if request.inverted is None:
             return configure(request.preset, **given)
         return configure_student(request.inverted, request.preset, **given)
@@ -310,7 +317,7 @@ def _real(request: Asked, found: Planned, has_data: bool, scratch: Path) -> Base
 
 
 def _on_noise(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
-    """The run on pictures of noise, of the size that it has or its model wants."""
+    """Return the run with pictures of noise, in the size of the run's data or of its model."""
     d, m = config.data, config.model
     size = d.image_size or m.side
     channels = d.channels or (m.channels if m.codec is None else 3)
@@ -320,7 +327,7 @@ def _on_noise(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
 
 
 def _flow_or_random(request: Asked, config: BaseRunConfig, flow: TarFlowConfig | None, folder: Path) -> str:
-    """The flow that a learned inverse inverts, or one of random weights where it is missing."""
+    """Return the path of the flow that a student inverts, or of one with random weights if it is missing."""
     try:
         find_teacher(config.replace(flow=request.inverted))
         return str(request.inverted)
@@ -329,7 +336,7 @@ def _flow_or_random(request: Asked, config: BaseRunConfig, flow: TarFlowConfig |
 
 
 def _processes(request: Asked, device: Machine, batch: int) -> int:
-    """Devices that share each batch: as asked, or all GPUs that are here where they divide it."""
+    """Return the number of devices that share each batch: as requested, or all of this machine's if they divide it."""
     if request.processes is None:
         return device.count if batch % device.count == 0 else 1
     if batch % request.processes:
@@ -338,14 +345,13 @@ def _processes(request: Asked, device: Machine, batch: int) -> int:
 
 
 def _check(request: Asked, steps: int, images: int, seconds: int | float, out: Path | None) -> None:
-    """ValueError for numbers that cannot be, and for a folder that is not new."""
+    """Raise the errors of a request: numbers out of range, unknown names, missing data, and a folder that is not new."""
     as_named(request.preset, request.settings)
-    if request.data is not None and request.data not in NAMES and not Path(request.data).expanduser().exists():
-        raise FileNotFoundError(
-            f"--data was {request.data!r}, which does not exist; give {', '.join(NAMES[:2])}, or a folder"
-        )
+    data = request.images.data
+    if data is not None and data not in NAMES and not Path(data).expanduser().exists():
+        raise FileNotFoundError(f"--data was {data!r}, which does not exist; give {', '.join(NAMES[:2])}, or a folder")
     if request.price is not None and not (math.isfinite(request.price) and request.price >= 0):
-        raise ValueError(f"price was {request.price}; give what one GPU costs in an hour, 0 or more")
+        raise ValueError(f"price was {request.price}; give the price of one GPU for an hour, 0 or more")
     if steps < 1 or images < 0:
         raise ValueError(f"steps was {steps} and images {images}; give 1 or more steps, 0 or more images")
     if request.processes is not None and request.processes < 1:
@@ -360,7 +366,7 @@ def _check(request: Asked, steps: int, images: int, seconds: int | float, out: P
 
 @contextlib.contextmanager
 def _scratch(out: Path | None) -> Iterator[Path]:
-    """A folder for what is made, beside `out` so that it can become that; gone at the end, whatever happens."""
+    """Make a temporary folder on the disk of `out`, so that a part of it can be renamed to `out`; it is always deleted."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".rehearsal-" if out else "rehearsal-", dir=out.parent if out else None))
@@ -372,7 +378,7 @@ def _scratch(out: Path | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _own_cache(scratch: Path) -> Iterator[None]:
-    """Latents and tokens of the rehearsal go to a cache folder of its own, and its random weights are found."""
+    """Inside, latents and tokens go to a separate cache folder, and the random weights of the rehearsal are found."""
     made = scratch / "weights"
     ours = {
         "LABCORE_WEIGHTS": str(made if made.is_dir() else weights_folder()),

@@ -1,7 +1,7 @@
-"""Stand-ins for what a rehearsal lacks: pictures of noise, and networks of other people with random weights.
+"""Synthetic replacements for missing parts of a rehearsal: pictures of noise, and pretrained networks with random weights.
 
-They are files of the right form, so that the code of the full run reads them. Speed and memory are those of the real ones;
-what is trained with them means nothing.
+They are files of the same format as the real ones, so the code of the full run reads them. Speed and memory are the same as
+with the real ones; a model that is trained with them is meaningless.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from labcore.latents.weights import untrained as untrained_autoencoder
 from labcore.rng import generator
 
 PICTURE = (500, 375)
-"""Pixels across and down a picture, about ImageNet's average; sizes of 64 and below get pictures of their own size."""
+"""Width and height of a picture in pixels, about ImageNet's average. Runs below 64 pixels get pictures of their own size."""
 DISTINCT = 16
-"""Pictures that are different; the others are links to them."""
+"""Number of different pictures; all files are links to these."""
 
 
 def make_pictures(folder: Path, classes: int, images: int, image_size: int, grey: bool) -> str:
-    """A folder of class folders with at least `images` training pictures and as many classes (none: one); its path."""
+    """Make a folder of class folders and return its path.
+
+    classes: number of classes; 0 gives one. images: least number of training pictures. image_size: pixels along a side of the
+    run's images. grey: make grey pictures.
+    """
     from PIL import Image
 
     size = (image_size, image_size) if image_size < 64 else PICTURE
@@ -48,16 +52,17 @@ def make_pictures(folder: Path, classes: int, images: int, image_size: int, grey
 
 
 def make_weights(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
-    """Write random weights of the networks that `config` needs and this machine lacks to `folder`; the run that reads them.
+    """Write random weights of the networks that `config` needs and this machine lacks; return the run that reads them.
 
-    folder: what $LABCORE_WEIGHTS names while the run is rehearsed; what `weights_folder` has is linked into it.
+    folder: folder of the weights, which $LABCORE_WEIGHTS names during the rehearsal. Files in `weights_folder` are linked into
+    it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if weights_folder().is_dir():
         for path in weights_folder().iterdir():
             os.symlink(path.resolve(), folder / path.name)
     if (codec := config.model.codec) is not None and not _has_autoencoder(codec):
-        place = folder / f"random-{codec}"  # another name: autoencoders are kept by theirs in this process
+        place = folder / f"random-{codec}"  # another name, because this process caches autoencoders by name
         untrained_autoencoder(codec).save_pretrained(place)
         config = config.replace(model=config.model.replace(codec=str(place)).model_dump())
     if (align := config.encoder) is not None:
@@ -73,7 +78,7 @@ def make_weights(config: BaseRunConfig, folder: Path) -> BaseRunConfig:
 
 
 def make_flow(config: TarFlowConfig, folder: Path) -> str:
-    """A flow with random weights, as a run's folder has one; its path."""
+    """Save a flow with random weights as in a run's folder, and return the path of the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         TarFlow(config).save_pretrained(folder / "model")
@@ -81,22 +86,22 @@ def make_flow(config: TarFlowConfig, folder: Path) -> str:
 
 
 def _has_autoencoder(codec: str) -> bool:
-    from labcore.latents.weights import RANDOM, find
+    from labcore.latents.weights import RANDOM, find_autoencoder
 
     if codec == RANDOM:
         return True
     try:
-        return bool(find(codec))
+        return bool(find_autoencoder(codec))
     except FileNotFoundError:
         return False
 
 
 def _encoder(spec: EncoderSpec, folder: Path, weights: str | None = None) -> None:
-    """An encoder's weights in `folder`, where its file is nowhere."""
+    """Write random weights of an encoder to `folder` if this machine has no file of it."""
     from safetensors.torch import save_file
 
     try:
-        encoders.check_weights(spec, weights)
+        encoders.check_encoder_weights(spec, weights)
         return
     except FileNotFoundError:
         state = {name: x.contiguous() for name, x in encoders.untrained(spec)._model.state_dict().items()}
@@ -105,7 +110,7 @@ def _encoder(spec: EncoderSpec, folder: Path, weights: str | None = None) -> Non
 
 
 def _vgg(folder: Path) -> None:
-    """torchvision's VGG-16 in `folder`, where it is nowhere."""
+    """Write torchvision's VGG-16 with random weights to `folder` if it is not there."""
     if (folder / VGG).is_file():
         return
     from torchvision.models import vgg16

@@ -1,7 +1,7 @@
-"""Some training steps of a run and a few images from it, at its own size on the device at hand, timed.
+"""Trial of a run at its full size on this machine's device: some timed training steps, and a few images.
 
-The run's data, objective and loop are those of the full run, with one process's share of each step's batch. Of a run that
-keeps latents or an encoder's tokens on disk, those of a few images are made.
+Data, objective and loop are those of the full run, with one process's share of each batch. If the run stores latents or an
+encoder's tokens on disk, only those of a few images are computed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,23 @@ from labcore.viz.class_labels import by_class
 from labcore.viz.sheet import save_grid
 
 WARM = 2
-"""First steps whose time does not count where there are more; our choice."""
+"""Number of first steps whose time does not count, if there are more; our choice."""
 RUN, IMAGES = "run", "images.png"
 
 
 class Trial(NamedTuple):
-    """What a trial measured.
+    """Measurements of a trial.
 
-    steps: done. batch_size: images of each, on this device. seconds_per_step: the median after the first ones. first_step:
-    seconds of the first. memory: bytes at the peak of training, None where the system does not say. precision: that was
-    chosen. drawn: images, 0 where there was no time. seconds_per_image: of drawing them together, None for 0. undrawn: why
-    nothing was drawn, where images were asked for.
+    Attributes:
+        steps: number of steps that were done.
+        batch_size: images per step on this device.
+        seconds_per_step: median time of a step, without the first ones.
+        first_step: seconds of the first step.
+        memory: peak memory of the training in bytes; None if the system does not report it.
+        precision: number format of the training.
+        drawn: number of drawn images; 0 if there was no time.
+        seconds_per_image: seconds for drawing all images together, divided by their number; None if none was drawn.
+        undrawn: the reason if images were requested and not drawn; else None.
     """
 
     steps: int
@@ -60,7 +66,7 @@ class Trial(NamedTuple):
 
 
 class OutOfMemory(Exception):
-    """The device had no memory for the trial. doing: "training" or "drawing"."""
+    """The device had too little memory for the trial. doing: "training" or "drawing"."""
 
     def __init__(self, doing: str):
         super().__init__(f"out of memory while {doing}")
@@ -70,10 +76,11 @@ class OutOfMemory(Exception):
 def run_trial(
     config: BaseRunConfig, folder: Path, steps: int, images: int, seconds: int | float, processes: int = 1
 ) -> Trial:
-    """Train `steps` steps in `folder`, with the share that one of `processes` has of each batch, and draw `images` images.
+    """Train `steps` steps in `folder`, with one process's share of each batch, and draw `images` images.
 
-    seconds: training ends about when they are over, and then nothing is drawn. Raises OutOfMemory, as
-    `run_training` for what cannot be trained, and KeyboardInterrupt where the training was interrupted.
+    seconds: the training ends after about this time, and then no images are drawn. processes: number of processes that share a
+    batch. Raises OutOfMemory; as `run_training` for a run that cannot be trained; and KeyboardInterrupt if the training was
+    interrupted.
     """
     began = time.perf_counter()
     config = shortened(config, steps, processes)
@@ -93,17 +100,17 @@ def run_trial(
     if not images:
         return found
     if not result.finished or clock.over:
-        return found._replace(undrawn=f"the {seconds:g} s were over")
+        return found._replace(undrawn=f"the time limit of {seconds:g} s was reached")
     try:
         with _memory("drawing"):
             seconds_drawing = seconds_of(lambda: _draw(result.ema, images, folder / IMAGES))
-    except ValueError as error:  # images that are not finite; the training's numbers hold
+    except ValueError as error:  # images are not finite; the measurements of the training are valid
         return found._replace(undrawn=str(error))
     return found._replace(drawn=images, seconds_per_image=seconds_drawing / images)
 
 
 def shortened(config: BaseRunConfig, steps: int, processes: int = 1) -> BaseRunConfig:
-    """A run of so many steps with one process's share of the batch, and so few images that nothing long comes before them."""
+    """Return the run with this number of steps, one process's share of the batch, and so few images that it starts quickly."""
     t = config.train
     batch = t.batch_size // processes
     train = t.replace(
@@ -122,7 +129,7 @@ def shortened(config: BaseRunConfig, steps: int, processes: int = 1) -> BaseRunC
 
 
 class _Clock:
-    """When each step ended; asks the training to stop before the time is over."""
+    """Times at which the steps ended; requests the training to stop before the time limit."""
 
     def __init__(self, until: float):
         self.until, self.asked, self.ends = until, False, [0.0]
@@ -131,12 +138,12 @@ class _Clock:
         self.ends = [time.perf_counter()]
 
     def tick(self, *_: Any) -> dict[str, float]:
-        """A hook of the loop's log records, which wait for the device."""
+        """Note the end of a step; a hook of the loop's log records, which wait for the device."""
         self.ends.append(time.perf_counter())
-        one_more = 2 * self.ends[-1] - self.ends[-2]  # the loop hears of a signal after the next step
+        one_more = 2 * self.ends[-1] - self.ends[-2]  # the loop notices a signal only after the next step
         if one_more > self.until and threading.current_thread() is threading.main_thread():
             self.asked = True
-            signal.raise_signal(signal.SIGTERM)  # the loop's wish to stop: it saves and returns
+            signal.raise_signal(signal.SIGTERM)  # the loop then saves and returns
         return {}
 
     @property
@@ -154,7 +161,7 @@ class _Clock:
 
 
 def _train(config: BaseRunConfig, folder: Path, clock: _Clock) -> tuple[TrainResult, int | None]:
-    """The result of the training, and the bytes that it held at its peak."""
+    """Train; return the result, and the peak memory in bytes."""
     kind, found = kind_of(config), []
     images, _ = datasets(config)
     objective = kind.objective(config, images, find_teacher(config))
@@ -162,7 +169,7 @@ def _train(config: BaseRunConfig, folder: Path, clock: _Clock) -> tuple[TrainRes
     def go() -> None:
         model = initialised(kind.model, config)
         clock.start()
-        with contextlib.redirect_stdout(None):  # a line for each step, where there is no terminal
+        with contextlib.redirect_stdout(None):  # without a terminal the loop prints a line for each step
             found.append(carry_out(config, folder, model, objective, images, Hooks(diagnose=clock.tick)))
 
     memory = _peak(go)
@@ -170,7 +177,7 @@ def _train(config: BaseRunConfig, folder: Path, clock: _Clock) -> tuple[TrainRes
 
 
 def _peak(go: Callable[[], None]) -> int | None:
-    """Bytes that a call holds at its peak: of the GPU's memory, or of this process's on a CPU; None where nobody says."""
+    """Return the peak memory of a call in bytes: the GPU's, or this process's on a CPU; None if it is not reported."""
     kind = device_kind()
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -181,7 +188,7 @@ def _peak(go: Callable[[], None]) -> int | None:
         return torch.mps.driver_allocated_memory()
     done: list[bool] = []
     memory = peak_of(lambda: (go(), done.append(True)))
-    if not done:  # nothing was called, since this system does not say
+    if not done:  # `peak_of` called nothing, because this system does not report memory
         go()
     return memory
 
@@ -197,7 +204,7 @@ def _draw(model: Any, images: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def _memory(doing: str) -> Iterator[None]:
-    """OutOfMemory for the errors by which torch and Python say so."""
+    """Turn the out-of-memory errors of torch and Python into OutOfMemory."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a rehearsal says, in lines of 80 columns. Commands stand on lines of their own, whole, to be copied."""
+"""Output of a rehearsal, in lines of 80 columns. Each command is on a line of its own, so that it can be copied."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ COLUMNS, NAME, STATUS = 80, 10, 9
 
 
 def point(found: Point, say: Say) -> None:
-    """A point with its status."""
+    """Show a requirement with its status."""
     row(found.name, found.status, found.found, say)
 
 
 def row(name: str, status: str, text: str, say: Say) -> None:
-    """A name, a word and a text beside them, wrapped."""
+    """Show a name, a status, and a wrapped text to their right."""
     head = f"{name:{NAME}s}{status:{STATUS}s}"
     wrapped = textwrap.fill(
         text,
@@ -36,25 +36,25 @@ def row(name: str, status: str, text: str, say: Say) -> None:
 
 
 def plan(found: Plan, machine: Machine, expected: Estimate, processes: int, images: int, say: Say) -> None:
-    """The plan, on this machine and on those of the table. images: that are encoded before the first step."""
+    """Show the plan, on this machine and on the GPUs of the table. images: number of images to encode before the first step."""
     row("plan", "", "; ".join(words.sizes(found)), say)
     row("", "", words.peaks(machine), say)
     if found.once:
         seconds = images * found.once / (processes * EFFICIENCY * machine.gpu.single)
-        line = f"{found.once / 1e9:,.0f} GFLOPs for each of {images:,} images, once: {duration(seconds)} here"
-        row("", "", f"before the first step {line}", say)
+        line = f"{found.once / 1e9:,.0f} GFLOPs for each of {images:,} images, {duration(seconds)} here"
+        row("", "", f"once, before the first step: {line}", say)
     devices = f"{processes} x this" if processes > 1 else "this one"
     say(_kind(devices, expected))
     for kind, gpu in GPUS.items():
         say(_kind(f"{processes} x {kind}", estimate(found, gpu, processes)))
     estimates = [estimate(found, gpu, processes) for gpu in GPUS.values()]
-    if note := words.of_small_steps(estimates):
+    if note := words.of_small_steps(found, estimates):
         row("", "", note, say)
-    row("", "", f"times assume {EFFICIENCY:.0%} of the peak; they and memory are not checked against a GPU", say)
+    row("", "", f"times assume {EFFICIENCY:.0%} of the peak; only one step was checked against a GPU, an H200", say)
 
 
 def _kind(who: str, e: Estimate) -> str:
-    """Time and memory on a kind of device, in one line."""
+    """Return time and memory on a kind of device as one line."""
     start = " " * (NAME + STATUS) + f"{who:14s}"
     if not e.micro_batch:
         return f"{start}too small: one image takes {words.size(e.memory)}"
@@ -63,12 +63,12 @@ def _kind(who: str, e: Estimate) -> str:
 
 
 def missing(found: Rehearsal, say: Say) -> None:
-    """All that is missing, and how to get it."""
+    """Show the missing requirements, and how to meet them."""
     say(f"\n{len(found.missing)} missing; nothing was trained. Get:\n")
     _numbered(found.missing, say)
     if not found.asked.synthetic:
         say("")
-        _item("Speed and memory can be rehearsed with random images and weights before: give --synthetic", say)
+        _item("To measure speed and memory before that, give --synthetic: it uses random images and weights", say)
     command(found, say)
 
 
@@ -78,40 +78,40 @@ def _numbered(points: list[Point], say: Say) -> None:
 
 
 def problem(found: Rehearsal, say: Say) -> None:
-    """What does not fit, and what would."""
+    """Show why the run does not fit, and with which settings and GPUs it would."""
     say("")
     _item(f"This does not fit on {found.there.name}: {found.problem}", say)
     if found.fits:
-        say("By the plan this would:")
+        say("According to the plan, these would fit:")
     for each in found.fits:
         _item(f"- {each}", say, 2)
     if found.there.kind == "cpu" and not found.asked.smoke:
-        say("All of its code at a tiny size, on this machine:")
+        say("To run all of its code at a tiny size on this machine:")
         say(f"  lab rehearse {found.asked.preset} --smoke")
     command(found, say)
 
 
 def measured(found: Rehearsal, say: Say) -> None:
-    """What was measured, beside the plan, and the whole run by it."""
+    """Show the measurements next to the plan, and an estimate of the whole run."""
     trial, expected = found.trial, found.expected
     say("")
     speed = trial.seconds_per_step / expected.seconds_per_step
     row(
         "speed",
         "measured",
-        f"{words.step(trial.seconds_per_step)} a step in {trial.precision}, at the median of {trial.steps} steps of "
-        f"{trial.batch_size} images; the first one took {words.step(trial.first_step)}",
+        f"{words.step(trial.seconds_per_step)} a step in {trial.precision}, the median of {trial.steps} steps of "
+        f"{trial.batch_size} images; the first step took {words.step(trial.first_step)}",
         say,
     )
-    row("", "plan", f"{words.step(expected.seconds_per_step)} a step; measured is {speed:.2g} times that", say)
+    row("", "plan", f"{words.step(expected.seconds_per_step)} a step; the measured time is {speed:.2g} times this", say)
     _memory(found, say)
     if trial.drawn:
-        row("drawing", "measured", f"{words.step(trial.seconds_per_image)} an image, {trial.drawn} together", say)
+        row("drawing", "measured", f"{words.step(trial.seconds_per_image)} an image, {trial.drawn} drawn together", say)
     else:
         row("drawing", "", f"nothing was drawn: {trial.undrawn or 'no images were asked for'}", say)
     _whole_run(found, say)
     if found.later:
-        say("\nThe real run needs besides:\n")
+        say("\nThe real run also needs:\n")
         _numbered(found.later, say)
     command(found, say)
 
@@ -122,41 +122,41 @@ def _memory(found: Rehearsal, say: Say) -> None:
     trial, micro = found.trial, found.micro_batch
     planned = memory_of(found.plan, micro)
     if trial.memory is None:
-        row("memory", "", "this system does not say how much memory a process takes", say)
+        row("memory", "", "this system does not report how much memory a process uses", say)
     else:
         row("memory", "measured", f"{words.size(trial.memory)} at the peak of training", say)
-    times = "" if trial.memory is None else f"; measured is {trial.memory / planned:.2g} times that"
+    times = "" if trial.memory is None else f"; the measured memory is {trial.memory / planned:.2g} times this"
     row("", "plan", f"{words.size(planned)} with {micro} images at a time{times}", say)
 
 
 def _whole_run(found: Rehearsal, say: Say) -> None:
-    """Days, and the price."""
+    """Show the days and the price of the whole run."""
     plural = "s" if found.processes > 1 else ""
     who = f"{found.processes} device{plural} like this"
     text = (
         f"{found.plan.steps:,} steps take {duration(86_400 * found.days)} on {who}, without evaluations, "
-        "checkpoints and what comes before the first step"
+        "checkpoints and preparations before the first step"
     )
     if found.processes > 1:
-        text += ", and if exchanging gradients takes no time"
+        text += "; this assumes that exchanging gradients takes no time"
     row("whole run", "", text, say)
     if found.processes > 1:
         alone = duration(86_400 * found.days * found.processes)
-        row("", "", f"on one: {alone}, if it takes all of a batch in as many parts", say)
+        row("", "", f"on one device: {alone}, if it computes each batch in {found.processes} parts", say)
     if found.price is not None:
         each = f"{found.device_hours:,.3g} device hours at {found.asked.price:,g} an hour"
         row("price", "", f"{found.price:,.2f}: {each}", say)
     if found.asked.smoke:
-        row("", "", "at the smoke size these numbers say nothing about the full run", say)
+        row("", "", "numbers of the smoke size say nothing about the full run", say)
 
 
 def command(found: Rehearsal, say: Say) -> None:
-    """The command of the real run."""
+    """Show the command of the real run."""
     say("\nThe real run starts with:")
     say(f"  {found.command}")
 
 
 def _item(text: str, say: Say, indent: int = 0) -> None:
-    """A wrapped paragraph."""
+    """Show a wrapped paragraph."""
     later = " " * indent
     say(textwrap.fill(text, COLUMNS, subsequent_indent=later, break_long_words=False, break_on_hyphens=False))

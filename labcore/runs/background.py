@@ -1,8 +1,7 @@
 """Training for a notebook's cell: in place with one process, in the background and streamed with several.
 
-The training of several processes does not belong to the kernel. Restart it and run the cell again: it finds the training
-and goes on showing it. Interrupt the cell: the training saves and stops. Whatever was killed: the cell, run again, goes on
-from the last checkpoint.
+A training of several processes continues when the kernel is restarted; run the cell again, and it shows this training. If the
+cell is interrupted, the training saves and stops. After a kill, run the cell again: it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore.config import BaseRunConfig
+from labcore.data.loaders import check_micro_batches
 from labcore.files import check_writable
 from labcore.kinds import kind_of
 from labcore.runs import detached
@@ -31,7 +31,7 @@ from labcore.train.same_run import AnotherRun, changes, check_same_run
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """The training was interrupted or told to stop, and has saved. An interrupt, so that no later cell takes it for done."""
+    """The training was interrupted or stopped, and has saved. It is a KeyboardInterrupt, so it also ends the notebook's run."""
 
 
 def train_streamed(
@@ -41,12 +41,22 @@ def train_streamed(
     previews: bool = True,
     show: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Train what `config` says in `folder` on `num_processes` devices, or find it, or go on with it; the finished result.
+    """Train in a notebook's cell, and return the finished result. A running training is followed, a stopped one is resumed.
 
-    show takes each line that the training writes; None shows the training as `labcore.runs.watching` says. With several
-    machines (see `labcore.train.launch.nodes_of`) this starts the processes of this one. Raises as `run_training`,
-    AnotherRun where `folder` holds a run with other settings, TrainingStopped where the training was
-    stopped and saved, and RuntimeError with its last lines where it failed.
+    Args:
+        config: configuration of the run.
+        folder: folder of the run.
+        num_processes: number of devices of this machine; default 1. With several, the training runs in the background. With
+            several machines (see `labcore.train.launch.nodes_of`), this call starts the processes of this one.
+        previews: write grids of samples; default True.
+        show: called with each line of the training. Default None: one output of the cell with a line, curves and samples
+            (`labcore.runs.watching`).
+
+    Raises:
+        AnotherRun: `folder` has a run with other settings.
+        TrainingStopped: the training was stopped, and has saved.
+        RuntimeError: the training failed; the message has its last lines.
+        ValueError: as `run_training`.
     """
     folder, config = Path(folder), anchored(config)
     reporter = reporter_for(folder) if show is None else Lines(show)
@@ -60,14 +70,14 @@ def _train(config: BaseRunConfig, folder: Path, num_processes: int, previews: bo
     nodes = nodes_of()
     if detached.running(folder):
         _check_same(config, folder, detached.read(folder)["about"])
-        reporter.say(f"found the training that runs in {folder} since {_clock(detached.read(folder)['began'])}")
+        reporter.say(f"found the training that began in {folder} at {_clock(detached.read(folder)['began'])}")
         return _follow(config, folder, reporter, again=True)
     if nodes.rank:
         raise ValueError(
             f"this is node {nodes.rank} of {nodes.count}; a notebook trains on node 0, the others run  lab train"
         )
     _wait_for_others(folder, reporter)
-    found = _newest(folder)
+    found = checkpoint.newest(folder)
     if found and found.step == config.train.steps and (folder / "model" / "config.json").exists():
         _about_here(config, folder, found)
         check_records(folder, found.step, found.state.get("log_records", 0))
@@ -79,12 +89,7 @@ def _train(config: BaseRunConfig, folder: Path, num_processes: int, previews: bo
             raise TrainingStopped(_stopped_at(result.step, config))
         return result
     env = environment(num_processes)
-    share = num_processes * nodes.count * config.train.accumulation
-    if config.train.batch_size % share:
-        raise ValueError(
-            f"batch_size {config.train.batch_size} does not divide into {config.train.accumulation} micro-batches on "
-            f"{num_processes * nodes.count} processes; give a multiple of {share}"
-        )
+    check_micro_batches(config.train.batch_size, config.train.accumulation, num_processes * nodes.count)
     about = _about_here(config, folder, found)
     check_writable(folder)
     words = ["train", "--quiet", "--config", str((folder / CONFIG).resolve()), "--out", str(folder.resolve())]
@@ -94,7 +99,7 @@ def _train(config: BaseRunConfig, folder: Path, num_processes: int, previews: bo
         reporter.say(f"waiting for the other nodes; on each:  lab {' '.join(words)} {meet} 1..{nodes.count - 1}")
     write = partial(write_config, config, folder)
     process = detached.start(folder, command("labcore.cli", words, num_processes, nodes), env, about, write)
-    if process is None:  # another notebook was quicker
+    if process is None:  # another notebook has started it
         return _train(config, folder, num_processes, previews, reporter)
     try:
         return _follow(config, folder, reporter)
@@ -109,7 +114,7 @@ def _follow(config: BaseRunConfig, folder: Path, reporter: Reporter, again: bool
         status = output.stream(show)
     except KeyboardInterrupt:
         if detached.ask_to_stop(folder):
-            reporter.say("interrupted: the training saves and stops; a second interrupt leaves it to itself")
+            reporter.say("interrupted: the training saves and stops; interrupt again to stop waiting for it")
         output.stream(show)
         raise TrainingStopped(_stopped_at(_step(folder), config)) from None
     if status == 0:
@@ -120,12 +125,12 @@ def _follow(config: BaseRunConfig, folder: Path, reporter: Reporter, again: bool
     raise RuntimeError(
         f"the training in {folder} {what}, {_step(folder)} of {config.train.steps} steps saved. Its last lines:\n\n"
         f"{detached.last_lines(folder)}\n\n"
-        f"All of them are in {folder / detached.OUTPUT}. Run the cell again to go on from the last checkpoint"
+        f"All of them are in {folder / detached.OUTPUT}. Run the cell again to resume from the last checkpoint"
     )
 
 
 def _result(config: BaseRunConfig, folder: Path) -> TrainResult:
-    """What a run returns, read from its folder when it is finished."""
+    """Return the result of a finished run, read from its folder."""
     import torch
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -133,29 +138,19 @@ def _result(config: BaseRunConfig, folder: Path) -> TrainResult:
     return TrainResult(_step(folder), _step(folder) == config.train.steps, folder, ema)
 
 
-def _newest(folder: Path) -> checkpoint.Checkpoint | None:
-    """The newest whole checkpoint, by its state.json; the training itself looks closer."""
-    for path in checkpoint.folders(folder):
-        try:
-            return checkpoint.Checkpoint(path, checkpoint.read_state(path))
-        except ValueError:
-            continue
-    return None
-
-
 def _step(folder: Path) -> int:
-    found = _newest(folder)
+    found = checkpoint.newest(folder)
     return found.step if found else 0
 
 
 def _about(config: BaseRunConfig, data_fingerprint: str | None) -> dict[str, Any]:
-    """What a run is of, as its checkpoints say it; raises for what cannot be trained."""
+    """Return the description of a run, as in its checkpoints; raises the errors of a run that cannot be trained."""
     identity = kind_of(config).identity(config, find_teacher(config))
     return {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint, **identity}
 
 
 def _about_here(config: BaseRunConfig, folder: Path, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
-    """What a run in `folder` is of; AnotherRun where the checkpoint found there has other settings."""
+    """Return the description of a run in `folder`; AnotherRun if the checkpoint found there has other settings."""
     about = _about(config, data_fingerprint(folder, datasets(config)[0]))
     if found:
         check_same_run(found, about)
@@ -163,24 +158,24 @@ def _about_here(config: BaseRunConfig, folder: Path, found: checkpoint.Checkpoin
 
 
 def _check_same(config: BaseRunConfig, folder: Path, about: dict[str, Any]) -> None:
-    """AnotherRun where the training that runs in `folder` has other settings."""
+    """Raise AnotherRun if the training that runs in `folder` has other settings."""
     if changed := changes(about, _about(config, about.get("data_fingerprint"))):
         raise AnotherRun(
             f"another training runs in {folder} ({'; '.join(changed)}). Give the same settings to follow it, "
-            "or another folder (in a notebook: another run_dir) to start anew"
+            "or another folder (in a notebook: another run_dir) for a new training"
         )
 
 
 def _stopped_at(step: int, config: BaseRunConfig) -> str:
-    return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to go on"
+    return f"stopped and saved at step {step} of {config.train.steps}; run the cell again to resume"
 
 
 def _wait_for_others(folder: Path, reporter: Reporter, seconds: int | float = 120) -> None:
-    """Processes of a training that was killed save before they leave; OSError where someone else trains there."""
+    """Wait for the processes of a killed training, which save before they end; OSError if another training runs there."""
     if not (folder / detached.RECORD).exists():
         return
     record = detached.read(folder)
-    killed = record is None or record["status"] is None  # a damaged record says nothing: the lock decides
+    killed = record is None or record["status"] is None  # a damaged record has no status: the lock decides
     until = time.monotonic() + (seconds if killed else 0)
     warned = False
     while True:

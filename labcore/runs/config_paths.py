@@ -1,9 +1,9 @@
-"""Paths in a run's configuration: absolute from the moment that the run is configured, so that it goes on from any folder.
+"""Paths in a run's configuration: made absolute when the run is configured, so that it can be resumed from any folder.
 
     data.path       pictures                                     align.weights   the encoder's file
-    model.codec     an autoencoder's folder, or a name           flow            of a learned inverse: a folder, or a name
+    model.codec     an autoencoder's folder, or a name           flow            of a student: a folder, or a name
 
-A resumed run may find them elsewhere, since it knows their contents: see `labcore.train.same_run.MAY_CHANGE`.
+A resumed run may have other paths, because it identifies files by their contents: see `labcore.train.same_run.MAY_CHANGE`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ AnyRun = TypeVar("AnyRun", bound=BaseRunConfig)
 
 
 def absolute(path: str | None) -> str | None:
-    """A path as it is seen from here, absolute; None and an empty text stay as they are."""
+    """Make a path absolute, relative to the working directory; None and "" are returned unchanged."""
     return str(Path(os.path.expanduser(path)).resolve()) if path else path
 
 
 def from_anywhere(name: str | None, names: tuple[str, ...] = SHIPPED) -> str | None:
-    """A path that exists as an absolute one; one of `names`, and any other text, as it is."""
+    """Make a path absolute if it exists; one of `names`, and any other text, is returned unchanged."""
     is_path = name and name not in names and os.path.exists(os.path.expanduser(name))
     return absolute(name) if is_path else name
 
 
 def anchored(config: AnyRun) -> AnyRun:
-    """The run's configuration with absolute paths, as they are seen from the working directory."""
+    """Return the run's configuration with absolute paths, relative to the working directory."""
     found: dict[str, Any] = {
         "data": config.data.replace(path=absolute(config.data.path)).model_dump(),
         "model": config.model.replace(codec=from_anywhere(config.model.codec, (SHIPPED_CODEC, RANDOM))).model_dump(),

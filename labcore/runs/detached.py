@@ -1,11 +1,11 @@
-"""A command that outlives whoever started it, and that anyone can find again by its folder.
+"""A command in the background that outlives the process that started it, and can be found again by its folder.
 
-    train.json   the command, the process that looks after it, and at its end its exit status; replaced whole
-    train.out    what it writes, attempt after attempt
-    train.lock   locked by that process as long as it lives, however it ends
+    train.json   the command, the process that supervises it, and at the end the exit status; replaced atomically
+    train.out    the output of all attempts, in order
+    train.lock   locked by the supervising process until that ends, for any reason
 
-Whether it runs, the lock alone says. Signals go to a process known by host, number, start time and boot, since numbers are
-used again.
+Only the lock shows whether the command runs. Signals are sent to a process that is identified by host, number, start time and
+boot, because numbers are reused.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from labcore.processes import birth
 
 RECORD, OUTPUT, LOCK = "train.json", "train.out", "train.lock"
 WAIT = 10.0
-"""Seconds that a new attempt has to replace the record of a killed one. After them, a recorded process that is not on this
-machine while the lock is held runs in another container with the same host name."""
+"""Seconds in which a new attempt replaces the record of a killed one. If the lock is held for longer and the recorded process
+is not on this machine, the process runs in another container with the same host name."""
 SHOWN = 200
-"""Lines of a run found again that are shown of what it has written so far."""
+"""Number of earlier output lines that are shown when a running command is found again."""
 
 
 def start(
@@ -40,14 +40,14 @@ def start(
     about: Any,
     prepare: Callable[[], object] = lambda: None,
 ) -> subprocess.Popen | None:
-    """Start `command` in its own session, its output in train.out; None where one runs in `folder` already.
+    """Start `command` in its own session, with its output in train.out; return None if a command runs in `folder` already.
 
-    about: anything JSON that `read` gives back. prepare: writes what the command reads, once nobody else can start here.
-    OSError where the folder's disk has no file locks.
+    about: a JSON value, which `read` returns. prepare: called while the folder is locked; writes the files that the command
+    reads. Raises OSError if the folder's disk has no file locks.
     """
     folder = folder.resolve()
     try:
-        with locked(folder / LOCK, wait=0.5) as lock:  # `running` may have it for an instant
+        with locked(folder / LOCK, wait=0.5) as lock:  # `running` may hold it for an instant
             return _start(folder, command, env, about, prepare, lock)
     except Held:
         return None
@@ -61,7 +61,7 @@ def _start(
     prepare: Callable[[], object],
     lock: int,
 ) -> subprocess.Popen:
-    """`start` with the lock's descriptor, which the child inherits: the lock stays locked when it is closed here."""
+    """Start the command. The child inherits the lock's descriptor, so the lock stays held when this process closes it."""
     prepare()
     output = folder / OUTPUT
     record = dict(
@@ -87,7 +87,10 @@ def _start(
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record of the newest attempt, or None: command, about, host, pid, offset, began, and status (None till it ends)."""
+    """Return the record of the newest attempt: command, about, host, pid, offset, began, and status (None until it ends).
+
+    Returns None if there is no record, or a damaged one.
+    """
     try:
         record = read_json(folder / RECORD)
     except (OSError, ValueError):
@@ -96,7 +99,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_record(values: Any) -> bool:
-    """Whether JSON values are what `start` and the process that looks after the command write."""
+    """Return whether JSON values are a record of `start` or of the supervising process."""
     if not isinstance(values, dict) or not {"about", "host", "pid", "offset", "status"} <= values.keys():
         return False
     numbers = isinstance(values["offset"], int) and isinstance(values["status"], int | None)
@@ -104,21 +107,21 @@ def _is_record(values: Any) -> bool:
 
 
 def running(folder: Path) -> bool:
-    """Whether the newest attempt still runs: its process holds the folder's lock as long as it lives, on whatever machine.
+    """Return whether the newest attempt is running, on any machine: its process holds the folder's lock until it ends.
 
-    The process's number proves nothing: a copy of the folder has it too, and in another container it is another process's.
+    The process's number is no proof: a copy of the folder has it too, and in another container it may be another process's.
     """
     record = read(folder)
     return record is not None and record["status"] is None and holder(folder / LOCK) is not None
 
 
 def ask_to_stop(folder: Path) -> bool:
-    """Send a SIGTERM, on which a training saves and stops; False where nothing runs. OSError where it runs elsewhere."""
+    """Send a SIGTERM, after which a training saves and stops; return False if none runs. OSError if it runs elsewhere."""
     until = time.monotonic() + WAIT
     while running(folder):
         record = read(folder)
         pid, elsewhere = record["pid"], record["host"] != socket.gethostname()
-        known = not elsewhere and pid is not None  # otherwise it has been started and has not said yet who it is
+        known = not elsewhere and pid is not None  # otherwise it was just started and has not written its number yet
         if known and birth(pid) == record["birth"]:
             with contextlib.suppress(ProcessLookupError):  # it has ended since
                 os.kill(pid, signal.SIGTERM)
@@ -130,7 +133,10 @@ def ask_to_stop(folder: Path) -> bool:
 
 
 def stop(folder: str | Path, timeout: int | float = 600) -> bool:
-    """Have a run in `folder` save and stop, and wait for it; True where one ran. TimeoutError after `timeout` seconds."""
+    """Ask a run in `folder` to save and stop, and wait for its end; return whether one ran.
+
+    Raises TimeoutError after `timeout` seconds.
+    """
     folder, until = Path(folder), time.monotonic() + timeout
     if not ask_to_stop(folder):
         return False
@@ -144,13 +150,13 @@ def stop(folder: str | Path, timeout: int | float = 600) -> bool:
 
 
 class Output:
-    """What the newest attempt in `folder` writes, line by line. again: only the last lines of what is there already."""
+    """Output of the newest attempt in `folder`, line by line. again: show only the last of the lines that exist already."""
 
     def __init__(self, folder: Path, again: bool = False):
         self.folder, self.position, self.again = folder, _offset(folder), again
 
     def stream(self, show: Callable[[str], None]) -> int | None:
-        """Show each line until the attempt ends; its exit status, or None where it was killed and could not say."""
+        """Show each line until the attempt ends; return its exit status, or None if it was killed before it wrote one."""
         while True:
             going = running(self.folder)
             lines = self._lines(everything=not going)
@@ -165,7 +171,7 @@ class Output:
             time.sleep(0.2)
 
     def _lines(self, everything: bool) -> list[str]:
-        """New lines; one without an end only when `everything` is asked for."""
+        """Return the new lines; an unfinished line only with `everything`."""
         with open(self.folder / OUTPUT, "rb") as file:
             file.seek(self.position)
             new = file.read()
@@ -175,19 +181,19 @@ class Output:
 
 
 def last_lines(folder: Path, count: int = 20) -> str:
-    """The end of what the newest attempt wrote."""
+    """Return the last lines of the newest attempt's output."""
     with open(folder / OUTPUT, "rb") as file:
         file.seek(_offset(folder))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
 
 
 def _offset(folder: Path) -> int:
-    """Bytes of train.out that earlier attempts wrote; 0 where train.json is damaged, so that all of the output is shown."""
+    """Return the bytes of train.out from earlier attempts; 0 if train.json is damaged, so that all output is shown."""
     return (read(folder) or {}).get("offset", 0)
 
 
 def _look_after(folder: Path, lock: int) -> None:
-    """Run the recorded command to its end and record how it ended. lock: the lock's descriptor, which `start` opened."""
+    """Run the recorded command to its end and record its exit status. lock: the lock's descriptor, which `start` opened."""
     from labcore.train.launch import wait_for
 
     sign(lock)

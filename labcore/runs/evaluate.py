@@ -1,16 +1,17 @@
 """Evaluation of a trained run in a notebook's cell: in place with one process, in the background with several.
 
-Images and features are stores on disk, so whatever was killed: the cell, run again, goes on where it was.
+Images and features are stored on disk. After a kill, run the cell again: it continues where it was.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcore.config import BaseRunConfig, TarFlowConfig, TokensConfig
-from labcore.data.datasets import Data
+from labcore.data.datasets import OF_FOLDERS, Data
 from labcore.evaluate import extractors, fidelity
 from labcore.evaluate.extractors import suffix_of
 from labcore.evaluate.generate import Sampling
@@ -28,17 +29,23 @@ from labcore.train.log import print_line
 DRAWN = ("fid", "sfid", "is")
 """Measures of drawn images in the papers' tables."""
 FEW = ("precision", "recall")
-"""What is measured in their place where there are too few images for a covariance."""
+"""Measures that replace those if there are too few images for a covariance."""
 
 
 class RunEvaluation(NamedTuple):
-    """What is asked of a trained run.
+    """Settings for the evaluation of a trained run.
 
-    samples: images drawn for each guidance. guidances: scales; a flow's grows along the tokens, as in the papers' evaluations.
-    extractor: of their features. reference: statistics of `lab stats`, None for those of the training images. attn_temp: of
-    an unconditional flow's second branch. limit: test images, evenly spread, None for all. processes: devices that share
-    the work. noise_std: of a flow's denoising, None for its own. Works that multiply the step of score denoising by m have
-    noise_std times the square root of m. denoising: of a learned inverse, as in `labcore.runs.denoising`.
+    Attributes:
+        samples: number of images drawn for each guidance.
+        guidances: guidance scales; a flow's guidance grows along the tokens, as in the papers' evaluations.
+        extractor: network of the images' features.
+        reference: statistics of `lab stats`; None: those of the training images.
+        attn_temp: attention temperature in the second branch of an unconditional flow.
+        limit: number of test images, evenly spread; None: all.
+        processes: number of devices that share the work.
+        noise_std: noise level of a flow's denoising; None: the flow's own. If a paper multiplies the step of score denoising
+            by m, this is the flow's noise times the square root of m.
+        denoising: denoising of a student, as in `labcore.runs.denoising`.
     """
 
     samples: int
@@ -52,7 +59,7 @@ class RunEvaluation(NamedTuple):
     denoising: Denoising | None = None
 
     def check(self, model: TokensConfig) -> None:
-        """ValueError for what cannot be measured of a flow, or of a learned inverse, with this configuration."""
+        """Raise ValueError for settings that do not fit a model with this configuration."""
         is_flow = isinstance(model, TarFlowConfig)
         check_denoising(self.denoising, model)
         if self.extractor not in extractors.NAMES:
@@ -64,14 +71,14 @@ class RunEvaluation(NamedTuple):
         if self.samples < fidelity.FEWEST:
             raise ValueError(f"samples was {self.samples}; give {fidelity.FEWEST} or more")
         if not is_flow and self.attn_temp != 1:
-            raise ValueError(f"attn_temp was {self.attn_temp}; a learned inverse has none, so leave it at 1.0")
+            raise ValueError(f"attn_temp was {self.attn_temp}; a student has none, so leave it at 1.0")
         if not is_flow and self.noise_std is not None:
-            raise ValueError(f"noise_std was {self.noise_std}; a learned inverse has none, so leave it at None")
+            raise ValueError(f"noise_std was {self.noise_std}; a student has none, so leave it at None")
         for guidance in self.guidances:
             self.sampling(guidance, "constant", 0)
 
     def sampling(self, guidance: float, schedule: str, seed: int) -> Sampling:
-        """How images are drawn with a guidance and its schedule along the tokens."""
+        """Return how images are drawn with this guidance and its schedule along the tokens."""
         how = dict(guidance=guidance, guidance_schedule=schedule, attn_temp=self.attn_temp, seed=seed)
         return Sampling(num=self.samples, noise_std=self.noise_std, **how)
 
@@ -81,7 +88,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return the metrics of a trained run, by name: of the test set, and of drawn images for each guidance.
 
-    model: the run's folder. out: a folder for records, which are found again. The best guidance is that of the least FID.
+    model: the run's folder. out: a folder for records, which are reused. The best guidance is the one with the lowest FID.
     Raises as `evaluate_streamed`; ValueError for no guidance.
     """
     kind = kind_of(config)
@@ -109,14 +116,14 @@ def evaluate_run(
 
 
 def image_metrics(extractor: str, samples: int) -> list[str]:
-    """Names of the measures of so many drawn images: the papers', or where they are too few for those, others."""
+    """Return the names of the measures for this number of images: the papers', or others if the images are too few."""
     possible = [name for name in DRAWN if fidelity.enough(name, extractor, samples)]
     names = possible if "fid" in possible else FEW
     return [f"{name}{suffix_of(extractor)}" for name in names]
 
 
 def _of_test_set(record: dict[str, Any]) -> dict[str, float]:
-    """nats_per_dim, bits_per_dim and accuracy of a record, those that are there."""
+    """Return those of nats_per_dim, bits_per_dim and accuracy that a record has."""
     likelihood, accuracy = record.get(SIMPLE["likelihood"], {}), record.get(SIMPLE["classify"], {})
     found = {name: likelihood.get(name) for name in ("nats_per_dim", "bits_per_dim")}
     found["accuracy"] = accuracy.get("accuracy")
@@ -132,10 +139,11 @@ def evaluate_streamed(
     show: Callable[[str], None] = print_line,
     denoising: Denoising | None = None,
 ) -> dict[str, Any]:
-    """`labcore.evaluate.session.evaluate_model` of a run's folder or a saved model, on `num_processes` devices; the record.
+    """Evaluate a run's folder or a saved model on `num_processes` devices, and return the record.
 
-    out: where the record goes; one of the same model is added to. show takes each line. Raises as `evaluate_model`, and
-    RuntimeError with its last lines where several processes failed.
+    The measures are those of `labcore.evaluate.session.evaluate_model`. out: file of the record; a record of the same model is
+    extended. show: called with each line. Raises as `evaluate_model`, and RuntimeError with the last lines of the output if
+    several processes failed.
     """
     if num_processes == 1:
 
@@ -149,15 +157,15 @@ def evaluate_streamed(
     check_file(folder / detached.RECORD)
     again = detached.running(folder)
     if again and detached.read(folder)["about"] != words:
-        raise ValueError(f"another measuring runs in {folder}; wait for it, or give another folder")
+        raise ValueError(f"another evaluation runs in {folder}; wait for it, or give another folder")
     process = detached.start(folder, command("labcore.cli", words, num_processes, Nodes()), env, words)
-    if process is None and not again:  # another notebook was quicker
+    if process is None and not again:  # another notebook has started one
         return evaluate_streamed(model, data, request, out, num_processes, show, denoising)
     try:
         status = detached.Output(folder, again).stream(show)
     except KeyboardInterrupt:
         detached.ask_to_stop(folder)
-        show("interrupted: what was drawn is kept; run the cell again to go on")
+        show("interrupted: drawn images are kept; run the cell again to resume")
         raise
     finally:
         if process is not None:
@@ -165,7 +173,8 @@ def evaluate_streamed(
     if status != 0:
         what = "was killed" if status is None else f"ended with status {status}"
         raise RuntimeError(
-            f"measuring {what}. Its last lines:\n\n{detached.last_lines(folder)}\n\nRun it again to go on with what was drawn"
+            f"the evaluation {what}. Its last lines:\n\n{detached.last_lines(folder)}\n\n"
+            "Run it again to resume; drawn images are kept"
         )
     return read_object(out, "remove it and measure again")
 
@@ -173,19 +182,20 @@ def evaluate_streamed(
 def _words(
     model: Path, data: Data, request: EvaluationRequest, out: Path, denoising: Denoising | None = None
 ) -> list[str]:
-    """Return the words of `lab evaluate` for the same."""
+    """Return the command line of `lab evaluate` for the same evaluation."""
     s = request.sampling
     if s is None or s.seed != request.seed or request.tf32 or request.about:
-        raise ValueError("several processes need a sampling of the request's seed, and neither tf32 nor about")
+        raise ValueError(
+            "with several processes sampling and request must have one seed, and tf32 and about are not allowed"
+        )
     if s.solver != "sequential" or s.classes not in ("each", "none"):
-        raise ValueError("several processes draw with the sequential solver and each class in turn, or none")
+        raise ValueError("with several processes the solver must be sequential, and classes 'each' or 'none'")
     folder = data.name == "folder"
     given = {
         "--metrics": ",".join(request.metrics),
         "--num-samples": s.num,
         "--data": data.path if folder else data.name,
         "--path": None if folder else data.path,
-        "--crop": data.crop,
         "--reference": request.reference,
         "--limit": request.limit,
         "--classes": s.classes,
@@ -199,6 +209,8 @@ def _words(
         "--out": out.resolve(),
     }
     named = [[option, str(value)] for option, value in given.items() if value is not None]
+    how_read = {name: getattr(data, name) for name in OF_FOLDERS} if folder else {}
+    named += [["--set", f"data.{name}={json.dumps(value)}"] for name, value in how_read.items()]
     flags = {None: [], True: ["--compiled"], False: ["--no-compiled"]}[s.compiled]
     words = ["evaluate", str(model.resolve() if model.exists() else model)]
     return [*words, *(word for pair in named for word in pair), *flags]

@@ -1,8 +1,7 @@
-"""The images of a run, or their latents: read, checked against the model, and told apart from others."""
+"""Images of a run, or their latents: reading, a check against the model, and their fingerprint."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from labcore.train import checkpoint
 
 
 def datasets(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
-    """Training and test images, or their latents; ValueError where they do not fit the model."""
+    """Return training and test images, or their latents; ValueError if they do not fit the model."""
     return as_seen(config, *pictures(config))
 
 
@@ -29,7 +28,7 @@ def as_seen(config: BaseRunConfig, train: Dataset, test: Dataset) -> tuple[Datas
 
 
 def pictures(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
-    """Training and test images of a run as pictures; ValueError where they do not fit the model."""
+    """Return training and test images of a run as pictures; ValueError if they do not fit the model."""
     d, m = config.data, config.model
     parts = [spread(Data.of(d).split(split), d.limit) for split in ("train", "test")]
     for part in parts:
@@ -53,25 +52,23 @@ def pictures(config: BaseRunConfig) -> tuple[Dataset, Dataset]:
 
 
 def data_fingerprint(folder: Path, images: Dataset) -> str:
-    """What the run in `folder` says that its data are: their fingerprint, or a former one with which it began.
+    """Return the fingerprint by which the run in `folder` identifies its data: today's, or an earlier one if it began with one.
 
-    Former ones hold the name of the data's folder. The oldest ones are of files' names and lengths: a run that began with one
-    goes on with it, and a warning says so.
+    Earlier fingerprints include the name of the data's folder. The oldest ones include only names and lengths of files; a run
+    that began with one keeps it, with a warning.
     """
     found = images.fingerprint()
-    for place in checkpoint.folders(folder):
-        with contextlib.suppress(ValueError):
-            began = checkpoint.read_state(place)["run"].get("data_fingerprint")
-            if began in (None, found):
-                return found
-            if began == images.named_fingerprint():
-                return began
-            if began != images.older_fingerprint():
-                return found
-            warnings.warn(
-                f"{folder} began when data were told apart by the names and lengths of files; it goes on so, and pictures that "
-                "were replaced by others of the same length since then are not noticed",
-                stacklevel=2,
-            )
-            return began
-    return found
+    begun = checkpoint.newest(folder)
+    began = None if begun is None else begun.state["run"].get("data_fingerprint")
+    if began in (None, found):
+        return found
+    if began == images.named_fingerprint():
+        return began
+    if began != images.older_fingerprint():
+        return found
+    warnings.warn(
+        f"the run in {folder} was started by a version that identified data by the names and lengths of files, and keeps "
+        "this; pictures that were replaced by others of the same length are not noticed",
+        stacklevel=2,
+    )
+    return began

@@ -1,4 +1,4 @@
-"""Finding a model by what a user has at hand: a zoo name, a run's folder, a checkpoint, a saved model, or a hub name."""
+"""Loading of a model by a zoo name, a run's folder, a checkpoint, a saved model, or a hub name."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ AnyModel = TypeVar("AnyModel", TarFlow, BackwardModel)
 
 
 def find_model(source: str | Path) -> TarFlow:
-    """The flow that `source` names, in eval mode.
+    """Load the flow that `source` names, in eval mode.
 
     A run's folder gives its finished model, or else the averaged weights of its newest complete checkpoint; a checkpoint
     folder gives its averaged weights; any other folder must be one that save_pretrained wrote. Names of the zoo and hub
-    repositories "owner/name" work too. Raises FileNotFoundError or ValueError with what to do.
+    repositories "owner/name" work too. Raises FileNotFoundError or ValueError; the message says what to do.
     """
     return _load(TarFlow, source, _folder(source))
 
 
 def find_sampler(source: str | Path) -> TarFlow | BackwardModel:
-    """The flow, or the learned inverse of one, that `source` names: what `labcore.sample` takes; as `find_model`."""
+    """Load the flow or student that `source` names, for `labcore.sample`; otherwise as `find_model`."""
     place = _folder(source)
     learned = isinstance(place, Path) and saved_class(place) == BackwardModel.__name__
     return _load(BackwardModel if learned else TarFlow, source, place)
 
 
 def _load(kind: type[AnyModel], source: str | Path, place: Path | str) -> AnyModel:
-    """The model in `place`; where a run's finished model is damaged, the averaged weights of its newest whole checkpoint."""
+    """Load the model in `place`; if a run's finished model is damaged, the averaged weights of its newest good checkpoint."""
     run = Path(source)
     try:
         return kind.from_pretrained(place)
@@ -56,9 +56,9 @@ def _load(kind: type[AnyModel], source: str | Path, place: Path | str) -> AnyMod
 
 
 def find_teacher(config: BaseRunConfig) -> TarFlow | None:
-    """The flow that teaches a run's model; None for a run without one.
+    """Load the flow that teaches a run's model; None for a run without one.
 
-    Raises as `find_model`, and ValueError where the model cannot learn from it.
+    Raises as `find_model`, and ValueError if the model cannot learn from it.
     """
     if config.teacher is None:
         return None
@@ -68,14 +68,14 @@ def find_teacher(config: BaseRunConfig) -> TarFlow | None:
 
 
 def run_section(source: str | Path, section: str) -> dict[str, Any] | None:
-    """A section of the run's configuration that lies beside a model; None where none does. Raises as `run_settings`."""
+    """Return a section of the configuration of a model's run; None if there is none. Raises as `run_settings`."""
     return (run_settings(source) or {}).get(section)
 
 
 def run_settings(source: str | Path) -> dict[str, Any] | None:
-    """The run's configuration that lies beside a model, in a run's folder or the zoo; None where none does.
+    """Return the configuration of a model's run, from the run's folder or the zoo; None if there is no such file.
 
-    Raises ValueError where that file is no YAML.
+    Raises ValueError if the file is not YAML.
     """
     if str(source) in NAMES:
         file = path(str(source)) / "spec.yaml"
@@ -88,7 +88,7 @@ def run_settings(source: str | Path) -> dict[str, Any] | None:
 
 
 def calibration_file(source: str | Path, model: TarFlow) -> Path:
-    """Where a model's measured solvers lie: in its folder; in the cache folder for the zoo's and the hub's."""
+    """Return the path of a model's calibration: in its folder; in the cache folder for models of the zoo and the hub."""
     folder = Path(source)
     if str(source) not in NAMES and folder.is_dir():
         return folder / FILE
@@ -100,7 +100,7 @@ def calibration_file(source: str | Path, model: TarFlow) -> Path:
 def solvers(
     source: str | Path, model: TarFlow | BackwardModel, name: str, tolerance: float | None, batch: int, guided: bool
 ) -> Solver | tuple[Method, ...]:
-    """`solver` of `labcore.sample` for a solver's name as a user gives it: "auto" is what was calibrated for such a batch.
+    """Return the argument `solver` of `labcore.sample` for a user's solver name; "auto" is the calibration for this batch.
 
     Raises as `solver_settings`.
     """
@@ -110,14 +110,15 @@ def solvers(
 def solver_settings(
     source: str | Path, model: TarFlow | BackwardModel, name: str, tolerance: float | None, batch: int, guided: bool
 ) -> dict[str, Any]:
-    """`solver` of `labcore.sample` as `solvers` gives it, and `compiled`, as it was calibrated; None is automatic.
+    """Return the arguments `solver`, as `solvers` gives it, and `compiled` of `labcore.sample`.
 
-    Raises ValueError for an unknown name, a tolerance that is not above 0, and where there is no calibration.
+    `compiled` is that of the calibration for "auto", else None (automatic). Raises ValueError for an unknown name, a tolerance
+    that is not above 0, and a missing calibration.
     """
     if not isinstance(model, TarFlow):
         if name == "sequential" and tolerance is None:
             return {"solver": "sequential", "compiled": None}
-        raise ValueError("a learned inverse has no solver and no tolerance; leave them out, or give the flow")
+        raise ValueError("a student has no solver and no tolerance; leave them out, or give the flow")
     if name == "auto":
         found = load_calibration(calibration_file(source, model), model, batch, guided, tolerance)
         return {"solver": found.methods, "compiled": found.compiled}
@@ -128,7 +129,7 @@ def solver_settings(
 
 
 def _folder(source: str | Path) -> Path | str:
-    """The folder that holds the model's files; `source` itself where it may be a hub name."""
+    """Return the folder that holds the model's files; `source` itself if it may be a hub name."""
     if str(source) in NAMES:
         return path(str(source))
     folder = Path(source)

@@ -1,16 +1,19 @@
-"""What `lab train` says first: data, model, device and folder of a run. Once steps are measured, how long it will take."""
+"""First output of `lab train`: data, model, device and folder of a run; after some steps, an estimate of the run's time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labcore.config import BaseRunConfig, DataConfig
 from labcore.data import fashion_mnist
-from labcore.data.arrow import is_arrow, split_names
-from labcore.data.folder import HOLD_OUT
+from labcore.data.arrow_files import is_arrow, split_names
+from labcore.data.emoji.font import find_font
+from labcore.data.folder import own_splits
+from labcore.data.picture import WHITE
 from labcore.data.protocol import Dataset
+from labcore.data.splits import SplitRule, chosen_rule
 from labcore.kinds import kind_of
 from labcore.plan import duration
 from labcore.processes import process_share
@@ -18,11 +21,15 @@ from labcore.provenance import device_name
 from labcore.train import checkpoint
 from labcore.train.log import Reporter
 
+SAMPLING = {
+    None: "; train.sampling=balanced would draw all classes equally often",
+    "balanced": "; all classes are drawn equally often",
+}
 Rows = list[tuple[str, str]]
 NAMED = 12
-"""Classes that are named one by one; of more, the largest and the smallest are."""
+"""Largest number of classes that are all named; of more classes, only the largest and the smallest are named."""
 MEASURED = 10
-"""Steps, after the first, that the time of a run is estimated from; our choice."""
+"""Number of steps, after the first, from which the time of a run is estimated; our choice."""
 CROPS = {"fit": "the largest middle square, resized", "adm": "resized, then the middle square (ADM)"}
 COLOURS = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
 
@@ -30,18 +37,30 @@ COLOURS = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
 def opening(config: BaseRunConfig, folder: Path, settings: str, train: Dataset, test: Dataset) -> Rows:
     """Describe a run before it starts: names and sentences.
 
-    folder: where it writes. settings: where the configuration comes from. train, test: its pictures (`labcore.data`).
+    folder: the run's folder. settings: the origin of the configuration. train, test: the run's pictures (`labcore.data`).
     """
     return [
-        *of_data(config.data, train, test),
+        *of_data(config.data, train, test, SAMPLING[config.train.sampling]),
         *_of_model(config),
-        ("settings", settings),
+        ("settings", settings + _hint(settings, train)),
         *_of_training(config, folder, train),
     ]
 
 
-def of_data(data: DataConfig, train: Dataset, test: Dataset) -> Rows:
-    """Describe pictures: source, number, classes with their number of training images, splits, channels, transparency."""
+def _hint(settings: str, train: Dataset) -> str:
+    """Point to presets for colour pictures if the default preset is used for some."""
+    if train.channels == 1 or "preset fashion-small" not in settings:
+        return ""
+    return (
+        "; it is made for small grey pictures: --preset pictures-32-small, pictures-32 and pictures-64 are for colour"
+    )
+
+
+def of_data(data: DataConfig, train: Dataset, test: Dataset, sampling: str = "") -> Rows:
+    """Describe pictures: source, number, classes with their number of training images, splits, channels, transparency.
+
+    sampling: how the training samples classes of different sizes, as the end of a sentence.
+    """
     limit = "" if data.limit is None else f" (data.limit: at most {data.limit:,} of each split, evenly spread)"
     rows = [
         ("data", _source(data)),
@@ -49,16 +68,57 @@ def of_data(data: DataConfig, train: Dataset, test: Dataset) -> Rows:
         ("classes", class_counts(train)),
     ]
     if uneven := imbalance(train):
-        rows.append(("imbalance", uneven))
+        rows.append(("imbalance", uneven + sampling))
     side = f"{train.image_size} x {train.image_size} pixels, {COLOURS[train.channels]}"
+    small = smaller(train)
     crop = f"; of each picture {CROPS[data.crop or 'fit']}" if data.name == "folder" else ""
     flip = "; each training image is mirrored with probability 1/2" if data.flip else ""
+    if equal := duplicates(train, test):
+        rows.append(("duplicates", equal))
     return [
         *rows,
-        ("split", split_rule(data, train)),
-        ("pixels", f"{side}{crop}{flip}"),
-        ("transparency", "transparent pixels are laid on white" if data.name == "folder" else "the images have none"),
+        ("split", split_rule(data)),
+        ("pixels", f"{side}{crop}{flip}{small}"),
+        ("transparency", transparency(data, train)),
     ]
+
+
+def smaller(images: Dataset) -> str:
+    """Say that some files of a folder have fewer pixels than the images of the run; "" where none has."""
+    headers = getattr(images, "headers", None)
+    if headers is None or headers.least >= images.image_size:
+        return ""
+    return f"; smaller pictures are enlarged, the smallest from {headers.least} pixels"
+
+
+def transparency(data: DataConfig, train: Dataset) -> str:
+    """Say how many pictures may have transparent pixels, and which background these get."""
+    if data.name != "folder":
+        return "the images have none"
+    laid = f"transparent pixels are laid on {data.background or WHITE} (data.background)"
+    if (headers := getattr(train, "headers", None)) is None:
+        return laid
+    if not headers.transparency:
+        return f"no picture of {headers.opened:,} opened has any"
+    return f"{headers.transparency:,} of {headers.opened:,} pictures opened may have some; {laid}"
+
+
+def duplicates(train: Dataset, test: Dataset) -> str | None:
+    """Say how many pictures equal an earlier one, and how many test images are training images; None if all differ.
+
+    Files of a folder are compared by their contents, pictures in memory by their pixels, and Arrow files not at all.
+    """
+    parts = [images.contents() for images in (train, test)]
+    if None in parts:
+        return None
+    of_train = set(parts[0])
+    repeated = sum(map(len, parts)) - len(of_train.union(parts[1]))
+    if not repeated:
+        return None
+    both = sum(each in of_train for each in parts[1])
+    equal = "1 picture equals" if repeated == 1 else f"{repeated:,} pictures equal"
+    also = "1 test image is a training image" if both == 1 else f"{both:,} test images are training images"
+    return f"{equal} an earlier one, and {also}; see lab data"
 
 
 def class_counts(images: Dataset) -> str:
@@ -76,8 +136,14 @@ def class_counts(images: Dataset) -> str:
 
 
 def imbalance(images: Dataset) -> str | None:
+    """Compare the largest class of a data set with the smallest; None if all have equally many images."""
+    return imbalance_of(images.classes, images.labels.bincount(minlength=images.num_classes).tolist())
+
+
+def imbalance_of(classes: Sequence[str], counts: Sequence[int]) -> str | None:
     """Compare the largest class with the smallest, in one line; None if all have equally many images."""
-    (largest, most), (smallest, fewest) = (counts := _counts(images))[0], counts[-1]
+    ordered = sorted(zip(classes, counts, strict=True), key=lambda each: -each[1])
+    (largest, most), (smallest, fewest) = ordered[0], ordered[-1]
     if most == fewest:
         return None
     if not fewest:
@@ -91,23 +157,28 @@ def _counts(images: Dataset) -> list[tuple[str, int]]:
     return sorted(zip(images.classes, counts, strict=True), key=lambda each: -each[1])
 
 
-def split_rule(data: DataConfig, train: Dataset) -> str:
+def split_rule(data: DataConfig) -> str:
     """Say which images are for training, and which for testing."""
     if data.name != "folder":
         return "the data set's own"
     if is_arrow(data.path):
         names = split_names(data.path)
         return f"the files' own: {names['train']} for training, {names['test']} for testing"
-    if (first := Path(train.files[0]).parts[0]) not in train.classes:
-        return f"the folder's own; {first} is for training"
-    return f"every {HOLD_OUT}th file of a class, in sorted order, is for testing"
+    if own := own_splits(data.path):
+        return "the folder's own: " + ", ".join(f"{folder} for {split}ing" for split, folder in own.items())
+    rule = chosen_rule(data.test_share, data.split_seed)
+    return str(rule) if rule else f"{SplitRule()}; data.test_share and data.split_seed change this"
 
 
 def _source(data: DataConfig) -> str:
     if data.name == "fashion-mnist-12k":
         return "fashion-mnist-12k, a part of Fashion-MNIST that ships with labcore"
     if data.name == "fashion-mnist":
-        return f"fashion-mnist, from {fashion_mnist.find(data.path)}"
+        return f"fashion-mnist, from {fashion_mnist.find_folder(data.path)}"
+    if data.name == "emoji-32":
+        return "emoji-32, emoji of Noto that ship with labcore"
+    if data.name == "emoji":
+        return f"emoji, of the font {find_font(data.path)}"
     return f"{'Arrow or Parquet files' if is_arrow(data.path) else 'picture files'} in {data.path}"
 
 
@@ -129,7 +200,9 @@ def _of_training(config: BaseRunConfig, folder: Path, train: Dataset) -> Rows:
     t, world = config.train, process_share()[1]
     passes = t.steps * t.batch_size / len(train)
     chosen = "auto: chosen before the first step" if t.precision == "auto" else t.precision
-    resumes = "; the run goes on from its newest complete checkpoint" if checkpoint.folders(folder) else ""
+    begun = checkpoint.newest(folder)
+    done = begun.step if begun else 0
+    resumes = "; the run continues from its newest complete checkpoint" if begun else ""
     rows = [
         (
             "training",
@@ -139,7 +212,9 @@ def _of_training(config: BaseRunConfig, folder: Path, train: Dataset) -> Rows:
         ("precision", chosen),
         ("writes to", f"{folder}{resumes}"),
     ]
-    return [*rows, ("time", f"is estimated after {MEASURED + 1} steps")] if t.steps > MEASURED + 1 else rows
+    if t.steps - done > MEASURED + 1:  # fewer get no estimate
+        rows.append(("time", f"is estimated after {MEASURED + 1} steps"))
+    return rows
 
 
 def _counted(number: int, noun: str) -> str:
@@ -148,7 +223,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def remaining(steps: int, seconds: float) -> str:
-    """Say how long so many more steps take, from the seconds of one."""
+    """Say how long the remaining steps take, from the seconds of one step."""
     return (
         f"time: {duration(steps * seconds)} for the remaining {_counted(steps, 'step')}, estimated from {seconds:.3g} s a "
         f"step over {MEASURED} steps; evaluations and checkpoints come on top"
@@ -156,9 +231,9 @@ def remaining(steps: int, seconds: float) -> str:
 
 
 class Estimating:
-    """Another reporter, and one message more: how long the run will take, after MEASURED steps.
+    """Wrapper of a reporter that adds one message: the estimated time of the run, after MEASURED steps.
 
-    The first step after a start does not count, since it prepares things. A run with fewer steps left gets no message.
+    The first step after a start does not count, because it includes preparations. A run with fewer steps left gets no message.
     """
 
     def __init__(self, reporter: Reporter, clock: Callable[[], float] = time.perf_counter):

@@ -1,4 +1,4 @@
-"""Grids of samples that a training writes on its way."""
+"""Grids of samples that are written during a training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 
 from labcore.inverse.sample import Sampler, sample
 from labcore.latents import to_pixels
+from labcore.train.log import preview_name
 from labcore.viz.class_labels import by_class
 from labcore.viz.sheet import save_grid
 
 
 def preview_in(folder: Path) -> Callable[[Any, int], None]:
-    """A hook that writes a sample grid for a step."""
-    return lambda ema, step: write_preview(ema, folder / "previews" / f"step-{step:08d}.png")
+    """Return a hook that writes a sample grid for a step."""
+    return lambda ema, step: write_preview(ema, folder / preview_name(step))
 
 
 def write_preview(flow: Sampler, path: Path, per_class: int = 4) -> None:
-    """A PNG grid of samples, one column a class (16 images where there are none)."""
+    """Write a PNG grid of samples, one column per class (16 images if there are no classes)."""
     classes = flow.config.num_classes
     columns = min(classes, 10) or 4
     y = torch.arange(columns).repeat(per_class) if classes else None

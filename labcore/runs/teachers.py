@@ -1,4 +1,4 @@
-"""Flows that an experiment needs before it can begin: found, or trained once on this machine and kept."""
+"""Flows that an experiment needs first: taken from the cache folder, or trained once on this machine and kept there."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from labcore.runs.configure import configure
 from labcore.runs.images import datasets
 
 TEACHER_VERSION = "0.1.0"
-"""Version of the training code in the name of a kept run. Raise it with a change after which the same settings train another
-flow. The first value was labcore's version, so folders made by 0.1.0 are found."""
+"""Version of the training code in the name of a kept run. Raise it with every change after which the same settings give other
+weights. The first value is labcore's version at that time, so folders made by 0.1.0 are found."""
 
 
 def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int = 100) -> Path | str:
-    """What `find_model` takes: `source` itself, or for a preset's name the folder of its run in the cache.
+    """Return an argument for `find_model`: `source` itself, or for a preset the folder of its run in the cache.
 
-    That run is trained first where it is not there, with this seed and so many steps (None: the preset's). Who needs the
-    same run meanwhile waits for it. stopped: percent of the training after which the flow is wanted, 25, 50, 75 or 100.
-    Raises as `train_streamed`; ValueError for another percentage.
+    A missing run is trained first. Other processes that need the same run wait for it.
+
+    Args:
+        source: name of a preset, or anything that `find_model` takes.
+        seed: random seed of the training; default 0.
+        steps: steps of the training; default None, the preset's.
+        stopped: percent of the training after which the flow is taken: 25, 50, 75 or 100 (default).
+
+    Raises:
+        ValueError: another percentage; else as `train_streamed`.
     """
     if stopped not in (25, 50, 75, 100) or (stopped < 100 and source not in PRESETS):
         raise ValueError(f"stopped was {stopped} for {source!r}; give 100, or for a preset 25, 50 or 75 percent")
@@ -39,7 +46,7 @@ def teacher(source: str, seed: int = 0, steps: int | None = None, stopped: int =
 
 
 def teacher_config(preset: str, seed: int, steps: int | None = None) -> RunConfig:
-    """The configuration of such a run: a preset with a seed, and with so many steps, a quarter of them to a checkpoint."""
+    """Return the configuration of such a run: a preset with this seed and length, and a checkpoint after each quarter."""
     steps = steps or PRESETS[preset]["train"]["steps"]
     train = dict(seed=seed, steps=steps, eval_every=steps, save_every=max(steps // 4, 1), keep=8)
     return configure(preset, settings=[f"train.{key}={value}" for key, value in train.items()])
@@ -51,18 +58,19 @@ def train_if_missing(
     show: Callable[[str], None] | None = None,
     known_as: RunConfig | None = None,
 ) -> Path:
-    """The folder of the finished run of a configuration, in the cache folder: by a hash of that, data and version.
+    """Return the folder of the finished run of a configuration in the cache folder; a missing run is trained first.
 
-    known_as: the configuration that is hashed, where `config` differs from it in how the run is carried out alone. Raises as
-    `train_streamed`, which trains it on so many devices where it is not there.
+    The folder is named by a hash of configuration, data and version. processes: number of devices for the training. show: as in
+    `train_streamed`. known_as: the configuration to hash, if `config` differs from it only in how the run is carried out.
+    Raises as `train_streamed`.
     """
     images = datasets(config)[0]
-    # settings that are younger than the folders in users' caches, which are found without them
+    # these settings are newer than folders in users' caches; leaving them out keeps the folders' names
     values = (known_as or config).model_dump(mode="json", exclude={"model": {"class_names"}, "train": {"tf32"}})
     values["data"] = {
         **values["data"],
         "path": None,
-    }  # where the pictures lie does not matter: `data` says which they are
+    }  # the path of the pictures does not matter: the fingerprint identifies them
     folder = _place(values, images.fingerprint())
     for former in (images.named_fingerprint, images.older_fingerprint):  # of folders made by earlier versions
         if not folder.is_dir() and (known := former()) is not None and _place(values, known).is_dir():
@@ -73,11 +81,11 @@ def train_if_missing(
             train_streamed(config, folder, processes, False, show)
         in_use.keep_open(
             folder / "model" / "config.json"
-        )  # what the caller reads later, `lab cache prune` leaves alone
+        )  # the caller reads it later, so `lab cache prune` must not delete it
         in_use.note_use(folder)
     return folder
 
 
 def _place(values: dict[str, Any], data: str) -> Path:
-    """The folder of a run with these settings on data of this fingerprint."""
+    """Return the folder of a run with these settings on data with this fingerprint."""
     return cache_folder() / "teachers" / sha256_of([values, data, TEACHER_VERSION])[:16]

@@ -1,4 +1,4 @@
-"""One training run from its configuration: data, model, objective, what is looked at on the way, and the finished model.
+"""One training run from its configuration: data, model, objective, evaluations during the training, and the finished model.
 
 A run's folder:
 
@@ -22,9 +22,10 @@ from labcore.config import BaseRunConfig
 from labcore.data.class_names import with_names
 from labcore.data.protocol import Dataset
 from labcore.kinds import kind_of
+from labcore.processes import is_first_process
 from labcore.rng import seed_of
 from labcore.runs.config_paths import anchored
-from labcore.runs.folder import made, write_config
+from labcore.runs.folder import writable_folder, write_config
 from labcore.runs.images import as_seen, data_fingerprint, pictures
 from labcore.runs.models import find_teacher
 from labcore.runs.previews import preview_in
@@ -41,10 +42,22 @@ def run_training(
     reporter: Reporter | None = None,
     on_pictures: Callable[[Dataset, Dataset], None] | None = None,
 ) -> TrainResult:
-    """Train what `config` says in `folder`, or go on with what is there. Raises ValueError for what cannot be trained.
+    """Train a flow or student, or resume its training from the newest checkpoint in `folder`.
 
-    reporter: as in `labcore.train.loop.Hooks`. on_pictures: called with the training and test pictures before anything long
-    begins.
+    Args:
+        config: configuration of the run.
+        folder: folder of the run, created if missing; the module lists its files.
+        previews: write grids of samples; default True.
+        reporter: gets the progress, as in `labcore.train.loop.Hooks`; default None.
+        on_pictures: called with the training and test pictures before the first long computation; default None.
+
+    Returns:
+        The last step, whether the run is finished, its folder, and its averaged weights.
+
+    Raises:
+        ValueError: the configuration and the data do not fit, or the folder has a run with other settings or other data.
+        FileNotFoundError: data or weights of frozen networks are missing.
+        OSError: another process trains in the folder, or files cannot be written.
     """
     folder, config, kind = Path(folder), anchored(config), kind_of(config)
     teacher = find_teacher(config)
@@ -54,7 +67,7 @@ def run_training(
     images, test = as_seen(config, train_pictures, test_pictures)
     config = with_names(config, images.classes)
     model, identity = initialised(kind.model, config), kind.identity(config, teacher)
-    with made(folder):
+    with writable_folder(folder):
         objective = kind.objective(config, images, teacher)
         hooks = Hooks(
             diagnose=kind.diagnose,
@@ -66,7 +79,7 @@ def run_training(
 
 
 def initialised(model: Callable[[Any], T], config: BaseRunConfig) -> T:
-    """The run's model at initialisation, a function of the seed; the global generator is left as it was."""
+    """Return the run's model at initialisation, which the seed determines; torch's global generator is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(config.train.seed, "initialisation"))
         return model(config.model)
@@ -81,19 +94,16 @@ def carry_out(
     hooks: Hooks,
     identity: dict[str, Any] | None = None,
 ) -> TrainResult:
-    """Train, and write the configuration and the finished model. `identity`: what else makes the run another one."""
+    """Train, and write the configuration and the finished model.
+
+    identity: further values that distinguish this run; resuming it with different ones is an error.
+    """
     run_identity = {**config.model_dump(mode="json"), "data_fingerprint": data_fingerprint(folder, images)}
     run_identity |= identity or {}
     prepared = partial(images.to_model_input, mirror=config.data.flip)
     result = train(model, objective, images, config.train, folder, prepared, run_identity, hooks)
-    if is_main():
+    if is_first_process():
         write_config(config, folder)
         if result.finished:
             result.ema.save_pretrained(folder / "model")
     return result
-
-
-def is_main() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process

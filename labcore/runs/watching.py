@@ -1,6 +1,7 @@
-"""How a training is shown to whoever started it: by one output of a notebook's cell that is updated, or by lines in a script.
+"""Display of a training: one output of a notebook's cell that is updated, or lines in a script.
 
-What a cell shows is read from the run's folder, log.jsonl and previews/, so it is the same whoever trains, and afterwards.
+A cell reads its contents from the run's folder (log.jsonl and previews/). So it looks the same for any process that trains,
+during the training and afterwards.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from labcore.live import in_kernel, in_live_notebook, tell_progress
 from labcore.train.log import Lines, Reporter, in_short, print_line, read_log, training_seconds, usual_reporter
 
 STEP = re.compile(r"step (\d+)/(\d+)  ")
-"""How a line of `labcore.train.log.Lines` about a step begins."""
+"""Start of a line of `labcore.train.log.Lines` about a step."""
 NOTES = 8
-"""Messages that a cell shows, the last ones; a training of several processes has all in train.out."""
+"""Number of last messages that a cell shows; a training of several processes has all of them in train.out."""
 NUMBERS = ("nats_per_dim", "test_nats_per_dim", "align", "test_image")
-"""Numbers of a record that a cell's line has; of a record with none of them it has the loss."""
+"""Numbers of a record that a cell's line shows; for a record without any of them, it shows the loss."""
 SHARE = 0.05
-"""Reading the log and drawing may take so much of a cell's time; our choice."""
+"""Largest share of a cell's time that reading the log and drawing may take; our choice."""
 
 
 def reporter_for(folder: Path) -> Reporter:
-    """A cell's output in a notebook; in a script a bar on a terminal, or a line a tenth of the way."""
+    """Return a cell's output in a notebook; in a script a bar on a terminal, or else a line for each tenth of the run."""
     if in_kernel():
         return Cell(folder)
     return usual_reporter() if sys.stderr.isatty() else Tenths()
 
 
 class Tenths(Lines):
-    """Messages, the first record, and a record for each tenth of the way, as lines."""
+    """Lines for messages, for the first record, and for one record in each tenth of the run."""
 
     def __init__(self, show: Callable[[str], None] = print_line):
         super().__init__(show)
@@ -50,8 +51,8 @@ class Tenths(Lines):
 class Cell:
     """One output of a notebook's cell: a line, then the run's curves and its newest samples.
 
-    It is updated in place, so that a stored notebook holds its last state alone. Where nobody watches, pictures are drawn
-    once, at the end, and a line a tenth of the way goes to `labcore.live.PROGRESS`.
+    It is updated in place, so a stored notebook holds only its last state. In a notebook that runs without a viewer, pictures
+    are drawn once, at the end, and a line for each tenth of the run goes to `labcore.live.PROGRESS`.
     """
 
     def __init__(self, folder: Path):
@@ -82,14 +83,14 @@ class Cell:
             self._show()
 
     def close(self) -> None:
-        if self._handle is None:  # a mistake was raised before anything was shown, or this was called before
+        if self._handle is None:  # an error came before anything was shown, or this was called before
             return
         self._look(draw=True)
         self._show(ended=True)
         self._handle = None
 
     def _look(self, draw: bool) -> None:
-        """Read what the run has written, and draw it."""
+        """Read the run's log, and draw its curves and newest samples."""
         started = time.monotonic()
         self._records = read_log(self.folder)
         if draw and self._records:
@@ -108,7 +109,7 @@ class Cell:
             self._handle.update(bundle, raw=True)
 
     def _line(self, ended: bool) -> str:
-        """How far the run is, in a line; nothing for a run of which no step was heard."""
+        """Return the progress of the run as a line; "" if no step was reported."""
         if not self._total:
             return ""
         records = [record for record in self._records if record["step"] <= self._step]
@@ -125,7 +126,7 @@ class Cell:
 
 
 def report_line(reporter: Reporter, line: str) -> None:
-    """Report a line that a training of other processes has written: a record, or else a message."""
+    """Report a line that a training in other processes has written, as a record or as a message."""
     if known := STEP.match(line):
         reporter.record(int(known[1]), int(known[2]), line[known.end() :])
     else:
@@ -138,7 +139,7 @@ def _numbers(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The picture of a run as a PNG in base64, and what it shows in words."""
+    """Return the picture of a run as a PNG in base64, and a description of it in words."""
     from labcore.viz.panel import png_of
     from labcore.viz.training import training
     from labcore.viz.words import described
@@ -149,7 +150,7 @@ def _drawn(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]
 
 
 def _bundle(lines: Sequence[str], picture: Mapping[str, str]) -> dict[str, str]:
-    """Lines and a picture under them as one output; its words are for readers who cannot see the picture."""
+    """Return lines and the picture below them as one output; the description is for readers who cannot see the picture."""
     message = "\n".join([*lines, picture["words"]] if picture else lines)
     shown = "".join(f'<div style="overflow-wrap: anywhere">{html.escape(line)}</div>' for line in lines)
     if not picture:
@@ -159,7 +160,7 @@ def _bundle(lines: Sequence[str], picture: Mapping[str, str]) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the largest units that say enough: "45 s", "3.2 min", "5.1 h"."""
+    """Write seconds in a suitable unit: "45 s", "3.2 min", "5.1 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

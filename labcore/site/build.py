@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from labcore.campaigns.notebook import execute
+from labcore.campaigns.notebook import execute_notebook
 from labcore.files import write_atomic
 from labcore.site import docs
 from labcore.site.records import CHECKOUT
@@ -21,20 +21,20 @@ from labcore.site.records import CHECKOUT
 def build(folder: Path, smoke: bool = False, checkout: Path = CHECKOUT) -> Path:
     """Execute the notebooks that have no current executed copy, and make all pages; return the index page.
 
-    Raises as `execute`, and as `labcore.site.docs.build`.
+    Raises as `execute_notebook`, and as `labcore.site.docs.build`.
     """
     return docs.build(folder, lambda source: _executed(source, folder.resolve(), smoke), checkout)
 
 
 def _executed(source: Path, folder: Path, smoke: bool) -> Path:
-    """The executed notebook: the present copy if it has the same code and size, or a new one."""
+    """Return the executed notebook: the existing copy if it has the same code and size, else a new one."""
     executed, stamp = docs.executed_paths(source, folder)
     made_of = docs.made_of(source, smoke)
     if executed.exists() and stamp.exists() and stamp.read_text() == made_of:
         return executed
     executed.parent.mkdir(parents=True, exist_ok=True)
     print(f"--- {source.name}", flush=True)
-    execute(source, executed, {"smoke": smoke, "run_dir": "run"})
+    execute_notebook(source, executed, {"smoke": smoke, "run_dir": "run"})
     write_atomic(stamp, made_of)
     return executed
 

@@ -1,4 +1,4 @@
-"""What the campaigns found, as Markdown: one function for each generated part of the pages about findings."""
+"""Results of the campaigns as Markdown: one function for each generated part of the pages about findings."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ from statistics import fmean
 from typing import Any
 
 from labcore.campaigns import results, verdicts
-from labcore.campaigns.claims import load_claims
+from labcore.campaigns.claims import QUALITY, load_claims
 from labcore.campaigns.records import Record
 from labcore.campaigns.spec import TableSpec, load_spec
 from labcore.campaigns.tables import exploded, tables
 from labcore.campaigns.verdicts import Verdict, corrected, judge
 from labcore.experiments import evidence
 from labcore.markdown import table
+from labcore.presets import PRESETS
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
-LEARNED_ALIGNMENT = "flowback_16"
+LEARNED_ALIGNMENT, LEARNED_INVERSES = "flowback_16", "biflow_16"
 CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
 """The campaigns whose claims are counted, in the order of the page. `learned` has those that are published row by row."""
 
+LEARNED_HEADLINES = {
+    LEARNED_ALIGNMENT: (
+        ("reverse, last two blocks", "baseline", QUALITY, "FID (classifier)"),
+        ("reverse, last two blocks", "baseline", "last.training_free", "accuracy"),
+    ),
+    LEARNED_INVERSES: (("hidden-alignment", "exact, score", QUALITY, "FID (classifier)"),),
+}
+"""Campaign -> row, row to compare with, measure, and the name of the shown number: the claims about flows that have learned,
+which README shows first. The first number of a claim of quality is the classifier's Fréchet distance."""
 HEADLINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ALIGNMENT: (
-        ("reverse", "baseline", "last.fid_efflite0", "Reverse alignment has a lower FID than no alignment"),
-        ("reverse", "baseline", "last.training_free", "Reverse alignment recognises classes better than no alignment"),
-        ("reverse", "detach", "last.fid_efflite0", "Reverse alignment has a lower FID than detached alignment"),
+        ("reverse", "baseline", "last.fid_efflite0", "reverse alignment has a lower FID than no alignment"),
+        ("reverse", "detach", "last.fid_efflite0", "reverse alignment has a lower FID than detached alignment"),
     ),
-    NORMS: (("clamp 3", "no clamp", "last.spread", "A clamp of 3 makes the sizes of a flow's states more alike"),),
     INVERSES: (
-        ("hidden-alignment", "exact, score", "fid_efflite0", "A student has a lower FID than its exact teacher"),
-        ("hidden-alignment", "naive", "fid_efflite0", "Hidden alignment has a lower FID than naive distillation"),
-        ("naive", "hidden-distillation", "fid_efflite0", "Naive has a lower FID than hidden distillation"),
+        ("hidden-alignment", "exact, score", "fid_efflite0", "a student has a lower FID than the exact inverse"),
+        ("hidden-alignment", "naive", "fid_efflite0", "hidden alignment has a lower FID than naive distillation"),
+        ("naive", "hidden-distillation", "fid_efflite0", "naive has a lower FID than hidden distillation"),
     ),
-    NOISE: (("sigma 0.2", "sigma 0.1", "last.fid", "Latents: training noise 0.2 has a lower FID than 0.1"),),
 }
-"""Campaign -> row, row to compare with, number, and words: the claims that README shows."""
+"""Campaign -> row, row to compare with, number, and words: the claims about barely trained flows that README shows."""
 
 
 @cache
@@ -56,13 +63,13 @@ def _by_table_row(layout: TableSpec, found: list[Record]) -> list[Record]:
 
 @cache
 def judged(campaign: str) -> list[Verdict]:
-    """Judge all claims that a campaign states of numbers, each alone."""
+    """Judge all claims of a campaign about numbers, each alone."""
     return [judge(claim, records(campaign)) for claim in load_claims(campaign).of_numbers]
 
 
 def headlines() -> str:
-    """A few claims of each campaign with the measured difference, judged alone and together."""
-    lines = []
+    """Write a few claims of the campaigns with the steps of their flows, the difference, and both verdicts."""
+    lines = [line for campaign, chosen in LEARNED_HEADLINES.items() for line in _learned_lines(campaign, chosen)]
     for campaign, chosen in HEADLINES.items():
         alone = judged(campaign)
         by_key = {
@@ -71,9 +78,34 @@ def headlines() -> str:
         }
         for row, than, number, says in chosen:
             found, decision = by_key[row, than, number]
-            n = found.difference.n if found.difference else 0
-            lines.append([says, difference(found), n, found.verdict, decision])
-    return table(["claim", "difference (95% interval)", "seeds", "judged alone", "with Holm's correction"], lines)
+            lines.append([says, _flow_steps(campaign), *_measured(found, "FID (efflite0)"), found.verdict, decision])
+    heads = ["claim", "flow's steps", "difference (95% interval)", "seeds", "judged alone", "with Holm's correction"]
+    return table(heads, lines)
+
+
+def _learned_lines(campaign: str, chosen: Sequence[tuple[str, str, str, str]]) -> list[list[Any]]:
+    """Return the lines of claims about flows that have learned, each with the first number of the claim."""
+    claims = load_claims(campaign)
+    by_key = {(o.stated.row, o.stated.than, o.stated.measure): o for o in evidence.judged(claims, records(campaign))}
+    lines = []
+    for *key, name in chosen:
+        one = by_key[tuple(key)]
+        found = _measured(one.verdicts[0], name)
+        decisions = [evidence.QUALITY_WORDS.get(each, each) for each in (one.alone, one.corrected)]
+        lines.append([one.stated.claim, _flow_steps(campaign), *found, *decisions])
+    return lines
+
+
+def _measured(found: Verdict, name: str) -> tuple[str, int]:
+    """Return a difference, after the name of its measure, and its number of seeds."""
+    return f"{name} {difference(found)}", found.difference.n if found.difference else 0
+
+
+def _flow_steps(campaign: str) -> str:
+    """Return the number of optimizer steps of a campaign's flows: of the runs themselves, or of the students' teacher."""
+    given = results.published(campaign).records[0]["parameters"]
+    steps = PRESETS[given["teacher"]]["train"]["steps"] if "teacher" in given else given["steps"]
+    return f"{steps:,}"
 
 
 def difference(found: Verdict) -> str:
@@ -88,7 +120,7 @@ def difference(found: Verdict) -> str:
 
 
 def counts() -> str:
-    """How many claims of each campaign are supported, reversed, undetermined and not run."""
+    """Write how many claims of each campaign are supported, reversed, undetermined and not run."""
     lines = []
     for campaign in CAMPAIGNS:
         found = judged(campaign)
@@ -103,7 +135,7 @@ def counts() -> str:
 
 
 def _chosen(campaign: str, columns: dict[str, str], baseline: str, rows: Sequence[str]) -> str:
-    """Some columns of a campaign's table, and how to read it."""
+    """Write some columns of a campaign's table, with the note on how to read it."""
     return tables(records(campaign), TableSpec(columns=columns, baseline=baseline), rows)["table.md"]
 
 
@@ -121,14 +153,14 @@ def _setting(campaign: str) -> str:
 
 
 def alignment_table() -> str:
-    """Accuracy and FID of the directions of alignment."""
+    """Write accuracy and FID of the directions of alignment."""
     columns = {"training-free accuracy": "last.training_free", "FID (efflite0)": "last.fid_efflite0"}
     rows = ["baseline", "forward", "detach", "reverse", "reverse-8"]
     return f"{_setting(ALIGNMENT)}\n{_chosen(ALIGNMENT, columns, 'baseline', rows)}"
 
 
 def alignment_share() -> str:
-    """The smallest and the largest share of the alignment's gradient, and the weight."""
+    """Write the smallest and the largest share of the alignment's gradient, and the weight."""
     found = records(ALIGNMENT)
     shares = [
         align / likelihood
@@ -146,7 +178,7 @@ def alignment_share() -> str:
 
 
 def norms_table() -> str:
-    """Sizes of states, likelihood and largest log-scale by clamp."""
+    """Write sizes of states, likelihood and largest log-scale by clamp."""
     columns = {"largest state / smallest state": "last.spread", "nats/dim": "last.nats_per_dim"}
     rows = list(dict.fromkeys(one["row"] for one in records(NORMS)))
     rows.sort(key=lambda row: row != "no clamp")
@@ -154,7 +186,7 @@ def norms_table() -> str:
 
 
 def inverses_table() -> str:
-    """FID, recognised share and error of reconstruction of the exact inverse and of the students."""
+    """Write FID, recognised share and error of reconstruction of the exact inverse and of the students."""
     columns = {"FID (efflite0)": "fid_efflite0", "recognised": "recognised", "image MSE": "image_mse"}
     arms = ("exact", "naive", "hidden-distillation", "hidden-alignment", "no-denoiser", "norm-both", "norm-none")
     found = [one["row"] for one in records(INVERSES)]
@@ -163,7 +195,7 @@ def inverses_table() -> str:
 
 
 def noise_table() -> str:
-    """FID and recognised share by the noise of a flow of latents, and what real images score."""
+    """Write FID and recognised share by the noise of a flow of latents, and the scores of real images."""
     columns = {"FID (efflite0)": "last.fid", "recognised": "last.recognised"}
     floors: dict[str, Any] = records(NOISE)[0]["metrics"]["floors"]
     rows = ["sigma 0.1", "sigma 0.2", "sigma 0.3"]
@@ -177,7 +209,7 @@ def noise_table() -> str:
 
 
 def quickstart_table() -> str:
-    """The quickstart over its seeds."""
+    """Write the results of the quickstart over its seeds."""
     return results.published("00_quickstart").table
 
 
@@ -205,7 +237,7 @@ def learned(campaign: str, columns: dict[str, str], baseline: str) -> str:
 
 
 def learned_alignment() -> str:
-    """FlowBack's questions on flows that have learned."""
+    """Write the answers to FlowBack's questions for flows that have learned."""
     columns = {
         "FID (classifier)": "last.fid_classifier",
         "recall (classifier)": "last.recall_classifier",
@@ -214,6 +246,18 @@ def learned_alignment() -> str:
         "nats/dim": "last.nats_per_dim",
     }
     return learned(LEARNED_ALIGNMENT, columns, "baseline")
+
+
+def learned_inverses() -> str:
+    """Write the answers to BiFlow's questions for flows that have learned."""
+    columns = {
+        "FID (classifier)": "fid_classifier",
+        "recall (classifier)": "recall_classifier",
+        "FID (efflite0)": "fid_efflite0",
+        "image MSE": "image_mse",
+        "recognised": "recognised",
+    }
+    return learned(LEARNED_INVERSES, columns, "exact, score")
 
 
 def _verdicts(campaign: str) -> Callable[[], str]:
@@ -227,6 +271,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "findings-alignment-share": alignment_share,
     "findings-alignment-verdicts": _verdicts(ALIGNMENT),
     "findings-learned-alignment": learned_alignment,
+    "findings-learned-inverses": learned_inverses,
     "findings-norms": norms_table,
     "findings-norms-verdicts": _verdicts(NORMS),
     "findings-inverses": inverses_table,

@@ -1,4 +1,4 @@
-"""What runs of full size take, as Markdown: counted on tensors without values, which takes minutes."""
+"""Requirements of full-size runs as Markdown: counted on tensors without values, which takes minutes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANNED = (
 
 
 def plans() -> str:
-    """Parameters, FLOPs, memory, time and disk of some presets, as `lab plan` estimates them."""
+    """Write parameters, FLOPs, memory, time and disk space of some presets, as `lab plan` estimates them."""
     lines = []
     for name, paper in PLANNED:
         found = plan(*as_named(name))
@@ -34,7 +34,7 @@ def plans() -> str:
 
 
 def decoded_pictures() -> str:
-    """What perceptual distances take of a step."""
+    """Write the share of a step's arithmetic that perceptual distances take."""
     found = plan(*as_named("biflow-256-b-final"))
     return (
         f"Perceptual distances need the decoder and large networks: they take {found.frozen / 1e9:,.0f} of the "
@@ -43,7 +43,7 @@ def decoded_pictures() -> str:
 
 
 def recomputed() -> str:
-    """What computing activations again costs and saves."""
+    """Write the cost and the savings of computing activations again."""
     found = {
         again: plan(*as_named("flowback-256-reverse-p1-1000k", [f"train.recompute={again}"]))
         for again in ("true", "false")
@@ -58,7 +58,7 @@ def recomputed() -> str:
 
 
 def flops_of_ways() -> str:
-    """FLOPs of the ways of sampling at BiFlow's size B, counted."""
+    """Write the counted FLOPs of the ways of sampling at BiFlow's size B."""
     found = ways.paper_flops()
     student = found["one pass of the learned inverse"]
     exact = 2 * found["one pass of the flow"] + found["score"]

@@ -1,4 +1,4 @@
-"""Committed records: where they lie, a line that says how one was made, and whether a target is reached. Needs the checkout."""
+"""Committed records: their paths, a line on how one was made, and whether a target is reached. Needs the checkout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labcore.jsonfile import read_object
 CHECKOUT = Path(__file__).parent.parent.parent
 BENCHMARKS = CHECKOUT / "benchmarks" / "results"
 CPU = "x86-64-cpu--2-threads"
-"""The machine whose records the pages show, as it is in the names of its files."""
+"""The machine whose records the pages show, as in the names of the files."""
 
 
 def benchmark(part: str) -> dict[str, Any]:

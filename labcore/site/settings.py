@@ -25,7 +25,7 @@ WORDS = {
     "NonNegativeFloat": "float >= 0",
     "None": "null",
 }
-"""Names in annotations, and what they allow."""
+"""Names in annotations -> the values that they allow."""
 
 
 def settings(kind: type[Config]) -> str:
@@ -44,7 +44,7 @@ def settings(kind: type[Config]) -> str:
 
 
 def _fields(kind: type[Config]) -> dict[str, tuple[str, str]]:
-    """Name -> annotation and meaning of the fields that a class itself declares."""
+    """Return {name: (annotation, meaning)} of the fields that a class itself declares."""
     source = inspect.getsource(kind)
     comments = {
         token.start[0]: token.string.removeprefix("#").strip()
@@ -63,7 +63,7 @@ def _fields(kind: type[Config]) -> dict[str, tuple[str, str]]:
 
 
 def _short(annotation: ast.expr) -> str:
-    """An annotation without what only a checker needs: Annotated[int, ...] is int, Literal["a", "b"] is "a", "b"."""
+    """Shorten an annotation for readers: Annotated[int, ...] becomes int, and Literal["a", "b"] becomes "a", "b"."""
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
         inner = annotation.slice
         if annotation.value.id == "Literal":
@@ -77,7 +77,7 @@ def _short(annotation: ast.expr) -> str:
 
 
 def _default(field: Any) -> str:
-    """The default as a user types it; "required" without one."""
+    """Return the default as a user types it; "required" without one."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)

@@ -1,4 +1,4 @@
-"""What ships and what can be trained, as Markdown: measures of the shipped models, and all presets."""
+"""Shipped models and presets as Markdown: measures of the models, and a list of all presets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _record(name: str, file: str = "record.json") -> dict[str, Any]:
 
 
 def caption() -> str:
-    """The sentence below README's picture."""
+    """Write the sentence below README's picture."""
     one = _record("fashion-tarflow")
     bayes = one["bayes_accuracy"]
     return (
@@ -31,7 +31,7 @@ def caption() -> str:
 
 
 def flow_measures() -> str:
-    """Six metrics of the samples of fashion-tarflow beside held-out real images, and its accuracy."""
+    """Write six metrics of fashion-tarflow's samples and of held-out real images, and the flow's accuracy."""
     found = _record("fashion-tarflow", "evaluation.json")
     fidelity = found["fidelity_efflite0"]
     lines = [
@@ -58,10 +58,10 @@ def flow_measures() -> str:
 
 
 def aligned_pair() -> str:
-    """The flow that ships and the same run with alignment, one seed each."""
+    """Compare the shipped flow with the same run with alignment, one seed each."""
     names = ("fashion-tarflow", "fashion-r-repa")
     records = [_record(name) for name in names]
-    (steps,) = {one["steps"] for one in records}  # the head of the table says it of both
+    (steps,) = {one["steps"] for one in records}  # the head of the table gives one number for both
     fids = [_record(name, "evaluation.json")["fidelity_efflite0"]["measures"]["fid_efflite0"] for name in names]
     lines = [
         ["training-free accuracy", *(_share(one["training_free_accuracy"]) for one in records)],
@@ -74,13 +74,13 @@ def aligned_pair() -> str:
 
 
 def judge() -> str:
-    """The accuracy of the classifier that judges samples."""
+    """Write the accuracy of the classifier that judges samples."""
     found = _record(zoo.CLASSIFIER)["accuracy"]
     return f"Its accuracy is {_share(found)} on {found['n']:,} test images.\n"
 
 
 def preset_list() -> str:
-    """Every preset with its cost and its expected numbers."""
+    """List every preset with its cost and its expected numbers."""
     names = (*presets.PRESETS, *presets.STUDENTS)
     return table(["preset", "cost", "expected numbers"], ([f"`{name}`", *presets.about(name)[1:]] for name in names))
 
@@ -98,7 +98,7 @@ PAPER_SPECS = {
 
 
 def paper_needs() -> str:
-    """Sizes of pictures and files of weights that the rows of the papers' specs need."""
+    """Write the sizes of pictures and the files of weights that the rows of the papers' specs need."""
     lines = []
     for name, pictures in PAPER_SPECS.items():
         configs = [as_named(run.parameters["preset"])[0] for run in resolve(load_spec(name))]
@@ -113,7 +113,7 @@ def paper_needs() -> str:
 
 
 def _weights(config: BaseRunConfig) -> set[str]:
-    """The files of weights that a run needs, without those of FID."""
+    """Return the files of weights that a run needs, without those of FID."""
     encoder = None if config.encoder is None else config.encoder.encoder
     return {*config.distances, encoder, config.model.codec} - {None}
 

@@ -1,4 +1,4 @@
-"""What the benchmarks measured, as Markdown: one function for each generated part of the speed page."""
+"""Results of the benchmarks as Markdown: one function for each generated part of the speed page."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from labcore.campaigns import results
-from labcore.experiments.bench import INVERSE, OURS, STEP, THEIRS, Row
+from labcore.experiments.bench import COMPILED, INVERSE, NATIVE, OURS, STEP, THEIRS, Row
 from labcore.markdown import table
 from labcore.site.records import benchmark, made_with, target
 
 
 def foundation() -> str:
-    """Speed-up over ml-tarflow on equal weights, differences of the results, and the training step."""
+    """Write the speed-up over ml-tarflow on equal weights, differences of the results, and the training step."""
     found = benchmark("foundation")["ml_tarflow"]
     speed_up = {row["case"]: row["speed_up"] for row in found["timings"]}
     batches = (1, 16, 100)
@@ -42,7 +42,7 @@ def _rows(record: dict[str, Any], part: str) -> list[Row]:
 
 
 def inverse() -> str:
-    """The fastest way without Jacobi sweeps for each case, its speed-up over ml-tarflow, and time over the lower bound."""
+    """Write the fastest way without Jacobi sweeps for each case, its speed-up over ml-tarflow, and time / lower bound."""
     cases: dict[tuple[int, int, float], dict[str, Row]] = {}
     for row in _rows(benchmark("speed"), "perturbed"):
         if (row.task, row.precision, row.blocks) == (INVERSE, "fp32", 4):
@@ -57,17 +57,32 @@ def inverse() -> str:
     return f"{table(heads, lines)}\n{made_with('speed')}\n"
 
 
+def headline() -> str:
+    """The range of speed-ups of the default exact inverse over ml-tarflow's, and the sizes it covers."""
+    cases: dict[tuple[int, int, float], dict[str, float]] = {}
+    for row in _rows(benchmark("speed"), "perturbed"):
+        if (row.task, row.precision, row.blocks) == (INVERSE, "fp32", 4):
+            cases.setdefault((row.tokens, row.batch, row.guidance), {})[row.way] = row.ms
+    faster = [ways[THEIRS] / ways[NATIVE] for ways in cases.values()]
+    tokens, images = (sorted({case[place] for case in cases}) for place in (0, 1))
+    return (
+        f"On two CPU cores the exact inverse is {min(faster):.0f} to {max(faster):.0f} times as fast as ml-tarflow's: "
+        f"{tokens[0]} to {tokens[-1]:,} tokens, {images[0]} to {images[-1]} images, with and without guidance.\n"
+    )
+
+
 def targets() -> str:
-    """Targets of the exact inverse at 49 tokens, measured values, and whether they were reached."""
+    """Write the targets of the exact inverse, the measured values, and whether they reach the targets."""
     lines = []
     for row in benchmark("speed")["targets"]:
-        name = f"speed-up, {_images(row['batch'])}" + (f", guidance {row['guidance']:g}" if row["guidance"] else "")
-        lines.append([name, f"{row['times as fast']:.1f}", target(row["times as fast"], row["wanted"])])
-    return table(["at 49 tokens", "measured", "target"], lines)
+        name = _images(row["batch"]) + (f", guidance {row['guidance']:g}" if row["guidance"] else "")
+        faster = f"{row['times as fast']:.1f}", target(row["times as fast"], row["wanted"])
+        lines.append([f"{row['tokens']}", name, row["way"], *faster, f"{row['by the floor']:.1f}"])
+    return table(["tokens", "", "fastest way", "speed-up", "target", "time / lower bound"], lines)
 
 
 def calibrated() -> str:
-    """Speed-up of a calibrated and of a compiled inverse of the shipped flow over ml-tarflow's inverse."""
+    """Write the speed-up of three inverses of the shipped flow (default, calibrated, compiled) over ml-tarflow's."""
     ms = {
         (row.batch, row.guidance, row.way): row.ms
         for row in _rows(benchmark("speed"), "shipped")
@@ -77,17 +92,17 @@ def calibrated() -> str:
         [
             _images(batch),
             f"{g:g}",
-            *(f"{ms[batch, g, THEIRS] / ms[batch, g, way]:.1f}" for way in ("calibrated", "compiled")),
+            *(f"{ms[batch, g, THEIRS] / ms[batch, g, way]:.1f}" for way in (NATIVE, "calibrated", COMPILED)),
         ]
         for batch in (1, 16)
         for g in (0.0, 1.0)
     ]
-    heads = ["fashion-tarflow", "guidance", "speed-up, calibrated to an error of 1e-4", "speed-up, compiled tokens"]
+    heads = ["fashion-tarflow", "guidance", "speed-up, native", "calibrated to an error of 1e-4", "compiled by torch"]
     return f"{table(heads, lines)}\n{made_with('speed')}\n"
 
 
 def where() -> str:
-    """Where the time of an inverse goes, by torch's profiler."""
+    """Write how an inverse spends its time, by torch's profiler."""
     found = {
         (row["batch"], row.get("guidance"), row.get("forward", False)): row for row in benchmark("where")["shares"]
     }
@@ -138,8 +153,25 @@ def where() -> str:
     )
 
 
+def reading() -> str:
+    """Write how fast compiled code reads the weights for one image, by number of threads."""
+    lines = [
+        [
+            f"{row['tokens']}",
+            threads,
+            f"{row['ms'][threads]:.1f}",
+            f"{row['ms'][threads] / row['pass ms']:.1f}",
+            f"{row['GB/s'][threads]:.0f}",
+        ]
+        for row in benchmark("where")["reading"]
+        for threads in row["ms"]
+    ]
+    heads = ["tokens", "threads", "ms, 1 image", "time / lower bound", "GB of weights a second"]
+    return f"{table(heads, lines)}\n{made_with('where')}\n"
+
+
 def training() -> str:
-    """Speed-up of a training step by torch.compile and by bfloat16 autocast."""
+    """Write the speed-up of a training step by torch.compile and by bfloat16 autocast."""
     ms = {
         (row.tokens, row.batch, row.precision, row.way): row.ms
         for row in _rows(benchmark("speed"), "perturbed")
@@ -155,7 +187,7 @@ def training() -> str:
 
 
 def student() -> str:
-    """One pass of a student against the guided inverse and score denoising of ml-tarflow, and its training step."""
+    """Compare one pass of a student with ml-tarflow's guided inverse and score denoising; add its training step."""
     found = benchmark("inversion")
     lines = [
         [
@@ -182,7 +214,7 @@ def student() -> str:
 
 
 def alignment() -> str:
-    """Speed and memory of the parallel generative pass, and the training step of each direction."""
+    """Write speed and memory of the parallel generative pass, and the training step of each direction."""
     found = benchmark("align")
     generation = [
         [f"`{_direction(row['way'])}`", f"{row['times as fast']:.0f}", f"{row['memory ratio']:.0%}"]
@@ -205,7 +237,7 @@ def alignment() -> str:
 
 
 def measures() -> str:
-    """Time of classification and of scoring samples."""
+    """Write the time of classification and of scoring samples."""
     lines = [
         [row["classes"], f"{row['training-free / forward']:.1f}", f"{row['Bayes / training-free']:,.1f}"]
         for row in benchmark("classification")["classification"]
@@ -229,12 +261,14 @@ def measures() -> str:
 
 
 def panels() -> str:
-    """How long the first picture of notebook 05 and a slider's pictures take."""
+    """Write how long notebook 05 takes for its first picture, and for the pictures after a slider has moved."""
     found = benchmark("panels")["panels"]
     lines = [
-        [what, f"{found[key]:.{digits}f} {unit}", target(found[key], found[allowed], True, unit)]
+        [what, f"{found[key]:.{digits}f} {unit}", target(found[key], found[allowed], True, unit) if allowed else "-"]
         for what, key, allowed, unit, digits in (
             ("first picture after the notebook is opened", "first picture s", "first picture allowed s", "s", 1),
+            ("of which the page and an idle kernel", "page and kernel s", None, "s", 1),
+            ("of which `import torch`", "import torch s", None, "s", 1),
             ("36 images after a slider is released, median", "median ms", "median allowed ms", "ms", 0),
             ("the same, 95th percentile", "95th percentile ms", "95th percentile allowed ms", "ms", 0),
         )
@@ -243,7 +277,7 @@ def panels() -> str:
 
 
 def batch() -> str:
-    """What `lab run` takes beside the notebook's own cells."""
+    """Write the time that `lab run` takes in addition to the notebook's own cells."""
     found = benchmark("batch")["batch"]
     beyond, kernel, skipped = (
         found[key] for key in ("run beyond its cells s", "of which a bare kernel s", "200 done, skipped s")
@@ -256,8 +290,27 @@ def batch() -> str:
     return f"{table(['`lab run`', 'measured', 'target'], lines)}\n{made_with('batch')}\n"
 
 
+def planned() -> str:
+    """Write the plan of training steps beside the measured steps and their peak memory."""
+    lines = [
+        [
+            f"`{row['preset']}`",
+            f"{row['parameters']:,}",
+            row["images a step"],
+            f"{1000 * row['planned s']:,.0f} ms",
+            f"{1000 * row['measured s']:,.0f} ms",
+            f"{row['measured s'] / row['planned s']:.2f}",
+            f"{row['planned GB']:.2f} GB",
+            f"{row['measured GB']:.2f} GB",
+        ]
+        for row in benchmark("planned")["rows"]
+    ]
+    heads = ["preset", "parameters", "images a step", "planned", "measured", "measured / planned"]
+    return f"{table([*heads, 'memory, planned', 'measured'], lines)}\n{made_with('planned')}\n"
+
+
 def guess() -> str:
-    """What a student's guess saves a Jacobi solver, and how near a start must be to the solution to save half of the sweeps."""
+    """Write how many sweeps a student's guess saves a Jacobi solver, and how near a start must be to save half of them."""
     rows = benchmark("guess")["rows"]
     lines = [
         [
@@ -274,7 +327,7 @@ def guess() -> str:
 
 
 def _near_starts() -> str:
-    """The share of sweeps that is left from a start at a distance from the solution, in the campaign of notebook 06."""
+    """Write the share of sweeps that remains with a start near the solution, in the campaign of notebook 06."""
     published = results.published("06_inverse_solvers")
     if published is None:
         return ""
@@ -293,7 +346,7 @@ def _near_starts() -> str:
 
 
 def gpu() -> str:
-    """The table of the GPU benchmark, or the sentence that it has not been run."""
+    """Return the table of the GPU benchmark, or the sentence that it has not been run."""
     from benchmarks.gpu.table import committed  # the checkout's, which this command needs anyway
 
     return committed()
@@ -312,13 +365,16 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-inverse": inverse,
     "speed-targets": targets,
     "speed-calibrated": calibrated,
+    "speed-headline": headline,
     "speed-where": where,
+    "speed-reading": reading,
     "speed-training": training,
     "speed-student": student,
     "speed-alignment": alignment,
     "speed-measures": measures,
     "speed-panels": panels,
     "speed-batch": batch,
+    "speed-planned": planned,
     "speed-guess": guess,
     "speed-gpu": gpu,
 }

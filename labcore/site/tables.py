@@ -1,4 +1,4 @@
-"""The generated parts of README and docs: `python -m labcore.site.tables` writes them anew, from committed records.
+"""The generated parts of README and docs: `python -m labcore.site.tables` makes them again from committed records.
 
 A page marks such a part by two comments, and everything between them is replaced:
 
@@ -17,11 +17,17 @@ from functools import cache
 from pathlib import Path
 
 from labcore.files import write_atomic
-from labcore.site import findings, planned, settings, shipped, speed
+from labcore.site import findings, planned, settings, shipped, speed, teaching
 from labcore.site.records import CHECKOUT
 
-RECORDED: dict[str, Callable[[], str]] = {**findings.BLOCKS, **settings.BLOCKS, **shipped.BLOCKS, **speed.BLOCKS}
-"""Made from committed records, in seconds."""
+RECORDED: dict[str, Callable[[], str]] = {
+    **findings.BLOCKS,
+    **settings.BLOCKS,
+    **shipped.BLOCKS,
+    **speed.BLOCKS,
+    **teaching.BLOCKS,
+}
+"""Made from committed records and notebooks, in seconds."""
 COUNTED: dict[str, Callable[[], str]] = planned.BLOCKS
 """Counted from the code of the presets, in minutes."""
 BLOCKS = RECORDED | COUNTED
@@ -29,8 +35,9 @@ PART = re.compile(r"(?s)(<!-- generated: ([\w-]+) -->\n).*?(<!-- end: \2 -->)")
 
 
 def pages(checkout: Path = CHECKOUT) -> list[Path]:
-    """List the Markdown pages that may have generated parts: README and docs."""
-    return [checkout / "README.md", *sorted((checkout / "docs").glob("*.md"))]
+    """List the Markdown pages that may have generated parts: README, docs and docs/teaching."""
+    docs = checkout / "docs"
+    return [checkout / "README.md", *sorted(docs.glob("*.md")), *sorted((docs / "teaching").glob("*.md"))]
 
 
 @cache
@@ -47,7 +54,7 @@ def parts(text: str) -> list[str]:
 
 
 def filled(text: str, names: set[str] | None = None) -> str:
-    """Return a page with its generated parts made anew; with `names`, only those of them."""
+    """Return a page after making its generated parts again; with `names`, only those."""
 
     def part(found: re.Match[str]) -> str:
         if names is not None and found[2] not in names:
@@ -58,13 +65,13 @@ def filled(text: str, names: set[str] | None = None) -> str:
 
 
 def stale(page: Path, names: set[str] | None = None) -> bool:
-    """Say whether the generated parts of a page differ from what the records give."""
+    """Return whether the generated parts of a page are out of date with the records."""
     text = page.read_text(encoding="utf-8")
     return filled(text, names) != text
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write all generated parts anew and print the pages that changed. Returns 0."""
+    """Make all generated parts again, and print the pages that changed. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m labcore.site.tables", description=__doc__.split("\n")[0])
     parser.parse_args(arguments)
     for page in pages():

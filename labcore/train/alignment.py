@@ -12,10 +12,11 @@ from labcore.align.losses import LOSSES
 from labcore.config import AlignConfig, TarFlowConfig
 from labcore.data.loaders import Extra
 from labcore.rng import StepNoise, seed_of
+from labcore.sites import Site
 from labcore.train.objectives import Likelihood, Logs, drop_labels, noised, with_peak
 from labcore.train.stopwatch import Stopwatch
 from labcore.train.targets import Targets
-from labcore.types import Batch, Site
+from labcore.types import Batch
 
 
 class LikelihoodAndAlignment(Likelihood):

@@ -1,10 +1,16 @@
-"""Scalars for tensorboard, in an event file without the machine's name, which torch's SummaryWriter would add."""
+"""Curves, pictures and settings for tensorboard, in an event file without the machine's name.
+
+torch's SummaryWriter would add that name.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from labcore.dotted import dotted
 
 
 class Board:
@@ -29,6 +35,32 @@ class Board:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+        self._file.flush()
+
+    def add_picture(self, name: str, path: Path, step: int) -> None:
+        """Write the picture in a PNG file. One that cannot be read is left out: the file stays where it is."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        try:
+            with Image.open(path) as picture:
+                picture.verify()
+                (width, height), channels = picture.size, len(picture.getbands())
+        except (OSError, SyntaxError):  # what PIL raises for damaged files
+            return
+        png = Summary.Image(width=width, height=height, colorspace=channels, encoded_image_string=path.read_bytes())
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, image=png)]))
+        self._file.flush()
+
+    def add_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write nested settings for the tab HPARAMS, under dotted names; None and lists become text."""
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        plain = {
+            key: value if isinstance(value, bool | int | float) else str(value)
+            for key, value in dotted(settings).items()
+        }
+        self._write(step=0, summary=hparams_pb(plain))
         self._file.flush()
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ import torch
 from labcore.files import check_contents, check_sizes, making_folder, remove_folder, sha256, sha256_of, sync_all
 from labcore.jsonfile import parse_json
 from labcore.locks import Held, locked
+from labcore.processes import is_first_process
 from labcore.torchfile import check_records
 
 FOLDER, STATE, TRAINING, LOCK = "checkpoints", "state.json", "training.pt", ".lock"
@@ -48,7 +49,7 @@ def lock_folder(run: Path) -> Iterator[None]:
 
     The lock ends with the process, for any cause.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -113,12 +114,13 @@ def latest(run: Path) -> Checkpoint | None:
     for folder in folders(run):
         try:
             found = read(folder)
-            read_training(found, torch.device("cpu"))
+            if not _is_compared(found):
+                read_training(found, torch.device("cpu"))
         except ValueError as error:
             damage.append(str(error))
             continue
         if damage:
-            warnings.warn(f"{'; '.join(damage)}. Going on from {folder.name}", stacklevel=2)
+            warnings.warn(f"{'; '.join(damage)}. Resuming from {folder.name}", stacklevel=2)
         return found
     if damage:
         everything = "; ".join(damage)
@@ -129,6 +131,14 @@ def latest(run: Path) -> Checkpoint | None:
 def latest_path(run: Path) -> Path | None:
     """Return the folder of the newest checkpoint, without reading it."""
     return next(iter(folders(run)), None)
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """Return the newest checkpoint whose state.json can be read. Unlike `latest`, no contents of other files are verified."""
+    for folder in folders(run):
+        with contextlib.suppress(ValueError):
+            return Checkpoint(folder, read_state(folder))
+    return None
 
 
 def read(folder: Path) -> Checkpoint:
@@ -182,9 +192,7 @@ def is_checkpoint(folder: Path) -> bool:
 def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
     """Read optimizer, objective and scaler state, tensors and plain values only; ValueError for any other file."""
     try:
-        if TRAINING not in checkpoint.state.get(
-            "sha256", {}
-        ):  # else `read` has compared it; earlier versions wrote none
+        if not _is_compared(checkpoint):
             check_records(checkpoint.path / TRAINING)
         training = torch.load(checkpoint.path / TRAINING, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
@@ -197,6 +205,11 @@ def read_training(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any
     ):
         raise ValueError(f"{checkpoint.path.name} is damaged: {TRAINING} does not hold a training state")
     return training
+
+
+def _is_compared(checkpoint: Checkpoint) -> bool:
+    """Whether `read` has compared training.pt with its sha256; checkpoints of earlier versions have none."""
+    return TRAINING in checkpoint.state.get("sha256", {})
 
 
 def folders(run: Path) -> list[Path]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labcore.align.features import Direction
 from labcore.align.reach import SweepGap, block_parameters, flat, flat_by_block, gaps
+from labcore.directions import Direction
 from labcore.rng import StepNoise
 from labcore.train.alignment import LikelihoodAndAlignment
 from labcore.types import Batch

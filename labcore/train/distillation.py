@@ -23,7 +23,7 @@ from labcore.types import BackwardOutput, Batch
 
 IMAGE = "image"
 SAME = ("image_size", "channels", "patch_size", "num_blocks", "num_classes", "codec")
-"""What flow and backward model share; a model without classes may learn from a flow that has them."""
+"""Settings that flow and backward model have in common; a model without classes may learn from a flow with classes."""
 
 
 class Distillation(nn.Module):
@@ -54,7 +54,7 @@ class Distillation(nn.Module):
         self.perceptual, self.decode = dict(perceptual or {}), decode
         if missing := config.perceptual.keys() - self.perceptual.keys():
             raise ValueError(f"no distance was given for {', '.join(sorted(missing))}")
-        # x^(B-1) ... x^1, and x^0 too where the image comes after it, from a denoiser
+        # x^(B-1) ... x^1, and x^0 too if a denoiser gives the image after it
         state_names = [f"state-{i}" for i in range(model.num_blocks - 1, -model.denoiser, -1)]
         self.names = [*state_names, IMAGE]
         # 0, and not absent, for the hidden states of "naive": data parallelism waits for the gradients of all heads
@@ -66,7 +66,7 @@ class Distillation(nn.Module):
 
     @property
     def flow(self) -> TarFlow:
-        """The teacher."""
+        """The teacher, a frozen flow."""
         return self._flow[0]
 
     def forward(self, model: nn.Module, batch: Batch, noise: StepNoise) -> tuple[Float[Tensor, ""], Logs]:
@@ -136,7 +136,7 @@ class Distillation(nn.Module):
 
 
 def _at(rows: Int[Tensor, " n"], images: Float[Tensor, "n c h w"], total: int) -> Float[Tensor, "b c h w"]:
-    """Put images into their rows of a batch, with zeros in the others."""
+    """Put images into their rows of a batch, with zeros in all other rows."""
     return images.new_zeros(total, *images.shape[1:]).index_copy(0, rows, images)
 
 

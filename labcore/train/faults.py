@@ -24,7 +24,7 @@ def not_finite(step: int, folder: Path) -> FloatingPointError:
 
 
 SAID = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's other errors say of a device, or a CPU, without memory."""
+"""Parts of torch's other messages about a device, or a CPU, without free memory."""
 
 
 class TooLittleMemory(ValueError):

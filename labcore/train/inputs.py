@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
 
         If the objective has a method `extra`, the tensors that it names are read with the images.
         """
-        # forked readers share the pages of a file that is mapped; others would be sent a copy of it
+        # forked readers share the pages of a mapped file; readers that are started otherwise would get a copy
         reads = num_workers and multiprocessing.get_start_method() == "fork"
         extra = getattr(objective, "extra", None) if reads else None
         return iter(micro_batches(self.dataset, self.sampler, num_workers, self.device.type == "cuda", extra))

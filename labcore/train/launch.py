@@ -1,4 +1,4 @@
-"""Launch of a command in several processes, on one or several machines, by torch's launcher; accelerate does the rest inside.
+"""Launch of a command in several processes, on one or several machines, by torch's launcher; each process uses accelerate.
 
 `accelerate launch --cpu --num_processes 2` would silently run one process; torch's launcher with ACCELERATE_USE_CPU runs
 two. The chain of processes, each ended by the death of the one before it: launch -> labcore.train.agent (torch's
@@ -120,7 +120,7 @@ def command(module: str, arguments: Sequence[str], processes: int, nodes: Nodes)
 def wait_for(words: Sequence[str], env: Mapping[str, str], ready: Callable[[], object] = lambda: None) -> int:
     """Run a command line in a session of its own, hand signals on to it, and wait for its status (128 + n for signal n).
 
-    ready: called first, when every signal from here on will be handed on.
+    ready: called before the command starts, when all later signals will be handed on.
     """
     child, early, interrupted = None, [], False
 

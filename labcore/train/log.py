@@ -19,7 +19,7 @@ from labcore.train.board import Board
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Shows a run's progress to whoever watches it."""
+    """Shows a run's progress to its viewers."""
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -83,9 +83,19 @@ class Bar:
 
 
 class RunLog:
-    """The log of one run. Opening it drops records later than `step`: a resumed run writes the same records again."""
+    """The log of one run. Opening it drops records later than `step`: a resumed run writes the same records again.
 
-    def __init__(self, folder: Path, step: int, total: int, reporter: Reporter | None = None):
+    settings: the run's configuration, for tensorboard. Previews of a record's step are copied there too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        total: int,
+        reporter: Reporter | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
         self.total = total
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
@@ -94,6 +104,9 @@ class RunLog:
             write_atomic(self.path, kept)
         self._file = open(self.path, "a")  # noqa: SIM115 (closed in `close`)
         self._board = _tensorboard(folder / "tensorboard", step)
+        if self._board is not None and settings:
+            with self._without_board_on_error():
+                self._board.add_settings(settings)
         self._reporter = reporter or usual_reporter()
         if step == total:
             self._reporter.say(found_finished(folder, step))
@@ -114,6 +127,9 @@ class RunLog:
                 for name, value in values.items():
                     if isinstance(value, int | float):
                         self._board.add_scalar(name, value, step)
+                preview = self.path.parent / preview_name(step)
+                if preview.is_file():
+                    self._board.add_picture("samples", preview, step)
         self._reporter.record(step, self.total, in_short(values))
 
     def say(self, text: str) -> None:
@@ -140,7 +156,7 @@ class RunLog:
         except OSError as error:
             self._board = None
             warnings.warn(
-                f"tensorboard could not be written ({error.strerror or error}) and gets no more of this run; log.jsonl has all",
+                f"tensorboard files could not be written ({error.strerror or error}), so they end here; log.jsonl is complete",
                 stacklevel=4,
             )
 
@@ -156,6 +172,11 @@ class SilentLog:
 
     def close(self) -> None:
         pass
+
+
+def preview_name(step: int) -> str:
+    """Return the name of a step's grid of samples in a run's folder."""
+    return f"previews/step-{step:08d}.png"
 
 
 def in_short(values: Mapping[str, Any]) -> str:
@@ -181,7 +202,7 @@ def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run's log.jsonl, oldest first.
 
-    Lines that are no records are skipped: a kill may have cut the last one short; a warning counts any others.
+    Lines that are not records are skipped. The last line may be cut short by a kill; a warning counts all other such lines.
     """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
@@ -189,8 +210,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     found = [_record(line) for line in path.read_text(errors="replace").split("\n") if line]
     if damaged := sum(record is None for record in found[:-1]):
         warnings.warn(
-            f"{path} is damaged: {damaged} of {len(found)} lines are no records and are left out; restore the file from a "
-            "copy to have them",
+            f"{path} is damaged: {damaged} of {len(found)} lines are not records and are left out; to have them, restore the "
+            "file from a copy",
             stacklevel=2,
         )
     return [record for record in found if record is not None]
@@ -216,7 +237,7 @@ def check_records(folder: Path, step: int, written: int) -> None:
     if here < written:
         warnings.warn(
             f"{folder / 'log.jsonl'} has {here} records up to step {step}, and {written} were written; the missing ones "
-            "cannot be written again, since training goes on after that step",
+            "cannot be written again, because the training continues after that step",
             stacklevel=2,
         )
 

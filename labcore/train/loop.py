@@ -99,7 +99,7 @@ class _Loop:
             return SilentLog()
         if started.records is not None:
             check_records(task.folder, state.step, started.records)
-        log = RunLog(task.folder, state.step, self.config.steps, task.hooks.reporter)
+        log = RunLog(task.folder, state.step, self.config.steps, task.hooks.reporter, task.run)
         if state.step < self.config.steps:
             log.say(precision.describe(self.config, started.precision, self.device))
         return log
@@ -119,7 +119,7 @@ class _Loop:
         ema = self.state.ema.model
         whole = self.started.strategy.whole(ema)
         finished = saving.saved == self.config.steps
-        # a process that has but a part of the averaged weights gives that
+        # a process that has only a part of the averaged weights returns that part
         return TrainResult(saving.saved, finished, self.task.folder, ema if whole is None else whole)
 
     def _steps(self) -> None:

@@ -16,7 +16,8 @@ from labcore.data.transforms import dequantize
 from labcore.flows.metablock import Labels
 from labcore.flows.tarflow import TarFlow
 from labcore.rng import StepNoise
-from labcore.types import NULL, Batch, FlowOutput, Site
+from labcore.sites import Site
+from labcore.types import NULL, Batch, FlowOutput
 
 Logs = dict[str, Tensor]
 
@@ -65,6 +66,11 @@ def noised(flow: TarFlow, x: Float[Tensor, "b c h w"], noise: StepNoise) -> Floa
     if flow.config.noise == "uniform":
         return dequantize(x, noise.uniform("dequantisation", shape))
     return x + flow.config.noise_std * noise.normal("noise", shape)
+
+
+def once_noised(flow: TarFlow, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return images with the same noise at every call, so that records of one run can be compared."""
+    return noised(flow, x, StepNoise(0, 0, len(x), x.device))
 
 
 def drop_labels(y: Int[Tensor, " b"] | None, probability: float, noise: StepNoise) -> Int[Tensor, " b"] | None:

@@ -32,7 +32,10 @@ def recompute_layers(model: nn.Module) -> int:
 
 
 def _recomputed(layer: nn.Module, *given: Tensor | None) -> Tensor:
-    """The forward pass of a layer's class, its activations thrown away. A function of ours, since torch.compile does not look
-    into one of torch's, and of the layer, so that one program is right for all layers."""
+    """Run the forward pass of a layer's class, whose activations are dropped.
+
+    It is our function, because torch.compile does not look into one of torch's. It takes the layer as an argument, so that one
+    program fits all layers.
+    """
     forward = type(layer).forward
     return checkpoint(lambda *x: forward(layer, *x), *given, use_reentrant=False, preserve_rng_state=False)

@@ -58,13 +58,13 @@ class Compressor(Pretrained, nn.Module):
 
 
 class ReconstructionConfig(Config):
-    """kl: weight of the divergence from N(0, I), in nats a pixel, beside the mean squared error; our choice."""
+    """kl: weight of the divergence from N(0, I), in nats per pixel, relative to the mean squared error; our choice."""
 
     kl: NonNegativeFloat = 1e-4
 
 
 class Reconstruction(nn.Module):
-    """Mean squared error of pixels in [-1, 1] plus `kl` times the divergence of the latents, in nats a pixel."""
+    """Mean squared error of pixels in [-1, 1] plus `kl` times the divergence of the latents, in nats per pixel."""
 
     def __init__(self, config: ReconstructionConfig):
         super().__init__()

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from labcore.config import TrainConfig, with_present_names
+from labcore.dotted import dotted
 from labcore.train.checkpoint import Checkpoint
 
 MAY_CHANGE = frozenset({*(f"train.{name}" for name in TrainConfig.OPERATIONAL), "data.path", "model.codec"})
-"""Settings that a resumed run may change; data, and the autoencoder of latents, are known by their fingerprint, wherever
-they are."""
+"""Settings that a resumed run may change; data, and the autoencoder of latents, are identified by their fingerprint,
+independent of their paths."""
 ENCODER, ENCODER_PATH = "encoder_file", "align.weights"
-"""The digest of an encoder's file, by which a run knows it wherever it is; runs of earlier versions know its path alone."""
+"""The digest of an encoder's file, which identifies it independent of its path; runs of earlier versions have only the path."""
 OF_DATA = {"model.class_names"}
 """Settings that follow from the data, which have a fingerprint; runs of earlier versions lack them."""
 MEANS = {"data_fingerprint": "the fingerprint of the images, their order, labels and classes"}
@@ -33,14 +34,15 @@ def check_same_run(found: Checkpoint, describe: dict[str, Any]) -> None:
     if changed:
         raise AnotherRun(
             f"{found.path.parent.parent} holds step {found.step} of another run ({'; '.join(changed)}). "
-            "Give the same settings to resume it, or another folder (in a notebook: another run_dir) to start anew"
+            "Give the same settings and unchanged images to resume it, or another folder (in a notebook: another run_dir) "
+            "for a new training"
         )
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the differences between two configurations in words; settings in `MAY_CHANGE` and `OF_DATA` may differ."""
     free = MAY_CHANGE | OF_DATA
-    old, new = _flat(with_present_names(before)), _flat(now)
+    old, new = dotted(with_present_names(before)), dotted(now)
     if ENCODER in old:
         free = free | {ENCODER_PATH}
     else:
@@ -56,13 +58,3 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _with_absolute_encoder(flat: dict[str, Any]) -> dict[str, Any]:
     path = flat.get(ENCODER_PATH)
     return {**flat, ENCODER_PATH: str(Path(path).expanduser().resolve())} if isinstance(path, str) else flat
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

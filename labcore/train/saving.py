@@ -17,7 +17,7 @@ class Saving:
     """The checkpoints of one training.
 
     folder: the run's folder.
-    about: what state.json says of the run: `precision` and its configuration `run`.
+    about: entries of state.json that describe the run: `precision`, and the configuration `run`.
     keep: newest checkpoints that stay on the disk.
     saved: the newest step that a checkpoint holds.
     """

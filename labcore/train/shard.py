@@ -41,8 +41,10 @@ def own(value: Tensor) -> Tensor:
 
 
 def whole_state(state: Any, keep: bool) -> Any:
-    """A state dict, of a module or an optimizer, with whole tensors on the CPU where `keep`, None elsewhere. Every process
-    has to ask."""
+    """Return a state dict, of a module or an optimizer, with whole tensors on the CPU if `keep`, else None.
+
+    Every process must call it.
+    """
     if isinstance(state, dict):
         return {key: whole_state(value, keep) for key, value in state.items()}
     if isinstance(state, Tensor):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from labcore.config import TrainConfig
-from labcore.data.loaders import StepSampler
+from labcore.data.loaders import BalancedStepSampler, StepSampler
 from labcore.data.protocol import Dataset
 from labcore.train import checkpoint, environment, precision
 from labcore.train.hooks import Hooks
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
 
 PATIENCE = timedelta(hours=1)
-"""How long processes wait for one that works alone: previews, evaluation, a slow disk. NCCL's own 10 minutes end a run then."""
+"""How long processes wait while one works alone: previews, evaluation, a slow disk. NCCL's 10 minutes are too short."""
 
 
 class Task(NamedTuple):
-    """What is trained, on which data and how: the parameters of `labcore.train.loop.train`."""
+    """The training task: model, data and settings, which are the parameters of `labcore.train.loop.train`."""
 
     model: nn.Module
     objective: nn.Module
@@ -52,14 +52,14 @@ class Task(NamedTuple):
 
     @property
     def run(self) -> dict[str, Any]:
-        """The configuration by which a checkpoint knows its run."""
+        """The configuration that identifies the run in a checkpoint."""
         return {**self.describe, "train": self.config.model_dump(mode="json")}
 
 
 class Started(NamedTuple):
     """A training that is ready for its first step.
 
-    task: what is trained, on which data and how.
+    task: model, data and settings.
     inputs: the batches of this process.
     accelerator: accelerate's, of this process.
     precision: the number format, "fp32", "bf16" or "fp16".
@@ -130,16 +130,12 @@ def _inputs(task: Task, world: PartialState, step: int) -> Inputs:
     """Return the batches of this process from `step` on."""
     config = task.config
     device = torch.device("cpu") if world.device.type == "cpu" else world.device  # torch.load knows no "cpu:0"
-    sampler = StepSampler(
-        len(task.dataset),
-        config.batch_size,
-        config.seed,
-        step,
-        config.steps,
-        config.accumulation,
-        world.process_index,
-        world.num_processes,
-    )
+    share = (config.accumulation, world.process_index, world.num_processes)
+    settings = (config.batch_size, config.seed, step, config.steps, *share)
+    if config.sampling == "balanced":
+        sampler = BalancedStepSampler(task.dataset.labels, *settings)
+    else:
+        sampler = StepSampler(len(task.dataset), *settings)
     labelled = getattr(task.model.config, "num_classes", 0) > 0
     return Inputs(task.dataset, sampler, task.prepare, device, labelled)
 

@@ -1,4 +1,4 @@
-"""State of a training: what its steps change, and what a checkpoint saves and restores."""
+"""State of a training, which its steps change, and which a checkpoint saves and restores."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Trained(nn.Module):
 
 @dataclass
 class TrainState:
-    """What the steps of a training change, in one process.
+    """The state that the steps of a training change, in one process.
 
     trained: model and objective, not wrapped for several processes.
     ema: the averaged weights.
-    optimizer: of the parameters of `trained`; the strategy of the processes replaces it by one that is theirs.
-    means: what the steps since the last record report.
+    optimizer: optimizer of the parameters of `trained`; the strategy of the processes replaces it by its own.
+    means: means of the reports of all steps since the last record.
     scaler: the gradient scaler of fp16; None in other number formats.
     step: optimizer steps that are done.
     """
@@ -74,7 +74,7 @@ class TrainState:
 
 
 class Snapshot(NamedTuple):
-    """A training's state as a checkpoint holds it: whole tensors, whatever the processes share out.
+    """A training's state as a checkpoint holds it: whole tensors, also if processes hold only shards.
 
     models: sub-folder name -> a model with save_pretrained.
     weights: the state dict of "model".

@@ -88,7 +88,7 @@ class Sharded:
     def __init__(self, accelerator: Accelerator, state: TrainState, config: TrainConfig):
         self.accelerator, self.state = accelerator, state
         self.looked_at = copy.deepcopy(state.ema.model) if accelerator.is_main_process else None
-        self.trained = accelerator.prepare_model(state.trained, evaluation_mode=True)  # autocast alone, without DDP
+        self.trained = accelerator.prepare_model(state.trained, evaluation_mode=True)  # only autocast, no DDP
         whole = state.optimizer.state_dict()
         shard.shard_(self.trained, state.model, state.ema.model, accelerator.device.type)
         own = make_optimizer(self.trained.parameters(), config)

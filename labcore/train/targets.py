@@ -71,7 +71,7 @@ class Cached:
         found = [_sent(tokens, device) for tokens in batch.extra or self.read(batch.index.cpu())]
         if len(found) == 1:
             return found[0]
-        # both are read always: whether any is mirrored is known on the device, and asking would wait for it
+        # always read both: only the device knows whether any image is mirrored, and asking would wait for it
         return torch.where(batch.mirrored.to(device)[:, None, None], found[1], found[0])
 
 

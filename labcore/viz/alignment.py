@@ -1,4 +1,4 @@
-"""Figures of alignment: how far gradients reach, what the stop-gradient leaves out, whether both losses agree, and curves."""
+"""Figures of alignment: reach of gradients, effect of the stop-gradient, conflict of the two losses, and curves of training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 def reach(
     norms: Mapping[str, Sequence[float]], sites: Mapping[str, Sequence[tuple[int, int]]], title: str = ""
 ) -> Figure:
-    """Gradient norm by direction (rows) and block (columns); a frame marks the sites' blocks.
+    """Draw the gradient norm for each direction (rows) and block (columns); a frame marks the sites' blocks.
 
-    norms: direction -> `labcore.align.reach.gradient_reach`. Shades are of one scale, the square root of the norm; blocks
-    without any gradient are left white.
+    norms: direction -> result of `labcore.align.reach.gradient_reach`. sites: direction -> its sites. Shades show the square
+    root of the norm on one scale; blocks without a gradient are white.
     """
     import numpy as np
 
@@ -42,7 +42,7 @@ def reach(
                 axes.add_patch(_rectangle((b - 0.46, r - 0.42), 0.92, 0.84, ring))
     axes.set_xticks(range(values.shape[1]), [str(b + 1) for b in range(values.shape[1])])
     axes.set_yticks(range(len(norms)), list(norms))
-    axes.set_xlabel("block (1 touches the image, the last one z); framed: the site's")
+    axes.set_xlabel("block (1 is next to the image, the last one next to z); frame: block of a site")
     axes.set_title(title or "norm of the gradient in each block's parameters")
     axes.grid(False)
     return figure
@@ -50,13 +50,16 @@ def reach(
 
 @_styled
 def sweeps(degrees: Mapping[str, Mapping[int, float]], seconds: Mapping[int, float] | None = None) -> Figure:
-    """Angle to the full gradient of generation against adjoint sweeps, a line for each name; what sweeps cost beside it."""
+    """Draw the angle to the full gradient of generation against the number of adjoint sweeps, one line for each name.
+
+    degrees: name -> {sweeps: angle in degrees}. seconds: {sweeps: time}, drawn in a second panel; default None.
+    """
     figure = _figure((style.WIDTH, 3.8))
     left, *rest = figure.subplots(1, 2 if seconds else 1, squeeze=False)[0]
     for (name, found), line, marker in zip(degrees.items(), cycle(LINES), cycle(MARKERS)):
         left.plot(list(found), list(found.values()), linestyle=line, marker=marker, label=name)
     left.set_xlabel("adjoint sweeps (0: the paper's stop-gradient)")
-    left.set_ylabel("degrees from the full gradient")
+    left.set_ylabel("angle to the full gradient, degrees")
     left.set_ylim(0, None)
     left.legend()
     for axes in rest:
@@ -64,16 +67,17 @@ def sweeps(degrees: Mapping[str, Mapping[int, float]], seconds: Mapping[int, flo
         first = next(iter(seconds.values()))
         axes.plot(list(seconds), [value / first for value in seconds.values()], "o-", color=style.COLOURS["black"])
         axes.set_xlabel("adjoint sweeps")
-        axes.set_ylabel("time, 0 sweeps = 1")
+        axes.set_ylabel("time relative to 0 sweeps")
         axes.set_ylim(0, None)
     return figure
 
 
 @_styled
 def conflicts(points: Mapping[str, Sequence[tuple[int, Sequence[Any]]]], title: str = "") -> Figure:
-    """Gradients of likelihood and alignment against steps: cosine above, ratio of norms below; a column an arm, a line a block.
+    """Draw the cosine and the ratio of norms of the gradients of likelihood and alignment against optimizer steps.
 
-    points: arm -> [(step, `labcore.train.conflict.conflict`)]. Blocks that the alignment does not reach have no line.
+    One column for each arm, one line for each block that the alignment's gradient reaches. points: arm -> [(step, result of
+    `labcore.train.conflict.conflict`)].
     """
     figure = _figure((style.WIDTH, 5.6))
     panels = figure.subplots(2, len(points), sharey="row", sharex=True, squeeze=False)
@@ -88,8 +92,8 @@ def conflicts(points: Mapping[str, Sequence[tuple[int, Sequence[Any]]]], title: 
         above.set_title(arm)
         above.legend(fontsize=10)
         below.set_xlabel("optimizer steps")
-    panels[0, 0].set_ylabel("cosine")
-    panels[1, 0].set_ylabel("norm: alignment / likelihood")
+    panels[0, 0].set_ylabel("cosine of the gradients")
+    panels[1, 0].set_ylabel("norm, alignment / likelihood")
     panels[1, 0].set_ylim(0, None)
     if title:
         figure.suptitle(title)
@@ -100,9 +104,10 @@ def conflicts(points: Mapping[str, Sequence[tuple[int, Sequence[Any]]]], title: 
 def curves(
     points: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], baseline: str | None = None
 ) -> Figure:
-    """Numbers against steps, a panel a number, a line an arm; the baseline's last value is a thin line.
+    """Draw measures against optimizer steps: one panel for each measure, one line for each arm.
 
-    points: arm -> `labcore.experiments.along.along`. names: key of a point -> its label.
+    points: arm -> result of `labcore.experiments.along.along`. names: key of a point -> label of its panel. baseline: the arm
+    whose last value is drawn as a thin line; default None.
     """
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
@@ -112,8 +117,8 @@ def curves(
         for (arm, along), line, marker in zip(points.items(), cycle(LINES), cycle(MARKERS)):
             axes.plot([p["step"] for p in along], [p[key] for p in along], linestyle=line, marker=marker, label=arm)
         if baseline in points:
-            axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8, label=f"{baseline}, last")
-        axes.set_title(fill(label, 26))  # long ones would run into the next panel's
+            axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8, label=f"{baseline}, last value")
+        axes.set_title(fill(label, 26))  # long titles would overlap
         axes.set_xlabel("optimizer steps")
     for axes in panels[len(names) :]:
         axes.set_axis_off()

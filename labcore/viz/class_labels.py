@@ -1,4 +1,4 @@
-"""Names of classes for the images of a grid: above columns or beside rows of one class, else under each image."""
+"""Names of classes for the images of a grid: one for each column or row if it has one class, otherwise one for each image."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 from torch import Tensor
 
 LONGEST = 24
-"""Characters of a name that are shown beside a row or above a column; our choice."""
+"""Largest number of characters of a shown name of a row or column; our choice."""
 ELLIPSIS = "…"
 
 
 def by_class(labels: Tensor | None, columns: int, classes: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
     """Return the arguments of `image_grid` and `grid_png` that name the classes of a grid's images.
 
-    labels: (b,) class numbers of the images, row by row; None, or the probabilities of classes, which have no one name, give no
-    arguments. classes: the names of classes 0, 1, ...; without a name class 3 is "class 3". The result has one of
-    `column_names` (each column is one class), `row_names` (each row is one class) and `image_names` (anything else).
+    The result has one of `column_names` (each column has one class), `row_names` (each row has one class) and `image_names`
+    (otherwise). It is empty for labels None and for class probabilities.
+
+    Args:
+        labels: class numbers (b,) of the images, row by row.
+        columns: number of images in a row.
+        classes: names of the classes 0, 1, ...; without a name, class 3 is "class 3".
     """
     if labels is None or labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         return {}
@@ -33,9 +37,9 @@ def by_class(labels: Tensor | None, columns: int, classes: Sequence[str] | None 
 
 
 def class_names(labels: Tensor | Sequence[int] | None, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return a name for each label, of at most 24 printable characters; no names where there are no labels.
+    """Return a name for each label, of at most 24 printable characters; no names if there are no labels.
 
-    Raises nothing for a label without a name: class 3 is "class 3", and a negative label is "no class".
+    A label without a name is no error: class 3 is "class 3", and a negative label is "no class".
     """
     if labels is None or (isinstance(labels, Tensor) and (labels.ndim != 1 or labels.is_floating_point())):
         return ()
@@ -58,7 +62,7 @@ def shown(name: str) -> str:
 def shortened(name: str, room: int | float, size: int) -> str:
     """Return the name, or its beginning and an ellipsis, so that it is at most `room` long; `size`: height of letters.
 
-    Both are in one unit: pixels or points. Where not even one letter has room, the result is empty.
+    Both are in one unit: pixels or points. If not even one letter fits, the result is empty.
     """
     if length(name, size) <= room:
         return name
@@ -75,8 +79,13 @@ def length(name: str, size: int) -> float:
 
 @cache
 def letters(size: int) -> Any:
-    """Return matplotlib's own font for Pillow, `size` pixels high, so that both kinds of pictures look alike."""
-    from matplotlib import get_data_path
+    """Return matplotlib's own font for Pillow, `size` pixels high, so that both kinds of pictures look alike.
+
+    The file is found without an import of matplotlib, which takes longer than a picture.
+    """
+    from importlib.util import find_spec
+
     from PIL import ImageFont
 
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    (folder,) = find_spec("matplotlib").submodule_search_locations
+    return ImageFont.truetype(f"{folder}/mpl-data/fonts/ttf/DejaVuSans.ttf", size)

@@ -1,4 +1,4 @@
-"""The first figure of a campaign: paired differences from a baseline with 95% intervals, a line a row, a panel a measure."""
+"""Main figure of a campaign: differences from a baseline, paired by seed, with 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, UNDECIDED = style.COLOURS["blue"], style.COLOURS["red"], "#777777"
 COLUMNS = 4
-"""Panels beside each other: more leave no room for names of rows that the last row of a seminar can read."""
+"""Most panels in a row; with more, the names of rows would be too small to read in a seminar room."""
 
 
 @_styled
 def differences(found: Mapping[Any, Mapping[str, Any]], rows: Sequence[str], than: str) -> Figure:
-    """A panel for each measure, a line for each row of a table; 0 is the row's baseline.
+    """Draw differences from a baseline: one panel for each measure, one line for each row of a table.
 
-    found: {measure: {row: difference}}, of `labcore.experiments.evidence.differences`: measures have title and better
-    ("lower", "higher" or None), differences mean, half (None for one seed) and taught. rows: in order, also those without
-    numbers. than: the baseline in words. Blue: the whole interval is on the better side; red: on the worse one; grey: it
-    contains 0, or the measure has no better side. Open circles: the judge's network taught.
+    Blue: the whole interval is on the better side of 0. Red: it is on the worse side. Grey: it contains 0, or the measure has
+    no better side. Open circle: the network that computes the measure also took part in training the row.
+
+    Args:
+        found: {measure: {row: difference}} of `labcore.experiments.evidence.differences`. A measure has `title` and `better`
+            ("lower", "higher" or None); a difference has `mean`, `half` (None for one seed) and `taught`.
+        rows: names of all rows in order, also of those without numbers.
+        than: name of the baseline.
+
+    Without any difference, the figure says so.
     """
+    if not found:
+        return _nothing(f"no row has a record with the same random seed as {than}: nothing to compare yet")
     columns = min(COLUMNS, len(found))
     lines = -(-len(found) // columns)
     figure = _figure((style.WIDTH, lines * (1.35 + 0.44 * len(rows)) + 0.6))
@@ -38,8 +46,14 @@ def differences(found: Mapping[Any, Mapping[str, Any]], rows: Sequence[str], tha
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     for first in panels[::columns]:
         first.set_yticks(range(len(rows)), [fill(row, 24) for row in rows], fontsize=12)
-    figure.suptitle(f"difference from {than}, paired by seed, with 95% intervals", fontsize=14)
+    figure.suptitle(f"difference from {than}, paired by seed, with 95% confidence intervals", fontsize=14)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=12, columnspacing=1.2)
+    return figure
+
+
+def _nothing(words: str) -> Figure:
+    figure = _figure((style.WIDTH, 1.2))
+    figure.text(0.5, 0.5, words, ha="center", va="center", fontsize=13)
     return figure
 
 
@@ -54,8 +68,9 @@ def _panel(axes: Axes, measure: Any, by_row: Mapping[str, Any], rows: Sequence[s
         axes.errorbar(one.mean, place, xerr=one.half, capsize=0, **how)
     arrow = {"lower": "\n$\\leftarrow$ better", "higher": "\nbetter $\\rightarrow$", None: "\n"}[measure.better]
     axes.set_title(measure.title, fontsize=13)
-    axes.set_xlabel(arrow.strip() or "no better side", fontsize=12)
-    axes.locator_params(axis="x", nbins=3)
+    axes.set_xlabel(arrow.strip() or "neither side is better", fontsize=12)
+    axes.locator_params(axis="x", nbins=2)
+    axes.xaxis.set_major_formatter("{x:g}")  # longer numbers would run into each other
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
 
@@ -74,5 +89,5 @@ def _legend() -> list[Any]:
         Line2D([], [], color=BETTER, label="better", **dot),
         Line2D([], [], color=WORSE, label="worse", **dot),
         Line2D([], [], color=UNDECIDED, label="undetermined", **dot),
-        Line2D([], [], color="black", markerfacecolor="white", label="its judge taught", **dot),
+        Line2D([], [], color="black", markerfacecolor="white", label="its judge took part in training", **dot),
     ]

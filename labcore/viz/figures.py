@@ -1,7 +1,7 @@
-"""Figures of a flow at work. Each function takes tensors or records and returns a matplotlib Figure, and shows nothing.
+"""Figures of images, states and inverses of a flow. Each function takes tensors or records, and returns a matplotlib Figure.
 
-Images are in [-1, 1] (black -1, white +1) and clipped for display; every other scale is written into the figure. The
-figures belong to no pyplot state, so a notebook shows one by naming it, and only once.
+Images are in [-1, 1] (black -1, white +1) and clipped for display; all other scales are written in the figure. Figures are not
+registered with pyplot. A notebook shows a figure that is the last value of its cell.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GAP = 2  # white pixels between two images
-NAMES = 1.2  # inches for names beside rows
-LETTER = 0.1  # inches of a letter of a name, roughly
-TALLEST = 7.0  # inches of images below one another, so that a figure fits a screen
-LINE = (
-    0.2  # inches of a line of letters: rows with names are at least as high, and the figure taller where they are many
-)
-SMALL = 9  # points, height of letters of names under images
+NAMES = 1.2  # least width of names next to rows, in inches
+LETTER = 0.1  # approximate width of a letter, in inches
+TALLEST = 7.0  # largest total height of the rows of images in inches, so that a figure fits a screen
+LINE = 0.2  # height of a line of text in inches; rows with names are at least as high
+SMALL = 9  # size of names under images, in points
 STATE_RANGE = 3.0  # states are shown on [-3, 3]: 99.7% of standard normal values
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """The function, drawing in the lab's style."""
+    """Return the function with the lab's style applied while it draws."""
 
     @wraps(draw)
     def styled(*args: Any, **kwargs: Any) -> Figure:
@@ -59,10 +57,10 @@ def image_grid(
     column_axis: str = "",
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """Images (b, c, h, w) in [-1, 1], filled row by row, with names for rows, columns and images, or without.
+    """Draw images (b, c, h, w) in [-1, 1] as a grid, row by row, with optional names of rows, columns and images.
 
-    Names are plain text; one under an image ends in an ellipsis where it is too long. `labcore.viz.class_labels.by_class`
-    makes names of classes.
+    Names are plain text; a long name under an image is shortened with an ellipsis. `labcore.viz.class_labels.by_class` makes
+    names of classes. Raises ValueError for another number of names.
     """
     rows = -(-len(x) // columns)
     beside = max(NAMES, LETTER * max(map(len, row_names))) if row_names else 0.0
@@ -70,7 +68,7 @@ def image_grid(
     side = min(1.0, (style.WIDTH - beside) / columns, _height(rows, row_names))
     above = 0.3 * (bool(title) + bool(column_names) + bool(column_axis))
     longest = LETTER * max(map(len, column_names), default=0)
-    slanted = longest > side  # names that would run into each other
+    slanted = longest > side  # horizontal names would overlap
     if slanted:
         side = min(side, (style.WIDTH - beside - 0.7 * longest) / columns)
         beside, above = beside + 0.7 * longest, above + 0.5 * longest
@@ -78,7 +76,7 @@ def image_grid(
     axes = figure.subplots()
     _sheet(axes, x, columns, row_names, column_names, image_names, side)
     if slanted:
-        size = min(axes.get_xticklabels()[0].get_fontsize(), 72 * 0.5 * side)  # lines that are slanted stand closer
+        size = min(axes.get_xticklabels()[0].get_fontsize(), 72 * 0.5 * side)  # slanted lines are closer together
         for name in axes.get_xticklabels():
             name.set(rotation=35, ha="left", rotation_mode="anchor", fontsize=size)
     axes.set(title=title, xlabel=column_axis, ylabel=row_axis)
@@ -89,7 +87,7 @@ def image_grid(
 def beside(
     panels: Mapping[str, Float[Tensor, "b c h w"]], columns: int, row_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """Sets of images of equal size side by side, each (b, c, h, w) under its name: before and after, one model and another."""
+    """Draw sets of images {name: (b, c, h, w)} of equal size next to one another, for example from two models."""
     rows = -(-max(len(x) for x in panels.values()) // columns)
     names = max(NAMES, LETTER * max(map(len, row_names), default=0))
     side = min(1.0, (style.WIDTH - names) / (columns * len(panels)), _height(rows, row_names))
@@ -106,7 +104,10 @@ def beside(
 
 @_styled
 def guidance_grid(x: Float[Tensor, "k g c h w"], class_names: Sequence[str], guidance: Sequence[float]) -> Figure:
-    """Samples of k classes (rows) at g values of guidance (columns), each column from the same noise."""
+    """Draw samples of k classes (rows) at g values of guidance (columns), all columns from the same noise.
+
+    Raises ValueError if x does not fit the classes and values.
+    """
     k, g = x.shape[:2]
     if (k, g) != (len(class_names), len(guidance)):
         raise ValueError(
@@ -124,11 +125,16 @@ def trajectory(
     rows: int = 4,
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """From image to noise: the first `rows` images, then the state after each block, x^1 ... x^T.
+    """Draw the path from image to noise: the first `rows` images, and the state after each block, x^1 ... x^T.
 
-    x: what the flow was given, shown on [-1, 1]. states: the latents as images, shown on [-3, 3], the same for all. Under
-    each column stands the RMS over the whole batch, the root of the mean square; 1 for standard normal noise. image_names:
-    of the images of x, as their classes, beside the rows.
+    The RMS (root mean square) of each state over the whole batch is written below its column; it is 1 for standard normal
+    noise.
+
+    Args:
+        x: images that the flow was given, shown on [-1, 1].
+        states: state after each block, as images, all shown on [-3, 3].
+        rows: number of images; default 4.
+        image_names: names next to the rows, for example classes; default none.
     """
     columns = [x, *states]
     names = ["$x$", *(f"$x^{{{i}}}$" for i in range(1, len(states))), "$z$"]
@@ -147,7 +153,7 @@ def trajectory(
     _bare(below)
     figure.supxlabel(
         f"numbers: RMS of the state over {len(x)} images (1 for standard normal noise)\n"
-        f"grey: $x$ from black -1 to white +1; all others from black -{STATE_RANGE:g} to white +{STATE_RANGE:g}",
+        f"grey scale: $x$ from black -1 to white +1; the other states from black -{STATE_RANGE:g} to white +{STATE_RANGE:g}",
         fontsize=12,
     )
     return figure
@@ -160,10 +166,15 @@ def inversion(
     columns: int = 8,
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """What went in, what came back, and |difference| on a log colour scale, with its maximum over the whole batch.
+    """Draw images, their reconstructions and |difference| on a log colour scale, with its maximum over the whole batch.
 
-    x, back: (b, c, h, w); the first `columns` are shown. A difference of exactly 0 is drawn as the smallest other one.
-    image_names: of the images of x, as their classes, above the columns.
+    Args:
+        x: images (b, c, h, w) that the flow was given.
+        back: images (b, c, h, w) that the inverse returned.
+        columns: number of images that are shown; default 8.
+        image_names: names above the columns, for example classes; default none.
+
+    A difference of 0 is drawn as the smallest nonzero difference.
     """
     from matplotlib.colors import LogNorm
 
@@ -192,10 +203,10 @@ def inversion(
 
 @_styled
 def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Figure:
-    """How clearly a flow classifies: log p(x | true class) minus that of the best wrong class, in nats, over b images.
+    """Draw a histogram of log p(x | true class) - log p(x | best wrong class), in nats, over b images.
 
-    scores: log p(x | k) for each class, of `labcore.evaluate.bayes_scores`. Above 0 is classified right. The axis is cut
-    at the 1st and 99th percentile, with what lies outside in the outermost bars.
+    scores: log p(x | k) for each class, of `labcore.evaluate.bayes_scores`. A margin above 0 is a correct classification. The
+    axis ends at the 1st and 99th percentile; images outside are counted in the outermost bars.
     """
     own = scores.gather(1, labels[:, None])
     rivals = scores.scatter(1, labels[:, None], -float("inf")).amax(1, keepdim=True)
@@ -212,7 +223,8 @@ def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Figure:
         axes.hist(cut[part].numpy(), edges.numpy(), color=style.COLOURS[colour], edgecolor="white", label=label)
     axes.axvline(0, color=style.COLOURS["black"], linewidth=1.5)
     axes.set(
-        xlabel="log p(x | true class) - log p(x | best wrong class), nats; outermost bars: and beyond", ylabel="images"
+        xlabel="log p(x | true class) - log p(x | best wrong class), nats; outermost bars include all beyond",
+        ylabel="images",
     )
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(False, axis="x")
@@ -221,13 +233,13 @@ def margins(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Figure:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of `size` inches that belongs to no pyplot state, and that a notebook shows when it is named."""
+    """Make an empty figure of `size` inches that is not registered with pyplot, and that notebooks can show."""
     return _shown()(figsize=size, layout="constrained")
 
 
 @cache
 def _shown() -> type[Figure]:
-    """The class of figures here: matplotlib's, which by itself shows in a notebook only after pyplot has set that up."""
+    """Return matplotlib's Figure class with display methods for notebooks, which otherwise only pyplot sets up."""
     from matplotlib.figure import Figure
 
     class Shown(Figure):
@@ -243,12 +255,12 @@ def _shown() -> type[Figure]:
 
 
 def _height(rows: int, row_names: Sequence[str]) -> float:
-    """Inches of an image in a grid of so many rows: what fits a screen, and at least a line where rows have names."""
+    """Return the height of an image in inches, so that `rows` rows fit a screen, and named rows have room for a line."""
     return max(TALLEST / rows, LINE if row_names else 0.0)
 
 
 def _fitted(names: Sequence[str], side: float) -> tuple[str, ...]:
-    """Names in small letters that fit images `side` inches wide."""
+    """Shorten names in small letters to the width of images, `side` inches."""
     return tuple(shortened(shown(name), 72 * side - 2, SMALL) for name in names)
 
 
@@ -261,9 +273,9 @@ def _sheet(
     image_names: Sequence[str] = (),
     side: float = 1.0,
 ) -> None:
-    """Images in [-1, 1] tiled into `axes`, with names at the middle of each row, above each column, and under each image.
+    """Draw images in [-1, 1] as a grid into `axes`, with names next to rows, above columns and under images.
 
-    side: inches of an image, by which names under images are shortened.
+    side: width of an image in inches; longer names under images are shortened.
     """
     if len(image_names) not in (0, len(x)):
         raise ValueError(f"{len(image_names)} image names for {len(x)} images; give one name for each, or none")
@@ -282,7 +294,7 @@ def _sheet(
 def _label(
     axes: Axes, columns: int, rows: int, size: Sequence[int], row_names: Sequence[str], column_names: Sequence[str]
 ) -> None:
-    """Names beside rows and above columns of a tiled picture; no frame, no ticks, no grid."""
+    """Write names next to rows and above columns of a grid; remove frame, ticks and grid lines."""
     h, w = size
     if len(row_names) not in (0, rows) or len(column_names) not in (0, columns):
         raise ValueError(
@@ -297,7 +309,7 @@ def _label(
 
 
 def _middles(count: int, side: int) -> list[float]:
-    """Middles of so many images of `side` pixels that `tile` put next to each other."""
+    """Return the middles of `count` images of `side` pixels in a picture of `tile`."""
     return [i * (side + GAP) + (side - 1) / 2 for i in range(count)]
 
 

@@ -1,6 +1,6 @@
-"""Single frames of what a slider moves through: a state of a flow, a token, a layer. Functions to Figures of one size.
+"""Frames for sliders: figures of one state, token or layer.
 
-The same frame size and the same axes for every value, so that only what changes moves.
+All frames of a slider have the same size and the same axes, so only the data moves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXACT = 1e-3
-"""A token is drawn as solved where its error is below this; our choice."""
+"""A token counts as solved if its error is at most this; our choice."""
 
 
 @_styled
@@ -33,10 +33,14 @@ def state(
     columns: int = 6,
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """One of the states between image and noise: images, histogram of its values beside the standard normal, RMS of all.
+    """Draw one state between image and noise: its images, a histogram of its values, and the RMS of all states.
 
-    states: by name in order. Images are grey from -3 to 3, the first state, an image, from -1 to 1. image_names: of the images
-    of each state, as their classes.
+    Args:
+        states: {name: state as images}, from the image to z. The first is shown on [-1, 1], the others on [-3, 3].
+        number: index of the state, from 0.
+        rows: rows of images; default 4.
+        columns: columns of images; default 6.
+        image_names: names under the images, for example classes; default none.
     """
     names = list(states)
     x = states[names[number]]
@@ -46,7 +50,7 @@ def state(
     pictures, histogram, sizes = figure.subplots(1, 3, width_ratios=[columns / rows * 1.2, 1.2, 1.2])
     grey, named = x[: rows * columns].clamp(-limit, limit) / limit, image_names[: rows * columns]
     _sheet(pictures, grey, columns, (), (), named, 3.8 / columns)
-    pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
+    pictures.set_xlabel(f"{names[number]}: grey scale from black {-limit:g} to white {limit:g}")
     densities = {name: _density(one) for name, one in states.items()}
     top = max(float(density.max()) for density in densities.values())  # the same axis for all of them
     _histogram(histogram, densities[names[number]], 1.1 * top)
@@ -68,9 +72,15 @@ def beside_exact(
     columns: int = 8,
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """A state of the exact inverse above the learned one's, and how far they are apart, relative to the exact one's RMS.
+    """Draw a state of the exact inverse above the student's state, and the error of all states relative to the exact RMS.
 
-    names: of the states. image_names: of the images of each state, as their classes, above the columns.
+    Args:
+        exact: states of the exact inverse, as images, in sampling order.
+        learned: states of the student, as images.
+        names: names of the states.
+        number: index of the state, from 0.
+        columns: number of images; default 8.
+        image_names: names above the columns, for example classes; default none.
     """
     columns = min(columns, len(exact[number]))
     figure = _figure((style.WIDTH, 3.6))
@@ -78,9 +88,9 @@ def beside_exact(
     both = [exact[number][:columns], learned[number][:columns]]
     limit = 1.0 if number == len(names) - 1 else STATE_RANGE
     rows = torch.cat([one.clamp(-limit, limit) / limit for one in both])
-    _sheet(pictures, rows, columns, ("exact", "learned"), _fitted(image_names[:columns], 5.8 / columns))
+    _sheet(pictures, rows, columns, ("exact", "student"), _fitted(image_names[:columns], 5.8 / columns))
     pictures.tick_params(axis="x", labelsize=SMALL)
-    pictures.set_xlabel(f"{names[number]}: grey from black {-limit:g} to white {limit:g}")
+    pictures.set_xlabel(f"{names[number]}: grey scale from black {-limit:g} to white {limit:g}")
     off = [
         float(((a - b).double().square().mean() / a.double().square().mean()).sqrt())
         for a, b in zip(exact, learned, strict=True)
@@ -88,7 +98,7 @@ def beside_exact(
     axes.plot(range(len(off)), off, color=style.COLOURS["blue"], marker="o", markersize=5)
     axes.plot(number, off[number], color=style.COLOURS["red"], marker="o", markersize=11)
     axes.set_xticks(range(len(names)), names, fontsize=10)
-    axes.set(title=f"{names[number]}: off by {off[number]:.0%} of the RMS", ylim=(0, 1.15 * max(*off, 1e-6)))
+    axes.set(title=f"{names[number]}: error {off[number]:.0%} of the RMS", ylim=(0, 1.15 * max(*off, 1e-6)))
     return figure
 
 
@@ -102,11 +112,16 @@ def solving(
     block: int,
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """A block's inverse: after so many steps token by token, and after so many sweeps over all tokens.
+    """Draw a block's inverse after some steps token by token, and after some Jacobi sweeps over all tokens.
 
-    serial, parallel: its state as images, which lie in -3 to 3. known: the pixels that each has solved; the others are
-    tinted. errors: of each token of the parallel one, largest over images and values, in the block's own order. image_names:
-    of the images, as their classes.
+    Args:
+        serial: state of the sequential inverse as images, shown on [-3, 3].
+        parallel: state of the Jacobi sweeps as images, shown on [-3, 3].
+        known: the pixels that each method has solved; others are tinted.
+        errors: error of each token of the sweeps, the largest over images and values, in the block's own order.
+        steps: number of steps and of sweeps.
+        block: number of the block, from 1.
+        image_names: names under the images, for example classes; default none.
     """
     figure = _figure((style.WIDTH, 3.9))
     left, right, axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
@@ -114,7 +129,7 @@ def solving(
     for panel, x, solved, name in zip((left, right), (serial, parallel), known, ways, strict=True):
         columns = math.ceil(math.sqrt(len(x)))
         grey = x.clamp(-STATE_RANGE, STATE_RANGE) / STATE_RANGE
-        tint = torch.tensor([0.75, 0.85, 1.0])[:, None, None]  # of what is not solved yet
+        tint = torch.tensor([0.75, 0.85, 1.0])[:, None, None]  # for pixels that are not solved yet
         shaded = torch.where(solved, grey, (grey.expand(-1, 3, -1, -1) + 1) * tint - 1)
         _sheet(panel, shaded, columns, (), (), image_names, 2.2 / columns)
         panel.set_title(name)
@@ -136,7 +151,10 @@ def similarity(
     title: str = "",
     image_names: Sequence[str] = (),
 ) -> Figure:
-    """Images with a token marked, and below, for each source of features, its cosine with all others of that image."""
+    """Draw images with a marked token, and for each source of features the cosine of this token with all others of its image.
+
+    maps: source -> cosines (b, g, g). token: (row, column) from 0.
+    """
     side, grid = x.shape[-1], next(iter(maps.values())).shape[-1]
     each = min(0.8 * style.WIDTH / len(x), TALLEST / (1 + len(maps)))
     figure = _figure((style.WIDTH, each * (1 + len(maps)) + 0.5))
@@ -158,7 +176,7 @@ def similarity(
 
 
 EDGES = torch.linspace(-4, 4, 65)
-"""Of a histogram's bins."""
+"""Edges of the bins of histograms."""
 
 
 def _density(x: Tensor) -> Float[Tensor, " bins"]:
@@ -167,24 +185,24 @@ def _density(x: Tensor) -> Float[Tensor, " bins"]:
 
 
 def _histogram(axes: Axes, density: Float[Tensor, " bins"], top: float) -> None:
-    """Density of values beside the standard normal one."""
+    """Draw the density of values, with the standard normal density for comparison."""
     axes.stairs(density.tolist(), EDGES.tolist(), fill=True, color="#9DC3E6")
     middle = torch.linspace(-4, 4, 200)
     normal = torch.exp(-middle.square() / 2) / math.sqrt(2 * math.pi)
     axes.plot(middle.tolist(), normal.tolist(), color="black", linewidth=1.2, linestyle="--", label="standard normal")
-    axes.set(xlabel="value", title="density of its values", ylim=(0, top), xlim=(-4, 4))
+    axes.set(xlabel="value", title="density of values", ylim=(0, top), xlim=(-4, 4))
     axes.legend(loc="upper right", fontsize=10)
 
 
 def _strip(maps: Float[Tensor, "b g g"], side: int) -> Any:
-    """Maps side by side, each `side` pixels wide, with nothing between them."""
+    """Put maps next to one another, each `side` pixels wide, with empty pixels between them."""
     pixels = F.interpolate(maps[:, None].float(), (side, side))[:, 0]
     padded = F.pad(pixels, (0, GAP), value=math.nan)
     return padded.permute(1, 0, 2).flatten(1)[:, :-GAP].numpy()
 
 
 def _mark(axes: Axes, token: tuple[int, int], side: float, left: float) -> None:
-    """A square around the token (row, column) of an image that begins at `left` and whose tokens are `side` wide."""
+    """Draw a square around the token (row, column) of an image that begins at `left`; tokens are `side` pixels wide."""
     from matplotlib.patches import Rectangle
 
     row, column = token

@@ -1,4 +1,4 @@
-"""Figures of inverting a flow: how large its states are, what of a squared error each has, and ways back compared."""
+"""Figures of inverses: sizes of states, their shares of a squared error, and comparisons of ways to invert a flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @_styled
 def norms(found: Mapping[str, Sequence[float]], title: str = "") -> Figure:
-    """Root mean square of each state, x^0 the image to x^T = z, a line a flow, on a log scale; dashed: standard normal."""
+    """Draw the root mean square of each state from the image x^0 to x^T = z on a log scale, one line for each flow.
+
+    The dashed line is the value 1 of standard normal noise.
+    """
     figure = _figure((style.WIDTH, 4.0))
     axes = figure.subplots()
     for (name, values), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
@@ -36,7 +39,7 @@ def norms(found: Mapping[str, Sequence[float]], title: str = "") -> Figure:
 
 @_styled
 def norms_along(found: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
-    """Root mean square of each state against steps, a panel a flow, a line a state.
+    """Draw the root mean square of each state against optimizer steps, one panel for each flow, one line for each state.
 
     found: flow -> {step: values of x^0 ... x^T}.
     """
@@ -58,7 +61,7 @@ def norms_along(found: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
 
 @_styled
 def shares(found: Mapping[str, Sequence[float]], states: Sequence[str], title: str = "") -> Figure:
-    """Shares of a sum, one bar a name, one segment a state, in the order of generation."""
+    """Draw the shares of a sum over states: one bar for each name, one segment for each state, in sampling order."""
     figure = _figure((style.WIDTH, 1.5 + 0.6 * len(found)))
     axes = figure.subplots()
     for row, values in enumerate(found.values()):
@@ -76,7 +79,7 @@ def shares(found: Mapping[str, Sequence[float]], states: Sequence[str], title: s
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("share of the sum over states; from left to right as they are generated, from z to the image")
+    axes.set_xlabel("share of the sum over states, in sampling order from z (left) to the image (right)")
     axes.set_title(title)
     axes.grid(False)
     return figure
@@ -90,10 +93,14 @@ def ways(
     real: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Numbers of several ways, a panel a number, a point a way; what a way has no number for is left out.
+    """Draw the measures of several ways: one panel for each measure, one point for each way that has it.
 
-    found: way -> its numbers; ways whose names begin alike have one colour. names: key -> label. log: keys that are drawn on
-    a log scale. real: key -> the number that held-out images have, a dashed line.
+    Args:
+        found: way -> {key: value}. Ways have the same colour if their names are equal up to the first comma.
+        names: key -> label of its panel.
+        log: keys that are drawn on a log scale.
+        real: key -> value of held-out real images, drawn as a dashed line.
+        title: title of the figure.
     """
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -122,14 +129,17 @@ def ways(
 
 @_styled
 def changed_rows(found: Mapping[str, Sequence[float]], known: int) -> Figure:
-    """Mean change of each row of pixels by inpainting, a line a way; the first `known` rows, above the dashes, were known."""
+    """Draw the mean change of each row of pixels by inpainting, one line for each way.
+
+    The first `known` rows were given; they are above the dashed line.
+    """
     figure = _figure((style.WIDTH, 4.0 + 0.12 * len(found)))
     axes = figure.subplots()
     for (name, values), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
         axes.plot(list(values), range(1, len(values) + 1), linestyle=line, marker=marker, label=name)
     axes.axhline(known + 0.5, color="black", linewidth=0.8, linestyle="--")
     axes.invert_yaxis()
-    axes.set_xlabel("mean |inpainted - source|")
+    axes.set_xlabel("mean |inpainted image - source image|")
     axes.set_ylabel("row of pixels, from the top")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
     return figure
@@ -137,13 +147,16 @@ def changed_rows(found: Mapping[str, Sequence[float]], known: int) -> Figure:
 
 @_styled
 def by_guidance(found: Mapping[str, Mapping[float, tuple[float, float, float]]], title: str = "") -> Figure:
-    """A share against the guidance scale, a line a way. found: way -> {scale: (share, low, high)}, in [0, 1]."""
+    """Draw the share of recognised samples against guidance, with intervals, one line for each way.
+
+    found: way -> {guidance: (share, low, high)}, in [0, 1].
+    """
     figure = _figure((0.7 * style.WIDTH, 4.2))
     axes = figure.subplots()
     for (name, points), line, marker in zip(found.items(), cycle(LINES), cycle(MARKERS)):
         shares, low, high = (100 * torch.tensor(values) for values in zip(*points.values(), strict=True))
         bars = torch.stack([shares - low, high - shares]).clamp_min(0).numpy()
         axes.errorbar(list(points), shares.tolist(), bars, linestyle=line, marker=marker, capsize=3, label=name)
-    axes.set(xlabel="guidance scale (0 is off)", ylabel="recognised, %", title=title)
+    axes.set(xlabel="guidance $g$ (0 is off)", ylabel="recognised samples, %", title=title)
     axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""Figures of an autoencoder and its latents, and of what a run will take."""
+"""Figures of an autoencoder and its latents, and of the memory and time that a run needs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 @_styled
 def spectra(found: Spectrum) -> Figure:
-    """Power of images and of what is lost, by spatial frequency; where the lines meet, nothing is kept."""
+    """Draw the power of images and of the reconstruction error by spatial frequency, and their ratio.
+
+    Where the two lines meet, nothing of the images is kept.
+    """
     figure = _figure((style.WIDTH, 3.8))
     left, right = figure.subplots(1, 2)
     cycles = found.cycles[1:].tolist()
     left.plot(cycles, found.images[1:].tolist(), marker="o", label="images")
-    left.plot(cycles, found.lost[1:].tolist(), marker="s", label="what comes back - image")
+    left.plot(cycles, found.lost[1:].tolist(), marker="s", label="reconstruction - image")
     left.set_yscale("log")
     left.set_ylabel("mean power")
     left.legend()
     right.plot(cycles, (found.lost / found.images)[1:].tolist(), marker="s", color=style.COLOURS["red"])
     right.set_ylim(0, None)
-    right.set_ylabel("share of the power that is lost")
+    right.set_ylabel("lost share of the power")
     for axes in (left, right):
         axes.set_xlabel("cycles per image side")
     return figure
@@ -42,7 +45,10 @@ def spectra(found: Spectrum) -> Figure:
 def statistics(
     final: Float[Tensor, "b c h w"], deviations: Float[Tensor, "b c h w"] | None, noise_std: float
 ) -> Figure:
-    """Histograms of final latents by channel beside N(0, 1), and of the deviations they are drawn with beside the noise."""
+    """Draw histograms of final latents by channel, and of the encoder's standard deviations.
+
+    N(0, 1) and the noise level of the flow's training are drawn for comparison.
+    """
     figure = _figure((style.WIDTH, 3.8))
     left, right = figure.subplots(1, 2)
     for number, values in enumerate(final.transpose(0, 1).flatten(1).cpu(), 1):
@@ -53,7 +59,7 @@ def statistics(
     left.plot(grid.numpy(), normal.numpy(), color="black", linestyle="--", linewidth=1.2, label="N(0, 1)")
     left.set_xlabel("value of a final latent")
     left.set_ylabel("density")
-    left.set_title("latent means by channel (deviation)")
+    left.set_title("latent means by channel (with their standard deviation)")
     left.legend(fontsize=10)
     if deviations is not None:
         values = deviations.flatten().cpu().float().clamp_min(1e-6).log10()
@@ -61,9 +67,9 @@ def statistics(
         right.stairs(counts.numpy() / values.numel(), 10 ** edges.numpy(), fill=True, color=style.COLOURS["sky"])
         right.axvline(noise_std, color=style.COLOURS["red"], label=f"noise of the flow: {noise_std:g}")
         right.set_xscale("log")
-        right.set_xlabel("deviation of one image's latent, scaled")
+        right.set_xlabel("encoder's standard deviation of a final latent")
         right.set_ylabel("share of the values")
-        right.set_title("what the encoder leaves open")
+        right.set_title("uncertainty of the encoder")
         right.legend(fontsize=10)
     else:
         right.set_axis_off()
@@ -72,9 +78,9 @@ def statistics(
 
 @_styled
 def plans(on: Mapping[str, tuple[Estimate, Gpu]], held: float, title: str) -> Figure:
-    """Memory on one GPU of each kind, weights and activations, beside what it has, and the days that the run takes there.
+    """Draw the memory that a run needs on one GPU of each kind, and the memory that the GPU has; write the duration of the run.
 
-    on: kind -> (estimate, GPU). held: bytes of weights, gradients, optimizer and average.
+    on: kind -> (estimate, GPU). held: bytes of weights, gradients, optimizer state and averaged weights.
     """
     figure = _figure((style.WIDTH, 1.6 + 0.55 * len(on)))
     axes = figure.subplots()
@@ -96,14 +102,17 @@ def plans(on: Mapping[str, tuple[Estimate, Gpu]], held: float, title: str) -> Fi
     axes.set_yticks(range(len(on)), list(on))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.6 * max(max(e.memory, g.memory) for e, g in on.values()) / 1e9)
-    axes.set_xlabel("GB on each GPU: weights and optimizer (dark), activations (light), what it has (line)")
+    axes.set_xlabel("GB on each GPU: weights and optimizer (dark), activations (light), the GPU's memory (line)")
     axes.set_title(title)
     return figure
 
 
 @_styled
 def by_noise(found: Mapping[str, Sequence[float]], floors: Mapping[str, float], label: str) -> Figure:
-    """A number against the noise of training, a line a name, and dashed lines for what nothing here can go below."""
+    """Draw a measure against the noise level of training, with dashed lines for its lower bounds.
+
+    found: {"noise": levels, "value": values}. floors: name -> lower bound. label: name of the measure.
+    """
     figure = _figure((style.WIDTH, 3.6))
     axes = figure.subplots()
     axes.plot(found["noise"], found["value"], marker="o")

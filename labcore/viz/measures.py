@@ -1,7 +1,7 @@
-"""Figures of what a flow knows about classes. Like `labcore.viz.figures`: records in, a matplotlib Figure out.
+"""Figures of a flow's knowledge of classes. Functions take records and return a matplotlib Figure, as in `labcore.viz.figures`.
 
-A site is a (block, layer), both counted from 1; sites stand in the order given, from image to noise by default, and thin
-vertical lines part the blocks. Lines and markers differ also without colour.
+A site is (block, layer), both counted from 1. Sites are drawn in the given order, by default from image to noise; thin
+vertical lines separate the blocks. Lines and markers can be distinguished without colour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from labcore.evaluate.accuracy import Accuracy
 from labcore.evaluate.probe import ProbeReport
-from labcore.types import Site
+from labcore.sites import Site
 from labcore.viz import style
 from labcore.viz.figures import _figure, _styled
 
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TICKS = 16  # site names that fit beside each other; of more sites every second, third, ... is named
-LINES = (("red", "--"), ("green", "-."), ("black", ":"), ("purple", (0, (8, 3))))  # of horizontal lines, in this order
+TICKS = 16  # most names of sites on an axis; with more sites, every second, third, ... is named
+LINES = (
+    ("red", "--"),
+    ("green", "-."),
+    ("black", ":"),
+    ("purple", (0, (8, 3))),
+)  # colours and dashes of horizontal lines
 
 
 @_styled
@@ -35,10 +40,13 @@ def probe_by_site(
     lines: Mapping[str, Accuracy] | None = None,
     title: str = "",
 ) -> Figure:
-    """Accuracy of a linear probe at each site after its last epoch, in percent, with 95% Wilson intervals (FlowBack, figure 4).
+    """Draw the accuracy of a linear probe at each site, in percent, with 95% Wilson intervals (FlowBack, figure 4).
 
-    report: of `labcore.evaluate.probe_sites`. training_free: accuracy of the flow's own classification; lines: any other
-    accuracy by name (Bayes, a probe on raw pixels, ...). Each is a horizontal line with its interval as a band.
+    Args:
+        report: result of `labcore.evaluate.probe_sites`.
+        training_free: accuracy of the flow's training-free classification, a horizontal line with its interval as a band.
+        lines: further accuracies by name, such as Bayes' rule or a probe on raw pixels, drawn in the same way.
+        title: title of the figure.
     """
     figure = _figure((style.WIDTH, 4.6))
     axes = figure.subplots()
@@ -65,7 +73,7 @@ def probe_by_site(
     _sites(axes, [(site.block, site.layer) for site in report.sites])
     counts = sorted({m.n for m in (report.sites[0].accuracy, *named.values())})
     images = " and ".join(f"{n:,}" for n in counts)
-    axes.set(ylabel=f"accuracy, %, {images} test images", title=title)
+    axes.set(ylabel=f"accuracy on {images} test images, %", title=title)
     _beside(axes, names)
     return figure
 
@@ -79,11 +87,18 @@ def alignment_by_site(
     others: Mapping[str, Mapping[Site, float]] | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> Figure:
-    """CKNNA with a vision encoder at each site: 1 for equal neighbourhoods, up to k/n for unrelated ones (n images).
+    """Draw CKNNA with a vision encoder at each site: 1 for equal neighbourhoods, up to k/n for unrelated ones (n images).
 
-    values: of `labcore.evaluate.cknna_sites`; encoder, k: what it was given, for the axis. name, others: the flow's name
-    and further flows with values at the same sites, each a curve. lines: values that have no site (raw pixels, chance), by
-    name, as horizontal lines. Raises ValueError where the sites differ.
+    Args:
+        values: result of `labcore.evaluate.cknna_sites`.
+        encoder: name of the encoder, for the axis.
+        k: number of neighbours, for the axis.
+        name: name of the flow.
+        others: values of further flows at the same sites, by name.
+        lines: values without a site, such as raw pixels or chance, by name; drawn as horizontal lines.
+
+    Raises:
+        ValueError: two curves have the same name, or their sites differ.
     """
     curves = {name: values, **(others or {})}
     if len(curves) != 1 + len(others or {}):
@@ -123,11 +138,15 @@ def alignment_by_site(
 def first_order(
     slopes: Float[Tensor, "b k"], changes: Mapping[str, Float[Tensor, "b k"]], labels: Int[Tensor, " b"]
 ) -> Figure:
-    """What a linear step predicts against what a step of some length measures, a panel a length; a dot an image and class.
+    """Draw the measured change of log p(x) against the linear prediction; one panel for each step length.
 
-    slopes: the predicted change of log p(x) on the way from "no class" to class k, in nats (K times
-    `labcore.evaluate.class_scores`). changes: the measured one divided by the length of the step, by the panel's title. On
-    the dashed line the prediction is exact. The panels share their axes, cut at the 0.5th and 99.5th percentile.
+    Each point is one image and class. On the dashed line the prediction is exact. The panels share their axes, which end at the
+    0.5th and 99.5th percentile.
+
+    Args:
+        slopes: predicted change of log p(x) from "no class" to class k, in nats: K times `labcore.evaluate.class_scores`.
+        changes: title of a panel -> measured change, divided by the length of the step.
+        labels: true classes.
     """
     own = torch.zeros_like(slopes, dtype=torch.bool).scatter_(1, labels[:, None].to(slopes.device), True)
     measured = torch.cat([change.flatten() for change in changes.values()])
@@ -136,26 +155,26 @@ def first_order(
     panels = figure.subplots(1, len(changes), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, change) in zip(panels, changes.items(), strict=True):
         for part, label, marker, size, colour, face in (
-            (~own, "another class", "o", 7, "#999999", "#999999"),
-            (own, "the true class", "D", 20, style.COLOURS["blue"], "none"),
+            (~own, "other classes", "o", 7, "#999999", "#999999"),
+            (own, "true class", "D", 20, style.COLOURS["blue"], "none"),
         ):
             x, y = slopes[part].tolist(), change[part].tolist()
             axes.scatter(x, y, size, marker=marker, edgecolors=colour, facecolors=face, linewidths=1, label=label)
         axes.axline((0, 0), slope=1, color="black", linestyle="--", linewidth=1.2)
         axes.set(title=name, xlim=xlim, ylim=ylim)
-    panels[0].set_ylabel("measured, nats")
+    panels[0].set_ylabel("measured change, nats")
     panels[0].legend(loc="upper left", handletextpad=0.2, borderaxespad=0.1)
     figure.supxlabel(
-        f"predicted from the gradient, nats; {len(labels):,} images x {slopes.shape[1]} classes", fontsize=13
+        f"change predicted from the gradient, nats; {len(labels):,} images x {slopes.shape[1]} classes", fontsize=13
     )
     return figure
 
 
 @_styled
 def confusions(labels: Int[Tensor, " b"], found: Mapping[str, Int[Tensor, " b"]], classes: Sequence[str]) -> Figure:
-    """How many percent of each true class (rows, each sums to 100) got which answer (columns), one table a classifier.
+    """Draw a confusion table for each classifier: true classes are rows, answers are columns, and rows sum to 100%.
 
-    labels, found: true and given classes of the same b images. Below 1% a cell is empty.
+    labels: true classes (b,). found: classifier -> its answers (b,). Cells below 1% are empty.
     """
     figure = _figure((style.WIDTH, 5.2))
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
@@ -180,17 +199,17 @@ def confusions(labels: Int[Tensor, " b"], found: Mapping[str, Int[Tensor, " b"]]
         axes.set(title=name, xlabel="answer")
         axes.tick_params(length=0)
         axes.grid(False)
-    panels[0].set_ylabel("true class; numbers: % of a row")
+    panels[0].set_ylabel("true class (numbers: % of its images)")
     return figure
 
 
 def _marker_size(sites: int) -> float:
-    """In points: smaller where many sites stand close together."""
+    """Return the size of markers in points, smaller for many sites."""
     return 7.0 if sites <= TICKS else 4.0
 
 
 def _sites(axes: Axes, sites: Sequence[Site]) -> None:
-    """A tick a site, (block, layer) under as many as fit, and a thin line between blocks."""
+    """Mark each site by a tick, with its name (block, layer) if there is room, and separate blocks by thin lines."""
     step = -(-len(sites) // TICKS)
     named = range(0, len(sites), step)
     axes.set_xticks(
@@ -202,18 +221,18 @@ def _sites(axes: Axes, sites: Sequence[Site]) -> None:
         if sites[i][0] != sites[i - 1][0]:
             axes.axvline(i - 0.5, color="#BBBBBB", linewidth=0.8, zorder=0)
     axes.set_xlim(-0.6, len(sites) - 0.4)
-    axes.set_xlabel("site (block, layer): block 1 touches the image, the last block the noise")
+    axes.set_xlabel("site (block, layer): block 1 is next to the image, the last block next to the noise")
 
 
 def _beside(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
-    """(height, name, colour) to the right of the axes, each at its height but moved apart where they would touch."""
+    """Write names (height, name, colour) to the right of the axes, each at its height, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     gap = [0.065 * (1 + name.count("\n")) for _, name, _ in names]
     order = sorted(range(len(names)), key=lambda i: names[i][0])
     place = {i: (names[i][0] - low) / (high - low) for i in order}
     for lower, i in pairwise(order):
         place[i] = max(place[i], place[lower] + (gap[i] + gap[lower]) / 2)
-    # what this moved above the axes comes down again, and takes along what it would touch
+    # names that are now above the axes move down again, and push others down
     for upper, i in pairwise([None, *reversed(order)]):
         place[i] = min(place[i], 1.0 if upper is None else place[upper] - (gap[i] + gap[upper]) / 2)
     for i in order:

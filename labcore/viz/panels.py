@@ -1,4 +1,4 @@
-"""Panels that look into a flow: a state, a token, a layer at a time. The flow is asked once, when a panel is made."""
+"""Panels that show the inside of a flow: states, tokens and layers. The flow is evaluated once, when a panel is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labcore.flows.tarflow import TarFlow
 from labcore.inverse.denoise import denoise
 from labcore.inverse.fixed_point import Sweep
 from labcore.inverse.solve import invert
-from labcore.types import Site
+from labcore.sites import Site
 from labcore.viz import controls, frames
 from labcore.viz.class_labels import class_names
 from labcore.viz.panel import Panel
@@ -24,9 +24,15 @@ from labcore.viz.panel import Panel
 def trajectory(
     x: Float[Tensor, "b c h w"], states: Sequence[Float[Tensor, "b c h w"]], image_names: Sequence[str] = ()
 ) -> Panel:
-    """From image to noise, a block at a time: x, then the states after each block, the last of which is z.
+    """Make a panel that goes from image to noise block by block.
 
-    image_names: of the images of x, as their classes.
+    Args:
+        x: images (b, c, h, w).
+        states: state after each block, as images; the last is z.
+        image_names: names under the images, for example classes; default none.
+
+    Raises:
+        ValueError: there are no states.
     """
     if not states:
         raise ValueError("there are no states; give the flow's latents as images")
@@ -35,21 +41,21 @@ def trajectory(
         lambda block: frames.state(named, block, image_names=image_names),
         {"block": controls.whole("after block", 0, len(states), 0)},
         play="block",
-        caption="A batch of images on its way through the blocks of a flow, its values' histogram and root mean square",
+        caption="A batch of images after each block of a flow, with a histogram of its values and their root mean square",
     )
 
 
 def learned_states(
     flow: TarFlow, states: Sequence[Float[Tensor, "b t d"]], z: Float[Tensor, "b t d"], y: Labels = None
 ) -> Panel:
-    """From noise to image: the exact inverse's state beside the learned one's, from the same z.
+    """Make a panel that goes from noise to image: states of the exact inverse and of a student, from the same z.
 
-    states: of a learned inverse of `flow`, x^(T-1) ... x^0 and, where it denoises, the clean image, beside which the exact
-    x^0 stands, denoised by the score. Raises ValueError for another number of states.
+    states: states of a student of `flow`: x^(T-1) ... x^0 and, if the student denoises, the clean image. The clean image is
+    compared with the exact x^0 after score denoising. Raises ValueError for another number of states.
     """
     if len(states) - len(flow.blocks) not in (0, 1):
         raise ValueError(
-            f"{len(states)} states of a flow with {len(flow.blocks)} blocks; give all that its inverse has"
+            f"{len(states)} states for a flow with {len(flow.blocks)} blocks; give all states of its student"
         )
     found: dict[int, Tensor] = {}
     invert(flow, z, y, callback=lambda sweep: found.__setitem__(sweep.block, sweep.x))
@@ -63,16 +69,17 @@ def learned_states(
         lambda state: frames.beside_exact(exact, learned, names, state, image_names=classes),
         {"state": controls.whole("state", 0, len(names) - 1, 0)},
         play="state",
-        caption="States of the exact and of the learned inverse from the same noise, and how far apart they are",
+        caption="States of the exact inverse and of the student from the same noise, and the error of each student's state",
     )
 
 
 def solver_steps(
     flow: TarFlow, z: Float[Tensor, "b t d"], y: Labels = None, guidance: float = 0.0, images: int = 4
 ) -> Panel:
-    """The first images of z, solved token by token and by Jacobi sweeps, an evaluation of a block at a time.
+    """Make a panel that inverts a block for the first `images` of z, token by token and by Jacobi sweeps.
 
-    A block leaves its first token as it is, so one is known from the start, and one more after each evaluation.
+    One step is one evaluation of the block. A block does not change its first token, so one token is known at the start, and
+    one more after each step.
     """
     z, y = z[:images], None if y is None else y[:images]
     classes = class_names(y, flow.config.class_names)
@@ -106,7 +113,7 @@ def solver_steps(
         "block": controls.whole("block", 1, blocks, blocks),
         "step": controls.whole("evaluations", 0, tokens - 1, 0),
     }
-    return Panel(draw, moved, play="step", caption="A block of a flow being inverted, token by token and by sweeps")
+    return Panel(draw, moved, play="step", caption="The inverse of a block, solved token by token and by Jacobi sweeps")
 
 
 def layers(
@@ -116,11 +123,17 @@ def layers(
     start: Site | Sequence[int] | None = None,
     image_names: Sequence[str] = (),
 ) -> Panel:
-    """What a token's features are like elsewhere in the image, at a site to pick: flows by name, and features without sites.
+    """Make a panel of the cosine between the features of one token and of all others in its image, at a chosen site.
 
-    x: a few images. flows: hidden tokens by site. fixed: those of an encoder, on the same grid. start: the site shown first.
-    image_names: of the images, as their classes.
-    Raises ValueError for features of other images, grids or sites, and for two of one name.
+    Args:
+        x: a few square images (b, c, h, w).
+        flows: flow -> {site: hidden tokens (b, t, width)}.
+        fixed: name -> features without a site, such as encoder tokens on the same grid; default none.
+        start: the site that is shown first; default the last.
+        image_names: names under the images, for example classes; default none.
+
+    Raises:
+        ValueError: features belong to other images, grids or sites, or two have the same name.
     """
     if x.shape[-2] != x.shape[-1]:
         raise ValueError(f"images are {x.shape[-2]} x {x.shape[-1]} pixels; give square ones")
@@ -138,11 +151,11 @@ def layers(
 
     moved = {"site": controls.along("block, layer", {f"block {b}, layer {la}": (b, la) for b, la in sites}, start)}
     moved |= {name: controls.whole(f"token's {name}", 1, grid, grid // 2 + 1) for name in ("row", "column")}
-    return Panel(draw, moved, caption="Cosine between the features of one token and of all others, image by image")
+    return Panel(draw, moved, caption="Cosine between the features of the marked token and of all others in its image")
 
 
 def cosines(features: Float[Tensor, "b t d"], token: int) -> Float[Tensor, "b t"]:
-    """Cosine of each token's features with those of one, after the mean over the image's tokens is taken away."""
+    """Return the cosine of each token's features with one token's, after subtracting the mean over the image's tokens."""
     centred = F.normalize((features - features.mean(1, keepdim=True)).float(), dim=-1)
     return (centred @ centred[:, token, :, None])[..., 0].cpu()
 
@@ -150,7 +163,7 @@ def cosines(features: Float[Tensor, "b t d"], token: int) -> Float[Tensor, "b t"
 def _checked(
     x: Tensor, flows: Mapping[str, Mapping[Site, Tensor]], fixed: Mapping[str, Tensor]
 ) -> tuple[list[Site], int]:
-    """The sites that all flows have, and tokens along a side."""
+    """Return the sites that all flows have, and the number of tokens along a side. Raises ValueError."""
     if not flows or flows.keys() & fixed.keys():
         raise ValueError(
             f"flows are {', '.join(flows) or 'none'}, features without sites {', '.join(fixed) or 'none'}; "
@@ -171,11 +184,11 @@ def _checked(
 
 
 def _pixels(flow: TarFlow, tokens: Tensor) -> Tensor:
-    """Which pixels (h, w) belong to the tokens (t,) that are True."""
+    """Return a mask (h, w) of the pixels of those tokens (t,) that are True."""
     p = flow.config.patch_size
     return tokens.view(flow.config.rows_columns).repeat_interleave(p, 0).repeat_interleave(p, 1)
 
 
 def _raised(number: int) -> str:
-    """A number as a superscript, for widgets and pictures that know no formulas."""
+    """Return a number in superscript digits, for widgets and pictures that cannot show formulas."""
     return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

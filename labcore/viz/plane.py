@@ -1,7 +1,6 @@
-"""Figures of pictures of two pixels, each a point of the plane: densities, clouds, arrows, and a lattice that is bent.
+"""Figures of pictures of two pixels, which are points of a plane: densities, points, arrows and mapped lattices.
 
-Points come as tensors whose last values, flattened, are pairs: pictures
-(n, 1, 1, 2) and tokens (n, 2, 1) alike.
+Points are tensors of n pairs of any shape, such as pictures (n, 1, 1, 2) and tokens (n, 2, 1).
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 PIXELS = ("first pixel", "second pixel")
 NOISE = ("first value of z", "second value of z")
 LONGEST = 0.3
-"""Length of the longest enlarged arrow, in units of what the axes reach."""
+"""Length of the longest arrow if arrows are enlarged, relative to the half width of the axes."""
 
 
 def mesh(side: int, reach: float) -> Float[Tensor, "n 2"]:
-    """side x side points of the square [-reach, reach]^2, the second value running fastest."""
+    """Return side x side points (n, 2) of the square [-reach, reach]^2; the second value changes fastest."""
     along = torch.linspace(-reach, reach, side)
     return torch.cartesian_prod(along, along)
 
@@ -42,9 +41,14 @@ def heat(
     axes_of: tuple[str, str] = PIXELS,
     ring: float | None = None,
 ) -> Figure:
-    """Values of 0 and above on a `mesh`, a panel a name, with one colour scale that goes by the square root of the value.
+    """Draw nonnegative values on a `mesh`, one panel for each name, with one colour scale of their square roots.
 
-    ring: radius of a dashed circle around 0.
+    Args:
+        found: name -> values (n,) at the points of the mesh.
+        reach: half width of the mesh.
+        label: label of the colour scale.
+        axes_of: labels of both axes.
+        ring: radius of a dashed circle around 0; default None.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.patches import Circle
@@ -63,7 +67,10 @@ def heat(
 
 @_styled
 def clouds(found: Mapping[str, tuple[Tensor, Int[Tensor, " n"]]], reach: float, classes: Sequence[str]) -> Figure:
-    """Points and their classes, a panel a name; colours and markers tell the classes, and a line how many lie outside."""
+    """Draw points with a colour and marker for each class, one panel for each name, and write how many points are outside.
+
+    found: name -> (points, labels (n,)). reach: half width of the axes.
+    """
     figure, panels = _panels(found, PIXELS)
     for axes, (points, labels) in zip(panels, found.values(), strict=True):
         at = _pairs(points)
@@ -80,8 +87,14 @@ def clouds(found: Mapping[str, tuple[Tensor, Int[Tensor, " n"]]], reach: float, 
 def arrows(
     found: Mapping[str, tuple[Tensor, Tensor]], reach: float, enlarged: bool = True, one_scale: bool = True
 ) -> Figure:
-    """An arrow from each point, a panel a name: (points, moves). enlarged: the longest move is drawn LONGEST times `reach`
-    long, of all panels or, without one_scale, of each; else every arrow has the length of its move."""
+    """Draw an arrow from each point, one panel for each name.
+
+    Args:
+        found: name -> (points, moves).
+        reach: half width of the axes.
+        enlarged: True (default) draws the longest move with length LONGEST x reach; False draws moves in their own length.
+        one_scale: True (default) uses one scale for all panels; False uses one for each panel.
+    """
     figure, panels = _panels(found, PIXELS)
     lengths = [float(_pairs(moves).norm(dim=1).max()) for _, moves in found.values()]
     for axes, (points, moves), own in zip(panels, found.values(), lengths, strict=True):
@@ -97,7 +110,7 @@ def arrows(
 
 @_styled
 def lattices(found: Mapping[str, Tensor], side: int, axes_of: tuple[str, str] = PIXELS) -> Figure:
-    """A `mesh` of side x side points and where maps take it, a panel a name, each to its own scale; lines stay connected."""
+    """Draw a `mesh` of side x side points and its images under maps, as lines, one panel for each name, with its own scale."""
     figure, panels = _panels(found, axes_of, most=4, share=False)
     for axes, points in zip(panels, found.values(), strict=True):
         lines = _pairs(points).view(side, side, 2)
@@ -111,8 +124,8 @@ def lattices(found: Mapping[str, Tensor], side: int, axes_of: tuple[str, str] = 
                 linewidth=1.0,
                 label="_second",
             )
-    panels[0].lines[0].set_label("one first value each, dark to light")
-    panels[0].lines[1].set_label("one second value each")
+    panels[0].lines[0].set_label("lines of constant first value, dark to light")
+    panels[0].lines[1].set_label("lines of constant second value")
     figure.legend(handles=panels[0].lines[:2], loc="outside lower center", ncols=2)
     return figure
 
@@ -124,7 +137,7 @@ def _pairs(points: Tensor) -> Float[Tensor, "n 2"]:
 def _panels(
     found: Mapping[str, object], axes_of: tuple[str, str], most: int = 6, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a square panel for each name, at most `most` in a row."""
+    """Make a figure with a square panel for each name, at most `most` in a row."""
     columns = min(most, len(found))
     rows = -(-len(found) // columns)
     side = min(4.2, style.WIDTH / columns)

@@ -1,4 +1,4 @@
-"""Figures of a published run: measures of its images by guidance."""
+"""Figure of a published run: measures of its images against guidance."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ BETTER = {"fid": "lower", "sfid": "lower", "is": "higher", "precision": "higher"
 def by_guidance(
     images: Mapping[str, Mapping[str, Mapping[str, Any]]], paper: Mapping[str, float] | None = None, best: float = 0.0
 ) -> Figure:
-    """Measures of drawn images against guidance, a panel a measure, with 95% intervals, and dashed lines to hold them to.
+    """Draw measures of sampled images against guidance, one panel for each measure, with 95% intervals.
 
-    images: of `labcore.runs.evaluate.evaluate_run`, guidance -> name -> value, low, high, n, floor. The floor is what held-out
-    real images score. paper: its numbers by the same names, of the same extractor. best: the guidance that is marked.
+    Args:
+        images: result of `labcore.runs.evaluate.evaluate_run`: guidance -> name -> value, low, high, n, floor. The floor is
+            the measure of held-out real images, drawn as a dashed line.
+        paper: the paper's numbers by the same names, for the same extractor, drawn as dotted lines; default none.
+        best: guidance that is marked by a circle; default 0.
     """
     names = list(next(iter(images.values())))
     figure = _figure((style.WIDTH, 3.9))

@@ -1,7 +1,7 @@
-"""Grids of images as PNG bytes, with names, drawn in milliseconds: what a slider can show while it moves.
+"""Grids of images with names as PNG bytes, drawn in milliseconds, so that they can follow a slider while it moves.
 
-A matplotlib figure takes longer to draw than a learned inverse to make thirty-six images; these are put together from pixels.
-The names are also written into the file as its description, a PNG text that programs can read.
+A matplotlib figure takes longer to draw than a student takes to sample 36 images; these grids are assembled from pixels. The
+names are also written into the file as its description, a PNG text that programs can read.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from labcore.viz.class_labels import length, letters, shortened, shown
 from labcore.viz.words import DESCRIPTION, grid_in_words
 
 GAP = 2
-"""White pixels between two images, before they are enlarged."""
+"""White pixels between two images, before images are enlarged."""
 LETTERS = 15
-"""Height of letters beside rows and above columns, in pixels of the picture."""
+"""Height of the letters of row and column names, in pixels of the picture."""
 SMALL = 12
-"""Height of letters under single images."""
+"""Height of the letters of names under images, in pixels of the picture."""
 WIDEST = 96
-"""Pixels for a name under an image that is narrower than its name; our choice."""
+"""Largest width in pixels of a name under an image that is narrower than its name; our choice."""
 MARGIN = 6
 LINE = LETTERS + 4
-"""Pixels that a line of letters takes."""
+"""Height of a line of text in pixels."""
 
 
 def save_grid(
     x: Float[Tensor, "b c h w"], columns: int, path: str | Path, scale: int = 1, **names: Sequence[str]
 ) -> None:
-    """Write the PNG of `grid_png`, whose names it takes; the folder is made if missing."""
+    """Write the PNG of `grid_png` with the same names to `path`; create a missing folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sheet, words = _drawn(x, columns, scale, **names)
-    Path(path).write_bytes(_encoded(sheet.convert("L") if x.shape[1] == 1 else sheet, words))
+    Path(path).write_bytes(_encoded(sheet, words))
 
 
 def grid_png(
@@ -50,10 +50,10 @@ def grid_png(
     column_names: Sequence[str] = (),
     image_names: Sequence[str] = (),
 ) -> bytes:
-    """Return a PNG of images (b, c, h, w) in [-1, 1], clipped, row by row, each of their pixels `scale` wide.
+    """Return a PNG of images (b, c, h, w) in [-1, 1], clipped, row by row; each pixel is enlarged to scale x scale.
 
-    Names are beside rows, above columns, and under images; a name under an image ends in an ellipsis where it is too long.
-    Images that are too small for their names stand in white. Raises ValueError for too few or too many names.
+    Names are next to rows, above columns and under images; a long name under an image is shortened with an ellipsis. Images
+    that are smaller than their names get a white margin. Raises ValueError for another number of names.
     """
     sheet, words = _drawn(x, columns, scale, row_names, column_names, image_names)
     return _encoded(sheet, words, quick=True)
@@ -67,7 +67,7 @@ def _drawn(
     column_names: Sequence[str] = (),
     image_names: Sequence[str] = (),
 ) -> tuple[Any, str]:
-    """A Pillow image of the grid, and its names in words."""
+    """Draw the grid as a Pillow image, and return it with its names in words."""
     rows = -(-len(x) // columns)
     row_names, column_names, image_names = (
         tuple(map(shown, names)) for names in (row_names, column_names, image_names)
@@ -87,7 +87,7 @@ def _check_names(*kinds: tuple[str, Sequence[str], int]) -> None:
 
 
 def _with_room(x: Tensor, scale: int, rows: Sequence[str], columns: Sequence[str], images: Sequence[str]) -> Tensor:
-    """The images with white around them where a line of letters is larger than an image, and below for names of images."""
+    """Add a white margin to images that are smaller than a line of text, and space below for their names."""
     h, w = x.shape[-2:]
     line = math.ceil(LINE / scale) - GAP
     letters_wide = min(WIDEST, max(_lengths(images, SMALL)) + MARGIN) if images else 0
@@ -106,7 +106,7 @@ def _names_around(
     row_names: Sequence[str],
     column_names: Sequence[str],
 ) -> Any:
-    """A Pillow image of a sheet, `gap` pixels between its images, with names beside rows and above columns."""
+    """Draw a sheet as a Pillow image with names next to rows and above columns; its images are `gap` pixels apart."""
     from PIL import Image, ImageDraw
 
     left = max(_lengths(row_names, LETTERS)) + MARGIN if row_names else 0
@@ -116,8 +116,11 @@ def _names_around(
     above = 0
     if column_names:
         above = longest + MARGIN if upright else LETTERS + 2 * MARGIN
-    sheet = Image.new("RGB", (left + pixels.shape[1], above + pixels.shape[0]), "white")
-    sheet.paste(Image.fromarray(pixels.squeeze(-1).contiguous().numpy()).convert("RGB"), (left, above))
+    shown_pixels = Image.fromarray(
+        pixels.squeeze(-1).contiguous().numpy()
+    )  # grey images make a grey sheet: quick to encode
+    sheet = Image.new(shown_pixels.mode, (left + pixels.shape[1], above + pixels.shape[0]), "white")
+    sheet.paste(shown_pixels, (left, above))
     draw = ImageDraw.Draw(sheet)
     for i, name in enumerate(row_names):
         middle = above + (i + 0.5) * (pixels.shape[0] + gap) / rows - gap / 2
@@ -134,7 +137,7 @@ def _names_around(
 def _names_under(
     sheet: Any, pixels: Tensor, columns: int, scale: int, size: Sequence[int], image_names: Sequence[str]
 ) -> None:
-    """Write names into the white below the images, each `size` large, of a sheet whose lower right corner is `pixels`."""
+    """Write names into the white space below images of `size`; `pixels` are the lower right part of the sheet."""
     from PIL import ImageDraw
 
     draw, left, above = ImageDraw.Draw(sheet), sheet.width - pixels.shape[1], sheet.height - pixels.shape[0]
@@ -158,15 +161,15 @@ def _encoded(sheet: Any, words: str, quick: bool = False) -> bytes:
 
 
 def _upright(sheet: Any, name: str, middle: int, bottom: int) -> None:
-    """A name that is too long for its column, turned by 90 degrees."""
+    """Write a name that is too long for its column, rotated by 90 degrees."""
     from PIL import Image, ImageDraw
 
-    strip = Image.new("RGB", (math.ceil(length(name, LETTERS)) + 1, LINE), "white")
+    strip = Image.new(sheet.mode, (math.ceil(length(name, LETTERS)) + 1, LINE), "white")
     ImageDraw.Draw(strip).text((0, LINE / 2), name, "black", letters(LETTERS), anchor="lm")
     turned = strip.rotate(90, expand=True)
     sheet.paste(turned, (middle - turned.width // 2, bottom - turned.height))
 
 
 def _lengths(names: Sequence[str], size: int) -> list[int]:
-    """Pixels of each name; 0 where there are none."""
+    """Return the width of each name in pixels; [0] if there are none."""
     return [math.ceil(length(name, size)) + 1 for name in names] or [0]

@@ -1,4 +1,4 @@
-"""Figures of solving a flow's blocks by sweeps: tokens that become exact, changes and errors, and what they cost."""
+"""Figures of solving a flow's blocks by sweeps: errors of tokens, convergence, time, and the effect of the start."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLOOR = 1e-7
-"""Errors below are drawn as this: float32 resolves no less in values around 1."""
+"""Smallest error that is drawn; float32 cannot resolve smaller errors of values around 1."""
 
 
 @_styled
 def token_errors(errors: Mapping[int, Float[Tensor, "sweeps t"]], title: str = "") -> Figure:
-    """Error of every token (across) after every sweep (down), a panel a block, on a log scale; dashed: token = sweep.
+    """Draw the error of each token (columns) after each sweep (rows) on a log scale, one panel for each block.
 
-    errors: block -> (sweeps, t), tokens in the block's own order.
+    On the dashed line, token number and sweep number are equal: tokens on the line and to its left are exact.
+
+    errors: block -> (sweeps, t), with tokens in the block's own order.
     """
     from matplotlib.colors import LogNorm
 
@@ -53,14 +55,16 @@ def token_errors(errors: Mapping[int, Float[Tensor, "sweeps t"]], title: str = "
 
 @_styled
 def convergence(found: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Change of a sweep, and error after it, by sweep: a line a block, on log scales.
+    """Draw the change by each sweep, and the error after it, on log scales, one line for each block.
 
-    found: block -> (changes, errors), a value a sweep.
+    found: block -> (changes, errors), with one value for each sweep.
     """
     figure = _figure((style.WIDTH, 4.4))
     panels = figure.subplots(1, 2, sharey=True)
     colours = [style.between(i / max(1, len(found) - 1)) for i in range(len(found))]
-    for axes, which, title in zip(panels, (0, 1), ("largest change of a sweep", "largest error after it"), strict=True):
+    for axes, which, title in zip(
+        panels, (0, 1), ("largest change by the sweep", "largest error after it"), strict=True
+    ):
         for (block, values), colour, marker in zip(sorted(found.items()), colours, cycle(MARKERS)):
             ys = [max(FLOOR, value) for value in values[which]]
             axes.plot(range(1, len(ys) + 1), ys, color=colour, marker=marker, markersize=4, label=f"block {block}")
@@ -71,9 +75,9 @@ def convergence(found: Mapping[int, tuple[Sequence[float], Sequence[float]]]) ->
 
 @_styled
 def cost(found: Mapping[str, tuple[float, float]], tolerance: float | None = None) -> Figure:
-    """Error by time, a point a way, on log scales; ways without any error lie on the floor. Dashed: the tolerance.
+    """Draw error against time on log scales, one point for each way; exact ways are drawn at FLOOR.
 
-    found: way -> (seconds, largest error).
+    found: way -> (seconds, largest error). tolerance: drawn as a dashed line; default None.
     """
     figure = _figure((style.WIDTH, 4.8))
     axes = figure.subplots()
@@ -91,7 +95,10 @@ def cost(found: Mapping[str, tuple[float, float]], tolerance: float | None = Non
 def sweeps_by_distance(
     found: Mapping[float, Sequence[int]], blocks: Sequence[int], points: Mapping[str, tuple[float, int]]
 ) -> Figure:
-    """Sweeps by the distance of the start from the solution, a line a block; points: name -> (distance, sweeps) beside."""
+    """Draw the number of sweeps against the distance of the start from the solution, one line for each block.
+
+    found: distance (RMS) -> sweeps of each block. points: name -> (distance, sweeps) of further starts.
+    """
     figure = _figure((style.WIDTH, 4.2))
     axes = figure.subplots()
     for i, (block, line) in enumerate(zip(blocks, cycle(LINES), strict=False)):

@@ -1,4 +1,4 @@
-"""How the cost of an inverse grows with batch, tokens and blocks, a line a way, beside the floor of one forward pass."""
+"""Figure of the time of an inverse against batch size, tokens and blocks, compared with the lower bound of one forward pass."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Points = Sequence[tuple[float, float]]
 
 @_styled
 def growth(panels: Mapping[str, Mapping[str, Points]], title: str = "") -> Figure:
-    """Milliseconds on log scales, a panel a quantity, a line a way.
+    """Draw milliseconds on log scales, one panel for each quantity, one line for each way.
 
-    panels: label of the x axis -> way -> (x, milliseconds) points. A way keeps its colour and marker in all panels.
+    panels: label of the x axis -> way -> (x, milliseconds) points. A way has the same colour and marker in all panels.
     """
     figure = _figure((style.WIDTH, 4.4))
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))

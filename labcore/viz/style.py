@@ -1,7 +1,7 @@
-"""The lab's one matplotlib style: colours that colour-blind readers tell apart, and letters that the last row can read.
+"""The matplotlib style of the lab: colours that colour-blind readers can distinguish, and large letters for projection.
 
-`use()` sets it for a whole notebook; `context()` for a block. The functions of `labcore.viz.figures` apply it themselves, so
-that a figure looks the same in a notebook, in a script and in a test. Sizes, grid and margins are our choice.
+`use()` sets it for a whole notebook, `context()` for a `with` block. All functions of `labcore.viz` that draw apply it, so a
+figure looks the same in a notebook, a script and a test. Sizes, grid and margins are our choice.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ COLOURS = {
     "yellow": "#F0E442",
     "black": "#000000",
 }
-"""Okabe and Ito's palette (jfly.uni-koeln.de/color), in the order in which curves take it."""
+"""Okabe and Ito's palette (jfly.uni-koeln.de/color), in the order of curves."""
 
 WIDTH = 10.0
-"""Width of a figure in inches: the width of a notebook's output column at the dpi below."""
+"""Width of a figure in inches: the width of a notebook's output at the dpi of `RC`."""
 
 RC: dict[str, Any] = {
     "figure.dpi": 100,
@@ -53,35 +53,38 @@ RC: dict[str, Any] = {
 
 
 def rc() -> dict[str, Any]:
-    """The style as matplotlib settings."""
+    """Return the style as matplotlib settings."""
     from cycler import cycler
 
     return {**RC, "axes.prop_cycle": cycler(color=list(COLOURS.values()))}
 
 
 def use() -> None:
-    """Set the style for all figures from here on."""
+    """Set the style for all later figures."""
     import matplotlib as mpl
 
     mpl.rcParams.update(rc())
 
 
 def context() -> AbstractContextManager[None]:
-    """The style inside a `with` block; what was set before comes back afterwards."""
+    """Return a context with the style; the former settings are restored after it."""
     import matplotlib as mpl
 
     return mpl.rc_context(rc())
 
 
 def between(share: float) -> tuple[float, float, float, float]:
-    """A colour of one scale, dark at 0 and light at 1."""
+    """Return a colour of a scale that is dark at share 0 and light at 1."""
     import matplotlib as mpl
 
     return mpl.colormaps["viridis"](0.05 + 0.85 * share)
 
 
 def log_scale(axes: Axes, values: Sequence[float], which: Literal["x", "y"] = "y") -> None:
-    """A log scale; with plain numbers and at least a factor of four long, but where it spans powers of ten anyway."""
+    """Set a log scale.
+
+    If the values span at most a factor of 100, ticks are plain numbers, and the axis spans at least a factor of 4.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set(**{f"{which}scale": "log"})
@@ -91,6 +94,6 @@ def log_scale(axes: Axes, values: Sequence[float], which: Literal["x", "y"] = "y
     middle = (low * high) ** 0.5
     axes.set(**{f"{which}lim": (min(low / 1.2, middle / 2), max(high * 1.2, middle * 2))})
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 10 * low else (1, 3)))  # more would run into each other
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 10 * low else (1, 3)))  # more ticks would overlap
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""A training run at a glance: its curves so far, and the newest grid of samples beside them."""
+"""Figure of a training run: its curves so far, and the newest grid of samples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT = 3.8  # inches
-WIDEST = 3.0  # a grid of samples may be so many times as wide as high beside the curves
+WIDEST = 3.0  # largest ratio of width to height of the grid of samples next to the curves
 
 
 @_styled
 def training(records: Sequence[Mapping[str, Any]], preview: Path | None = None) -> Figure:
-    """The curves of a run's log against optimizer steps; below is better. The samples of `preview`, a PNG, beside them.
+    """Draw the curves of a run's log against optimizer steps (lower is better), and the samples in the PNG `preview`.
 
-    records: of `labcore.train.log.read_log`, at least one. A flow's curve is its likelihood, in nats per dimension. A learned
-    inverse has a curve for the distance of each of its states from the flow's on test images, and before they are first
-    measured its training loss. A preview that cannot be read is left out.
+    records: records from `labcore.train.log.read_log`, at least one. For a flow, the curves are its negative log-likelihood in
+    nats/dim. For a student, they are the distance of each state from the flow's state on test images; until distances are
+    measured, the curve is the training loss. A preview that cannot be read is left out.
     """
     picture = _picture(preview)
     figure = _figure((style.WIDTH, HEIGHT))
@@ -44,7 +44,7 @@ def training(records: Sequence[Mapping[str, Any]], preview: Path | None = None) 
 
 
 def _likelihood(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    """Negative log-likelihood: in training, with noise and label dropout, and of the averaged weights on test images."""
+    """Draw the negative log-likelihood in training (with label dropout), and of the averaged weights on test images."""
     curves = (
         ("train, mean since the last record", "nats_per_dim", "-", "blue"),
         ("test, averaged weights", "test_nats_per_dim", "o-", "red"),
@@ -63,7 +63,7 @@ def _likelihood(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _distances(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    """A learned inverse's distances on test images, each in units of the target's mean square; until then its loss."""
+    """Draw a student's distances on test images, relative to the target's mean square; until they are measured, its loss."""
     names = sorted({key for record in records for key in record if key.startswith("test_")})
     shown = {name: name.removeprefix("test_").replace("state-", "state ") for name in names}
     colours = list(style.COLOURS.values())
@@ -75,17 +75,17 @@ def _distances(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
                 *zip(*points, strict=True), marker=marker if shown else "", linestyle=line, label=label,
                 color=colours[place % len(colours)],
             )  # fmt: skip
-    axes.set(xlabel="optimizer steps", ylabel="distance on test images" if shown else "sum of all terms")
+    axes.set(xlabel="optimizer steps", ylabel="distance on test images" if shown else "loss, sum of all terms")
     axes.margins(0.06, 0.1)
     axes.set_ylim(0, None)
 
 
 def _picture(path: Path | None) -> Any:
-    """A PNG, or None where there is none that can be read, as while it is being written."""
+    """Return the picture of a PNG, or None if it cannot be read, for example while it is written."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, AttributeError, SyntaxError):  # None; a PNG cut short
+    except (OSError, AttributeError, SyntaxError):  # no path was given, or the PNG is incomplete
         return None

@@ -1,4 +1,4 @@
-"""What a figure shows, in words, for readers who cannot see it: made from what is written on it and from its curves' ends."""
+"""Descriptions of figures in words, for readers who cannot see them, made from their texts and the ends of their curves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 DESCRIPTION = "Description"
 """The PNG standard's keyword for a text that describes a picture."""
 MOST = 12
-"""Names of one kind that are listed; our choice."""
+"""Most names of one kind that a description lists; our choice."""
 
 
 def described(figure: Figure) -> str:
-    """Titles, axes, the names of curves with their ends, of bars and points, and those beside and above pictures."""
-    parts = [figure.get_suptitle(), *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
+    """Describe a figure: its titles and axes, its curves with their ends, and the names of bars, points, rows and columns."""
+    texts = [text.get_text() for text in figure.texts]
+    parts = [figure.get_suptitle(), *texts, *(_panel(axes) for axes in figure.axes), *_names(figure.legends)]
     different_parts = dict.fromkeys(part for part in parts if part)
     return _plain("; ".join(different_parts)) or "a picture"
 
@@ -29,13 +30,13 @@ def described(figure: Figure) -> str:
 def grid_in_words(
     row_names: Sequence[str] = (), column_names: Sequence[str] = (), image_names: Sequence[str] = ()
 ) -> str:
-    """The names of a grid's rows, columns and images; empty where there are none."""
+    """Return the names of a grid's rows, columns and images as text; empty if there are none."""
     kinds = {"rows": row_names, "columns": column_names, "images": image_names}
     return ", ".join(f"{kind} {_listed(list(names))}" for kind, names in kinds.items() if any(names))
 
 
 def described_png(png: bytes) -> str:
-    """The description that a PNG carries; empty where it carries none."""
+    """Return the description in a PNG; empty if it has none."""
     from PIL import Image
 
     with Image.open(BytesIO(png)) as picture:
@@ -58,7 +59,7 @@ def _panel(axes: Axes) -> str:
 
 
 def _curve(line: Line2D) -> str:
-    """A curve's name, and where it begins and ends; of points that are no curve, the name alone."""
+    """Describe a curve by its name and its ends; single points only by their name."""
     x, y = line.get_data()
     if len(x) < 2 or line.get_linestyle() == "None":
         return line.get_label()
@@ -70,7 +71,7 @@ def _curve(line: Line2D) -> str:
 
 
 def _ticks(kind: str, axis: Axis) -> list[str]:
-    """Names that stand at an axis, where they are names and not numbers of a scale."""
+    """Return the labels of an axis if they are names and not numbers."""
     names = [_plain(name.get_text()) for name in axis.get_ticklabels()]
     return [f"{kind} {_listed(names)}"] if any(re.search(r"[^\W\d]", name) for name in names) else []
 
@@ -85,5 +86,5 @@ def _listed(names: list[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without the signs of formulas and of line breaks."""
+    """Return the text without formula signs and line breaks."""
     return re.sub(r"\s+", " ", re.sub(r"\\(?:mathrm|mathbf|mathdefault|log|nabla)?|[${}]", "", text)).strip()

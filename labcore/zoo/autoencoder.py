@@ -1,7 +1,7 @@
 """The autoencoder that ships: `python -m labcore.zoo.autoencoder RUN` trains it, measures it, and writes its card.
 
-A small one of Stable Diffusion's layout for 28x28 pictures of clothes, 4 x 7 x 7 latents, so that everything about latents
-can be seen at work on two processor cores. `labcore.latents.load("fashion-vae")` loads it.
+It is small, with Stable Diffusion's layout, for 28x28 pictures of clothes and 4 x 7 x 7 latents, so that all code for latents
+runs on two processor cores. `labcore.latents.load("fashion-vae")` loads it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ TRAINING = TrainConfig(
     eval_every=3500,
     save_every=500,
 )
-"""Nearly four times through 60,000 images; our choice."""
+"""Training steps, nearly four passes over 60,000 images; our choice."""
 SCALED_BY = 5000
-"""Images whose latents say by how much they are scaled: to a standard deviation of 1, as Stable Diffusion's are."""
+"""Number of images whose latents determine the scale: to a standard deviation of 1, as for Stable Diffusion."""
 
 
 def make(run: Path, data: str = "fashion-mnist") -> Path:
-    """Train in `run`, or go on with what is there; then store the averaged weights as float16 with their card."""
+    """Train in `run`, or resume the training there; then store the averaged weights as float16 with their card."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(TRAINING.seed, "initialisation"))
         model = Compressor(MODEL)
@@ -71,14 +71,14 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
 
 @torch.no_grad()
 def scale_of(network: Any, x: Tensor) -> float:
-    """1 / (standard deviation of the latents' means over images, places and channels), four digits."""
+    """Return 1 / (standard deviation of the latents' means over images, places and channels), with four digits."""
     means = torch.cat([network.encode(part.to(network.device)).latent_dist.mean for part in x.split(100)])
     return float(f"{1 / float(means.std()):.4g}")
 
 
 @torch.no_grad()
 def measure(data: str) -> dict[str, Any]:
-    """What the stored weights keep of the test split."""
+    """Measure the reconstructions of the test split by the stored weights."""
     codec, x = latents.load(SHIPPED), to_float(load(data, "test").images)
     reconstruction = keep(codec, x, 100)
     mean, deviation = reconstruction.raw.chunk(2, dim=1)
@@ -98,7 +98,7 @@ def measure(data: str) -> dict[str, Any]:
 
 
 def card(record: dict[str, Any]) -> str:
-    """The autoencoder's card, with the numbers of `record`."""
+    """Return the autoencoder's card, with the numbers of `record`."""
     t, shape = record["training"], " x ".join(map(str, record["latents"]))
     share = 784 / math.prod(record["latents"])
     return f"""# {SHIPPED}

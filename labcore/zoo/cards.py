@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from labcore.config import BaseRunConfig
-from labcore.data.fashion_mnist import CLASSES
+from labcore.data.sources import SOURCES
 from labcore.kinds import kind_of
-
-LICENCE = """**Data and licence.** Trained on Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747), MIT licence,
-Copyright 2017 Zalando SE."""
 
 
 def card(
@@ -20,10 +18,13 @@ def card(
     evaluation: dict[str, Any] | None = None,
 ) -> str:
     """Return the model's card: its description, its measures and how it was made."""
-    c, t = model.config, record["trained_with"]
+    c, t, source = model.config, record["trained_with"], SOURCES[config.data.name]
     head, rows, limits, command = kind_of(config).card(name, model, config, record)
     rows += _samples(evaluation) if evaluation else []
     table = "\n".join(f"| {row} | {value} |" for row, value in rows)
+    recognised = f"{_recognised(record, c.class_names)}\n\n" if "recognised" in record else ""
+    limits = f"{limits} {source.limits}".strip()
+    balanced = ", all classes drawn equally often" if config.train.sampling == "balanced" else ""
     return f"""# {name}
 
 {head}
@@ -36,48 +37,51 @@ def card(
 
 *Samples with seed 0 and guidance 1, denoised; one column per class.*
 
-| on Fashion-MNIST | |
+| on {source.title} | |
 |---|---|
 {table}
 
-{_recognised(record)}
-
-**Made by** `{command}`, then
+{recognised}**Made by** `{command}`, then
 `python -m labcore.experiments.ship runs/{name} {name}`: {record["steps"]:,} steps of {
         config.train.batch_size
     } images of
-{config.data.name}, seed {config.train.seed}, {config.train.precision}, {record["training_seconds"] / 60:.0f} minutes on
+{config.data.name}{balanced}, seed {config.train.seed}, {config.train.precision}, {
+        record["training_seconds"] / 60:.0f} minutes on
 {t["device"]} (shared with other work), torch {t["torch"]}, revision {t["revision"]}.
 Averaged weights (EMA {config.train.ema_decay:g}). `record.json` has all numbers{
         "; `evaluation.json` has those of the samples" if evaluation else ""
     }.
 
-{LICENCE}
+**Data and licence.** Trained on {source.licence}
 
 **Limits.** This model is small on purpose: it is for tests, notebooks and teaching. {limits}
 """
 
 
 def _samples(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return one row per measure of the samples, with interval and floor."""
+    """Return one row per measure of the samples, with interval, and with the value of held-out images where it is known."""
     measures = evaluation["fidelity_efflite0"]["measures"]
     n = next(iter(measures.values()))["n"]
     return [
         (
             f"`{name}` of {n:,} samples, guidance 1",
-            f"{m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g}; held-out images {m['floor']:.3g})",
+            f"{m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g}; {_held_out(m['floor'])})",
         )
         for name, m in measures.items()
     ]
 
 
-def _recognised(record: dict[str, Any]) -> str:
-    """Return a table of the samples that `fashion-classifier` assigns to their class: a row per scale, a column per class."""
+def _held_out(floor: float | None) -> str:
+    return "too few held-out images for theirs" if floor is None else f"held-out images {floor:.3g}"
+
+
+def _recognised(record: dict[str, Any], classes: Sequence[str]) -> str:
+    """Return a table of the samples that the classifier assigns to their class: a row per scale, a column per class."""
     found = record["recognised"]
     n = next(iter(found.values()))["n"]
     lines = [
-        f"| share of {n:,} samples recognised (95% interval) | {' | '.join(CLASSES)} |",
-        "|---" * (1 + len(CLASSES)) + "|",
+        f"| share of {n:,} samples recognised (95% interval) | {' | '.join(classes)} |",
+        "|---" * (1 + len(classes)) + "|",
     ]
     for scale, one in found.items():
         shares = " | ".join(f"{share:.0%}" for share in one["by_class"])

@@ -1,7 +1,7 @@
 """The classifier that ships: `python -m labcore.zoo.classifier RUN` trains it, measures it, and writes its card.
 
-It knows the whole Fashion-MNIST training set, and no flow and no encoder. It judges whether samples and edited images
-are of their class.
+It was trained on the whole Fashion-MNIST training set, and not on features of any flow or encoder. It judges whether samples
+and edited images are of their class.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ TRAINING = TrainConfig(
     eval_every=4500,
     save_every=500,
 )
-"""Nearly ten times through 60,000 images; our choice."""
+"""Training steps, nearly ten passes over 60,000 images; our choice."""
 
 
 def make(run: Path, data: str = "fashion-mnist") -> Path:
-    """Train in `run`, or go on with what is there; then store the averaged weights as float16 with their card."""
+    """Train in `run`, or resume the training there; then store the averaged weights as float16 with their card."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(TRAINING.seed, "initialisation"))
         model = Classifier(MODEL)
@@ -64,7 +64,7 @@ def make(run: Path, data: str = "fashion-mnist") -> Path:
 
 
 def measure(classifier: Classifier, data: str) -> dict:
-    """What the stored weights recognise of the test split: as it is, and reduced to 16 pixels."""
+    """Measure the accuracy of the stored weights on the test split: at full size, and reduced to 16 pixels."""
     test = load(data, "test")
     x = to_float(test.images)
     every = [recognised(classifier, x[test.labels == k], test.labels[test.labels == k]) for k in range(10)]
@@ -80,7 +80,7 @@ def measure(classifier: Classifier, data: str) -> dict:
 
 
 def card(record: dict) -> str:
-    """The classifier's card, with the numbers of `record`."""
+    """Return the classifier's card, with the numbers of `record`."""
     whole, small, t = record["accuracy"], record["at_16_pixels"], record["training"]
     classes = ", ".join(f"{share:.0%}" for share in record["by_class"])
     return f"""# {CLASSIFIER}

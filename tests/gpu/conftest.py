@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(items) -> None:
                 item.add_marker(pytest.mark.gpu)
 
 
+@pytest.fixture
+def record_property(record_property):
+    """pytest's own, with values as text: processes of xdist cannot send each other versions, tensors and NumPy's numbers."""
+    return lambda name, value: record_property(name, str(value))
+
+
 @pytest.fixture(autouse=True)
 def as_it_was():
     """Full float32 products, and nothing left behind: modes and memory of one test are not those of the next."""

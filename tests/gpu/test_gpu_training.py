@@ -69,7 +69,7 @@ def test_train_resumes(tmp_path):
     def unplugged(_):
         raise OSError("the plug was pulled")
 
-    config = steps(20, log_every=5, eval_every=10, accumulation=2, label_dropout=0.3)
+    config = steps(20, log_every=5, eval_every=10, accumulation=2, label_dropout=0.3, lr=1e-4)
     calm, rough, again = Noted(), Noted(), Noted()
     go(tmp_path / "calm", config, trainable(), calm)
     with pytest.raises(OSError, match="plug"):
@@ -82,7 +82,16 @@ def test_train_resumes(tmp_path):
     want, got = weights(tmp_path / "calm"), weights(tmp_path / "rough")
     assert want.keys() == got.keys()
     for name in want:
-        torch.testing.assert_close(got[name], want[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(determined(name, got[name]), determined(name, want[name]), atol=1e-5, rtol=1e-5)
+
+
+def determined(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A weight without the biases of keys: softmax does not see them, so that their gradients are rounding errors, which Adam
+    scales up to whole steps; on a GPU the order of sums differs from run to run."""
+    if not name.endswith("qkv.bias"):
+        return weight
+    queries, _, values = weight.chunk(3)
+    return torch.cat([queries, values])
 
 
 @slow_on_a_cpu

@@ -1,7 +1,7 @@
-"""The embedded data set: 12,000 images of Fashion-MNIST in one losslessly packed file. See README.md and LICENSE.
+"""The embedded data set: 12,000 images of Fashion-MNIST in one lossless PNG file. See README.md and LICENSE.
 
-The file is a grey PNG, 28 pixels wide: each image transposed (which packs 3 % smaller), one below the other, 10,000
-training and then 2,000 test images; then the 12,000 labels as pixels, the last row filled up with zeros.
+The PNG is grey and 28 pixels wide. It has all images below one another, 10,000 training and then 2,000 test images, each
+transposed (which makes the file 3% smaller). Below them are the 12,000 labels as pixels; zeros fill the last row.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ SHA256 = {
 Arrays = tuple[UInt8[np.ndarray, "n 28 28"], UInt8[np.ndarray, " n"]]
 
 
-def read(split: str) -> Arrays:
-    """Images (n, 28, 28) and labels (n,) of "train" or "test", uint8, in the order of the full set's files.
+def read_split(split: str) -> Arrays:
+    """Read uint8 images (n, 28, 28) and labels (n,) of "train" or "test", in the order of the full set's files.
 
-    Raises ValueError for another split, or if the file is not the one that was packed (told by SHA256).
+    Raises ValueError for another split, and if the contents do not have the expected sha256.
     """
     if split not in COUNTS:
-        raise ValueError(f"split={split!r}: the embedded data set has 'train' and 'test'.")
+        raise ValueError(f"split={split!r}: the embedded data set has 'train' and 'test'")
     images, labels = unpack()[split]
     if sha256(images, labels) != SHA256[split]:
         raise ValueError(
-            f"{FILE} is not the packed data set that belongs to this version of labcore (its {split} arrays have "
-            f"another sha256). Install labcore again, or rebuild it with `python -m labcore.data.embedded.make`."
+            f"{FILE} is not the data set of this version of labcore (its {split} arrays have another sha256). Install labcore "
+            "again, or rebuild the file with `python -m labcore.data.embedded.make`"
         )
     return images, labels
 
 
 def unpack() -> dict[str, Arrays]:
-    """Images and labels of both splits from the packed file, unchecked."""
+    """Read images and labels of both splits from the file, without comparing hashes."""
     from PIL import Image
 
     with Image.open(FILE) as sheet:
@@ -54,5 +54,5 @@ def unpack() -> dict[str, Arrays]:
 
 
 def sha256(images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"]) -> str:
-    """Hex sha256 over the images' bytes in C order followed by the labels' bytes."""
+    """Return the hex sha256 over the images' bytes in C order, followed by the labels' bytes."""
     return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()

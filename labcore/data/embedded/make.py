@@ -1,8 +1,8 @@
-"""Make the embedded data set from the IDX files of Fashion-MNIST:
+"""Make the embedded data set from the IDX files of Fashion-MNIST.
 
     python -m labcore.data.embedded.make [IDX_FOLDER] [--check]
 
-Takes the first 1,000 training and the first 200 test images of each class, in file order, and packs them as
+The command takes the first 1,000 training and the first 200 test images of each class, in file order, and packs them as
 labcore.data.embedded describes. With --check it writes nothing and compares the packed arrays with the IDX files.
 The arrays are the same on every machine; the file's bytes may differ with Pillow's zlib.
 """
@@ -20,27 +20,27 @@ from labcore.data import embedded, fashion_mnist
 def select(
     images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"], per_class: int
 ) -> tuple[UInt8[np.ndarray, "m 28 28"], UInt8[np.ndarray, " m"]]:
-    """The first `per_class` images of each class, in their order. Raises ValueError if a class has fewer."""
+    """Return the first `per_class` images of each class, in file order. Raises ValueError if a class has fewer."""
     picked = [np.flatnonzero(labels == label)[:per_class] for label in range(len(fashion_mnist.CLASSES))]
     short = [name for name, index in zip(fashion_mnist.CLASSES, picked, strict=True) if len(index) < per_class]
     if short:
-        raise ValueError(f"fewer than {per_class} images of {', '.join(short)}; give the full set's IDX files.")
+        raise ValueError(f"fewer than {per_class} images of {', '.join(short)}; give the full set's IDX files")
     keep = np.sort(np.concatenate(picked))
     return images[keep], labels[keep]
 
 
 def build(folder: str | None = None) -> dict[str, embedded.Arrays]:
-    """Both splits of the subset from the IDX files in `folder` (None: where fashion_mnist.find finds them)."""
-    source = fashion_mnist.find(folder)
+    """Return both splits from the IDX files in `folder` (None: where fashion_mnist.find_folder finds them)."""
+    source = fashion_mnist.find_folder(folder)
     classes = len(fashion_mnist.CLASSES)
     return {
-        split: select(*fashion_mnist.read(source, split), per_class=count // classes)
+        split: select(*fashion_mnist.read_split(source, split), per_class=count // classes)
         for split, count in embedded.COUNTS.items()
     }
 
 
 def pack(splits: dict[str, embedded.Arrays]) -> None:
-    """Write embedded.FILE: all images transposed, then all labels, as the rows of one PNG."""
+    """Write embedded.FILE: all transposed images, then all labels, as the rows of one PNG."""
     from PIL import Image
 
     images = np.concatenate([splits[split][0] for split in embedded.COUNTS]).swapaxes(1, 2)
@@ -52,7 +52,7 @@ def pack(splits: dict[str, embedded.Arrays]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status (1: the arrays are not those of embedded.SHA256)."""
+    """Run the command line, and return the exit status (1: files are missing, or an array has another sha256)."""
     parser = argparse.ArgumentParser(prog="python -m labcore.data.embedded.make", description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="folder with the four IDX files (default: look for them)")
     parser.add_argument(
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{split}: {len(arrays[0]):,} images, sha256 {digest}{'' if same else ', DIFFERENT'}")
         status |= not same
     if status:
-        print("not the arrays of labcore.data.embedded; nothing was written", file=sys.stderr)
+        print("the arrays do not have the sha256 of labcore.data.embedded; nothing was written", file=sys.stderr)
     elif options.check:
         print(f"{embedded.FILE.name} equals the IDX files")
     else:
