@@ -106,7 +106,9 @@ def test_differences_of_the_figure(tmp_path):
     assert one.half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5) and by_name["fid_efflite0"]["b"].taught
     figure = drawn.differences(found, ["b", "never"], "a")
     shown = [axes for axes in figure.axes if axes.has_data()]
-    assert len(shown) == 4 and [t.get_text() for t in shown[0].get_yticklabels()] == ["b", "never"]
+    assert len(shown) == 4 and [t.get_text() for t in shown[0].get_yticklabels()] == ["b"]
+    assert figure.legends[0].get_title().get_text() == "nothing to compare yet: never"
+    assert drawn.differences(found, ["b"], "a").legends[0].get_title().get_text() == ""
 
 
 def test_the_standardised_size_and_its_exact_interval():

@@ -61,15 +61,21 @@ class TestReport:
         assert report.modes == {"RGB": 23, "RGBA": 2, "P": 1, "CMYK": 1, "I;16": 1}
         said = dict(report_rows(report, config))
         assert said["images"] == "25 for training, 3 for testing"
-        assert "1 are grey and the others are not: the presets for colour pictures" in said["colours"]
-        assert said["sizes"].startswith("3 x 2 to 400 x 3 pixels, 3 different; 2 are smaller than 8 pixels")
+        assert "without colours: 1 of 28. The presets for colour pictures" in said["colours"]
+        assert said["sizes"].startswith("3 x 2 to 400 x 3 pixels, 3 different; smaller than 8 pixels, and enlarged: 2;")
         assert said["sizes"].endswith("of the longest, cat/10.png with 400 x 3, only the middle square is used")
-        assert said["transparency"] == "1 have transparent pixels, which are laid on white (data.background)"
         assert (
-            "2 equal an earlier picture" in said["duplicates"] and "train cat/00.png = test cat" in said["duplicates"]
+            said["transparency"]
+            == "1 of 28 pictures with transparent pixels, which are laid on white (data.background)"
+        )
+        assert (
+            "equal to an earlier picture at 8 x 8 pixels: 2, " in said["duplicates"]
+            and "train cat/00.png = test cat" in said["duplicates"]
         )
         assert said["duplicates"].endswith("1 of the test images. In more than one class: 1 of these groups")
-        assert said["unreadable"].startswith(f"2, and training stops at them: {odd / 'cat' / '11.png'} cannot be read")
+        assert said["unreadable"].startswith(
+            f"2, and training refuses such a folder: {odd / 'cat' / '11.png'} cannot be read"
+        )
 
     def test_pictures_are_equal_as_a_model_reads_them(self, tmp_path):
         (tmp_path / "a").mkdir()

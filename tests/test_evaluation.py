@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -481,6 +482,23 @@ def test_pixels_of_a_model_with_classes_in_another_order(folder, tmp_path, monke
         assert power == first["fidelity_pixels"]["measures"]["power_pixels"]
         monkeypatch.setattr(session, "generate", lambda *_, **__: pytest.fail("measured again"))
         assert evaluate_model(flow, data, EvaluationRequest(["power_pixels", "variance_pixels"], how), out) == both
+
+
+def test_classes_are_drawn_as_often_as_in_the_training_images(model, folder, tmp_path):
+    unequal = tmp_path / "unequal"
+    shutil.copytree(folder, unequal)
+    for picture in sorted((unequal / "train" / "Bag").iterdir())[2:]:
+        picture.unlink()
+    words = ("evaluate", model, "--data", unequal, "--metrics", "power_pixels", "--num-samples", 110)
+    for given, expected in (
+        ((), ("data", [12, 2, *[12] * 8])),
+        (("--classes", "each"), ("each", None)),
+    ):
+        out = tmp_path / f"{expected[0]}.json"
+        done = lab(*words, *given, "--out", out)
+        assert done.exit_code == 0, done.output
+        drawn = json.loads(out.read_text())["fidelity_pixels"]["images"]
+        assert (drawn["classes"], drawn.get("class_counts")) == expected
 
 
 def test_judges_that_cannot_judge_are_refused_before_anything_is_drawn(model, tmp_path):

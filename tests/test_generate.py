@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from test_biflow import backward
 
 from labcore import sample
+from labcore.data import ImageData
 from labcore.data.transforms import to_uint8
 from labcore.evaluate import generate as module
 from labcore.evaluate.generate import Sampling, generate
@@ -131,9 +132,55 @@ def test_a_full_disk_is_found_before_labels_are_made(small, tmp_path, monkeypatc
         generate(small, Sampling(num=1_000_000), tmp_path)
 
 
+@pytest.mark.parametrize("counts", [(30, 0, 10), (1, 1856, 77, 237)])
+def test_classes_in_the_proportions_of_the_data_in_every_part(counts):
+    flow, total = perturbed(num_classes=len(counts)).float(), sum(counts)
+    sampling = Sampling(num=400, classes="data", class_counts=counts)
+    labels = sampling.labels(flow, range(400))
+    assert torch.equal(labels, torch.cat([sampling.labels(flow, range(i, i + 50)) for i in range(0, 400, 50)]))
+    for start, end in ((0, 400), (0, 50), (130, 200)):
+        found = labels[start:end].bincount(minlength=len(counts))
+        expected = torch.tensor(counts) / total * (end - start)
+        assert (found - expected).abs().max() < 3, "evenly spread, not drawn at random"
+        assert not found[torch.tensor(counts) == 0].any()
+
+
+def pictures(labels, classes):
+    return ImageData(
+        torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), torch.tensor(labels), classes, "mine", "train"
+    )
+
+
+def test_classes_as_in_data(small, tmp_path):
+    config = small.config.replace(num_classes=2, class_names=("cat", "dog"))
+    unequal, sampling = pictures([0, 1, 1, 1], ("cat", "dog")), Sampling(num=8, classes="data")
+    found = sampling.as_in(config, unequal)
+    assert found == sampling.replace(class_counts=(1, 3)) and found.as_in(config, unequal) is found
+    with pytest.warns(UserWarning, match="matched by name"):
+        assert sampling.as_in(config, pictures([0, 1, 1, 1], ("dog", "cat"))).class_counts == (3, 1)
+    assert sampling.as_in(config, pictures([0, 1], ("cat", "dog"))).classes == "each", "equal classes come in turn"
+    assert sampling.as_in(config.replace(num_classes=0, class_names=None), unequal).classes == "none"
+    other = Sampling(num=8)
+    assert other.as_in(config, unequal) is other
+    with pytest.raises(ValueError, match="mine has 3 classes and the model 2"):
+        sampling.as_in(config, pictures([0, 1, 2], ("a", "b", "c")))
+
+
+def test_classes_as_in_data_that_nobody_gave(small, tmp_path):
+    with pytest.raises(ValueError, match=r'classes "data" needs the data: use sampling\.as_in'):
+        generate(small, Sampling(num=3, classes="data"), tmp_path)
+    with pytest.raises(ValueError, match=r"class_counts were \(1, 2\), and the model has 5 classes"):
+        generate(small, Sampling(num=3, classes="data", class_counts=(1, 2)), tmp_path)
+    described = Sampling(num=3, classes="data", class_counts=(1, 2, 0, 3, 1)).describe(small)
+    assert (described["classes"], described["class_counts"]) == ("data", [1, 2, 0, 3, 1])
+    assert "class_counts" not in Sampling(num=3).describe(small), "keys of images that are on disk"
+
+
 @pytest.mark.parametrize(
     "bad",
     [
+        {"num": 5, "class_counts": (1, 2)},
+        {"num": 5, "classes": "data", "class_counts": (0, 0)},
         {"num": 0},
         {"num": 1_000_001},
         {"num": 5, "attn_temp": 0.0},

@@ -167,8 +167,12 @@ def evaluate(
         int | None, typer.Option(help="Number of test images, evenly spread over the split; default all.", min=1)
     ] = None,
     classes: Annotated[
-        str, typer.Option(help='"each" (all classes in turn), "none", or names or numbers like cat or 0,5,9.')
-    ] = "each",
+        str | None,
+        typer.Option(
+            help='"data" (each class as often as in the training images), "each" (all classes in turn), "none", or names or '
+            "numbers like cat or 0,5,9. Default data; each for a --reference."
+        ),
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale g in c + g (c - u); 0 is off.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="Guidance along the tokens: constant or linear.")] = "constant",
     attn_temp: Annotated[float, typer.Option(help="Temperature of the unconditional branch.")] = 1.0,
@@ -199,9 +203,10 @@ def evaluate(
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     sampling = None
     if num_samples is not None:
+        classes = classes or ("data" if reference is None else "each")
         sampling = Sampling(
             num=num_samples,
-            classes=classes if classes in ("each", "none") else tuple(class_numbers(classes, flow.config)),
+            classes=classes if classes in ("each", "none", "data") else tuple(class_numbers(classes, flow.config)),
             guidance=guidance,
             guidance_schedule=schedule,
             attn_temp=attn_temp,

@@ -37,9 +37,8 @@ _EMOJI = Source(
     classes=emoji.CLASSES,
     licence="the emoji of Google's Noto Color Emoji (<https://github.com/googlefonts/noto-emoji>), as packed in\n"
     "`labcore/data/emoji`. The pictures are under the Apache License 2.0.",
-    limits="Its training set is small, so a sample may copy a training image. More than half of the set is of one class, while "
-    "the measured samples have all classes equally often, so even a perfect model would not reach the values of held-out "
-    "images.",
+    limits="Its training set is small, so a sample may copy a training image. More than half of the set is of one class; "
+    "the measured samples have each class as often as the training images.",
 )
 SOURCES = {"fashion-mnist-12k": _FASHION, "fashion-mnist": _FASHION, "emoji-32": _EMOJI, "emoji": _EMOJI}
 """Name of a data set (`labcore.data.datasets.NAMES`) -> words about it. A folder of pictures has none."""

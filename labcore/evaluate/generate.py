@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Int, Int64, UInt8
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from labcore import provenance, tf32
-from labcore.config import Config
+from labcore.config import Config, TokensConfig
+from labcore.data.class_names import matched
 from labcore.data.picture_set import HeldPictures, with_values
+from labcore.data.protocol import Dataset
 from labcore.data.transforms import to_uint8
 from labcore.files import cache_folder, sha256_of
 from labcore.flows.tarflow import TarFlow
@@ -36,6 +38,8 @@ from labcore.store import Rows, Store
 
 MOST = 1_000_000
 """Images of one drawing; our choice, 20 times what papers draw."""
+GOLDEN = (5**0.5 - 1) / 2
+"""1 / golden ratio: its multiples, taken modulo 1, fill [0, 1) most evenly."""
 EXACT_ONLY = ("noise_std", "guidance_schedule", "attn_temp", "solver", "compiled")
 """Settings of a flow's exact inverse that a learned one does not have."""
 
@@ -44,7 +48,10 @@ class Sampling(Config):
     """Settings of sampling. The defaults are `labcore.sample`'s, with every class in turn."""
 
     num: PositiveInt = Field(le=MOST)  # how many images
-    classes: Literal["each", "none"] | tuple[int, ...] = "each"  # image i has class i mod k; none; or these in turn
+    classes: Literal["each", "none", "data"] | tuple[int, ...] = (
+        "each"  # image i has class i mod k; none; or these in turn
+    )
+    class_counts: tuple[NonNegativeInt, ...] | None = None  # for "data": images of each class; `as_in` fills it in
     guidance: float = 0.0  # g in c + g (c - u); 0 is off
     guidance_schedule: Literal["constant", "linear"] = "constant"
     attn_temp: PositiveFloat = 1.0  # of the unconditional branch
@@ -57,12 +64,37 @@ class Sampling(Config):
     @model_validator(mode="after")
     def _fits(self) -> Sampling:
         if self.classes == ():
-            raise ValueError('classes was empty; give "each", "none", or class numbers')
+            raise ValueError('classes was empty; give "each", "none", "data", or class numbers')
+        if self.class_counts is not None and (self.classes != "data" or not sum(self.class_counts)):
+            raise ValueError(f'class_counts were {self.class_counts}; they need classes="data", and one image or more')
         return self
 
+    def as_in(self, model: TokensConfig, train: Dataset) -> Sampling:
+        """Replace the classes "data" by those of `train`: each class as often as there.
+
+        Classes that are equally frequent come in turn, as "each". A model without classes draws without. Raises ValueError
+        if the data has other classes than the model.
+        """
+        if self.classes != "data" or self.class_counts is not None:
+            return self
+        if not model.num_classes:
+            return self.replace(classes="none")
+        counts = tuple(matched(model, train).labels.bincount(minlength=model.num_classes).tolist())
+        return self.replace(classes="each") if len(set(counts)) == 1 else self.replace(class_counts=counts)
+
     def labels(self, flow: Sampler, part: range) -> Int64[Tensor, " b"] | None:
-        """Return the classes of the images `part`; None if they have none."""
+        """Return the classes of the images `part`; None if they have none. ValueError for "data" before `as_in`.
+
+        In the proportions of data, image i has the class in whose share of [0, 1) the fractional part of i / golden ratio
+        lies. So each part of the images has these proportions, up to few images.
+        """
         k = flow.config.num_classes
+        if self.classes == "data":
+            if self.class_counts is None:
+                raise ValueError('classes "data" needs the data: use sampling.as_in(model.config, train_set)')
+            ends = torch.tensor(self.class_counts, dtype=torch.float64).cumsum(0)
+            place = (torch.tensor(part, dtype=torch.float64) + 0.5) * GOLDEN % 1 * ends[-1]
+            return torch.searchsorted(ends, place, right=True).clamp(max=len(ends) - 1)  # place may round to the end
         if self.classes == "none" or (self.classes == "each" and k == 0):
             return None
         cycle = torch.arange(k) if self.classes == "each" else torch.tensor(self.classes)
@@ -78,6 +110,8 @@ class Sampling(Config):
         """
         classes = "none" if flow.config.num_classes == 0 and self.classes == "each" else self.classes
         values = {**self.model_dump(mode="json"), "classes": classes}
+        if self.class_counts is None:  # left out, so that older images and records have the same description
+            del values["class_counts"]
         if flow.config.codec is not None:
             values["decoded_by"] = codec_of(flow.config).recipe()
         if flow.device.type == "cuda" and tf32.describe() != "off":
@@ -137,6 +171,8 @@ def generate(
     if isinstance(sampling.classes, tuple) and not all(0 <= y < k for y in sampling.classes):
         has = f"classes 0..{k - 1}" if k else "no classes"
         raise ValueError(f"classes were {sampling.classes}, and the model has {has}")
+    if sampling.class_counts is not None and len(sampling.class_counts) != k:
+        raise ValueError(f"class_counts were {sampling.class_counts}, and the model has {k} classes")
 
     def draw(part: range) -> dict[str, Tensor]:
         images = sample(

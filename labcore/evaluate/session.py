@@ -111,6 +111,9 @@ def metric_requests(metrics: Sequence[str], flow: Sampler, sampling: Sampling | 
         raise ValueError("metrics of generated images need --num-samples: 50000 in papers, 2000 for a first look")
     for extractor, wanted in by_extractor.items():
         if extractor == pixels.NAME:
+            if sampling.classes == "data" and sampling.class_counts is None:
+                pixels.check_number(wanted[0], sampling.num)  # `evaluate_model` checks the classes when it has the data
+                continue
             labels = sampling.labels(flow, range(sampling.num))
             pixels.check_pixels(wanted, torch.full((sampling.num,), NULL) if labels is None else labels)
             continue
@@ -135,6 +138,8 @@ def evaluate_model(
     FileNotFoundError before anything is drawn.
     """
     sampling, about = request.sampling, dict(request.about)
+    if sampling is not None and sampling.classes == "data":
+        sampling = sampling.as_in(flow.config, data.split("train"))
     todo = metric_requests(request.metrics, flow, sampling)
     check_limit(request.limit)
     fidelity.check_seed(request.seed)

@@ -75,13 +75,14 @@ def verdicts_table(found: Sequence[Judged]) -> str:
         n = min((v.difference.n if v.difference else 0 for v in one.verdicts), default=0)
         quality = one.stated.measure == QUALITY
         name = lambda v: f"{v.claim.number.rpartition('.')[2]} " if quality else ""  # noqa: E731, B023
-        here = "; ".join(f"{name(v)}{in_words(v.difference)}" for v in one.verdicts) or "-"
+        ran = any(v.difference for v in one.verdicts)
+        here = "; ".join(f"{name(v)}{in_words(v.difference)}" for v in one.verdicts) if ran else "-"
         alone = _quality(one.alone) if quality else plain(one.verdicts[0])
         after = _quality(one.corrected) if quality else at_this_scale(one.corrected)
         lines.append([one.stated.claim, one.stated.paper or "-", here, n, alone, after])
     numbers = sum(len(one.verdicts) for one in found)
-    ran = sum(verdict.difference is not None for one in found for verdict in one.verdicts)
-    counts = f"Holm's correction (level {LEVEL:g}) is over the {ran} differences that were run, of {numbers} stated."
+    run = sum(verdict.difference is not None for one in found for verdict in one.verdicts)
+    counts = f"Holm's correction (level {LEVEL:g}) is over the {run} differences that were run, of {numbers} stated."
     return "\n".join([table(HEADS, lines), counts, "", NOTE, "", QUALITY_NOTE]) + "\n"
 
 

@@ -147,7 +147,7 @@ def recognition(model: Sampler, guidance: float) -> dict[str, Any]:
 
 def evaluated(model: Sampler, config: BaseRunConfig, name: str, out: Path) -> dict[str, Any]:
     """Compute FID and the other metrics against training images that ship; write them to `out` as `lab evaluate` does."""
-    sampling = Sampling(num=COMPARED, guidance=GUIDANCE, seed=0)
+    sampling = Sampling(num=COMPARED, classes="data", guidance=GUIDANCE, seed=0)
     request = EvaluationRequest(METRICS, sampling, about={"model": name})
     return evaluate_model(model, as_shipped(config.data, model.config), request, out)
 

@@ -59,7 +59,7 @@ def _sizes(report: DataReport) -> str:
     smallest, largest = (f"{w} x {h}" for w, h in (sizes[0], sizes[-1]))
     said = f"all {smallest} pixels" if len(sizes) == 1 else f"{smallest} to {largest} pixels, {len(sizes):,} different"
     if report.small:
-        said += f"; {report.small:,} are smaller than {report.image_size} pixels and are enlarged"
+        said += f"; smaller than {report.image_size} pixels, and enlarged: {report.small:,}"
     long, (w, h) = report.longest, report.longest.facts.size
     if max(w, h) > LONG * min(w, h):
         said += f"; of the longest, {long.place.called} with {w} x {h}, only the middle square is used"
@@ -70,8 +70,8 @@ def _colours(report: DataReport) -> str:
     said = ", ".join(f"{count:,} {MODES.get(mode, mode)}" for mode, count in report.modes.most_common())
     if 0 < report.grey < len(report.pictures):
         said += (
-            f"; {report.grey:,} are grey and the others are not: the presets for colour pictures (pictures-...) read all of "
-            "them as RGB; other trainings need --channels 1 or --channels 3"
+            f"; without colours: {report.grey:,} of {len(report.pictures):,}. The presets for colour pictures (pictures-...) "
+            "read all of them as RGB; other trainings need --channels 1 or --channels 3"
         )
     return said
 
@@ -79,16 +79,15 @@ def _colours(report: DataReport) -> str:
 def _transparency(report: DataReport, background: str) -> str:
     if not report.transparent:
         return "no picture has transparent pixels"
-    return f"{report.transparent:,} have transparent pixels, which are laid on {background} (data.background)"
+    of = f"{report.transparent:,} of {len(report.pictures):,} pictures"
+    return f"{of} with transparent pixels, which are laid on {background} (data.background)"
 
 
 def _duplicates(report: DataReport) -> str:
     if not (groups := report.duplicates):
         return f"no two pictures are equal at {report.image_size} x {report.image_size} pixels"
     repeated = sum(len(group) - 1 for group in groups)
-    said = (
-        f"{repeated:,} equal an earlier picture at {report.image_size} x {report.image_size} pixels: {_named(groups)}"
-    )
+    said = f"equal to an earlier picture at {report.image_size} x {report.image_size} pixels: {repeated:,}, {_named(groups)}"
     in_test = sum(place.split == "test" for group in groups if _several(group, "split") for place in group)
     if in_test:
         said += f". Equal to a training image: {in_test:,} of the test images"
@@ -112,4 +111,4 @@ def _unreadable(report: DataReport) -> str:
         return "none"
     reasons = "; ".join(reason.rstrip(".") for _, reason in report.unreadable[:SHOWN])
     more = f"; and {len(report.unreadable) - SHOWN:,} more" if len(report.unreadable) > SHOWN else ""
-    return f"{len(report.unreadable):,}, and training stops at them: {reasons}{more}"
+    return f"{len(report.unreadable):,}, and training refuses such a folder: {reasons}{more}"

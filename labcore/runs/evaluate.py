@@ -78,7 +78,7 @@ class RunEvaluation(NamedTuple):
             self.sampling(guidance, "constant", 0)
 
     def sampling(self, guidance: float, schedule: str, seed: int) -> Sampling:
-        """Return how images are drawn with this guidance and its schedule along the tokens."""
+        """Return how images are drawn with this guidance and its schedule along the tokens: classes in turn, as in papers."""
         how = dict(guidance=guidance, guidance_schedule=schedule, attn_temp=self.attn_temp, seed=seed)
         return Sampling(num=self.samples, noise_std=self.noise_std, **how)
 
@@ -188,8 +188,8 @@ def _words(
         raise ValueError(
             "with several processes sampling and request must have one seed, and tf32 and about are not allowed"
         )
-    if s.solver != "sequential" or s.classes not in ("each", "none"):
-        raise ValueError("with several processes the solver must be sequential, and classes 'each' or 'none'")
+    if s.solver != "sequential" or s.classes not in ("each", "none", "data") or s.class_counts is not None:
+        raise ValueError("with several processes the solver must be sequential, and classes 'each', 'none' or 'data'")
     folder = data.name == "folder"
     given = {
         "--metrics": ",".join(request.metrics),

@@ -28,26 +28,31 @@ def differences(found: Mapping[Any, Mapping[str, Any]], rows: Sequence[str], tha
     Args:
         found: {measure: {row: difference}} of `labcore.experiments.evidence.differences`. A measure has `title` and `better`
             ("lower", "higher" or None); a difference has `mean`, `half` (None for one seed) and `taught`.
-        rows: names of all rows in order, also of those without numbers.
+        rows: names of all rows in order. Rows without numbers have no line; the text below the panels names them.
         than: name of the baseline.
 
     Without any difference, the figure says so.
     """
-    if not found:
+    shown = [row for row in rows if any(row in by_row for by_row in found.values())]
+    if not shown:
         return _nothing(f"no row has a record with the same random seed as {than}: nothing to compare yet")
     columns = min(COLUMNS, len(found))
     lines = -(-len(found) // columns)
-    figure = _figure((style.WIDTH, lines * (1.35 + 0.44 * len(rows)) + 0.6))
+    missing = "; ".join(row for row in rows if row not in shown)
+    missing = fill(f"nothing to compare yet: {missing}", 100) if missing else ""
+    figure = _figure((style.WIDTH, lines * (1.35 + 0.44 * len(shown)) + 0.6 + 0.2 * len(missing.splitlines())))
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for axes, (measure, by_row) in zip(panels, found.items(), strict=False):
-        _panel(axes, measure, by_row, rows)
+        _panel(axes, measure, by_row, shown)
     for axes in panels[len(found) :]:
         axes.set_axis_off()
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    panels[0].set_ylim(len(shown) - 0.5, -0.5)
     for first in panels[::columns]:
-        first.set_yticks(range(len(rows)), [fill(row, 24) for row in rows], fontsize=12)
-    figure.suptitle(f"difference from {than}, paired by seed, with 95% confidence intervals", fontsize=14)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=12, columnspacing=1.2)
+        first.set_yticks(range(len(shown)), [fill(row, 24) for row in shown], fontsize=12)
+    title = f"difference from {than}, paired by seed, with 95% confidence intervals"
+    figure.suptitle(fill(title, 84), fontsize=14)
+    how = dict(ncols=4, fontsize=12, title_fontsize=12, columnspacing=1.2)
+    figure.legend(handles=_legend(), title=missing, loc="outside lower center", **how)
     return figure
 
 
