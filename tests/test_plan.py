@@ -19,7 +19,8 @@ from labcore.evaluate.flops import count_flops, count_operators
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
 from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Machine, Plan, estimate, on_disk, plan
-from labcore.plan.step import EFFICIENCY, STARTED
+from labcore.plan.machine import machine
+from labcore.plan.step import EFFICIENCY, STARTED, STARTED_ON_CPU
 from labcore.presets import PRESETS
 from labcore.rng import StepNoise
 from labcore.runs.configure import as_named
@@ -82,6 +83,8 @@ def test_a_small_step_takes_the_time_that_its_operators_take_to_start():
     alone, eight = (estimate(taken, Gpu(100e12, 25e12, 90e9), gpus) for gpus in (1, 8))
     assert alone.by_starting and alone.seconds_per_step == eight.seconds_per_step == 2000 * STARTED
     assert alone.duration == "20 seconds"
+    on_cpu = estimate(taken, machine("cpu").gpu._replace(single=25e12, memory=90e9), 1)
+    assert on_cpu.seconds_per_step == 2000 * STARTED_ON_CPU and on_cpu.by_starting
     in_parts = estimate(taken, Gpu(100e12, 25e12, 30e9), 1)
     assert in_parts.accumulation == 4 and in_parts.seconds_per_step == 4 * alone.seconds_per_step
     assert not estimate(taken._replace(flops=10**12), Gpu(100e12, 25e12, 90e9), 1).by_starting

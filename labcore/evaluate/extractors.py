@@ -28,6 +28,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from labcore import encoders
+from labcore.config import BaseRunConfig
 from labcore.provenance import file_hash
 from labcore.weight_files import find_file, read_weights
 
@@ -55,6 +56,12 @@ ENCODERS = {"efflite0": "efficientnet-lite0", "classifier": "fashion-classifier"
 """Extractors that are encoders of `labcore.encoders`, which may also have taught a flow."""
 GREY_ONLY = ("classifier",)
 """Extractors that take images of one channel only."""
+
+
+def networks_of(config: BaseRunConfig) -> tuple[str, ...]:
+    """Return the names of the frozen networks whose features are in a run's loss: of alignment and of perceptual distances."""
+    aligned = () if config.encoder is None else (config.encoder.encoder,)
+    return (*aligned, *(ENCODERS.get(name, name) for name in config.distances))
 
 
 class Extractor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from labcore.config import AlignConfig, BaseRunConfig
 from labcore.data.datasets import Data
 from labcore.evaluate import fidelity, pixels
-from labcore.evaluate.extractors import ENCODERS, NAMES, suffix_of
+from labcore.evaluate.extractors import ENCODERS, NAMES, networks_of, suffix_of
 from labcore.runs.models import run_settings
 
 EMBEDDED = "efflite0"
@@ -56,10 +56,8 @@ def taught(config: BaseRunConfig) -> tuple[str, ...]:
 
     These are the encoder of an alignment, perceptual distances, and the networks of `taught_flow` for a student's teacher.
     """
-    own = () if config.encoder is None else (config.encoder.encoder,)
-    distances = (ENCODERS.get(name, name) for name in config.distances)
     inherited = () if config.teacher is None else taught_flow(config.teacher)
-    return tuple(dict.fromkeys([*own, *distances, *inherited]))
+    return tuple(dict.fromkeys([*networks_of(config), *inherited]))
 
 
 def taught_flow(source: str) -> tuple[str, ...]:

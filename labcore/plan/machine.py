@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from labcore.plan.step import GPUS, Gpu
+from labcore.plan.step import GPUS, STARTED_ON_CPU, Gpu
 
 SECONDS = 0.2
 """Seconds for measuring a matrix product, in each number format; our choice."""
@@ -54,7 +54,7 @@ def machine(kind: str | None = None) -> Machine:
         return Machine(kind, "Apple GPU", 1, Gpu(*_peaks(kind), float(torch.mps.recommended_max_memory())))
     threads = torch.get_num_threads()
     name = f"CPU with {threads} thread{'s' if threads > 1 else ''}"
-    return Machine(kind, name, 1, Gpu(*_peaks(kind), available_memory()))
+    return Machine(kind, name, 1, Gpu(*_peaks(kind), available_memory(), STARTED_ON_CPU))
 
 
 def known_as(name: str, memory: float) -> str | None:

@@ -34,7 +34,9 @@ BYTES_PER_PARAMETER = 20
 EFFICIENCY = 0.4
 """Fraction of a GPU's peak that training reaches; our assumption."""
 STARTED = 1e-5
-"""Seconds to start an operator from Python, on a GPU or a CPU; our assumption."""
+"""Seconds to start an operator from Python on a GPU; our assumption."""
+STARTED_ON_CPU = 3e-5
+"""The same on a CPU, with the operator's own fixed cost; our choice, near the steps of small flows that we measured."""
 ROOM = 0.9
 """Fraction of a GPU's memory that a run may fill; our choice."""
 
@@ -46,11 +48,13 @@ class Gpu(NamedTuple):
         peak: dense bfloat16 peak in FLOP/s.
         single: float32 peak in FLOP/s.
         memory: memory in bytes.
+        started: seconds to start an operator.
     """
 
     peak: float
     single: float
     memory: float
+    started: float = STARTED
 
 
 GPUS = {
@@ -190,7 +194,7 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
     work = plan.flops + plan.teacher if plan.half else plan.flops  # a teacher's operation takes as long as two
     parts = share // micro if micro else 0
     arithmetic = plan.batch_size * work / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
-    seconds = max(arithmetic, max(parts, 1) * plan.operators * STARTED)
+    seconds = max(arithmetic, max(parts, 1) * plan.operators * gpu.started)
     return Estimate(
         micro,
         parts,

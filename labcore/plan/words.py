@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labcore.plan.machine import Machine
-from labcore.plan.step import STARTED, Estimate, Plan
+from labcore.plan.step import STARTED, STARTED_ON_CPU, Estimate, Plan
 
 IMAGENET = 1_281_167
 """Number of training images of ImageNet; sizes on disk are given for these if there are no data."""
@@ -37,7 +37,7 @@ def of_small_steps(plan: Plan, estimates: list[Estimate]) -> str | None:
         return None
     return (
         f"a small model: the time above is mostly that of starting the {plan.operators:,} operators of a step, at an assumed "
-        f"{1e6 * STARTED:.0f} microseconds each; more GPUs do not help"
+        f"{1e6 * STARTED:.0f} microseconds each on a GPU and {1e6 * STARTED_ON_CPU:.0f} on a CPU; more GPUs do not help"
     )
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 from labcore.config import BaseRunConfig
 from labcore.data.sources import SOURCES
+from labcore.evaluate.extractors import ENCODERS, networks_of
 from labcore.kinds import kind_of
+
+JUDGE = "efflite0"
+"""Extractor of the measures on a card."""
 
 
 def card(
@@ -24,6 +28,11 @@ def card(
     table = "\n".join(f"| {row} | {value} |" for row, value in rows)
     recognised = f"{_recognised(record, c.class_names)}\n\n" if "recognised" in record else ""
     limits = f"{limits} {source.limits}".strip()
+    if ENCODERS[JUDGE] in networks_of(config):
+        limits += (
+            f"\nIts training used `{ENCODERS[JUDGE]}`, which also computes the measures of its samples (`..._{JUDGE}`): their\n"
+            "values may be too good."
+        )
     balanced = ", all classes drawn equally often" if config.train.sampling == "balanced" else ""
     return f"""# {name}
 
@@ -60,7 +69,7 @@ Averaged weights (EMA {config.train.ema_decay:g}). `record.json` has all numbers
 
 def _samples(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """Return one row per measure of the samples, with interval, and with the value of held-out images where it is known."""
-    measures = evaluation["fidelity_efflite0"]["measures"]
+    measures = evaluation[f"fidelity_{JUDGE}"]["measures"]
     n = next(iter(measures.values()))["n"]
     return [
         (
