@@ -2,8 +2,8 @@
 
     make bench                                      all parts of labcore's own numbers
     make bench BENCH="--only fidelity"              one part: foundation, classification, fidelity, align, batch,
-                                                    inversion, panels, explorables, planned, speed, where or
-                                                    guess
+                                                    inversion, panels, exact-side, explorables, planned,
+                                                    speed, where or guess
     make bench BENCH="--reference FOLDER"           the same, compared with ml-tarflow (FOLDER: a clone of apple/ml-tarflow)
     make bench BENCH="--only gpu --seconds 255"     the GPU's rows in at most 255 seconds; see `benchmarks.gpu`
 
@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[str, Callable[[Any, argparse.Namespace], dict]]] = {
     "batch": ("batch", lambda module, args: module.batch(args.repeats)),
     "inversion": ("inversion", lambda module, args: module.inversion(args.repeats, args.reference)),
     "panels": ("panels", lambda module, args: module.panels()),
+    "exact-side": ("exact_side", lambda module, args: module.exact_side()),
     "explorables": ("explorables", lambda module, args: module.explorables()),
     "planned": ("planned", lambda module, args: module.planned()),
     "speed": ("speed", lambda module, args: module.speed(args.repeats, args.reference)),

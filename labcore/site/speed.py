@@ -276,6 +276,16 @@ def panels() -> str:
     return f"{table(['notebook 05 in Chromium', 'measured', 'target'], lines)}\n{made_with('panels')}\n"
 
 
+def exact_side() -> str:
+    """Write how long the panel of notebook 05 that shows the exact inverse takes for a picture, with and without C code."""
+    found = benchmark("exact-side")["exact_side"]
+    compiled, plain = found["native ms"], found["torch ms"]
+    lines = [["compiled C code, the default", f"{compiled:.0f} ms", "1"]]
+    lines.append(["torch", f"{plain:.0f} ms", f"{plain / compiled:.1f}"])
+    head = f"{found['images']} images of the student and of the exact inverse, denoised and drawn"
+    return f"{table([head, 'a picture', 'ratio'], lines)}\n{made_with('exact-side')}\n"
+
+
 def batch() -> str:
     """Write the time that `lab run` takes in addition to the notebook's own cells."""
     found = benchmark("batch")["batch"]
@@ -373,6 +383,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-alignment": alignment,
     "speed-measures": measures,
     "speed-panels": panels,
+    "speed-exact-side": exact_side,
     "speed-batch": batch,
     "speed-planned": planned,
     "speed-guess": guess,

@@ -33,13 +33,12 @@ def card(
             f"\nIts training used `{ENCODERS[JUDGE]}`, which also computes the measures of its samples (`..._{JUDGE}`): their\n"
             "values may be too good."
         )
+    layers = "1 layer" if c.layers_per_block == 1 else f"{c.layers_per_block} layers"
     balanced = ", all classes drawn equally often" if config.train.sampling == "balanced" else ""
     return f"""# {name}
 
 {head}
-{c.num_blocks} blocks of {c.layers_per_block} layers, width {c.width}, patches of {c.patch_size} pixels ({
-        c.tokens
-    } tokens).
+{c.num_blocks} blocks of {layers}, width {c.width}, patches of {c.patch_size} pixels ({c.tokens} tokens).
 `labcore.zoo.load("{name}")` loads it; weights are stored as float16.
 
 ![Samples, one class a column: {", ".join(c.class_names)}](samples.png)
