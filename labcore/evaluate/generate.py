@@ -49,7 +49,7 @@ class Sampling(Config):
 
     num: PositiveInt = Field(le=MOST)  # how many images
     classes: Literal["each", "none", "data"] | tuple[int, ...] = (
-        "each"  # image i has class i mod k; none; or these in turn
+        "each"  # in turn; none; as often as in data; or these in turn
     )
     class_counts: tuple[NonNegativeInt, ...] | None = None  # for "data": images of each class; `as_in` fills it in
     guidance: float = 0.0  # g in c + g (c - u); 0 is off
