@@ -48,9 +48,7 @@ class Sampling(Config):
     """Settings of sampling. The defaults are `labcore.sample`'s, with every class in turn."""
 
     num: PositiveInt = Field(le=MOST)  # how many images
-    classes: Literal["each", "none", "data"] | tuple[int, ...] = (
-        "each"  # in turn; none; as often as in data; or these in turn
-    )
+    classes: Literal["each", "none", "data"] | tuple[int, ...] = "each"  # in turn; none; as in data; or these in turn
     class_counts: tuple[NonNegativeInt, ...] | None = None  # for "data": images of each class; `as_in` fills it in
     guidance: float = 0.0  # g in c + g (c - u); 0 is off
     guidance_schedule: Literal["constant", "linear"] = "constant"
