@@ -46,7 +46,7 @@ test-slurm: $(READY)  ## batch runs on a one-node Slurm, installed and started h
 
 test-browser: $(READY)  ## notebooks in JupyterLab, and explorables, in Chromium, which is installed here (root; Debian or Ubuntu)
 	@tests/chromium_up.sh >/dev/null
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m "browser $(AGAIN)"
 
 lab: $(READY)  ## open JupyterLab on its start page
 	JUPYTER_CONFIG_PATH='$(CURDIR)/labcore/cli/jupyter' $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url='$(START)' \

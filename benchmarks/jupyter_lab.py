@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-STARTING, RUNNING, DRAWING = 120, 600, 60  # timeouts in seconds: a server or page, all cells, a picture
+STARTING, RUNNING, DRAWING = 120, 900, 180  # timeouts in seconds: a server or page, all cells, a picture
 
 IDLE = """async () => {
     const widget = window.jupyterapp.shell.currentWidget;
@@ -103,11 +103,12 @@ class Notebook:
     def __init__(self, window, address: str, name: str):
         self.errors: list[str] = []
         self.page = window.new_page(viewport=dict(width=1300, height=1000))
+        self.page.set_default_timeout(1000 * STARTING)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.page.goto(f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}?reset")
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=1000 * STARTING)
-        self.page.wait_for_function(IDLE, timeout=1000 * STARTING)
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        self.page.wait_for_function(IDLE)
 
     def run(self) -> None:
         """Run all cells. Raises AssertionError with the text of the first error if a cell fails."""

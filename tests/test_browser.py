@@ -15,9 +15,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from in_turn import in_turn
 
 from benchmarks import jupyter_lab
-from benchmarks.jupyter_lab import Notebook
+from benchmarks.jupyter_lab import DRAWING, STARTING, Notebook, wait_for
 from labcore.campaigns.parameters import EXPLORE
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ def copied(path: Path, root: Path) -> str:
     return f"{path.stem}/{path.name}"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", in_turn(NOTEBOOKS, 2), ids=lambda path: path.stem)
 def test_every_control_moves_its_picture(path, root, address, window, chances):
     notebook = Notebook(window, address, copied(path, root))
     notebook.run()
@@ -151,6 +152,12 @@ def shown(notebook: Notebook) -> tuple[jupyter_lab.Panel, list[str]]:
     return panel, panel.place.get_attribute("class").split()
 
 
+def saved(notebook: Notebook, file: Path) -> str:
+    """What JupyterLab writes when it saves the notebook now."""
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    return file.read_text()
+
+
 def kill_kernel(name: str) -> None:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -174,7 +181,7 @@ def end_sessions(address: str) -> None:
                 continue
         return not sessions
 
-    jupyter_lab.wait_for(ended, 60, "the server does not end its kernels")
+    wait_for(ended, STARTING, "the server does not end its kernels")
 
 
 def test_a_panel_says_when_its_picture_is_old_and_a_saved_notebook_shows_it(root, address, window):
@@ -189,30 +196,29 @@ def test_a_panel_says_when_its_picture_is_old_and_a_saved_notebook_shows_it(root
     notebook.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     for width in (1400, 800, 390):
         notebook.page.set_viewport_size(dict(width=width, height=1000))
-        jupyter_lab.wait_for(lambda: panel.place.evaluate(WIDER) <= 0, 10, f"the panel is too wide at {width} pixels")
+        wait_for(lambda: panel.place.evaluate(WIDER) <= 0, DRAWING, f"the panel is too wide at {width} pixels")
     notebook.page.set_viewport_size(dict(width=1300, height=1000))
 
     before = panel.picture()
     panel.press("shade", "ArrowRight", 3)
-    jupyter_lab.wait_for(lambda: "shade 0.15" in panel.place.evaluate(NAMES)[-1], 20, "the third step is not drawn")
+    wait_for(lambda: "shade 0.15" in panel.place.evaluate(NAMES)[-1], DRAWING, "the third step is not drawn")
     panel.settled()
     assert panel.picture() != before
     before = panel.picture()
     notebook.page.evaluate(RUN_CELL, 1)
-    jupyter_lab.wait_for(lambda: OLD in shown(notebook)[1], 20, lambda: f"not marked as old: {panel.status}")
+    wait_for(lambda: OLD in shown(notebook)[1], DRAWING, lambda: f"not marked as old: {panel.status}")
     assert "brightness changed after it was drawn" in panel.status and panel.picture() == before
     panel.press("shade", "ArrowRight")
     last = panel.changes(before, "shade")
     assert OLD not in shown(notebook)[1] and "shade 0.2" in panel.place.inner_text()
 
     panel.settled()
-    notebook.page.wait_for_timeout(2000)  # the saved picture follows a second after the last one
-    notebook.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    wait_for(lambda: "shade 0.2" in saved(notebook, root / "shades.ipynb"), DRAWING, "the last picture is not saved")
     kill_kernel(notebook.page.evaluate(KERNEL))
     panel.press("shade", "ArrowLeft")
-    jupyter_lab.wait_for(lambda: {WAITING, STOPPED} & set(shown(notebook)[1]), 20, "a dead kernel is not seen")
-    jupyter_lab.wait_for(
-        lambda: panel.place.locator(".lab-notice:visible").count() == 1, 20, "no notice that the picture is old"
+    wait_for(lambda: {WAITING, STOPPED} & set(shown(notebook)[1]), DRAWING, "a dead kernel is not seen")
+    wait_for(
+        lambda: panel.place.locator(".lab-notice:visible").count() == 1, DRAWING, "no notice that the picture is old"
     )
     notebook.page.close()
     end_sessions(address)
@@ -253,7 +259,7 @@ def test_a_tracked_notebook_is_saved_without_outputs_while_the_page_shows_them(t
         notebook.page.evaluate(RUN_CELL, 0)
         output = notebook.page.locator(".jp-OutputArea-output", has_text="a result: 42")
         output.wait_for(state="visible")
-        notebook.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        saved(notebook, file)
         assert output.is_visible() and "a result: 42" in (folder / ".outputs" / file.name).read_text()
         assert file.read_bytes() == before and not subprocess.check_output([*git, "status", "--short"])
         assert notebook.errors == []

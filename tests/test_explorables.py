@@ -21,7 +21,7 @@ from labcore.site import docs, explorables, spiral
 
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "browser-screenshots"
-SECONDS = 60
+SECONDS = 180
 SCRIPTS = sorted((ROOT / explorables.PLACE).glob("*.js"))
 PAGES = [path.stem for path in SCRIPTS if path.stem != "shared"]
 
