@@ -6,6 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --du
 AGAIN := and not again
 START := /lab/tree/docs/start.md?file-browser-path=/notebooks
 export PYTHONUNBUFFERED := 1
+export PYTHONDONTWRITEBYTECODE :=  # tests start hundreds of processes; without bytecode each of them compiles labcore
 
 .PHONY: help setup demo test test-slow test-all test-gpu test-slurm test-browser lab docs site tables lint format notebooks bench colour-models requirements clean
 
@@ -19,7 +20,7 @@ $(READY): requirements/setup.txt requirements/dev.txt pyproject.toml
 	  { echo "labcore needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Say which: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.txt
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
