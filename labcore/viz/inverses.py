@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,10 +119,10 @@ def ways(
         if key in log:
             style.log_scale(axes, [numbers[key] for numbers in found.values() if key in numbers], "x")
         else:
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=3)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    panels[0].set_yticks(range(len(found)), list(found))
+    panels[0].set_yticks(range(len(found)), [fill(name, 24) for name in found])
     panels[0].set_ylim(len(found) - 0.5, -0.5)
     figure.suptitle(title)
     return figure
