@@ -169,7 +169,7 @@ def mixed(root):
         ),
         (lambda root: (table().save_to_disk(root), root)[1], "train", "single split; save a DatasetDict"),
         (lambda root: parquet(root, "first.parquet"), "train", "it has no splits .first.parquet."),
-        (mixed, "train", "mixes grey pictures .row 3. and RGB ones .row 0.; pass channels"),
+        (mixed, "train", "mixes grey pictures .row 3. and RGB ones .row 0.; choose channels 1 or 3"),
         (
             lambda root: saved(root, table().select(range(0))),
             "train",

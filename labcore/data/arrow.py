@@ -129,8 +129,8 @@ class ArrowData(PictureSet):
             (grey if self._is_grey(row) else colour).append(row)
         if grey and colour:
             raise ValueError(
-                f"{self.path} mixes grey pictures (row {grey[0]}) and RGB ones (row {colour[0]}); pass channels=1 or "
-                "channels=3 to convert all of them"
+                f"{self.path} mixes grey pictures (row {grey[0]}) and RGB ones (row {colour[0]}); choose "
+                "channels 1 or 3 for all of them (--channels on the command line)"
             )
         return 1 if grey else 3
 

@@ -348,7 +348,7 @@ def _check_headers(path: Path, files: list[str], channels: int | None) -> Header
     if channels is None and grey and colour:
         raise ValueError(
             f"{path} mixes {len(grey)} grey files (e.g. {path / grey[0]}) and {len(colour)} RGB files (e.g. "
-            f"{path / colour[0]}); pass channels=1 or channels=3 to convert all of them"
+            f"{path / colour[0]}); choose channels 1 or 3 for all of them (--channels on the command line)"
         )
     return Headers(1 if grey else 3, len(checked), transparency, min(sides))
 
