@@ -39,7 +39,8 @@ def training(records: Sequence[Mapping[str, Any]], preview: Path | None = None) 
         _likelihood(curves, records)
     else:
         _distances(curves, records)
-    curves.legend(fontsize=10)
+    columns = 1 if len(curves.lines) < 5 else 3  # curves fall, so many names have room above their ends
+    curves.legend(fontsize=10, ncols=columns)
     return figure
 
 
