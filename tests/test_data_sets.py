@@ -394,7 +394,7 @@ class TestFolder:
         save(tmp_path / "a" / "grey.png", "L")
         save(tmp_path / "a" / "more.png", "L")
         save(tmp_path / "a" / "red.png", "RGB")
-        with pytest.raises(ValueError, match=r"2 grey files .*grey\.png.* and 1 RGB files .*red\.png.*channels=1 or"):
+        with pytest.raises(ValueError, match=r"2 grey files .*grey\.png.* and 1 RGB files .*red\.png.*channels 1 or 3"):
             ImageFolderData(tmp_path, "train", 8)
         for channels in (1, 3):
             data = ImageFolderData(tmp_path, "train", 8, channels).to_memory()
