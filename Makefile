@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10
 AGAIN := and not again
+PINS := --quiet --universal --generate-hashes --no-header
 START := /lab/tree/docs/start.md?file-browser-path=/notebooks
 export PYTHONUNBUFFERED := 1
 export PYTHONDONTWRITEBYTECODE :=  # tests start hundreds of processes; without bytecode each of them compiles labcore
@@ -94,9 +95,9 @@ colour-models: $(READY)  ## train a flow of emoji-32, an aligned one and a stude
 	$(SHIP) runs/emoji-biflow emoji-biflow
 
 requirements: $(READY)  ## compile the pinned sets again from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --extra dev -o requirements/dev.txt
-	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate -c requirements/dev.txt - -o requirements/setup.txt
+	$(BIN)/uv pip compile $(PINS) -c requirements/constraints.txt pyproject.toml -o requirements/base.txt
+	$(BIN)/uv pip compile $(PINS) -c requirements/constraints.txt pyproject.toml --extra dev -o requirements/dev.txt
+	echo uv | $(BIN)/uv pip compile $(PINS) --no-annotate -c requirements/dev.txt - -o requirements/setup.txt
 
 clean:  ## remove caches (not .venv, not runs/)
 	rm -rf .pytest_cache .ruff_cache build dist *.egg-info
