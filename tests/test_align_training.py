@@ -221,6 +221,7 @@ def align_config(folder: Path, steps: int = 12, **align) -> RunConfig:  # noqa: 
     return RunConfig(model=MODEL, data=data, train=train, align={"sites": ((2, 1),), "stage": 40, **align})
 
 
+@pytest.mark.slow
 def test_the_encoder_sees_the_original_pictures_or_the_small_ones(folder, own_cache):  # noqa: F811
     """Row i of its tokens is of the picture that row i of the training images is, at the size that the setting says."""
     seen = {}
@@ -269,6 +270,7 @@ def test_another_alignment_is_another_run(folder, tmp_path, own_cache):  # noqa:
         run_training(align_config(folder, steps=4, weight=0.2), tmp_path / "run", previews=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_it_on_a_folder(folder, tmp_path, own_cache):  # noqa: F811
     small = [
         "model.width=16",

@@ -135,6 +135,7 @@ def test_curves_are_measured_once(folder, tmp_path, own_cache):  # noqa: F811
         assert along(tmp_path, measure, {"of": 2}) == first and len(calls) == 9
 
 
+@pytest.mark.slow
 def test_curves_are_of_the_weights_that_are_there(folder, tmp_path, own_cache):  # noqa: F811
     """Another run in the same folder has other numbers, and what is gone has none."""
 
@@ -152,6 +153,7 @@ def test_curves_are_of_the_weights_that_are_there(folder, tmp_path, own_cache): 
     assert all(a != b for a, b in zip(along(tmp_path, measure, {}), first, strict=True))
 
 
+@pytest.mark.slow
 def test_conflicts_along_a_run(folder, tmp_path, own_cache):  # noqa: F811
     config = align_config(folder)
     run_training(config, tmp_path, previews=False)

@@ -60,6 +60,7 @@ def test_images_that_are_not_square_are_refused(as_users_run):
         spectrum(torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 4, 6))
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_autoencoder_is_error_and_divergence():
     torch.manual_seed(0)
     model = Compressor(CompressorConfig(widths=(8, 8), groups=4))

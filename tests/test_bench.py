@@ -139,6 +139,7 @@ def test_a_reference_must_be_a_clone_and_the_flow_one_that_it_can_be(tmp_path):
         bench(perturbed(dtype=torch.float32), reference=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     words = ["bench", "--batch", "1", "--way", "sequential", "--repeats", "1", "--out", str(tmp_path / "b.json")]
     done = CliRunner().invoke(app, words)

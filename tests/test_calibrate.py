@@ -82,6 +82,7 @@ def test_what_is_slower_stays_sequential(flow, z, monkeypatch):
     assert all(method == Method(segments=16) for method in found.methods) and found.error == 0.0
 
 
+@pytest.mark.slow
 def test_no_choice_is_kept_whose_whole_is_off(flow, z, sweeps_as_seconds, monkeypatch):
     """Each block is within the tolerance, but the chain is not, whatever is tried: then all stay sequential."""
     real = module.invert
@@ -94,6 +95,7 @@ def test_no_choice_is_kept_whose_whole_is_off(flow, z, sweeps_as_seconds, monkey
     assert all(method == Method(segments=16) for method in calibrate(flow, z).methods)
 
 
+@pytest.mark.slow
 def test_kept_in_a_file_and_found_by_circumstances(flow, z, tmp_path, sweeps_as_seconds):
     file = tmp_path / module.FILE
     with pytest.raises(ValueError, match=r"no calibration .* make one with  lab calibrate MODEL --batch-size 4"):
@@ -173,6 +175,7 @@ def test_metrics_of_what_does_not_fit_and_of_an_untrained_flow(images, as_users_
     assert convergence_ranking_metric(untrained, x, y) == [1 / 3] * 3
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch):
     """Measured once, found by `lab sample` for that model, and refused for another."""
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))

@@ -78,6 +78,7 @@ def test_another_flow_is_another_run(flow, folder, tmp_path):  # noqa: F811
         run_training(config(tmp_path / "flow", folder, steps=4), tmp_path / "run", previews=False)
 
 
+@pytest.mark.slow
 def test_what_it_learns_inverts_the_flow(flow, folder, tmp_path):  # noqa: F811
     """Distances on images that it has not seen fall well below those of predicting nothing."""
     run_training(config(flow, folder, steps=60, adaptive_power=0.0), tmp_path / "run", previews=False)
@@ -104,6 +105,7 @@ def test_it_learns_by_the_embedded_encoder_too(flow, folder, tmp_path):  # noqa:
     assert log["loss"] == pytest.approx(log["distance/image"] + hidden + 0.5 * log["distance/efflite0"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_step_add_up_to_it(flow, folder, tmp_path):  # noqa: F811
     """With more images than the embedded encoder compares, one micro-batch or four train the same model."""
     logs = []
@@ -129,6 +131,7 @@ def test_what_is_compiled_trains_guided_models_too(flow, folder, tmp_path, monke
     assert len(calls) >= 4 * 2 * 3 and set(calls) == {"BidirectionalLayer"}  # trial and steps, guided and not, 3 layers
 
 
+@pytest.mark.slow
 def test_the_command_line(flow, folder, tmp_path):  # noqa: F811
     out = tmp_path / "run"
     settings = ["train.steps=3", "train.batch_size=16", "model.max_guidance=0.5", "student.adaptive_power=0.5"]
@@ -202,6 +205,7 @@ def test_files_and_checkpoints_of_earlier_versions_are_read_by_the_present_names
         StudentRunConfig(**former, student={})
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_on_with_the_file_of_a_run(flow, folder, tmp_path):  # noqa: F811
     run, file = config(flow, folder), tmp_path / "run.yaml"
     run_training(run, tmp_path / "calm", previews=False)

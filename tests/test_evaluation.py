@@ -57,6 +57,7 @@ def folder(tmp_path_factory):
 SETTINGS = ("--num-samples", 100, "--guidance", 0.5, "--schedule", "linear", "--seed", 3, "--batch-size", 50)
 
 
+@pytest.mark.slow
 def test_one_record_of_everything(model, folder, tmp_path, monkeypatch):
     metrics = "likelihood,classify,kid_efflite0,is_efflite0,precision_efflite0,recall_efflite0"
     words = (
@@ -207,6 +208,7 @@ def test_an_evaluation_that_was_killed_keeps_its_parts(model, tmp_path, monkeypa
     assert record["likelihood"]["n"] == record["training_free_accuracy"]["n"] == 20
 
 
+@pytest.mark.slow
 def test_measures_of_the_same_images_share_a_part(model, folder, tmp_path, monkeypatch):
     words, out = (model, "--data", folder, *SETTINGS), tmp_path / "r.json"
     _, first = evaluated(*words, "--metrics", "is_efflite0", out=out)
@@ -297,6 +299,7 @@ def test_stats_of_too_few_or_constant_images(tmp_path):
     assert "note: 5 images are too few for fid_efflite0, sfid_efflite0, kid_efflite0" in done.output
 
 
+@pytest.mark.slow
 def test_statistics_of_ones_own_images(model, folder, tmp_path):
     path = tmp_path / "clothes.safetensors"
     done = lab("stats", folder, "--image-size", 28, "--channels", 1, "--out", path)
@@ -386,6 +389,7 @@ def learned(tmp_path_factory):
     return str(inverse.save_pretrained(tmp_path_factory.mktemp("learned")))
 
 
+@pytest.mark.slow
 def test_a_learned_inverse_is_measured_by_its_images(learned, folder, tmp_path, monkeypatch):
     words = ("--num-samples", 100, "--guidance", 0.5, "--batch-size", 50, "--metrics", "kid_efflite0,is_efflite0")
     out = tmp_path / "r.json"
@@ -446,6 +450,7 @@ def test_work_in_one_part_is_not_reported(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_judges_that_taught_nobody_are_metrics_by_name(model, folder, tmp_path):
     """The classifier's features and pixels: measured once, found again with their parts, and added to by a later call."""
     out = tmp_path / "record.json"

@@ -147,6 +147,7 @@ def test_kept_images_are_the_same_again(tmp_path):
     assert read_drawn(moved).fingerprint() != again.fingerprint()
 
 
+@pytest.mark.slow
 def test_a_later_judge_needs_the_folder_only(tmp_path, few):
     keep(tmp_path / "reverse", "a", some(), MADE, CLOTHES, MODEL, [LITE0])
     keep(tmp_path / "baseline", "b", some(120), MADE, CLOTHES, MODEL, [])
@@ -215,6 +216,7 @@ def test_a_kill_while_writing_loses_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_looks_keep_what_they_draw(tmp_path, few):
     base = experiment.base("fashion-16", steps=2, batch_size=8, save_every=2, seed=0)
     model = dict(image_size=16, channels=1, patch_size=8, num_classes=10, num_blocks=2, layers_per_block=1)
@@ -238,6 +240,7 @@ def test_looks_keep_what_they_draw(tmp_path, few):
 # ---- alignment on held-out images
 
 
+@pytest.mark.slow
 def test_held_out_alignment_is_the_cosine_of_the_objective(folder, tmp_path):  # noqa: F811
     """At each checkpoint: 1 - the loss that the objective has on these images, with tokens computed for each batch."""
     config = align_config(folder, targets="computed", sites=((2, 1), (1, 1)), direction="detach")

@@ -23,6 +23,7 @@ def moved(**changes) -> BackwardModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"num_classes": 3}, {"num_classes": 3, "max_guidance": 2.0, "handover": "state"}]
 )

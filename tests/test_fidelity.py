@@ -438,6 +438,7 @@ def inception_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_inception_gives_adms_spatial_features(inception_file, monkeypatch):
     monkeypatch.setattr(extractors, "INCEPTION_HASH", "")
     extractor = load_extractor("inception", inception_file)

@@ -7,7 +7,7 @@ from conftest import perturbed
 from torch import nn
 
 from labcore import BackwardConfig, BackwardModel, invert
-from labcore.evaluate.flops import count_flops
+from labcore.evaluate.flops import count_flops, count_step
 from labcore.inverse.denoise import denoise
 
 
@@ -28,6 +28,15 @@ def test_attention_counts_all_pairs_and_no_recomputation(causal):
     forward = count_flops(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal))
     both = count_flops(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal).sum().backward())
     assert forward == 2 * (2 * 2 * 4 * 16 * 16 * 8) and both == 3 * forward
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_run_counts_fused_attention_as_one_operator_with_the_flops_of_its_products(causal):
+    q, k, v = (torch.randn(2, 4, 16, 8, requires_grad=True) for _ in range(3))
+    forward = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # noqa: E731
+    there_and_back = lambda: forward().backward(torch.ones(2, 4, 16, 8))  # noqa: E731
+    assert count_step(forward) == (count_flops(forward), 1)
+    assert count_step(there_and_back)[0] == count_flops(there_and_back) == 3 * count_flops(forward)
 
 
 def test_a_learned_inverse_costs_each_image_the_same():

@@ -87,6 +87,7 @@ def like_full(record) -> Setting:
     return Setting(record, sizes=TOY._replace())
 
 
+@pytest.mark.slow
 def test_all_rows_run_at_the_toy_size_and_are_saved_one_by_one(record, reference, uncompiled, monkeypatch):
     monkeypatch.setattr(Record, "write", counted(Record.write))
     rows.run(Setting(record, reference), time.time() + 600)

@@ -85,6 +85,7 @@ def test_one_recording_of_each_kind_serves_all_blocks(changes, settings, recordi
     assert recordings == 2 * [(8 if settings else 4, 12)]
 
 
+@pytest.mark.slow
 def test_a_recording_sees_new_numbers_and_other_flows(recordings):
     one, other = perturbed(), perturbed(seed=1)
     same(one, noise())
@@ -265,6 +266,7 @@ def test_attention_over_a_prefix_is_attention_over_what_was_seen(length):
     torch.testing.assert_close(compiled.attention(q, keys, values, seen).flatten(1), want)
 
 
+@pytest.mark.slow
 def test_a_calibration_tries_recordings_and_keeps_the_fastest(recordings, monkeypatch, as_users_run):
     """Seconds by the way: the plain one 3, a recording 2, a compiled one 1, and more for sweeps."""
     monkeypatch.setattr(calibrating, "RECORDINGS", {"cpu": (None, True)})

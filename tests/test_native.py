@@ -173,6 +173,7 @@ def test_another_processor_compiler_or_source_gets_its_own(anew, monkeypatch, tm
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 def test_a_damaged_file_and_a_folder_that_cannot_be_written_do_no_harm(anew, monkeypatch):
     native.load()
     (kept,) = anew.iterdir()
@@ -200,6 +201,7 @@ def test_processes_that_compile_at_once_and_a_fork_after_first_use(anew):
     os.wait()
 
 
+@pytest.mark.slow
 def test_a_library_that_changed_is_never_loaded(anew, caplog):
     native.load()
     (kept,) = anew.iterdir()

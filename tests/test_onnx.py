@@ -118,6 +118,7 @@ def test_the_density_with_guidance_is_the_same(onnxruntime, tmp_path):
         exporter.export_guided_density(flow(), tmp_path / "density.onnx")
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file(onnxruntime, tmp_path):
     model = flow(width=128)
     half, full = (

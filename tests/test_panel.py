@@ -273,6 +273,7 @@ def test_learned_states_stand_beside_the_exact_ones(flow):
         assert "drawn in" in panel.status.value
 
 
+@pytest.mark.slow
 def test_a_solver_is_stepped_through(flow):
     """One token is known from the start, and one more after each evaluation, the other way at least as many."""
     c = flow.config

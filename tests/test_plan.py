@@ -15,7 +15,7 @@ from labcore.cli.app import app
 from labcore.config import DataConfig, RunConfig, StudentRunConfig
 from labcore.encoders.perceptual import MOST, untrained_perceptual
 from labcore.encoders.specs import SPECS
-from labcore.evaluate.flops import count_flops, count_operators
+from labcore.evaluate.flops import count_flops, count_step
 from labcore.flows.tarflow import TarFlow
 from labcore.latents.weights import RANDOM, untrained
 from labcore.plan import BYTES_PER_PARAMETER, GPUS, Estimate, Gpu, Machine, Plan, estimate, on_disk, plan
@@ -68,14 +68,16 @@ def test_parameters_and_flops_of_a_likelihood_step(changes):
     assert found.held > BYTES_PER_PARAMETER * found.parameters and found.tokens == 16
 
 
+@pytest.mark.slow
 def test_the_operators_of_a_step_are_those_of_a_real_one():
-    assert count_operators(lambda: torch.ones(2, 3).mul(2).view(6).add(1).expand(2, 6)) == 3
+    assert count_step(lambda: torch.ones(2, 3).mul(2).view(6).add(1).expand(2, 6)) == (0, 3)
     found = plan(RunConfig(model=MODEL, train=TRAIN)).operators
-    assert found == pytest.approx(count_operators(step_of(flow(), Likelihood(0.1), 1)), rel=0.02)
+    assert found == pytest.approx(count_step(step_of(flow(), Likelihood(0.1), 1))[1], rel=0.02)
     deeper = plan(RunConfig(model={**MODEL, "num_blocks": 6}, train=TRAIN)).operators
     assert deeper == pytest.approx(2 * found, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_small_step_takes_the_time_that_its_operators_take_to_start():
     taken = Plan(
         100, 100, flops=10**6, activations=10**9, held=10**10, tokens=64, batch_size=64, steps=1000, operators=2000
@@ -90,6 +92,7 @@ def test_a_small_step_takes_the_time_that_its_operators_take_to_start():
     assert not estimate(taken._replace(flops=10**12), Gpu(100e12, 25e12, 90e9), 1).by_starting
 
 
+@pytest.mark.slow
 def test_an_aligned_step_counts_its_heads_and_passes():
     config = RunConfig(model=MODEL, train=TRAIN, align=ALIGN)
     found, plain = plan(config), plan(RunConfig(model=MODEL, train=TRAIN))
@@ -100,6 +103,7 @@ def test_an_aligned_step_counts_its_heads_and_passes():
     assert found.flops > 1.05 * plain.flops and found.activations > plain.activations
 
 
+@pytest.mark.slow
 def test_a_learned_inverse_counts_its_flow_as_held():
     teacher = flow()
     config = StudentRunConfig(flow="x", model=dict(**MODEL, max_guidance=1.0), train=TRAIN)
@@ -134,6 +138,7 @@ def test_activations_are_what_a_real_pass_keeps():
     assert found == pytest.approx((kept(8, torch.bfloat16) - kept(4, torch.bfloat16)) / 4, rel=0.02)
 
 
+@pytest.mark.slow
 def test_hidden_tokens_are_no_pairs_of_tokens():
     """Where the width equals the number of tokens too; a wider model holds more, in proportion."""
     narrow, equal, wide = (
@@ -153,6 +158,7 @@ def test_what_a_run_keeps_on_disk():
         plan(as_named("flowback-64-reverse-7-8-l6", ["align.encoder=nope"])[0])
 
 
+@pytest.mark.slow
 def test_an_encoder_in_every_step_is_counted():
     config = RunConfig(model=MODEL, train=TRAIN, align={**ALIGN, "targets": "computed"}, data=dict(image_size=16))
     targets = Computed(encoders.untrained("efficientnet-lite0"), 4)

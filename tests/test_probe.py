@@ -206,6 +206,7 @@ def test_probes_read_what_is_on_disk(data, tmp_path):
         probe_sites(flow, data, load(split="test"), [(2, 1)], root=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_knows_classes_without_having_been_told(tmp_path):
     """Measured: 72% to 75% at these sites with 1,000 + 500 images. Chance is 10%."""
     flow, train, test = zoo.load("fashion-tarflow"), load(), load(split="test")

@@ -151,6 +151,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_readers_end_with_their_parent(folder):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in parent.stdout.readline().split()]

@@ -64,6 +64,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, pictures
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
+@pytest.mark.slow
 def test_a_learned_inverse_finds_the_flow_that_it_needs(tmp_path, monkeypatch):
     """The flow of its preset is trained once, in the cache, and one that is given is taken."""
     trained = []

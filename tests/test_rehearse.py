@@ -74,6 +74,7 @@ def test_a_rehearsal_from_points_to_price(tmp_path):
     assert not left_behind(tmp_path) and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_all_that_is_missing_is_reported_together_and_nothing_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearse, "run_trial", pytest.fail)
     monkeypatch.setattr("labcore.encoders.weights._from_package", lambda spec: None)
@@ -98,6 +99,7 @@ def test_all_that_is_missing_is_reported_together_and_nothing_trained(tmp_path, 
     assert not (tmp_path / "out").exists() and not left_behind(tmp_path)
 
 
+@pytest.mark.slow
 def test_random_images_and_weights_stand_in_for_what_is_missing(tmp_path, monkeypatch):
     """An alignment to cached tokens of an encoder that is not here, on pictures that are not here, without a trace."""
     monkeypatch.setattr("labcore.encoders.weights._from_package", lambda spec: None)
@@ -132,6 +134,7 @@ def test_a_learned_inverse_is_planned_for_the_flow_that_is_given(tmp_path):
     assert rehearse._point_of_flow(asked, found.config).status == "ok"
 
 
+@pytest.mark.slow
 def test_the_smoke_size_walks_the_same_way(tmp_path):
     found = lab("rehearse", "latent-small", "--smoke", "--steps", "1", "--images", "1", "--json", "r.json")
     assert found.exit_code == 0, found.output
@@ -265,6 +268,7 @@ def test_the_point_of_the_data_says_what_is_wrong(pictures):
     assert ready.of_data(wrong, read)[0].found == "2 classes, and the model has 7"
 
 
+@pytest.mark.slow
 def test_a_plan_is_for_the_size_of_the_data(pictures, monkeypatch):
     """The same configuration as that of `lab train`."""
     found = planned.planned("fashion-16", ["model.num_blocks=2"], DataOptions(pictures, 24, 3)).config
@@ -309,6 +313,7 @@ def test_short_runs_are_said_in_seconds(seconds, told):
     assert duration(seconds) == told
 
 
+@pytest.mark.slow
 def test_this_machine_is_a_kind_of_the_table_or_measured():
     found = machine("cpu")
     assert found.kind == "cpu" and found.known is None and found.gpu.peak >= found.gpu.single > 1e8

@@ -207,6 +207,7 @@ def test_a_stop_is_no_error_of_the_notebook():
 # one run, for real
 
 
+@pytest.mark.slow
 def test_a_run_from_start_to_skip(tmp_path, root, capfd):
     (run,) = toy_runs(tmp_path)
     assert runner.run_spec([run], root, live=False) == 0

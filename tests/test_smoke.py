@@ -38,6 +38,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_from_training_to_measures(tmp_path):
     done = CliRunner().invoke(app, ["smoke", "latent-small", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output

@@ -145,6 +145,7 @@ def test_it_learns_and_leaves_what_it_says(undisturbed):
     assert {"revision", "torch", "device", "precision", "run"} <= state.keys()
 
 
+@pytest.mark.slow
 def test_a_log_that_was_cut_is_said_on_resuming(folder, tmp_path):
     with unplugged(30):
         run_training(run_config(folder), tmp_path, previews=False)
@@ -183,6 +184,7 @@ def test_resumed_after_sigkill_equals_undisturbed(folder, undisturbed, tmp_path)
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_returns(folder, undisturbed, tmp_path, monkeypatch):
 
     real = Steps.take
@@ -248,6 +250,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(folder, tmp_
     assert [r["step"] for r in read_log(tmp_path)] == [7]
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_loses_nothing(folder, tmp_path, monkeypatch):
     """A real failing write: files may not grow beyond 4 kB from the second save on."""
     real, limits = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -268,6 +271,7 @@ def test_a_full_disk_while_saving_loses_nothing(folder, tmp_path, monkeypatch):
     assert run_training(run_config(folder), tmp_path, previews=False).finished
 
 
+@pytest.mark.slow
 def test_pruning_leaves_alone_what_is_not_its_own(folder, tmp_path):
     run_training(run_config(folder, steps=40, save_every=10, keep=2), tmp_path / "a", previews=False)
     checkpoints = tmp_path / "a" / "checkpoints"
@@ -293,6 +297,7 @@ def test_a_failing_evaluation_does_not_cost_the_steps(folder, tmp_path, monkeypa
     assert checkpoint.latest(tmp_path).step == 16
 
 
+@pytest.mark.slow
 def test_bad_data_midway_does_not_cost_the_steps(folder, tmp_path, undisturbed, monkeypatch):
     """The second micro-batch of step 17 cannot be read; after the repair the run ends as if nothing had been."""
 
@@ -389,6 +394,7 @@ def test_fp16_needs_cuda(folder, tmp_path):
         run_training(run_config(folder, precision="fp16"), tmp_path, previews=False)
 
 
+@pytest.mark.slow
 def test_bf16_trains_and_auto_is_remembered(folder, tmp_path):
     assert run_training(
         run_config(folder, steps=10, save_every=5, precision="bf16"), tmp_path / "a", previews=False
@@ -420,6 +426,7 @@ def test_accumulation_changes_nothing_but_rounding(folder, tmp_path, undisturbed
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_previews_and_finding_the_model(folder, undisturbed, tmp_path):
     run_training(run_config(folder, steps=10, eval_every=10), tmp_path)
     width, height = Image.open(tmp_path / "previews" / "step-00000010.png").size

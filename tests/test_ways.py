@@ -154,6 +154,7 @@ def test_what_ways_cost(flow, model):
     assert parts["score"] > 3 * parts["learned block"] > 0  # forward and backward through both blocks
 
 
+@pytest.mark.slow
 def test_what_the_paper_counts():
     """BiFlow: the score costs 15.8 times its denoising block, a VAE decoder 308 GFLOPs where a multiply-add is one."""
     found = ways.paper_flops()
@@ -163,6 +164,7 @@ def test_what_the_paper_counts():
     assert 3.5 < guided / found["one pass of the learned inverse"] < 4  # "about 4"
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_once(own_cache):
     folder = teachers.teacher("itarflow-16", seed=1, steps=4)
     config = teachers.teacher_config("itarflow-16", 1, 4)
@@ -292,6 +294,7 @@ def test_sizes_of_states_and_their_shares(flow, test):
     assert shares([1.0, 2.0], power=1.0, offset=1e-9) == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_the_classifier_learns(test):
     """Images of any size; two classes are told apart after some steps of its objective."""
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,21 +25,22 @@ def count_flops(call: Callable[[], Any]) -> int:
     element-wise operations, sums, norms, softmax, look-ups, products of a matrix and a vector, and kernels that torch
     does not know. These take time too, so a ratio of FLOPs is no ratio of seconds.
     """
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
+    counter = _flop_counter()
     with sdpa_kernel(SDPBackend.MATH), dispatch.use("torch"), counter:  # other kernels' products are not seen
         call()
     return counter.get_total_flops()
 
 
-def count_operators(call: Callable[[], Any]) -> int:
-    """Count the operators that `call()` starts, and those of gradients that it computes; views are not counted.
+def count_step(call: Callable[[], Any]) -> tuple[int, int]:
+    """Count the FLOPs, as `count_flops` does, and the operators that `call()` and its gradients start, in one run on a CPU.
 
-    On a GPU each of them starts at least one kernel. The call runs once, and its result is dropped.
+    Views are no operators. On a GPU each operator starts at least one kernel. Fused attention is one operator; its FLOPs are
+    those of its matrix products, two forward and four backward.
     """
-    with _Operators() as counter:
+    counter, operators = _flop_counter(_FUSED), _Operators()
+    with dispatch.use("torch"), counter, operators:  # the inner one sees operators before torch takes them apart
         call()
-    return counter.number
+    return counter.get_total_flops(), operators.number
 
 
 def count_saved(
@@ -57,6 +59,24 @@ def count_saved(
         found = call()
     del found
     return sum(storage.nbytes() for number, storage in storages.items() if number not in parameters)
+
+
+def _flop_counter(formulas: dict[Any, Any] | None = None) -> FlopCounterMode:
+    """Make a counter of FLOPs, not by module. formulas: {operator: FLOPs from its shapes}, in place of torch's own."""
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter.mod_tracker = _NoModules()
+    return counter
+
+
+def _attention_gradient(
+    grad: tuple[int, ...], query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *rest: Any, **more: Any
+) -> int:
+    """Return the FLOPs of attention's four products backward; torch's formula has the scores computed again too."""
+    *batch, queries, width = query
+    return 2 * math.prod(batch) * queries * key[-2] * (2 * width + 2 * value[-1])
+
+
+_FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient}
 
 
 class _NoModules(contextlib.nullcontext):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from labcore.config import BaseRunConfig, TarFlowConfig
 from labcore.encoders.specs import token_width
-from labcore.evaluate.flops import count_flops, count_operators, count_saved
+from labcore.evaluate.flops import count_flops, count_saved, count_step
 from labcore.flows.tarflow import TarFlow
 from labcore.kinds import kind_of
 from labcore.plan.frozen import frozen
@@ -154,8 +154,7 @@ def plan(config: BaseRunConfig, flow: TarFlowConfig | None = None) -> Plan:
         resident_bytes = BYTES_PER_PARAMETER * parameters
         if teacher is not None:
             resident_bytes += 4 * sum(p.numel() for p in teacher.parameters())
-        operators = count_operators(lambda: _loss(trained, config.model, 1).backward())
-        flops = count_flops(lambda: _loss(trained, config.model, 1).backward())
+        flops, operators = count_step(lambda: _loss(trained, config.model, 1).backward())
         teaching = 0 if teacher is None else count_flops(lambda: _taught(teacher))
         half = config.train.precision != "fp32"
         of_one_image, of_two_images = (_activation_bytes(trained, config.model, images, half) for images in (1, 2))
