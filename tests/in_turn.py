@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,18 @@ import pytest
 
 def in_turn(values: Sequence, shares: int) -> list:
     """Parameters for `pytest.mark.parametrize`; those that are not this commit's share are marked `again`."""
+    return unless(values, [value for value in values if value not in share(values, shares)])
+
+
+def share(values: Sequence, shares: int) -> list:
+    """This commit's share of the values."""
     turn = _commit() % shares
-    return [pytest.param(v, marks=[] if k % shares == turn else pytest.mark.again) for k, v in enumerate(values)]
+    return [value for k, value in enumerate(values) if k % shares == turn]
+
+
+def unless(values: Iterable, elsewhere: Collection) -> list:
+    """Parameters of which those are marked `again` that are run elsewhere."""
+    return [pytest.param(value, marks=[pytest.mark.again] if value in elsewhere else []) for value in values]
 
 
 def once(values: Iterable[str], key: Callable[[str], str], elsewhere: Iterable[str] = ()) -> list:

@@ -16,27 +16,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from in_turn import in_turn
+from notebook_files import WITH_PANELS, check_result, explored
 
 from benchmarks import jupyter_lab
 from benchmarks.jupyter_lab import DRAWING, STARTING, Notebook, wait_for
-from labcore.campaigns.parameters import EXPLORE
 
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "browser-screenshots"
 SMOKE = {"smoke": True, "run_dir": "run"}
 pytestmark = pytest.mark.browser
-
-
-def explored(path: Path) -> int:
-    """How many cells show something to move, without explorers: a run of a few steps draws the same at each checkpoint."""
-    cells = json.loads(path.read_text())["cells"]  # nbformat would validate it, in every process that collects tests
-    return sum(
-        EXPLORE in cell["metadata"].get("tags", ()) and "labcore.explore(" not in "".join(cell["source"])
-        for cell in cells
-    )
-
-
-NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if explored(path)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +49,7 @@ def copied(path: Path, root: Path) -> str:
     return f"{path.stem}/{path.name}"
 
 
-@pytest.mark.parametrize("path", in_turn(NOTEBOOKS, 2), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", in_turn(WITH_PANELS, 2), ids=lambda path: path.stem)
 def test_every_control_moves_its_picture(path, root, address, window, chances):
     notebook = Notebook(window, address, copied(path, root))
     notebook.run()
@@ -74,6 +62,7 @@ def test_every_control_moves_its_picture(path, root, address, window, chances):
             move(panel, name, chances)
         panel.settled()
         panel.place.screenshot(path=SCREENSHOTS / f"{path.stem}-{number}.png")
+    check_result(root / path.stem / "run" / "result.json")
     assert notebook.errors == []
     notebook.page.close()
 

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import math
 import re
 import symtable
 import sys
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from in_turn import unless
+from notebook_files import FOLDER, IN_BROWSER, NOTEBOOKS, check_result
 
 from labcore.campaigns.parameters import EXPLORE
 from labcore.cli import demo
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LONGEST = 20  # lines of a code cell
 ABSOLUTE = re.compile(
     r"""(?<![\w.:/<~])(/(home|root|tmp|mnt|data|work|usr|etc|opt|var|scratch|content|Users)/|~/|[A-Z]:\\)"""
@@ -141,22 +140,6 @@ def cell_problems(cell: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def non_finite(value, name: str = "result") -> list[str]:
-    """Names of the numbers in nested dictionaries and lists that are not finite."""
-    if isinstance(value, dict):
-        return [bad for key, item in value.items() for bad in non_finite(item, f"{name}.{key}")]
-    if isinstance(value, list):
-        return [bad for i, item in enumerate(value) for bad in non_finite(item, f"{name}[{i}]")]
-    return [name] if isinstance(value, float) and not math.isfinite(value) else []
-
-
-def has_a_measurement(value) -> bool:
-    """Whether there is a float anywhere outside the configuration."""
-    if isinstance(value, dict):
-        return any(has_a_measurement(item) for key, item in value.items() if key not in ("config", "parameters"))
-    return isinstance(value, float)
-
-
 @pytest.fixture
 def own_kernel(tmp_path, monkeypatch):
     """A kernel python3 that is this interpreter, whatever kernels the machine has."""
@@ -226,7 +209,7 @@ def test_a_broken_notebook_is_noticed(problem):
 
 
 @pytest.mark.slow
-@every_notebook
+@pytest.mark.parametrize("path", unless(NOTEBOOKS, IN_BROWSER), ids=lambda path: path.stem)
 def test_runs_at_smoke_size(path, tmp_path, own_kernel):
     import papermill
 
@@ -246,14 +229,11 @@ def test_runs_at_smoke_size(path, tmp_path, own_kernel):
             shown = [output.data for output in cell.outputs if "data" in output]
             assert not any(output.output_type == "error" for output in cell.outputs), cell.outputs
             assert shown and all("image/png" in data and not any("widget" in kind for kind in data) for data in shown)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["smoke"] is True
     printed = [
         line for cell in executed.cells for o in cell.get("outputs", []) for line in o.get("text", "").splitlines()
     ]
     assert not any(re.match(r"step \d+/\d+ ", line) for line in printed), "a training shows itself by a picture"
-    assert has_a_measurement(result)
-    assert non_finite(result) == []
+    check_result(tmp_path / "run" / "result.json")
 
 
 def code_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -298,6 +298,21 @@ def records(values: dict[str, dict[int, float]]) -> list[dict]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("interval", "plain", "signed"),
+    [
+        (Interval(0.84214, 0.0032, 3), "0.8421 ± 0.0032", "+0.8421 ± 0.0032"),
+        (Interval(-4.4e-17, 0.018, 5), "0.000 ± 0.018", "+0.000 ± 0.018"),
+        (Interval(-14.96, 1.1, 5), "-15.0 ± 1.1", "-15.0 ± 1.1"),
+        (Interval(-26.0, 19.3, 5), "-26 ± 19", "-26 ± 19"),
+        (Interval(2.0, None, 1), "2", "+2"),
+        (Interval(2.0, 1e-12, 3), "2 ± 0", "+2 ± 0"),
+    ],
+)
+def test_an_interval_is_written_to_two_digits_of_its_half_width(interval, plain, signed):
+    assert (interval.text(), interval.text(signed=True)) == (plain, signed)
+
+
 def test_a_table_says_mean_interval_and_n():
     layout = TableSpec(columns={"score": "x.y", "none": "x.z"}, baseline="a", better={"score": "higher"})
     made = tables.tables(

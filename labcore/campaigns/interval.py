@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+ROUNDING = 1e-9
+"""Half widths below this share of the mean are rounding errors of equal numbers."""
+
 
 class Size(NamedTuple):
     """A standardised effect size with its 95% confidence interval."""
@@ -24,6 +27,18 @@ class Interval(NamedTuple):
     mean: float
     half: float | None
     n: int
+
+    def text(self, signed: bool = False) -> str:
+        """Write "0.8421 ± 0.0032": to two digits of the half width, or to four digits of the mean if there is none.
+
+        signed: whether a mean above 0 begins with "+".
+        """
+        sign = "+" if signed else ""
+        if self.half is None or self.half <= ROUNDING * abs(self.mean):
+            return f"{self.mean:{sign}.4g}" + ("" if self.half is None else " ± 0")
+        digits = max(0, min(10, 1 - _exponent(self.half)))
+        mean = round(self.mean, digits) + 0.0  # -0.0004 is +0.000, not -0.000
+        return f"{mean:{sign}.{digits}f} ± {self.half:.{digits}f}"
 
     @property
     def excludes_zero(self) -> bool:
@@ -111,3 +126,7 @@ def t_quantile(p: float, freedom: int) -> float:
     if not 0 < p < 1 or freedom < 1:
         raise ValueError(f"p was {p} and freedom {freedom}; p lies between 0 and 1, freedom is at least 1")
     return float(stdtrit(freedom, p))
+
+
+def _exponent(value: float) -> int:
+    return int(f"{abs(value):e}".split("e")[1])

@@ -14,9 +14,6 @@ from labcore.campaigns.spec import TableSpec
 Cells = dict[tuple[str, str], Interval]
 """(row, title of the column) -> the interval in this cell."""
 
-ROUNDING = 1e-9
-"""Half widths below this share of the mean are rounding errors of equal numbers."""
-
 
 class _Table(NamedTuple):
     """The contents of both kinds of table.
@@ -163,18 +160,8 @@ def _note(table: _Table, bold: bool) -> str:
 
 
 def _cell(value: Interval, signed: bool = False) -> str:
-    """Write "0.8421 ± 0.0032 (n=3)": two digits of the half width, or four digits of the mean if there is no half width."""
-    sign = "+" if signed else ""
-    end = f" (n={value.n}){'*' if signed and value.excludes_zero else ''}"
-    if value.half is None or value.half <= ROUNDING * abs(value.mean):
-        half = "" if value.half is None else " ± 0"
-        return f"{value.mean:{sign}.4g}{half}{end}"
-    digits = max(0, min(10, 1 - _exponent(value.half)))
-    return f"{value.mean:{sign}.{digits}f} ± {value.half:.{digits}f}{end}"
-
-
-def _exponent(value: float) -> int:
-    return int(f"{abs(value):e}".split("e")[1])
+    """Write "0.8421 ± 0.0032 (n=3)"; of a difference also its sign, and * if its interval excludes 0."""
+    return f"{value.text(signed)} (n={value.n}){'*' if signed and value.excludes_zero else ''}"
 
 
 def _csv(table: _Table) -> str:

@@ -84,9 +84,11 @@ def in_words(difference: Interval | None) -> str:
     """Write a paired difference with half its 95% interval, and its standardised size; "-" if there is none."""
     if difference is None:
         return "-"
-    text = f"{difference.mean:+.4g}" + (f" ± {difference.half:.2g}" if difference.half is not None else "")
-    size = difference.standardised
-    return text if size is None else f"{text}; d = {size.value:.1f} ({size.low:.1f} to {size.high:.1f})"
+    text, size = difference.text(signed=True), difference.standardised
+    if size is None:
+        return text
+    value, low, high = (round(number, 1) + 0.0 for number in size)  # 0.0, not -0.0
+    return f"{text}; d = {value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def plain(verdict: Verdict) -> str:

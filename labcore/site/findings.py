@@ -98,7 +98,9 @@ def _learned_lines(campaign: str, chosen: Sequence[tuple[str, str, str, str]]) -
 
 def _measured(found: Verdict, name: str) -> tuple[str, int]:
     """Return a difference, after the name of its measure, and its number of seeds."""
-    return f"{name} {difference(found)}", found.difference.n if found.difference else 0
+    return (
+        (f"{name} {found.difference.text(signed=True)}", found.difference.n) if found.difference else (f"{name} -", 0)
+    )
 
 
 def _flow_steps(campaign: str) -> str:
@@ -106,17 +108,6 @@ def _flow_steps(campaign: str) -> str:
     given = results.published(campaign).records[0]["parameters"]
     steps = PRESETS[given["teacher"]]["train"]["steps"] if "teacher" in given else given["steps"]
     return f"{steps:,}"
-
-
-def difference(found: Verdict) -> str:
-    """Write the paired difference of a verdict with its interval, in the digits that the interval has."""
-    if found.difference is None:
-        return "-"
-    mean, half = found.difference.mean, found.difference.half
-    if half is None:
-        return f"{mean:+.3g}"
-    digits = 1 if half >= 1 else 2 if half >= 0.1 else 3 if half >= 0.01 else 4
-    return f"{mean:+.{digits}f} ± {half:.{digits}f}"
 
 
 def counts() -> str:
