@@ -339,7 +339,8 @@ def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
         return 1234.5
 
     monkeypatch.setattr(throughput, "images_per_second", rate)
-    words = ["plan", "flowback-64-baseline", "--kind", "h100", "--data", "fashion-mnist-12k", "--workers", "3"]
+    small = ["--set", "model.num_blocks=1", "--data", "fashion-mnist-12k"]
+    words = ["plan", "flowback-64-baseline", "--kind", "h100", *small, "--workers", "3"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "1,234 pictures a second are read here with 3 workers; the fastest GPUs above need" in done.output
@@ -348,7 +349,7 @@ def test_the_command_says_how_fast_pictures_are_read_here(monkeypatch):
     own = CliRunner().invoke(app, [*words[:-2], "--set", "train.num_workers=0"])
     assert [each[-1] for each in seen[1:]] == [8, 0]
     assert "are read here with the training's own process (train.num_workers=0)" in own.output
-    latents = CliRunner().invoke(app, ["plan", "flowback-256-baseline", "--data", "fashion-mnist-12k"])
+    latents = CliRunner().invoke(app, ["plan", "flowback-256-baseline", *small])
     assert "once: all later steps read stored latents" in latents.output, latents.output
 
 

@@ -94,7 +94,7 @@ def test_every_notebook_goes_there(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["latent-small", "flowback-64-reverse-7-8-l6", "biflow-256-b-final"])
+@pytest.mark.parametrize("preset", in_turn(["latent-small", "flowback-64-reverse-7-8-l6", "biflow-256-b-final"], 3))
 def test_every_kind_of_run_goes_there(preset, tmp_path, monkeypatch):
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
     run("second_device.py", "smoke", preset, str(tmp_path))
