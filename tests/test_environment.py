@@ -62,6 +62,14 @@ def test_pins_lie_in_the_ranges(name, lists):
         assert all(requirement.specifier.contains(v, prereleases=True) for v in versions), line
 
 
+@pytest.mark.parametrize("name", ["base.txt", "dev.txt"])
+def test_pins_keep_the_upper_limits(name):
+    lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
+    limits = [Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+    pins = pinned(name)
+    assert limits and all(limit.specifier.contains(pins[canonicalize_name(limit.name)][0]) for limit in limits)
+
+
 def test_torch_and_torchvision_are_a_pair():
     """torchvision 0.N goes with torch 2.(N - 15); another pair fails at import with a missing operator."""
     for name in ("base.txt", "dev.txt"):

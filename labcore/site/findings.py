@@ -98,9 +98,9 @@ def _learned_lines(campaign: str, chosen: Sequence[tuple[str, str, str, str]]) -
 
 def _measured(found: Verdict, name: str) -> tuple[str, int]:
     """Return a difference, after the name of its measure, and its number of seeds."""
-    return (
-        (f"{name} {found.difference.text(signed=True)}", found.difference.n) if found.difference else (f"{name} -", 0)
-    )
+    if found.difference is None:
+        return f"{name} -", 0
+    return f"{name} {found.difference.text(signed=True)}", found.difference.n
 
 
 def _flow_steps(campaign: str) -> str:
