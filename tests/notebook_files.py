@@ -26,7 +26,8 @@ def explored(path: Path) -> int:
 
 WITH_PANELS = [path for path in NOTEBOOKS if explored(path)]
 IN_BROWSER = share(WITH_PANELS, 2)
-"""Notebooks that this commit runs in JupyterLab; the others run by papermill."""
+"""Notebooks that this commit runs in JupyterLab."""
+BY_PAPERMILL = [path for path in NOTEBOOKS if path not in IN_BROWSER]
 
 
 def check_result(file: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from in_turn import in_turn
-from notebook_files import WITH_PANELS, check_result, explored
+from in_turn import unless
+from notebook_files import BY_PAPERMILL, WITH_PANELS, check_result, explored
 
 from benchmarks import jupyter_lab
 from benchmarks.jupyter_lab import DRAWING, STARTING, Notebook, wait_for
@@ -49,7 +49,7 @@ def copied(path: Path, root: Path) -> str:
     return f"{path.stem}/{path.name}"
 
 
-@pytest.mark.parametrize("path", in_turn(WITH_PANELS, 2), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", unless(WITH_PANELS, BY_PAPERMILL), ids=lambda path: path.stem)
 def test_every_control_moves_its_picture(path, root, address, window, chances):
     notebook = Notebook(window, address, copied(path, root))
     notebook.run()

@@ -37,8 +37,7 @@ class Interval(NamedTuple):
         if self.half is None or self.half <= ROUNDING * abs(self.mean):
             return f"{self.mean:{sign}.4g}" + ("" if self.half is None else " ± 0")
         digits = max(0, min(10, 1 - _exponent(self.half)))
-        mean = round(self.mean, digits) + 0.0  # -0.0004 is +0.000, not -0.000
-        return f"{mean:{sign}.{digits}f} ± {self.half:.{digits}f}"
+        return f"{decimal(self.mean, digits, sign)} ± {self.half:.{digits}f}"
 
     @property
     def excludes_zero(self) -> bool:
@@ -126,6 +125,11 @@ def t_quantile(p: float, freedom: int) -> float:
     if not 0 < p < 1 or freedom < 1:
         raise ValueError(f"p was {p} and freedom {freedom}; p lies between 0 and 1, freedom is at least 1")
     return float(stdtrit(freedom, p))
+
+
+def decimal(value: float, digits: int, sign: str = "") -> str:
+    """Write a number with `digits` decimals; what is rounded to 0 has no minus. sign: "+" also marks numbers from 0 on."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def _exponent(value: float) -> int:

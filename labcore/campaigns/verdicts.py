@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from labcore import markdown
-from labcore.campaigns.interval import Interval, holm, paired
+from labcore.campaigns.interval import Interval, decimal, holm, paired
 from labcore.campaigns.tables import by_seed
 
 LEVEL = 0.05
@@ -87,8 +87,8 @@ def in_words(difference: Interval | None) -> str:
     text, size = difference.text(signed=True), difference.standardised
     if size is None:
         return text
-    value, low, high = (round(number, 1) + 0.0 for number in size)  # 0.0, not -0.0
-    return f"{text}; d = {value:.1f} ({low:.1f} to {high:.1f})"
+    value, low, high = (decimal(number, 1) for number in size)
+    return f"{text}; d = {value} ({low} to {high})"
 
 
 def plain(verdict: Verdict) -> str:

@@ -118,7 +118,7 @@ def curves(
             axes.plot([p["step"] for p in along], [p[key] for p in along], linestyle=line, marker=marker, label=arm)
         if baseline in points:
             axes.axhline(points[baseline][-1][key], color="black", linewidth=0.8, label=f"{baseline}, last value")
-        axes.set_title(fill(label, 26))  # long titles would overlap
+        axes.set_title(fill(label, 26, break_on_hyphens=False))  # long titles would overlap
         axes.set_xlabel("optimizer steps")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
