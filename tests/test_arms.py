@@ -231,7 +231,8 @@ def test_verdicts():
     once = judge(claim, records("a", [1.0]) + records("b", [2.0]))
     assert once.verdict == "undetermined" and once.smallest is None
     text = table([unclear, once, judge(claim, base)])
-    assert "differences below" in text and "of any size" in text and "not run" in text and "2 / 1" in text
+    assert f"80% power for {unclear.smallest:.2g}" in text and "one seed has no interval" in text
+    assert "not run" in text and "2 / 1" in text
 
 
 def test_verdicts_are_corrected_for_their_number():

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from labcore.campaigns.claims import load_claims
-from labcore.campaigns.interval import mean_interval
-from labcore.experiments import evidence
+from labcore.campaigns.interval import Interval, mean_interval
+from labcore.campaigns.verdicts import Claim, Verdict
+from labcore.experiments import evidence, quality
 from labcore.viz import evidence as drawn
 from labcore.viz.words import described
 
@@ -37,9 +38,9 @@ def records(row: str, taught: list[str], **measures: list[float]) -> list[dict]:
     ]
 
 
-def pair(fid: float, recall: float, taught: list[str]) -> list[dict]:
-    """Row b differs from row a by fid and recall, about equally in 3 seeds."""
-    zero, near = [0.0, 0.0, 0.0], [1.0, 1.1, 0.9]
+def pair(fid: float, recall: float, taught: list[str], near: tuple[float, ...] = (1.0, 1.1, 0.9)) -> list[dict]:
+    """Row b differs from row a by fid and recall, times `near` in 3 seeds."""
+    zero = [0.0, 0.0, 0.0]
     found = {f"{name}_{judge}": zero for name in ("fid", "recall") for judge in ("classifier", "efflite0")} | {
         "n": zero
     }
@@ -79,20 +80,38 @@ def test_quality_is_judged_by_those_that_taught_neither_row(tmp_path, taught, pa
     assert number.alone == number.corrected == "undetermined" and len(number.verdicts) == 1
     assert len(images.verdicts) == parts and images.alone == alone
     table = evidence.verdicts_table([number, images])
-    assert f"over the {1 + parts} differences that were run, of {1 + parts} stated" in table
+    assert f"over the {1 + bool(parts)} claims that were run, of 2 stated" in table
     assert ("supported at this scale" in table) == bool(parts) and "| 2 / 1 |" in table
 
 
-def test_holm_is_over_all_differences_of_a_campaign(tmp_path):
-    """p of +1, +1.1, +0.9 is 0.0033: decided among 5 differences (0.0165), not among 17 (0.056)."""
+def test_holm_is_over_all_claims_of_a_campaign(tmp_path):
+    """p of +1, +1.1, +0.9 is 0.0033 for each of the four measures, so for the claim: decided among 2 claims, not among 17."""
     few = stated(tmp_path)
-    many = stated(tmp_path, claims=[IMAGES, *({**NUMBER, "row": f"c{i}"} for i in range(13))])
-    found = pair(-1, 1, []) + [r for i in range(13) for r in records(f"c{i}", [], n=[0.1, -0.1, 0.3])]
+    many = stated(tmp_path, claims=[IMAGES, *({**NUMBER, "row": f"c{i}"} for i in range(16))])
+    found = pair(-1, 1, []) + [r for i in range(16) for r in records(f"c{i}", [], n=[0.1, -0.1, 0.3])]
     assert evidence.judged(few, found)[1].corrected == "better"
     first = evidence.judged(many, found)[0]
     assert first.alone == "better" and first.corrected == "undetermined"
     assert evidence.judged(few, pair(1, -1, []))[1].alone == "worse"
     assert evidence.judged(few, [])[1].alone == "not run"
+
+
+def test_the_p_value_of_a_claim_of_quality_is_the_largest_of_its_measures(tmp_path):
+    """All measures must be decided (Berger 1982); a contradiction needs one on each side."""
+    claim, way = Claim("", "b", "a", "a", "lower"), {"lower": "supported", "higher": "reversed"}
+    of = lambda mean, half: Verdict(claim, way["lower" if mean < 0 else "higher"], Interval(mean, half, 5))  # noqa: E731
+    clear, clearer, other = of(-1.0, 0.5), of(-1.0, 0.1), of(1.0, 0.3)
+    p = [one.difference.p_value for one in (clear, clearer, other)]
+    assert quality.p_value([clear, clearer]) == p[0] > p[1]
+    assert quality.p_value([clear, clearer, other]) == max(p[1], p[2]) == p[2] < p[0]
+    assert quality.p_value([clear, Verdict(claim, "not run", None)]) is None and quality.p_value([]) is None
+
+
+def test_an_undetermined_claim_says_which_differences_would_be_seen(tmp_path):
+    found = evidence.judged(stated(tmp_path, claims=[IMAGES]), pair(-1, 1, [], near=(1.0, -1.0, 0.5)))
+    text = evidence.verdicts_table(found)
+    (one,) = found
+    assert one.alone == "undetermined" and f"80% power for fid_classifier {one.verdicts[0].smallest:.2g}, " in text
 
 
 def test_differences_of_the_figure(tmp_path):

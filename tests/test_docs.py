@@ -15,7 +15,7 @@ from labcore import config, zoo
 from labcore.campaigns.spec import load_spec, resolve
 from labcore.cli.app import app
 from labcore.presets import PRESETS, STUDENTS
-from labcore.site import docs, tables
+from labcore.site import docs, first_figures, tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = tables.pages()
@@ -53,6 +53,25 @@ def test_generated_parts_are_current(page):
 def test_counted_parts_are_current(page):
     """`make tables` writes them."""
     assert not tables.stale(page, set(tables.COUNTED))
+
+
+@pytest.mark.parametrize("campaign", first_figures.CAMPAIGNS)
+def test_first_figures_are_current_and_shown(campaign):
+    """`make tables` draws them."""
+    assert not first_figures.stale(campaign)
+    assert f"figures/{first_figures.path(campaign).name})" in (ROOT / "docs" / "findings.md").read_text()
+
+
+def test_a_figure_of_other_numbers_is_stale(tmp_path, monkeypatch):
+    campaign, compared = next((name, made) for name, make in first_figures.CAMPAIGNS.items() if (made := make()))
+    assert first_figures.stale(campaign, tmp_path)
+    first_figures.draw(campaign, tmp_path)
+    assert not first_figures.stale(campaign, tmp_path)
+    measure, by_row = next(iter(compared.differences.items()))
+    row, one = next(iter(by_row.items()))
+    moved = compared.differences | {measure: by_row | {row: one._replace(mean=one.mean + 1e-6)}}
+    monkeypatch.setitem(first_figures.CAMPAIGNS, campaign, lambda: compared._replace(differences=moved))
+    assert first_figures.stale(campaign, tmp_path)
 
 
 def test_every_generated_part_is_shown_and_every_mark_is_closed():

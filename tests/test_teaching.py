@@ -9,6 +9,7 @@ import pytest
 
 from labcore.experiments.evidence import OF_IMAGES, OF_WAYS, Difference
 from labcore.site import npm, recorded, slides, teaching
+from labcore.site.first_figures import Compared
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = teaching.notebooks()
@@ -93,7 +94,7 @@ def test_words_of_recorded_figures_are_inside_them_and_apart(place):
 def test_figures_of_differences_are_wide_enough_for_a_slide():
     compared = {one: {"a row": Difference(0.1, 0.2, 5, False)} for one in (*OF_IMAGES, *OF_WAYS)}
     rows = [f"row {number}" for number in range(11)]
-    found = recorded._differences(compared, rows, "a baseline")
+    found = recorded._differences(Compared(compared, rows, "a baseline"))
     assert len(found) == 2 and all(figure.get_figheight() < 0.75 * figure.get_figwidth() for figure in found)
 
 

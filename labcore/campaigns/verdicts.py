@@ -12,7 +12,7 @@ a table together by Holm's method: the probability that any true difference of z
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from labcore import markdown
 from labcore.campaigns.interval import Interval, decimal, holm, paired
@@ -21,6 +21,7 @@ from labcore.campaigns.tables import by_seed
 LEVEL = 0.05
 """Largest corrected p-value that decides a claim."""
 Decision = Literal["supported", "reversed", "undetermined", "not run"]
+D = TypeVar("D", bound=str)
 
 
 class Claim(NamedTuple):
@@ -63,16 +64,19 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
-    """Decide on each claim after Holm's correction over all claims that were run with two seeds or more.
+    """Decide on each claim after Holm's correction over all claims that were run with two seeds or more."""
+    p_values = [one.difference.p_value if one.difference else None for one in verdicts]
+    return after_holm([one.verdict for one in verdicts], p_values)
 
-    A claim stays decided where its corrected p-value is at most 0.05; otherwise it becomes undetermined.
+
+def after_holm(decisions: Sequence[D], p_values: Sequence[float | None]) -> list[D | Literal["undetermined"]]:
+    """Keep each decision whose p-value is at most 0.05 after Holm's correction; the others become undetermined.
+
+    A decision without a p-value is kept, and does not count in the correction: "not run", or a single seed.
     """
-    p_values = {i: p for i, one in enumerate(verdicts) if one.difference and (p := one.difference.p_value) is not None}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [
-        "undetermined" if adjusted.get(i, 0.0) > LEVEL else one.verdict  # "not run" has no p-value
-        for i, one in enumerate(verdicts)
-    ]
+    known = {i: p for i, p in enumerate(p_values) if p is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    return ["undetermined" if adjusted.get(i, 0.0) > LEVEL else decision for i, decision in enumerate(decisions)]
 
 
 def at_this_scale(decision: str) -> str:
@@ -92,11 +96,12 @@ def in_words(difference: Interval | None) -> str:
 
 
 def plain(verdict: Verdict) -> str:
-    """Write the verdict on a claim that is judged alone; an undetermined one says which differences would be seen."""
+    """Write the verdict on a claim that is judged alone; an undetermined one says which difference would be seen."""
     if verdict.verdict != "undetermined":
         return at_this_scale(verdict.verdict)
-    unseen = f"below {verdict.smallest:.2g}" if verdict.smallest is not None else "of any size"
-    return f"undetermined: differences {unseen} would mostly not be seen"
+    if verdict.smallest is None:
+        return "undetermined: one seed has no interval"
+    return f"undetermined; 80% power for {verdict.smallest:.2g}"
 
 
 HEADS = (
@@ -109,7 +114,8 @@ HEADS = (
 )
 NOTE = (
     "Difference: mean over seeds, paired by seed, with half of its 95% interval (Student's t). Size d: this mean divided by "
-    "the standard deviation of the paired differences (Cohen's d_z), with its exact 95% interval (noncentral t)."
+    "the standard deviation of the paired differences (Cohen's d_z), with its exact 95% interval (noncentral t). 80% power for "
+    "X: a true difference of X would be decided with a probability of 80%, judged alone, if seeds vary as here."
 )
 
 

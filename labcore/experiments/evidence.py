@@ -1,8 +1,8 @@
 """The evidence of a campaign: its stated claims judged together, and the differences that its first figure shows.
 
 Claims are read from papermill_runs/claims (`labcore.campaigns.claims`). A claim of quality is several claims about numbers, one
-for each measure of each judge that taught neither row (`labcore.experiments.quality`). Holm's correction is over all claims
-about numbers of the campaign that were run.
+for each measure of each judge that taught neither row (`labcore.experiments.quality`); it has one p-value. Holm's correction
+is over all claims of the campaign that were run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from labcore.campaigns.verdicts import (
     NOTE,
     Decision,
     Verdict,
+    after_holm,
     at_this_scale,
-    corrected,
     in_words,
     judge,
     plain,
 )
 from labcore.experiments.judges import CLASSIFIER, EMBEDDED, roles
-from labcore.experiments.quality import Quality, agreed, quality_claims, taught_in
+from labcore.experiments.quality import Quality, agreed, p_value, quality_claims, taught_in
 from labcore.markdown import table
 
 Records = Sequence[dict[str, Any]]
@@ -50,15 +50,12 @@ def judged(claims: Claims, records: Records) -> list[Judged]:
     Raises ValueError if a claim of quality is about a row whose records do not name the networks that taught it.
     """
     verdicts = [[judge(claim, records) for claim in _parts(one, records, claims.path)] for one in claims.claims]
-    final = iter(corrected([verdict for each in verdicts for verdict in each]))
-    found = []
-    for one, mine in zip(claims.claims, verdicts, strict=True):
-        alone, after = [verdict.verdict for verdict in mine], [next(final) for _ in mine]
-        if one.measure == QUALITY:
-            found.append(Judged(one, mine, agreed(alone), agreed(after)))
-        else:
-            found.append(Judged(one, mine, alone[0], after[0]))
-    return found
+    alone: list[Decision | Quality] = [
+        agreed([verdict.verdict for verdict in mine]) if one.measure == QUALITY else mine[0].verdict
+        for one, mine in zip(claims.claims, verdicts, strict=True)
+    ]
+    final = after_holm(alone, [p_value(mine) for mine in verdicts])
+    return [Judged(*each) for each in zip(claims.claims, verdicts, alone, final, strict=True)]
 
 
 def _parts(one: Stated, records: Records, path: str) -> Sequence[Any]:
@@ -77,19 +74,20 @@ def verdicts_table(found: Sequence[Judged]) -> str:
         name = lambda v: f"{v.claim.number.rpartition('.')[2]} " if quality else ""  # noqa: E731, B023
         ran = any(v.difference for v in one.verdicts)
         here = "; ".join(f"{name(v)}{in_words(v.difference)}" for v in one.verdicts) if ran else "-"
-        alone = _quality(one.alone) if quality else plain(one.verdicts[0])
+        alone = _quality_alone(one) if quality else plain(one.verdicts[0])
         after = _quality(one.corrected) if quality else at_this_scale(one.corrected)
         lines.append([one.stated.claim, one.stated.paper or "-", here, n, alone, after])
-    numbers = sum(len(one.verdicts) for one in found)
-    run = sum(verdict.difference is not None for one in found for verdict in one.verdicts)
-    counts = f"Holm's correction (level {LEVEL:g}) is over the {run} differences that were run, of {numbers} stated."
+    run = sum(p_value(one.verdicts) is not None for one in found)
+    counts = f"Holm's correction (level {LEVEL:g}) is over the {run} claims that were run, of {len(found)} stated."
+    if run < len(found):
+        counts += " Its verdicts may change when the others are run."
     return "\n".join([table(HEADS, lines), counts, "", NOTE, "", QUALITY_NOTE]) + "\n"
 
 
 QUALITY_NOTE = (
     "*Better*: the Frechet distance is lower and the recall is higher for every judge that taught neither row; the classifier "
-    "always is one of them. *Contradictory*: some of these are supported and some reversed. *No claim*: the "
-    "classifier taught one of the rows."
+    "always is one of them. The p-value of such a claim is the largest of its measures. *Contradictory*: some of these are "
+    "supported and some reversed. *No claim*: the classifier taught one of the rows."
 )
 
 
@@ -97,13 +95,24 @@ QUALITY_WORDS = {"better": "supported", "worse": "reversed"}
 """Decision on a claim of quality -> the word for the same decision on a claim about a number."""
 
 
+def _quality_alone(one: Judged) -> str:
+    """Write the verdict on a claim of quality; an undetermined one says which difference of each measure would be seen."""
+    sizes = [
+        f"{verdict.claim.number.rpartition('.')[2]} {verdict.smallest:.2g}"
+        for verdict in one.verdicts
+        if verdict.smallest is not None
+    ]
+    seen = f"; 80% power for {', '.join(sizes)}" if one.alone == "undetermined" and sizes else ""
+    return _quality(one.alone) + seen
+
+
 def _quality(decision: str) -> str:
     return at_this_scale(QUALITY_WORDS.get(decision, decision))
 
 
 def folded(title: str, markdown: str) -> str:
-    """Write Markdown that is folded below its title until a reader opens it."""
-    return f"\n<details><summary>{title}</summary>\n\n{markdown}\n</details>\n"
+    """Write Markdown that is folded below its title until a reader opens it; the attribute is for MkDocs, others ignore it."""
+    return f'\n<details markdown="1"><summary>{title}</summary>\n\n{markdown}\n</details>\n'
 
 
 def cost(claims: Claims) -> str:

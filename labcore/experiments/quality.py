@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from labcore.campaigns.verdicts import Claim, Decision
+from labcore.campaigns.verdicts import Claim, Decision, Verdict
 from labcore.experiments.judges import CLASSIFIER, EMBEDDED, roles
 
 Quality = Literal["better", "worse", "contradictory", "undetermined", "not run", "no claim"]
@@ -49,6 +49,22 @@ def agreed(decisions: Sequence[Decision]) -> Quality:
     if found == {"reversed"}:
         return "worse"
     return "contradictory" if {"supported", "reversed"} <= found else "undetermined"
+
+
+def p_value(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the p-value of a claim of quality: the largest of its measures, all of which must be decided.
+
+    This is the intersection-union test (Berger 1982), which needs no correction for the number of measures. "Contradictory"
+    needs one measure on each side; its p-value is the larger of the two smallest. None if a measure has no p-value.
+    """
+    p_values = [one.difference.p_value if one.difference else None for one in verdicts]
+    if not p_values or None in p_values:
+        return None
+    decisions = [one.verdict for one in verdicts]
+    if agreed(decisions) != "contradictory":
+        return max(p_values)
+    on_side = lambda side: min(p for p, found in zip(p_values, decisions, strict=True) if found == side)  # noqa: E731
+    return max(on_side("supported"), on_side("reversed"))
 
 
 def taught_in(records: Sequence[dict[str, Any]], row: str) -> tuple[str, ...]:

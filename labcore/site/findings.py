@@ -17,12 +17,13 @@ from labcore.campaigns.verdicts import Verdict, corrected, judge
 from labcore.experiments import evidence
 from labcore.markdown import table
 from labcore.presets import PRESETS
+from labcore.site import first_figures
 
 ALIGNMENT, NORMS = "01_alignment_strategies", "03_trajectory_norms"
 INVERSES, NOISE = "04_learned_vs_analytic_inverse", "07_latent_256"
-LEARNED_ALIGNMENT, LEARNED_INVERSES = "flowback_16", "biflow_16"
-CAMPAIGNS = (ALIGNMENT, NORMS, INVERSES, NOISE)
-"""The campaigns whose claims are counted, in the order of the page. `learned` has those that are published row by row."""
+LEARNED_ALIGNMENT, LEARNED_INVERSES = first_figures.ALIGNMENT, first_figures.INVERSES
+CAMPAIGNS = (LEARNED_ALIGNMENT, LEARNED_INVERSES, ALIGNMENT, NORMS, INVERSES, NOISE)
+"""The campaigns whose claims are counted, in the order of the page."""
 
 LEARNED_HEADLINES = {
     LEARNED_ALIGNMENT: (
@@ -32,11 +33,16 @@ LEARNED_HEADLINES = {
     LEARNED_INVERSES: (("hidden-alignment", "exact, score", QUALITY, "FID (classifier)"),),
 }
 """Campaign -> row, row to compare with, measure, and the name of the shown number: the claims about flows that have learned,
-which README shows first. The first number of a claim of quality is the classifier's Fréchet distance."""
+which README shows first. A claim of quality is shown by the classifier's Fréchet distance and recall."""
 HEADLINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ALIGNMENT: (
-        ("reverse", "baseline", "last.fid_efflite0", "reverse alignment has a lower FID than no alignment"),
-        ("reverse", "detach", "last.fid_efflite0", "reverse alignment has a lower FID than detached alignment"),
+        ("reverse", "baseline", "last.fid_efflite0", "reverse alignment (weight 1) has a lower FID than no alignment"),
+        (
+            "reverse",
+            "detach",
+            "last.fid_efflite0",
+            "reverse alignment (weight 1) has a lower FID than detached alignment",
+        ),
     ),
     INVERSES: (
         ("hidden-alignment", "exact, score", "fid_efflite0", "a student has a lower FID than the exact inverse"),
@@ -84,13 +90,15 @@ def headlines() -> str:
 
 
 def _learned_lines(campaign: str, chosen: Sequence[tuple[str, str, str, str]]) -> list[list[Any]]:
-    """Return the lines of claims about flows that have learned, each with the first number of the claim."""
+    """Return the lines of claims about flows that have learned; of a claim of quality, with its first two numbers."""
     claims = load_claims(campaign)
     by_key = {(o.stated.row, o.stated.than, o.stated.measure): o for o in evidence.judged(claims, records(campaign))}
     lines = []
     for *key, name in chosen:
         one = by_key[tuple(key)]
         found = _measured(one.verdicts[0], name)
+        if one.stated.measure == QUALITY:
+            found = (f"{found[0]}, {_measured(one.verdicts[1], 'recall')[0]}", found[1])
         decisions = [evidence.QUALITY_WORDS.get(each, each) for each in (one.alone, one.corrected)]
         lines.append([one.stated.claim, _flow_steps(campaign), *found, *decisions])
     return lines
@@ -111,18 +119,22 @@ def _flow_steps(campaign: str) -> str:
 
 
 def counts() -> str:
-    """Write how many claims of each campaign are supported, reversed, undetermined and not run."""
+    """Write how many claims of each campaign are supported, reversed and so on, each judged alone, and after correction."""
+    decisions = {campaign: evidence.judged(load_claims(campaign), records(campaign)) for campaign in CAMPAIGNS}
+    decided = ["supported", "reversed", "contradictory"]
+    kinds = [*decided, "undetermined", "not run"]
     lines = []
-    for campaign in CAMPAIGNS:
-        found = judged(campaign)
-        number = Counter(one.verdict for one in found)
-        left = sum(verdict in ("supported", "reversed") for verdict in corrected(found))
-        decided = number["supported"] + number["reversed"]
-        kinds = ("supported", "reversed", "undetermined", "not run")
+    for campaign, found in decisions.items():
+        alone, after = (Counter(evidence.QUALITY_WORDS.get(each, each) for each in side) for side in _sides(found))
+        left = f"{sum(after[kind] for kind in decided)} of {sum(alone[kind] for kind in decided)}"
         stated = f"[`{campaign}`](../papermill_runs/claims/{campaign}.yaml)"
-        lines.append([stated, len(found), *(number[kind] for kind in kinds), f"{left} of {decided}"])
-    heads = ["campaign", "claims", "supported", "reversed", "undetermined", "not run"]
-    return table([*heads, "decided claims that remain after Holm's correction"], lines)
+        lines.append([stated, len(found), *(alone[kind] for kind in kinds), left])
+    return table(["campaign", "claims", *kinds, "decided claims that remain after Holm's correction"], lines)
+
+
+def _sides(found: Sequence[evidence.Judged]) -> tuple[list[str], list[str]]:
+    """Return the decisions judged alone, and those after Holm's correction."""
+    return [one.alone for one in found], [one.corrected for one in found]
 
 
 def _chosen(campaign: str, columns: dict[str, str], baseline: str, rows: Sequence[str]) -> str:
@@ -177,8 +189,9 @@ def norms_table() -> str:
 
 
 def inverses_table() -> str:
-    """Write FID, recognised share and error of reconstruction of the exact inverse and of the students."""
-    columns = {"FID (efflite0)": "fid_efflite0", "recognised": "recognised", "image MSE": "image_mse"}
+    """Write FID, recall, recognised share and error of reconstruction of the exact inverse and of the students."""
+    columns = {"FID (efflite0)": "fid_efflite0", "recall (efflite0)": "recall_efflite0"}
+    columns |= {"recognised": "recognised", "image MSE": "image_mse"}
     arms = ("exact", "naive", "hidden-distillation", "hidden-alignment", "no-denoiser", "norm-both", "norm-none")
     found = [one["row"] for one in records(INVERSES)]
     rows = [row for arm in (*arms, "features", "guided") for row in dict.fromkeys(found) if row.startswith(arm)]
@@ -205,7 +218,7 @@ def quickstart_table() -> str:
 
 
 def learned(campaign: str, columns: dict[str, str], baseline: str) -> str:
-    """State the progress of a campaign on flows that have learned, some columns of its table, and its claims.
+    """State the progress of a campaign on flows that have learned, then its first figure, its claims, and a folded table.
 
     A campaign is published row by row, so that rows without records are named as not run.
     """
@@ -221,8 +234,11 @@ def learned(campaign: str, columns: dict[str, str], baseline: str) -> str:
         f"Rows with records, and their number of seeds: {done}. Not run yet: {left or 'none'}. "
         f"[All columns](../papermill_runs/results/{campaign}/table.md), [claims and planned cost]"
         f"(../papermill_runs/claims/{campaign}.yaml).\n",
-        tables(found.records, layout, [row for row in spec.rows if seeds[row]])["table.md"],
+        first_figures.shown(campaign),
         evidence.verdicts_table(evidence.judged(load_claims(campaign), _by_table_row(layout, found.records))),
+        evidence.folded(
+            "Numbers of each row", tables(found.records, layout, [row for row in spec.rows if seeds[row]])["table.md"]
+        ).lstrip(),
     ]
     return "\n".join(parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from labcore.campaigns.results import exploded, published
 from labcore.campaigns.stills import picture
 from labcore.campaigns.verdicts import judge
 from labcore.campaigns.verdicts import table as verdicts
-from labcore.experiments import evidence, students
+from labcore.experiments import evidence
+from labcore.site import first_figures
 from labcore.viz import evidence as first_figure
 from labcore.viz import inverses
 from labcore.viz.words import described
@@ -25,12 +26,8 @@ SEED = 0
 """The seed whose records are drawn where a figure shows one run."""
 ROWS = 4
 """Rows of a table on one slide."""
-NORMS, INVERSES, ALIGNMENT, LONGER = (
-    "03_trajectory_norms",
-    "04_learned_vs_analytic_inverse",
-    "flowback_16",
-    "biflow_16",
-)
+NORMS, INVERSES = "03_trajectory_norms", "04_learned_vs_analytic_inverse"
+ALIGNMENT, LONGER = first_figures.ALIGNMENT, first_figures.INVERSES
 """Names of the specs whose records are drawn."""
 
 
@@ -110,15 +107,10 @@ def _ways() -> list[str | Figure]:
 
 
 def _inverse_verdicts() -> list[str | Figure]:
-    campaign, stated = published(LONGER), claims.load_claims(LONGER)
-    if campaign is None:
+    campaign, compared = published(LONGER), first_figures.of_inverses()
+    if campaign is None or compared is None or not compared.differences:
         return _shorter_verdicts()
-    ways = exploded(campaign.records, "ways")
-    measures = (*evidence.OF_IMAGES, *evidence.OF_WAYS)
-    compared = evidence.differences(ways, stated.figure, students.same_teacher, measures)
-    if not compared:
-        return _shorter_verdicts()
-    return [*_differences(compared, stated.figure, "the exact inverse of the same teacher"), *_judged(stated, ways)]
+    return [*_differences(compared), *_judged(claims.load_claims(LONGER), exploded(campaign.records, "ways"))]
 
 
 def _shorter_verdicts() -> list[str | Figure]:
@@ -132,19 +124,18 @@ def _shorter_verdicts() -> list[str | Figure]:
 
 
 def _alignment_verdicts() -> list[str | Figure]:
-    campaign, stated = published(ALIGNMENT), claims.load_claims(ALIGNMENT)
-    if campaign is None:
+    campaign, compared = published(ALIGNMENT), first_figures.of_alignment()
+    if campaign is None or compared is None:
         return []
-    measures = (*evidence.OF_IMAGES, *evidence.OF_FLOWS)
-    compared = evidence.differences(campaign.records, stated.figure, lambda row: "baseline", measures, stated.path)
-    return [*_differences(compared, stated.figure, "the baseline"), *_judged(stated, campaign.records)]
+    return [*_differences(compared), *_judged(claims.load_claims(ALIGNMENT), campaign.records)]
 
 
-def _differences(compared: dict[Any, Any], shown: Sequence[str], than: str) -> list[str | Figure]:
+def _differences(compared: first_figures.Compared) -> list[str | Figure]:
     """Draw a figure for each row of panels: on a slide, the letters of a taller figure are too small to read."""
-    measures = list(compared)
+    found, shown, than = compared
+    measures = list(found)
     rows = [measures[start : start + first_figure.COLUMNS] for start in range(0, len(measures), first_figure.COLUMNS)]
-    return [first_figure.differences({one: compared[one] for one in row}, shown, than) for row in rows]
+    return [first_figure.differences({one: found[one] for one in row}, shown, than) for row in rows]
 
 
 def _judged(stated: claims.Claims, records: Any) -> list[str | Figure]:

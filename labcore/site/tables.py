@@ -5,6 +5,8 @@ A page marks such a part by two comments, and everything between them is replace
     <!-- generated: speed-inverse -->
     ...
     <!-- end: speed-inverse -->
+
+The first figures of campaigns, in docs/figures, are drawn again if their records have changed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from labcore.files import write_atomic
-from labcore.site import findings, planned, settings, shipped, speed, teaching
+from labcore.site import findings, first_figures, planned, settings, shipped, speed, teaching
 from labcore.site.records import CHECKOUT
 
 RECORDED: dict[str, Callable[[], str]] = {
@@ -71,9 +73,11 @@ def stale(page: Path, names: set[str] | None = None) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make all generated parts again, and print the pages that changed. Returns 0."""
+    """Make all generated parts and pictures again, and print the files that changed. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m labcore.site.tables", description=__doc__.split("\n")[0])
     parser.parse_args(arguments)
+    for campaign in filter(first_figures.stale, first_figures.CAMPAIGNS):
+        print(first_figures.draw(campaign).relative_to(CHECKOUT))
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := filled(text)) != text:
