@@ -232,7 +232,11 @@ def test_verdicts():
     assert once.verdict == "undetermined" and once.smallest is None
     text = table([unclear, once, judge(claim, base)])
     assert f"80% power for {unclear.smallest:.2g}" in text and "one seed has no interval" in text
-    assert "not run" in text and "2 / 1" in text
+    assert "not run" in text and "2 / 1" in text and "different notebook code" not in text
+    other = [{**one, "code": "new"} for one in records("b", above)]
+    assert "supported at this scale; the rows were run with different notebook code" in table(
+        [judge(claim, base + other)]
+    )
 
 
 def test_verdicts_are_corrected_for_their_number():

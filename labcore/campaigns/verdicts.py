@@ -39,11 +39,15 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict on a claim, and the paired difference row - than; None without common seeds."""
+    """The verdict on a claim, and the paired difference row - than; None without common seeds.
+
+    same_code: whether all records of both rows are of the same notebook code; default True.
+    """
 
     claim: Claim
     verdict: Decision
     difference: Interval | None
+    same_code: bool = True
 
     @property
     def smallest(self) -> float | None:
@@ -57,10 +61,11 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]]) -> Verdict:
     difference = paired(row, than)
     if difference is None:
         return Verdict(claim, "not run", None)
+    same_code = len({record.get("code") for record in records if record["row"] in (claim.row, claim.than)}) == 1
     if not difference.excludes_zero:
-        return Verdict(claim, "undetermined", difference)
+        return Verdict(claim, "undetermined", difference, same_code)
     as_claimed = (difference.mean > 0) == (claim.direction == "higher")
-    return Verdict(claim, "supported" if as_claimed else "reversed", difference)
+    return Verdict(claim, "supported" if as_claimed else "reversed", difference, same_code)
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Decision]:
@@ -98,12 +103,15 @@ def in_words(difference: Interval | None) -> str:
 def plain(verdict: Verdict) -> str:
     """Write the verdict on a claim that is judged alone; an undetermined one says which difference would be seen."""
     if verdict.verdict != "undetermined":
-        return at_this_scale(verdict.verdict)
-    if verdict.smallest is None:
-        return "undetermined: one seed has no interval"
-    return f"undetermined; 80% power for {verdict.smallest:.2g}"
+        text = at_this_scale(verdict.verdict)
+    elif verdict.smallest is None:
+        text = "undetermined: one seed has no interval"
+    else:
+        text = f"undetermined; 80% power for {verdict.smallest:.2g}"
+    return text if verdict.same_code else text + OTHER_CODE
 
 
+OTHER_CODE = "; the rows were run with different notebook code"
 HEADS = (
     "claim",
     "in the paper",

@@ -17,6 +17,7 @@ from labcore.campaigns.verdicts import (
     HEADS,
     LEVEL,
     NOTE,
+    OTHER_CODE,
     Decision,
     Verdict,
     after_holm,
@@ -103,7 +104,8 @@ def _quality_alone(one: Judged) -> str:
         if verdict.smallest is not None
     ]
     seen = f"; 80% power for {', '.join(sizes)}" if one.alone == "undetermined" and sizes else ""
-    return _quality(one.alone) + seen
+    same_code = all(verdict.same_code for verdict in one.verdicts)
+    return _quality(one.alone) + seen + ("" if same_code else OTHER_CODE)
 
 
 def _quality(decision: str) -> str:
