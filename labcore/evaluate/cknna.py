@@ -12,8 +12,9 @@ with the unbiased HSIC of Song et al. (Feature Selection via Dependence Maximiza
 
 The masks are not symmetric ("j is near i" is not "i is near j"), so tr(K L) is the sum over K times the transpose of L.
 For the same reason 1'K L 1 differs from 1'L K 1, and CKNNA(a, b) from CKNNA(b, a), by about a thousandth: we keep the
-published form. Equal neighbourhoods give 1. Unrelated features do not give 0 but up to k/n, the share of neighbours that
-agree by chance: 0.005 for 2,000 images and k = 10, but 0.1 for 100. k = n - 1 keeps all others and is CKA.
+published form. The same neighbours with the same similarities give 1. Unrelated features do not give 0 but up to k/n, the
+share of neighbours that agree by chance: 0.005 for 2,000 images and k = 10, but 0.1 for 100. k = n - 1 keeps all others and is
+CKA.
 """
 
 from __future__ import annotations

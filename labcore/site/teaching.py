@@ -82,12 +82,12 @@ MEETINGS = (
     Meeting(
         "FlowBack, equations 5 to 9",
         {"01_alignment_strategies": (1, 2, 7)},
-        "which paths does the stop-gradient cut, and how large is the loss?",
+        "which paths does the stop-gradient cut, and how much of the gradient is lost?",
     ),
     Meeting(
         "BiFlow, norm control",
         {"03_trajectory_norms": (1, 2, 3, 4, 5)},
-        "the largest state dominates a squared error: is that wrong?",
+        "a large state has a large share of a squared error: is that a problem in these flows?",
     ),
     Meeting(
         "BiFlow, learning to invert",
@@ -165,7 +165,8 @@ def answer_key() -> str:
         for one in questions(notebook):
             if not one.answer:
                 raise ValueError(f"{notebook.name} has no check for its question {one.label}; add one after its cell")
-            lines += [f"**{one.label}** *{one.heading}.* {one.text}", f"**Check.** {one.answer}"]
+            end = "" if one.heading.endswith("?") else "."
+            lines += [f"**{one.label}** *{one.heading}{end}* {one.text}", f"**Check.** {one.answer}"]
     return "\n\n".join(lines)
 
 
