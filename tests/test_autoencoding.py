@@ -83,6 +83,7 @@ class TestShipped:
     def record(self):
         return json.loads((SHIPPED_FOLDER / "record.json").read_text())
 
+    @pytest.mark.slow
     def test_it_keeps_what_its_card_says(self):
         codec, test = latents.load(SHIPPED), load("fashion-mnist-12k", "test")
         kept = keep(codec, to_float(test.images[:500]))

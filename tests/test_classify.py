@@ -125,6 +125,7 @@ def test_the_shipped_model_classifies(shipped, test_set):
     assert found.n == 300 and found.accuracy > 0.75
 
 
+@pytest.mark.slow
 def test_it_agrees_with_bayes_on_most_images(shipped, test_set):
     """Measured: the same label for 88% of the first 300 images."""
     x, _ = pictures(test_set, 100)

@@ -167,6 +167,7 @@ def test_what_does_not_fit_is_refused(images, as_users_run):
             invert(flow, *arguments)
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_neither_the_sums_nor_the_parameters(monkeypatch, as_users_run):
     """On the shipped flow, against float32; and against an inverse whose sums and parameters autocast rounds too."""
     flow = zoo.load("fashion-tarflow")

@@ -91,6 +91,7 @@ def test_imports_go_down(path):
     assert not heavy, f"{sorted(heavy)} belong inside the functions that need them"
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_without_the_compiler():
     """Arithmetic on tensors without values imports torch's compiler, for seconds: `labcore.tensors.only_shapes`."""
     load = "import sys; from labcore import zoo; [zoo.load(name) for name in zoo.NAMES]; zoo.load_classifier()"

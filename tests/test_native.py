@@ -187,6 +187,7 @@ def _load_in_a_child(_) -> bool:
     return native.load() is not None
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_and_a_fork_after_first_use(anew):
     flow = perturbed(dtype=torch.float32)
     z = torch.randn(3, flow.config.tokens, flow.config.token_dim)

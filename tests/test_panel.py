@@ -244,6 +244,7 @@ def flow():
     return perturbed(dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_a_trajectory_is_stepped_through(flow):
     c = flow.config
     x = torch.randn(30, c.channels, c.image_size, c.image_size) / 3
@@ -296,6 +297,7 @@ def test_a_solver_is_stepped_through(flow):
             assert near.all() and torch.allclose(serial, parallel, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_layer_is_picked(flow):
     sites = [(block, layer) for block in (1, 2) for layer in (1, 2)]
     c = flow.config

@@ -59,6 +59,7 @@ def expected(pipeline, z, y, w):
 
 @every_pipeline
 @pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.slow
 def test_it_draws_what_the_lab_draws(name, scale):
     pipeline = PIPELINES[name]()
     z = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(4))

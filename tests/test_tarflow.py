@@ -45,6 +45,7 @@ def test_a_block_is_triangular_in_its_own_order(number, images):
                 assert part.abs().max() == 0
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one():
     """Four tokens of one value: the mean of p(x) / q(x) over a wide normal q is the integral of p."""
     flow = perturbed(0.1, image_size=2, channels=1, patch_size=1, num_classes=0, num_blocks=2)

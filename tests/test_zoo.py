@@ -87,6 +87,7 @@ def test_the_cards_of_judges_and_autoencoders_are_what_their_generators_write(mo
 
 
 @pytest.mark.parametrize("name", zoo.INVERSES)
+@pytest.mark.slow
 def test_a_learned_inverse_inverts_its_flow(name):
     """Of test images that its flow encoded, it brings back what its record says; and it is taught by the flow that ships."""
     flow, back, record = zoo.load(zoo.INVERSES[name]), zoo.load(name), record_of(name)
@@ -101,6 +102,7 @@ def test_a_learned_inverse_inverts_its_flow(name):
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.NAMES if "recognised" in record_of(name)])
+@pytest.mark.slow
 def test_guided_samples_are_recognised(name):
     """At least 80% of them, by the classifier that ships; a few are drawn again."""
     best = record_of(name)["recognised"]["2"]
@@ -126,6 +128,7 @@ def test_the_classifier_is_a_judge():
         zoo.load("fashion")
 
 
+@pytest.mark.slow
 def test_the_record_is_reproduced(shipped):
     """On the embedded test images, which are a fifth of those that the record was measured on."""
     record = json.loads((zoo.path("fashion-tarflow") / "record.json").read_text())
@@ -159,6 +162,7 @@ def test_denoising_brings_noised_pictures_closer(shipped, pictures):
     assert (denoise(shipped, noisy, y) - x).square().mean() < 0.5 * (noisy - x).square().mean()
 
 
+@pytest.mark.slow
 def test_samples_look_like_their_class_to_the_flow_itself(shipped):
     from labcore.evaluate import bayes_classify
 
