@@ -240,6 +240,8 @@ def test_an_estimate_follows_from_the_plan():
     tight = estimate(taken, Gpu(100e12, 25e12, 20e9), gpus=4)
     assert (tight.micro_batch, tight.accumulation) == (8, 2)
     assert estimate(taken, Gpu(100e12, 25e12, 11e9), gpus=4).micro_batch == 0
+    huge = estimate(taken._replace(batch_size=2**31), Gpu(100e12, 25e12, 20e9), gpus=4)  # without trying every number
+    assert (huge.micro_batch, huge.accumulation) == (8, 2**26)
     with pytest.raises(ValueError, match="gpus was 3; it must divide the batch of 64"):
         estimate(taken, GPUS["h100"], gpus=3)
     with pytest.raises(ValueError, match="efficiency was 1"):

@@ -189,7 +189,7 @@ def estimate(plan: Plan, gpu: Gpu, gpus: int = 8, efficiency: float = EFFICIENCY
         raise ValueError(f"efficiency was {efficiency}; it must be above 0 and at most 1")
     share = plan.batch_size // gpus
     room = math.floor((ROOM * gpu.memory - plan.held) / plan.activations)
-    micro = max((d for d in range(1, share + 1) if share % d == 0 and d <= room), default=0)
+    micro = max((d for d in range(1, min(share, room) + 1) if share % d == 0), default=0)
     work = plan.flops + plan.teacher if plan.half else plan.flops  # a teacher's operation takes as long as two
     parts = share // micro if micro else 0
     arithmetic = plan.batch_size * work / (gpus * (gpu.peak if plan.half else gpu.single) * efficiency)
