@@ -3,13 +3,15 @@
 The time to the first picture starts with opening the page. An answer is timed by the browser's own clock, from the release of
 the mouse to the frame that shows the last picture. Sliders are dragged to new values, so that no picture comes from the
 panel's memory. The time of `import torch` in a new process is added to the target of the first picture, because the lab cannot
-shorten it. The time until JupyterLab shows the notebook and its kernel is idle is recorded too.
+shorten it. The time until JupyterLab shows the notebook and its kernel is idle is recorded too, and the time that the kernel
+itself takes for a picture, from the line that the panel shows.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -66,10 +68,11 @@ def panels() -> dict:
             notebook.page.evaluate(NEXT)
         notebook.page.locator("img.lab-picture").first.wait_for(state="visible", timeout=1000 * jupyter_lab.RUNNING)
         first = time.perf_counter() - started
-        answers = _answers(notebook.panels()[0])
+        answers, drawn = _answers(notebook.panels()[0])
     imported = importing_torch()
     found = summary(first, answers, ALLOWED._replace(first_s=round(ALLOWED.first_s + imported, 2)))
     found |= {"page and kernel s": round(opened, 2), "import torch s": round(imported, 2)}
+    found["drawing ms"] = round(1000 * statistics.median(drawn))
     print("panels     ", json.dumps(found))
     return {"panels": found}
 
@@ -93,14 +96,15 @@ def _copied(folder: Path) -> int:
     return next(i for i, cell in enumerate(notebook.cells, 1) if EXPLORE in cell.metadata.get("tags", ()))
 
 
-def _answers(panel: jupyter_lab.Panel) -> list[float]:
-    """Move the sliders, and return the milliseconds from each release to the last picture that follows."""
+def _answers(panel: jupyter_lab.Panel) -> tuple[list[float], list[float]]:
+    """Move the sliders. Return milliseconds from each release to the last picture, and the kernel's seconds for that picture."""
     panel.place.locator("img.lab-picture").evaluate(WATCH)
-    chances, found = random.Random(0), []
+    chances, found, drawn = random.Random(0), [], []
     while len(found) < ANSWERS:
         panel.drag(SLIDERS[len(found) % len(SLIDERS)], chances.random())
         panel.settled()
         answer = panel.page.evaluate(ANSWER)
         if answer is not None:  # None: the slider was released at its old value
             found.append(answer)
-    return found
+            drawn.append(float(re.search(r"drawn in ([\d.]+) s", panel.status)[1]))
+    return found, drawn
