@@ -97,7 +97,7 @@ def _copied(folder: Path) -> int:
 
 
 def _answers(panel: jupyter_lab.Panel) -> tuple[list[float], list[float]]:
-    """Move the sliders. Return milliseconds from each release to the last picture, and the kernel's seconds for that picture."""
+    """Move the sliders. Return milliseconds from each release to the last picture, and seconds of the kernel for it."""
     panel.place.locator("img.lab-picture").evaluate(WATCH)
     chances, found, drawn = random.Random(0), [], []
     while len(found) < ANSWERS:
