@@ -30,7 +30,10 @@ LEARNED_HEADLINES = {
         ("reverse, last two blocks", "baseline", QUALITY, "FID (classifier)"),
         ("reverse, last two blocks", "baseline", "last.training_free", "accuracy"),
     ),
-    LEARNED_INVERSES: (("hidden-alignment", "exact, score", QUALITY, "FID (classifier)"),),
+    LEARNED_INVERSES: (
+        ("hidden-alignment", "exact, score", QUALITY, "FID (classifier)"),
+        ("hidden-alignment", "naive", QUALITY, "FID (classifier)"),
+    ),
 }
 """Campaign -> row, row to compare with, measure, and the name of the shown number: the claims about flows that have learned,
 which README shows first. A claim of quality is shown by the classifier's Fréchet distance and recall."""
@@ -46,7 +49,6 @@ HEADLINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     INVERSES: (
         ("hidden-alignment", "exact, score", "fid_efflite0", "a student has a lower FID than the exact inverse"),
-        ("hidden-alignment", "naive", "fid_efflite0", "hidden alignment has a lower FID than naive distillation"),
         ("naive", "hidden-distillation", "fid_efflite0", "naive has a lower FID than hidden distillation"),
     ),
 }
